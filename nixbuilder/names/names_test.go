@@ -1,0 +1,100 @@
+package names
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestParse(t *testing.T) {
+	for _, test := range []struct {
+		name, in, prefix string
+		want             Request
+		wantErr          string
+	}{
+		{name: "one package", in: "htop", want: Request{Packages: []string{"htop"}}},
+		{name: "sorted, each once", in: "htop/git/htop", want: Request{Packages: []string{"git", "htop"}}},
+		{name: "shell", in: "shell/git", want: Request{Packages: []string{"git"}, Shell: true}},
+		{name: "shell alone", in: "shell", want: Request{Shell: true}},
+		{name: "platform then shell", in: "arm64/shell/git", want: Request{Packages: []string{"git"}, Shell: true, Arch: "arm64"}},
+		{name: "shell then platform", in: "shell/arm64/git", want: Request{Packages: []string{"git"}, Shell: true, Arch: "arm64"}},
+		{name: "meta-packages lead only", in: "git/shell", wantErr: "ask for shell/git"},
+		{name: "dots", in: "haskellpackages.hlint", want: Request{Packages: []string{"haskellpackages.hlint"}}},
+		{name: "under the prefix", in: "nix/git", prefix: "nix", want: Request{Packages: []string{"git"}}},
+		{name: "deep prefix", in: "a/b/git", prefix: "a/b", want: Request{Packages: []string{"git"}}},
+		{name: "outside the prefix", in: "git", prefix: "nix", wantErr: ErrOutside.Error()},
+		{name: "prefix is of whole components", in: "nixos/git", prefix: "nix", wantErr: ErrOutside.Error()},
+		{name: "platform without a package", in: "arm64", wantErr: "no package"},
+		{name: "two platforms", in: "arm64/amd64/git", wantErr: "exclude each other"},
+		{name: "an empty part", in: "git//htop", wantErr: "empty"},
+		{name: "empty", in: "", wantErr: "empty"},
+		{name: "too many", in: "a/b/c/d", wantErr: "4 packages in one name, 3 are allowed"},
+		{name: "repetition does not count", in: "a/b/c/a", want: Request{Packages: []string{"a", "b", "c"}}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := Parse(test.in, test.prefix, 3)
+			if test.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), test.wantErr) {
+					t.Fatalf("Parse(%q) = %v, %v; want the error %q", test.in, got, err, test.wantErr)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("Parse(%q) = %+v, want %+v", test.in, got, test.want)
+			}
+		})
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		policy  Policy
+		id      string
+		aliases []string
+		want    bool
+	}{
+		{name: "nothing said", id: "git"},
+		{name: "denied", policy: Policy{Deny: []string{"git*"}}, id: "git", want: true},
+		{name: "denied in other letters", policy: Policy{Deny: []string{"Git"}}, id: "gIT", want: true},
+		{name: "denied by an alias", policy: Policy{Deny: []string{"hello"}}, id: "pkgs.hello", aliases: []string{"hello"}, want: true},
+		{name: "allowed", policy: Policy{Allow: []string{"python3*"}}, id: "python3"},
+		{name: "not among the allowed", policy: Policy{Allow: []string{"python3*"}}, id: "git", want: true},
+		{name: "an alias does not allow", policy: Policy{Allow: []string{"hello"}}, id: "evil.hello", aliases: []string{"hello"}, want: true},
+		{name: "deny wins", policy: Policy{Allow: []string{"*"}, Deny: []string{"git"}}, id: "git", want: true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := test.policy.Denies(test.id, test.aliases...); got != test.want {
+				t.Errorf("Denies(%q, %q) = %v, want %v", test.id, test.aliases, got, test.want)
+			}
+		})
+	}
+	if err := (Policy{Allow: []string{"["}}).Check(); err == nil || !strings.Contains(err.Error(), `"["`) {
+		t.Errorf("Check of a bad glob = %v, want it named", err)
+	}
+}
+
+// FuzzParse: what Parse accepts has a canonical spelling that means the same and does not change again.
+func FuzzParse(f *testing.F) {
+	for _, seed := range []string{"shell/git/htop", "arm64/a.b/a.b", "git/shell", "//", "amd64/amd64/shell/shell"} {
+		f.Add(seed, "")
+	}
+	f.Add("nix/git", "nix")
+	f.Fuzz(func(t *testing.T, name, prefix string) {
+		r, err := Parse(name, prefix, 30)
+		if err != nil {
+			return
+		}
+		again, err := Parse(r.String(), "", 30)
+		if errors.Is(err, ErrOutside) || err != nil {
+			t.Fatalf("Parse(%q): %v, but Parse(%q) was fine", r.String(), err, name)
+		}
+		if !reflect.DeepEqual(again, r) {
+			t.Fatalf("Parse(%q) = %+v, Parse(%q) = %+v", name, r, r.String(), again)
+		}
+	})
+}

@@ -1,0 +1,244 @@
+package source
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func pin(t *testing.T, p *Path) Pinned {
+	t.Helper()
+	pinned, err := p.Pin(t.Context(), Latest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pinned
+}
+
+func TestPathRevisions(t *testing.T) {
+	steps := []struct {
+		name  string
+		edit  func(dir string) error
+		moves bool
+	}{
+		{"nothing", func(string) error { return nil }, false},
+		{"touched, content the same", func(d string) error { return os.Chtimes(d+"/default.nix", time.Now(), time.Unix(1, 0)) }, false},
+		{"edited in place, same size", func(d string) error { return os.WriteFile(d+"/default.nix", []byte("{ b=1; }"), 0o644) }, true},
+		{"edited at once again", func(d string) error { return os.WriteFile(d+"/default.nix", []byte("{ c=1; }"), 0o644) }, true},
+		{"file added", func(d string) error { return os.WriteFile(d+"/sub/new.nix", nil, 0o644) }, true},
+		{"made executable", func(d string) error { return os.Chmod(d+"/sub/new.nix", 0o755) }, true},
+		{"read-only is no difference", func(d string) error { return os.Chmod(d+"/sub/new.nix", 0o555) }, false},
+		{"renamed", func(d string) error { return os.Rename(d+"/sub/new.nix", d+"/sub/other.nix") }, true},
+		{"symlink added", func(d string) error { return os.Symlink("default.nix", d+"/link") }, true},
+		{"symlink changed", func(d string) error {
+			return errors.Join(os.Remove(d+"/link"), os.Symlink("elsewhere", d+"/link"))
+		}, true},
+		{"removed", func(d string) error { return os.Remove(d + "/sub/other.nix") }, true},
+		{"empty directory added", func(d string) error { return os.Mkdir(d+"/empty", 0o755) }, true},
+		{"git's own files", func(d string) error { return errors.Join(os.Mkdir(d+"/.git", 0o755), os.WriteFile(d+"/.git/index", nil, 0o644)) }, false},
+	}
+	origin := t.TempDir()
+	write(t, origin+"/default.nix", "{ a=1; }")
+	write(t, origin+"/sub/x.nix", "1")
+	p, err := NewPath(origin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := pin(t, p)
+	for _, step := range steps {
+		if err := step.edit(origin); err != nil {
+			t.Fatal(err)
+		}
+		now := pin(t, p)
+		if (now.Revision != last.Revision) != step.moves {
+			t.Errorf("%s: revision changed: %t, want %t", step.name, !step.moves, step.moves)
+		}
+		fresh, err := NewPath(origin, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := pin(t, fresh); again.Revision != now.Revision {
+			t.Errorf("%s: %s step by step, %s from scratch", step.name, now.Revision, again.Revision)
+		}
+		last = now
+	}
+}
+
+func TestPathCopyIsImmutable(t *testing.T) {
+	origin := t.TempDir()
+	write(t, origin+"/default.nix", "old")
+	write(t, origin+"/same.nix", "same")
+	aged := time.Now().Add(-time.Hour)
+	for _, name := range []string{"default.nix", "same.nix"} {
+		if err := os.Chtimes(filepath.Join(origin, name), aged, aged); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := NewPath(origin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := pin(t, p)
+	write(t, origin+"/default.nix", "new")
+	if got := read(t, before.Path+"/default.nix"); got != "old" {
+		t.Errorf("the copy says %q after an edit of the origin, want %q", got, "old")
+	}
+	after := pin(t, p)
+	if got := read(t, after.Path+"/default.nix"); got != "new" {
+		t.Errorf("the new copy says %q, want %q", got, "new")
+	}
+	if old, err := p.Pin(t.Context(), before.Revision); err != nil || old != before {
+		t.Errorf("Pin of the old revision = %+v, %v, want %+v", old, err, before)
+	}
+	for _, tag := range []string{"main", strings.Repeat("0", 64), "../" + before.Revision, ""} {
+		if _, err := p.Pin(t.Context(), tag); !errors.Is(err, ErrUnknownTag) {
+			t.Errorf("Pin(%q) = %v, want ErrUnknownTag", tag, err)
+		}
+	}
+}
+
+// What did not change is neither read nor stored again.
+func TestPathSharesUnchangedFiles(t *testing.T) {
+	origin := t.TempDir()
+	write(t, origin+"/default.nix", "old")
+	write(t, origin+"/same.nix", "same")
+	p, err := NewPath(origin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(raceWindow + 100*time.Millisecond) // the first walk must be able to believe the files' times
+	before := pin(t, p)
+	write(t, origin+"/default.nix", "new")
+	after := pin(t, p)
+	if a, b := inode(t, before.Path+"/same.nix"), inode(t, after.Path+"/same.nix"); a != b {
+		t.Errorf("an unchanged file has inode %d in one copy and %d in the next, want the same", a, b)
+	}
+	if a, b := inode(t, before.Path+"/default.nix"), inode(t, after.Path+"/default.nix"); a == b {
+		t.Error("a changed file is shared between two copies")
+	}
+}
+
+func TestPathSingleFile(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/set.nix", "{ }")
+	write(t, dir+"/unrelated", "x")
+	p, err := NewPath(dir+"/set.nix", t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned := pin(t, p)
+	if got := read(t, pinned.Path); got != "{ }" {
+		t.Errorf("the copy says %q, want %q", got, "{ }")
+	}
+	write(t, dir+"/unrelated", "y")
+	if again := pin(t, p); again != pinned {
+		t.Errorf("a file beside the set changed the revision to %+v", again)
+	}
+}
+
+func TestPathKeepsFewCopies(t *testing.T) {
+	origin, copies := t.TempDir(), t.TempDir()
+	write(t, origin+"/default.nix", "")
+	p, err := NewPath(origin, copies)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pinned Pinned
+	for i := range keptRevisions + 3 {
+		write(t, origin+"/default.nix", strings.Repeat("#", i))
+		pinned = pin(t, p)
+	}
+	found, err := filepath.Glob(copies + "/*/*")
+	if err != nil || len(found) != keptRevisions {
+		t.Errorf("%d copies (%v), want %d", len(found), err, keptRevisions)
+	}
+	if _, err := os.Stat(pinned.Path); err != nil {
+		t.Errorf("the current copy: %v", err)
+	}
+}
+
+func TestPathVanishes(t *testing.T) {
+	origin := filepath.Join(t.TempDir(), "set")
+	write(t, origin+"/default.nix", "{ }")
+	p, err := NewPath(origin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := pin(t, p)
+	if err := os.Rename(origin, origin+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Pin(t.Context(), Latest); err == nil || errors.Is(err, ErrUnknownTag) {
+		t.Errorf("Pin of a path that is gone = %v, want an error that is not about the tag", err)
+	}
+	if err := os.Rename(origin+"-away", origin); err != nil {
+		t.Fatal(err)
+	}
+	if after := pin(t, p); after != before {
+		t.Errorf("Pin = %+v once the path is back, want %+v", after, before)
+	}
+}
+
+func TestPathConcurrentPins(t *testing.T) {
+	origin := t.TempDir()
+	write(t, origin+"/default.nix", "{ }")
+	copies := t.TempDir()
+	var wg sync.WaitGroup
+	for range 4 { // processes that share a directory of copies
+		p, err := NewPath(origin, copies)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 8 {
+			wg.Go(func() {
+				if _, err := p.Pin(t.Context(), Latest); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+func TestNewPathRefuses(t *testing.T) {
+	empty := t.TempDir()
+	write(t, empty+"/set.txt", "")
+	for _, origin := range []string{empty, empty + "/set.txt", empty + "/missing"} {
+		if _, err := NewPath(origin, t.TempDir()); err == nil || !strings.Contains(err.Error(), origin) {
+			t.Errorf("NewPath(%q) = %v, want an error that names it", origin, err)
+		}
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func inode(t *testing.T, path string) uint64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Ino
+}

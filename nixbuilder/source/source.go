@@ -1,0 +1,34 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Latest is the tag of the configured channel, branch or path.
+const Latest = "latest"
+
+// ErrUnknownTag is that a tag stands for nothing that the source has.
+var ErrUnknownTag = errors.New("no such revision of the package set")
+
+// Pinned is a package set at one revision.
+type Pinned struct {
+	// Name says which package set it is, to people: neither credentials nor paths of the host.
+	Name string
+	// Revision is immutable and is a valid tag.
+	Revision string
+	// Date is when the revision was made, by its own account; zero where it has none.
+	Date time.Time
+	// Path is the immutable copy: a directory with a default.nix, or a .nix file.
+	Path string
+}
+
+// A Source is where package sets come from. It is safe for concurrent use.
+type Source interface {
+	// Pin tells what a tag stands for now. The error is ErrUnknownTag if the source has nothing of that name, anything
+	// else means that the source can't be read at the moment.
+	Pin(ctx context.Context, tag string) (Pinned, error)
+	// Moves tells whether a tag may stand for another revision later.
+	Moves(tag string) bool
+}

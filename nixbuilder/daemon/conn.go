@@ -1,0 +1,160 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+)
+
+// endGrace is how long the daemon may take to end by itself once nothing more will be asked of it.
+const endGrace = 2 * time.Second
+
+// requestBuffer is how much is written ahead of reading answers, in bytes. It is the smallest size of a pipe: while no answer is
+// under way, that much can be written without waiting for the daemon, so neither side can wait for the other.
+const requestBuffer = 4 << 10
+
+// Options say how to start a daemon.
+type Options struct {
+	// Program is the file name of nix-daemon, or its name in PATH; empty: nix-daemon.
+	Program string
+	// Store is Nix's address of the store; empty: the host's own. Its paths must begin with /nix/store.
+	Store string
+	// Settings override nix.conf, by the names used there. A daemon of the system, where one is asked, takes
+	// only some of them from users that it does not trust. These are never read from nix.conf, as for every client of Nix, and are
+	// Nix's defaults when not set: cores, fallback, keep-failed, keep-going, max-jobs, max-silent-time, substitute.
+	Settings map[string]string
+	// Env is the daemon's whole environment, as KEY=value. Nix wants HOME, the programs of builders and of
+	// substituters want PATH.
+	Env []string
+}
+
+// Error is what the daemon reports when it cannot do what it was asked. It does not break the Conn.
+type Error struct {
+	// Message has no colours or other control characters, but paths of the host.
+	Message string
+}
+
+func (e *Error) Error() string { return "nix: " + e.Message }
+
+// Conn is a conversation with one daemon process. It does one operation at a time and is not safe for
+// concurrent use, except for Close.
+//
+// A context that ends in the middle of an operation ends the process and with it the builders that it started: the protocol cannot
+// take a request back. That, and anything unexpected from the process, breaks the Conn; a broken one can only be closed.
+type Conn struct {
+	peer       peer
+	r          reader
+	w          writer
+	nixVersion string
+	warnings   []string
+	tempRoots  int
+	err        error
+}
+
+// peer is the process at the other end, a *proc.Process.
+type peer interface {
+	io.ReadWriter
+	Stop(wait time.Duration)
+	Err() error
+}
+
+// Open starts a daemon and agrees with it on protocol and settings. The context limits the opening, not the life of the Conn.
+// It fails if the program is older than Nix 2.8.
+func Open(ctx context.Context, runner *proc.Runner, o Options) (*Conn, error) {
+	args := []string{"--stdio"}
+	if o.Store != "" {
+		args = append(args, "--option", "store", o.Store)
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Settings)) {
+		// SetOptions does not reach what concerns downloads (connect-timeout); the command line does not reach the
+		// system's daemon. So settings go both ways.
+		args = append(args, "--option", name, o.Settings[name])
+	}
+	program := o.Program
+	if program == "" {
+		program = "nix-daemon"
+	}
+	process, err := runner.Start(proc.Command{Program: program, Args: args, Env: o.Env, Kill: syscall.SIGTERM})
+	if err != nil {
+		return nil, fmt.Errorf("opening a connection to Nix: %w", err)
+	}
+	return converse(ctx, process, o.Settings)
+}
+
+// converse begins a conversation with a process that has just started. It ends the process if that fails.
+func converse(ctx context.Context, p peer, settings map[string]string) (*Conn, error) {
+	c := &Conn{
+		peer: p,
+		r:    reader{r: bufio.NewReaderSize(p, 64<<10)},
+		w:    writer{bufio.NewWriterSize(p, requestBuffer)},
+	}
+	err := c.do(ctx, "opening a connection to Nix", func() error {
+		if err := c.greet(); err != nil {
+			return err
+		}
+		return c.setOptions(settings)
+	})
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// NixVersion is what the daemon calls itself, such as 2.8.0.
+func (c *Conn) NixVersion() string { return c.nixVersion }
+
+// Warnings are what the daemon had to say about the settings, one line each: what it does not take or understand.
+func (c *Conn) Warnings() []string { return slices.Clone(c.warnings) }
+
+// TempRoots is how many temporary roots were added so far. The daemon keeps them all until the Conn is closed.
+func (c *Conn) TempRoots() int { return c.tempRoots }
+
+// Err is why the Conn is broken, nil while it can be used.
+func (c *Conn) Err() error { return c.err }
+
+// Close ends the process and returns when it has ended. Temporary roots end with it.
+func (c *Conn) Close() { c.peer.Stop(endGrace) }
+
+// do runs one operation: requests written, answers read. Any error but the daemon's own breaks the Conn, because what would be
+// read next is not known any more.
+func (c *Conn) do(ctx context.Context, doing string, operation func() error) error {
+	if c.err != nil {
+		return c.err
+	}
+	if err := ctx.Err(); err != nil {
+		return wrap(doing, err)
+	}
+	finish := context.AfterFunc(ctx, func() { c.peer.Stop(0) })
+	err := operation()
+	if finish() {
+		var reported *Error
+		if err == nil || errors.As(err, &reported) {
+			return wrap(doing, err)
+		}
+		c.peer.Stop(endGrace)
+		if ended := c.peer.Err(); ended != nil {
+			err = fmt.Errorf("%w: %w", err, ended)
+		}
+		c.err = wrap(doing, err)
+		return c.err
+	}
+	c.peer.Stop(0) // returns when the process has ended
+	c.err = wrap(doing, ctx.Err())
+	return c.err
+}
+
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}

@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// What the daemon says while it works on a request, and how it ends.
+const (
+	msgLast          = 0x616c7473
+	msgError         = 0x63787470
+	msgNext          = 0x6f6c6d67
+	msgStartActivity = 0x53545254
+	msgStopActivity  = 0x53544f50
+	msgResult        = 0x52534c54
+)
+
+// Of the activities and their results, those that carry the log of a build.
+const (
+	activityBuild = 105
+
+	resultBuildLogLine     = 101
+	resultPostBuildLogLine = 107
+)
+
+// maxActivities is how many builds are told apart at a time. The lines of further ones come without a derivation.
+const maxActivities = 1 << 10
+
+// LogLine is a line that a builder wrote, or the daemon itself.
+type LogLine struct {
+	// Drv is the derivation whose builder wrote the line; empty for warnings and errors of the daemon.
+	Drv store.Path
+	// Text has no line end and no control characters. A line longer than 16 KiB is cut.
+	Text string
+}
+
+// messages reads up to the end of the daemon's work and gives lines to onLog, which may be nil. The
+// error is an *Error if the daemon reports one.
+func (r *reader) messages(onLog func(LogLine)) error {
+	if onLog == nil {
+		onLog = func(LogLine) {}
+	}
+	builds := map[uint64]store.Path{}
+	for {
+		message := r.uint()
+		if r.err != nil {
+			return r.err
+		}
+		switch message {
+		case msgLast:
+			return nil
+		case msgError:
+			return r.reportedError()
+		case msgNext:
+			for line := range strings.Lines(plain(r.text(keepLineBytes))) {
+				onLog(LogLine{Text: strings.TrimSuffix(line, "\n")})
+			}
+		case msgStartActivity:
+			activity := r.uint()
+			r.uint() // level
+			kind := r.uint()
+			r.skipText()
+			first := r.fields()
+			r.uint() // parent
+			if drv, err := store.ParsePath(first); kind == activityBuild && err == nil && len(builds) < maxActivities {
+				builds[activity] = drv
+			}
+		case msgStopActivity:
+			delete(builds, r.uint())
+		case msgResult:
+			activity := r.uint()
+			kind := r.uint()
+			first := r.fields()
+			if r.err == nil && (kind == resultBuildLogLine || kind == resultPostBuildLogLine) {
+				line := strings.ReplaceAll(strings.TrimRight(plain(first), "\n"), "\n", " ")
+				onLog(LogLine{Drv: builds[activity], Text: line})
+			}
+		default:
+			r.fail(fmt.Errorf("unknown message %#x", message))
+		}
+	}
+}
+
+// fields reads the values of an activity or a result and returns the first if it is a string.
+func (r *reader) fields() (first string) {
+	const number, text = 0, 1
+	n := r.count()
+	for i := 0; i < n && r.err == nil; i++ {
+		switch kind := r.uint(); {
+		case r.err != nil:
+		case kind == number:
+			r.uint()
+		case kind == text && i == 0:
+			first = r.text(keepLineBytes)
+		case kind == text:
+			r.skipText()
+		default:
+			r.fail(fmt.Errorf("unknown kind of field %d", kind))
+		}
+	}
+	return first
+}
+
+func (r *reader) reportedError() error {
+	r.skipText() // always "Error"
+	r.uint()     // level
+	r.skipText() // name, no longer used
+	message := plain(r.text(keepErrorBytes))
+	r.uint() // position, never sent
+	for n := r.count(); n > 0 && r.err == nil; n-- {
+		r.uint()
+		r.skipText()
+	}
+	if r.err != nil {
+		return r.err
+	}
+	return &Error{strings.TrimSpace(message)}
+}

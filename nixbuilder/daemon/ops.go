@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// The protocol's numbers of the operations used here.
+const (
+	opAddTempRoot           = 11
+	opSetOptions            = 19
+	opQueryPathInfo         = 26
+	opQueryValidPaths       = 31
+	opQueryMissing          = 40
+	opBuildPathsWithResults = 46
+)
+
+// maxPathRequest is the size of a request about the longest store path, in bytes: operation, length, path.
+const maxPathRequest = 8 + 8 + 256
+
+// request sends what was written and reads up to where the answer begins.
+func (c *Conn) request(onLog func(LogLine)) error {
+	if err := c.w.flush(); err != nil {
+		return err
+	}
+	return c.r.messages(onLog)
+}
+
+// AddTempRoots protects paths, there or not yet, from the garbage collector for as long as the Conn lives. A path
+// that ValidPaths finds afterwards stays.
+func (c *Conn) AddTempRoots(ctx context.Context, paths []store.Path) error {
+	return c.do(ctx, "adding temporary roots", func() error {
+		return c.each(opAddTempRoot, paths, func(store.Path) {
+			c.r.uint() // always 1
+			c.tempRoots++
+		})
+	})
+}
+
+// ValidPaths returns those of paths that are in the store, sorted. Nothing is fetched for that.
+func (c *Conn) ValidPaths(ctx context.Context, paths []store.Path) (valid []store.Path, err error) {
+	err = c.do(ctx, "looking for valid paths", func() error {
+		c.w.uint(opQueryValidPaths)
+		c.w.uint(uint64(len(paths)))
+		for _, p := range paths {
+			c.w.string(string(p))
+		}
+		c.w.uint(0) // do not substitute
+		if err := c.request(nil); err != nil {
+			return err
+		}
+		valid = c.r.paths()
+		return c.r.err
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(valid)
+	return valid, nil
+}
+
+// Missing is what Build would have to do. Lists are sorted, sizes in bytes.
+type Missing struct {
+	// WillBuild are the derivations to build.
+	WillBuild []store.Path
+	// WillSubstitute are the paths to fetch from binary caches.
+	WillSubstitute []store.Path
+	// Unknown are paths that can neither be built nor fetched.
+	Unknown []store.Path
+	// DownloadSize is what would be transferred for WillSubstitute, NarSize what that makes in the store.
+	DownloadSize, NarSize int64
+}
+
+// QueryMissing says what Build would do for targets. It asks the binary caches that are set; one that does not answer
+// costs as long as connect-timeout and download-attempts allow.
+func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath) (m Missing, err error) {
+	err = c.do(ctx, "asking what is missing", func() error {
+		c.w.uint(opQueryMissing)
+		c.w.targets(merge(targets))
+		if err := c.request(nil); err != nil {
+			return err
+		}
+		m.WillBuild = c.r.paths()
+		m.WillSubstitute = c.r.paths()
+		m.Unknown = c.r.paths()
+		m.DownloadSize = c.r.size()
+		m.NarSize = c.r.size()
+		return c.r.err
+	})
+	if err != nil {
+		return Missing{}, err
+	}
+	slices.Sort(m.WillBuild)
+	slices.Sort(m.WillSubstitute)
+	slices.Sort(m.Unknown)
+	return m, nil
+}
+
+// Closure returns the roots with all that they refer to, sorted by path. It fails with an *Error if one of
+// them is not in the store.
+func (c *Conn) Closure(ctx context.Context, roots []store.Path) (closure []store.PathInfo, err error) {
+	err = c.do(ctx, "asking for a closure", func() error {
+		seen := map[store.Path]bool{}
+		next := unseen(seen, roots)
+		for len(next) > 0 {
+			var invalid, references []store.Path
+			err := c.each(opQueryPathInfo, next, func(p store.Path) {
+				info, ok := c.r.pathInfo(p)
+				if !ok {
+					invalid = append(invalid, p)
+				}
+				closure = append(closure, info)
+				references = append(references, unseen(seen, info.References)...)
+			})
+			if err != nil {
+				return err
+			}
+			if len(invalid) > 0 {
+				return &Error{fmt.Sprintf("path '%s' is not valid", invalid[0])}
+			}
+			if len(seen) > maxCount {
+				return fmt.Errorf("more than %d paths", maxCount)
+			}
+			next = references
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(closure, func(a, b store.PathInfo) int { return cmp.Compare(a.Path, b.Path) })
+	return closure, nil
+}
+
+// unseen returns the paths that are not seen yet, and marks them.
+func unseen(seen map[store.Path]bool, paths []store.Path) (unseen []store.Path) {
+	for _, p := range paths {
+		if !seen[p] {
+			seen[p] = true
+			unseen = append(unseen, p)
+		}
+	}
+	return unseen
+}
+
+// pathInfo reads what the store knows about p; ok is false if p is not in it.
+func (r *reader) pathInfo(p store.Path) (info store.PathInfo, ok bool) {
+	info.Path = p
+	if r.uint() == 0 {
+		return info, false
+	}
+	r.skipText() // deriver
+	r.skipText() // NAR hash
+	info.References = r.paths()
+	r.uint() // registration time
+	info.NarSize = r.size()
+	r.uint()      // whether it was built here
+	r.skipTexts() // signatures
+	r.skipText()  // content address
+	slices.Sort(info.References)
+	return info, true
+}
+
+// each sends one request per path, as many at a time as can be on their way without waiting, and gives the paths whose answers
+// come to answer, which reads them. An error that the daemon reports is returned after the answers to all that was sent.
+func (c *Conn) each(op uint64, paths []store.Path, answer func(store.Path)) error {
+	for len(paths) > 0 {
+		n := 0
+		for n < len(paths) && c.w.w.Available() >= maxPathRequest {
+			c.w.uint(op)
+			c.w.string(string(paths[n]))
+			n++
+		}
+		if err := c.w.flush(); err != nil {
+			return err
+		}
+		var reported error
+		for _, p := range paths[:n] {
+			if err := c.r.messages(nil); err == nil {
+				answer(p)
+			} else if reported == nil {
+				reported = err
+			}
+			if c.r.err != nil {
+				return c.r.err
+			}
+		}
+		if reported != nil {
+			return reported
+		}
+		paths = paths[n:]
+	}
+	return nil
+}

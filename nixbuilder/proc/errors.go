@@ -1,0 +1,71 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+)
+
+// stderrTail is how much of a failed program's stderr an Error keeps, in bytes.
+const stderrTail = 4 << 10
+
+var errOutputLimit = errors.New("too much output")
+
+// An Error is a program that could not be started or did not end well. It unwraps to the cause: the context's error when that ended
+// the program.
+type Error struct {
+	Program string
+	Args    []string
+	// Exit is the program's exit status, -1 if it did not start or a signal ended it.
+	Exit int
+	// Signal is the signal that ended the program, zero if none did.
+	Signal syscall.Signal
+	// CPULimit says that the kernel has ended a program with a limit on processor time. It has one other reason to: a host without memory.
+	CPULimit bool
+	// OutputLimit says that the program was ended because it wrote more than it may.
+	OutputLimit bool
+	// Stderr is the end of what the program wrote there, 4 KiB at most.
+	Stderr string
+
+	cause error
+}
+
+func (e *Error) Error() string {
+	message := fmt.Sprintf("running %s %q: %v", e.Program, e.Args, e.cause)
+	if e.CPULimit {
+		message += ": out of processor time"
+	}
+	if stderr := strings.TrimSpace(e.Stderr); stderr != "" {
+		message += ": " + stderr
+	}
+	return message
+}
+
+func (e *Error) Unwrap() error { return e.cause }
+
+func newError(command Command, state *os.ProcessState, stderr []byte, cause error) *Error {
+	e := &Error{
+		Program:     command.Program,
+		Args:        command.Args,
+		Exit:        -1,
+		OutputLimit: errors.Is(cause, errOutputLimit),
+		Stderr:      string(stderr[max(0, len(stderr)-stderrTail):]),
+		cause:       cause,
+	}
+	if state == nil {
+		return e
+	}
+	e.Exit = state.ExitCode()
+	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		e.Signal = status.Signal()
+	}
+	if c := command.Confine; c != nil && c.CPU > 0 && e.Signal == syscall.SIGKILL {
+		// How much was used does not tell: by the kernel's own account, which ends programs, it may be twice as much on a busy host.
+		var exit *exec.ExitError
+		e.CPULimit = errors.As(cause, &exit) // else it was this process that ended it, for another cause
+	}
+	return e
+}

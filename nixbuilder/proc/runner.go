@@ -1,0 +1,119 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// nobody is the user and the group that confined programs run as when this process is root. It owns no file.
+const nobody = 65534
+
+// Runner starts programs and counts them. It is safe for concurrent use.
+type Runner struct {
+	started    atomic.Int64
+	confine    syscall.SysProcAttr // what a confined program gets: a user, namespaces
+	noNetwork  uintptr             // the further namespace of one that may not use the network; zero: not permitted here
+	namespaced bool                // whether this process's own user is mapped into a user namespace
+}
+
+// A Command is a program with everything that it is given.
+type Command struct {
+	// Program is a file name or a name to be looked up in this process's PATH.
+	Program string
+	Args    []string
+	// Env is the whole environment, as KEY=value. Nothing is inherited.
+	Env []string
+	// Dir is the working directory; empty: the root directory.
+	Dir string
+	// Kill is the signal that the program's process group gets when its context ends, when it is to stop, or when this process
+	// dies; zero: SIGKILL. Programs that must clean up, such as Nix while it builds, want SIGTERM. SIGKILL follows after Grace.
+	Kill syscall.Signal
+	// Grace is the time between Kill and SIGKILL; zero: 5 seconds.
+	Grace time.Duration
+	// MaxOutput limits stdout and stderr, each, in bytes; zero: 16 MiB. A program that writes more is ended. Only Run looks at it.
+	MaxOutput int64
+	// Confine is set for untrusted work.
+	Confine *Confinement
+}
+
+// Confinement says what untrusted work may use. It also runs as an unprivileged user and in process and IPC namespaces of its own, where
+// the host permits that, and can never gain privileges.
+type Confinement struct {
+	// Memory is the address space that each process may have, in bytes; zero: no limit.
+	Memory int64
+	// CPU is the processor time that each process may use, rounded up to seconds; zero: no limit. SIGKILL ends one that exceeds it.
+	CPU time.Duration
+	// Network leaves it the host's network. Without it there is none, not even loopback.
+	Network bool
+}
+
+// New finds out which parts of a confinement the host permits. Confined programs run without the others, each of which is
+// one line of warnings, for the caller to log.
+func New() (r *Runner, warnings []string) {
+	r = new(Runner)
+	if uid, gid := os.Geteuid(), os.Getegid(); uid == 0 {
+		r.confine.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		if err := permitted(r.confine); err != nil {
+			warnings = append(warnings, fmt.Sprintf("no unprivileged user for untrusted work: %v", err))
+			r.confine.Credential = nil
+		}
+	} else {
+		// Anyone may make the other namespaces inside a user namespace of their own, where that is permitted.
+		userNamespace := syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
+		}
+		if err := permitted(userNamespace); err != nil {
+			warnings = append(warnings, fmt.Sprintf("no user namespace for untrusted work: %v", err))
+		} else {
+			r.confine = userNamespace
+		}
+	}
+	for _, part := range []struct {
+		name string
+		flag uintptr
+	}{
+		{"process namespace", syscall.CLONE_NEWPID},
+		{"IPC namespace", syscall.CLONE_NEWIPC},
+		{"network isolation", syscall.CLONE_NEWNET},
+	} {
+		with := r.confine
+		with.Cloneflags |= part.flag
+		switch err := permitted(with); {
+		case err != nil:
+			warnings = append(warnings, fmt.Sprintf("no %s for untrusted work: %v", part.name, err))
+		case part.flag == syscall.CLONE_NEWNET:
+			r.noNetwork = part.flag
+		default:
+			r.confine = with
+		}
+	}
+	return r, warnings
+}
+
+// permitted reports why the host would not start a program with attr, nil if it would. It tries that with an empty file name: being refused
+// that name is the last thing that happens to a new process, after all that attr asks for.
+func permitted(attr syscall.SysProcAttr) error {
+	_, err := syscall.ForkExec("", []string{""}, &syscall.ProcAttr{Sys: &attr})
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// Started is how many programs have been started so far.
+func (r *Runner) Started() int64 { return r.started.Load() }
+
+// ConfinedUser is the user and the group that confined programs run as. They need the right to read what they are given and to
+// write where they are told to.
+func (r *Runner) ConfinedUser() (uid, gid int) {
+	if c := r.confine.Credential; c != nil {
+		return int(c.Uid), int(c.Gid)
+	}
+	return os.Geteuid(), os.Getegid()
+}

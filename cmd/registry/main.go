@@ -1,0 +1,36 @@
+// Command registry is the CNCF Distribution registry with images from Nix packages: what nobody pushed, under a name made of package
+// names, is built when it is pulled.
+package main
+
+import (
+	"fmt"
+	_ "net/http/pprof" // served where http.debug.addr is set, as by the stock registry
+	"os"
+
+	"github.com/distribution/distribution/v3/registry"
+	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
+	_ "github.com/distribution/distribution/v3/registry/auth/silly"
+	_ "github.com/distribution/distribution/v3/registry/auth/token"
+	_ "github.com/distribution/distribution/v3/registry/proxy"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/azure"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/gcs"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/cloudfront"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/redirect"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/rewrite"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/s3-aws"
+)
+
+func main() {
+	root := registry.RootCmd
+	root.RemoveCommand(registry.ServeCmd)
+	root.AddCommand(serveCommand())
+	root.SilenceErrors = true // printed below, once
+	root.Short = "A container registry that builds images from Nix packages when they are pulled"
+	root.Long = root.Short + ".\n\nAll else is as in the CNCF Distribution registry, whose configuration it takes."
+	if err := root.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

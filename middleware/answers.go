@@ -1,0 +1,63 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/distribution/distribution/v3/registry/api/errcode"
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+)
+
+// How long clients are told to wait before they ask again.
+const (
+	retryBusy        = 10 * time.Second
+	retryUnavailable = 30 * time.Second
+)
+
+// codeHold sends a client to the same URL again. Container tools follow redirects at once, and give up on an answer that does not begin
+// within 30 s.
+var codeHold = errcode.Register("nix", errcode.ErrorDescriptor{
+	Value:          "BUILDING",
+	Message:        "the image is being built",
+	Description:    "Returned with a Location while an image is being built, so that no client waits for long without a header.",
+	HTTPStatusCode: http.StatusTemporaryRedirect,
+})
+
+// explain turns whatever kept a pull from its image into what the registry answers, and sets the headers that belong to it. What is
+// the operator's to know is logged here, and nowhere else.
+func (s *Service) explain(name string, p pull, err error) error {
+	retry := func(after time.Duration) { p.header.Set("Retry-After", strconv.Itoa(int(after.Seconds()))) }
+	if asked := (*nixbuilder.Error)(nil); errors.As(err, &asked) {
+		switch asked.Kind {
+		case nixbuilder.NotFound:
+			return errcode.ErrorCodeManifestUnknown.WithMessage(asked.Message)
+		case nixbuilder.Denied:
+			return errcode.ErrorCodeDenied.WithMessage(asked.Message)
+		case nixbuilder.Busy:
+			retry(retryBusy)
+			return errcode.ErrorCodeTooManyRequests.WithMessage(asked.Message)
+		}
+	}
+	switch {
+	case errors.Is(err, errReadOnly):
+		return errcode.ErrorCodeManifestUnknown.WithMessage(err.Error())
+	case errors.Is(err, errHold) && p.held < maxHolds:
+		p.header.Set("Location", fmt.Sprintf("?%s=%d", holdParameter, p.held+1))
+		p.header.Set("Cache-Control", "no-store")
+		return codeHold
+	case errors.Is(err, errHold):
+		retry(retryUnavailable)
+		return errcode.ErrorCodeUnavailable.WithMessage("the image is still being built, and will be there when it is done: ask again")
+	case errors.Is(err, context.Canceled):
+		return errcode.ErrorCodeUnavailable // nobody reads it
+	}
+	logrus.WithError(err).Errorf("nix: %s:%s can't be built at the moment", name, p.tag)
+	retry(retryUnavailable)
+	return errcode.ErrorCodeUnavailable.WithMessage("the image can't be built at the moment, see the registry's log: ask again later")
+}

@@ -1,0 +1,96 @@
+package middleware
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/expirable"
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+)
+
+const (
+	// failureMemory is how long a failure that asking again cannot change is remembered. Clients ask twice (HEAD, then GET).
+	failureMemory = time.Minute
+	// failuresKept bounds that memory.
+	failuresKept = 10_000
+)
+
+// A job is one image being built. It goes on when the client that asked for it leaves.
+type job struct {
+	done chan struct{} // closed at the end
+	err  error         // read after done
+}
+
+// jobs are the builds under way, one for each key at a time. It is safe for concurrent use.
+type jobs struct {
+	most, perClient int
+
+	mu      sync.Mutex
+	running map[string]*job
+	clients map[string]int // builds that each client started and that still run
+	failed  *expirable.LRU[string, error]
+}
+
+func newJobs(most, perClient int) *jobs {
+	return &jobs{
+		most: most, perClient: perClient,
+		running: make(map[string]*job),
+		clients: make(map[string]int),
+		failed:  expirable.NewLRU[string, error](failuresKept, nil, failureMemory),
+	}
+}
+
+// start returns the job of a key: the one under way, a lately failed one, or a new one that runs build. Ctx gives values to
+// the new one, its end does not matter. The error is a *nixbuilder.Error of kind Busy.
+func (j *jobs) start(ctx context.Context, key, client string, build func(context.Context) error) (*job, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if running, ok := j.running[key]; ok {
+		return running, nil
+	}
+	if err, ok := j.failed.Get(key); ok {
+		failed := &job{done: make(chan struct{}), err: err}
+		close(failed.done)
+		return failed, nil
+	}
+	if len(j.running) >= j.most {
+		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built or wait for it: try again later", len(j.running))
+	}
+	if j.clients[client] >= j.perClient {
+		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient)
+	}
+	started := &job{done: make(chan struct{})}
+	j.running[key] = started
+	j.clients[client]++
+	go func() {
+		err := safely(context.WithoutCancel(ctx), build)
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		delete(j.running, key)
+		if j.clients[client]--; j.clients[client] == 0 {
+			delete(j.clients, client)
+		}
+		if nixbuilder.Lasting(err) {
+			j.failed.Add(key, err)
+		}
+		started.err = err
+		close(started.done)
+	}()
+	return started, nil
+}
+
+// safely turns a panic into an error: one image must not take the registry down.
+func safely(ctx context.Context, build func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			logrus.Errorf("nix: panic while building: %v\n%s", p, debug.Stack())
+			err = fmt.Errorf("panic while building: %v", p)
+		}
+	}()
+	return build(ctx)
+}

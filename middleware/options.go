@@ -1,0 +1,317 @@
+package middleware
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+	"github.com/go-viper/mapstructure/v2"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+)
+
+// Options is the nix stanza of the registry's configuration. Keys are lower-case without underscores, so that
+// REGISTRY_MIDDLEWARE_… environment variables can override them.
+type Options struct {
+	Packages  PackagesOptions `mapstructure:"packages"`
+	Platforms []string        `mapstructure:"platforms"`
+	Names     NamesOptions    `mapstructure:"names"`
+	Build     BuildOptions    `mapstructure:"build"`
+	Image     ImageOptions    `mapstructure:"image"`
+	// Shell is what the meta-package shell stands for, Include is in every image that has a package set with them.
+	Shell   []string   `mapstructure:"shell"`
+	Include []string   `mapstructure:"include"`
+	Nix     NixOptions `mapstructure:"nix"`
+	// CacheDir is where this process keeps copies of package sets and the scratch files of evaluations.
+	CacheDir string `mapstructure:"cachedir"`
+}
+
+// PackagesOptions is where packages come from.
+type PackagesOptions struct {
+	// Path is a directory with a default.nix, or a .nix file.
+	Path string `mapstructure:"path"`
+}
+
+// NamesOptions is which image names are made of packages, and which packages may be asked for.
+type NamesOptions struct {
+	Prefix      string   `mapstructure:"prefix"`
+	Allow       []string `mapstructure:"allow"`
+	Deny        []string `mapstructure:"deny"`
+	MaxPackages int      `mapstructure:"maxpackages"`
+}
+
+// BuildOptions is what building may cost.
+type BuildOptions struct {
+	// Timeout is how long Nix may take for one derivation.
+	Timeout time.Duration `mapstructure:"timeout"`
+	// Concurrency is how many images may have Nix build or download for them at a time, Queue how many more may wait.
+	Concurrency int `mapstructure:"concurrency"`
+	Queue       int `mapstructure:"queue"`
+	// PerClient is how many builds one client may have under way. A client is a user, or an address where there are no users.
+	PerClient int `mapstructure:"perclient"`
+	// MaxSize is how large the store paths of an image may be together.
+	MaxSize Bytes `mapstructure:"maxsize"`
+	// Hold is how long a client waits for the header of an answer before it is sent round again.
+	Hold time.Duration `mapstructure:"hold"`
+}
+
+// ImageOptions is the form of images.
+type ImageOptions struct {
+	Compression layer.Compression `mapstructure:"compression"`
+	// Layers is how many layers an image may have, the root layer included.
+	Layers int `mapstructure:"layers"`
+}
+
+// NixOptions is handed to Nix as it is.
+type NixOptions struct {
+	Substituters         []string      `mapstructure:"substituters"`
+	TrustedPublicKeys    []string      `mapstructure:"trustedpublickeys"`
+	Builders             string        `mapstructure:"builders"`
+	ImportFromDerivation bool          `mapstructure:"importfromderivation"`
+	EvaluationMemory     Bytes         `mapstructure:"evaluationmemory"`
+	EvaluationTime       time.Duration `mapstructure:"evaluationtime"`
+}
+
+// Bytes is a size: a number of bytes, or a text with a unit such as 10GB or 512MiB.
+type Bytes int64
+
+func defaults() Options {
+	return Options{
+		Platforms: []string{"linux/amd64"},
+		Names:     NamesOptions{MaxPackages: 30},
+		Build: BuildOptions{
+			Timeout: time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
+		},
+		Image:    ImageOptions{Compression: layer.Gzip, Layers: 94},
+		Shell:    []string{"bashInteractive", "coreutils", "moreutils", "nano"},
+		Include:  []string{"cacert", "iana-etc"},
+		CacheDir: defaultCacheDir(),
+	}
+}
+
+// defaultCacheDir is systemd's CacheDirectory= where there is one. Evaluations run as another user where they can, so a home
+// directory serves only those who are not root.
+func defaultCacheDir() string {
+	if dir, _, _ := strings.Cut(os.Getenv("CACHE_DIRECTORY"), ":"); dir != "" {
+		return dir
+	}
+	if dir, err := os.UserCacheDir(); err == nil && os.Geteuid() != 0 {
+		return filepath.Join(dir, "nixery-registry")
+	}
+	return "/var/cache/nixery-registry"
+}
+
+// ParseOptions reads a stanza's options strictly: every unknown key, wrong type and impossible value is in the error, each
+// on a line that begins with its key.
+func ParseOptions(stanza map[string]any) (Options, error) {
+	options := defaults()
+	var found mapstructure.Metadata
+	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
+		Result:     &options,
+		Metadata:   &found,
+		ZeroFields: true, // a list replaces the default
+		MatchName:  func(key, field string) bool { return key == field },
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeDuration, decodeBytes, decodeCompression),
+	})
+	if err != nil {
+		return Options{}, err
+	}
+	faults := typeFaults(decoder.Decode(stanza))
+	slices.Sort(found.Unused)
+	for _, key := range found.Unused {
+		faults = append(faults, unknown(key))
+	}
+	if len(faults) == 0 {
+		faults = options.faults()
+	}
+	return options, errors.Join(faults...)
+}
+
+func unknown(key string) error {
+	switch key {
+	case "packages.channel", "packages.git":
+		return fmt.Errorf("%s: this version serves packages.path only", key)
+	}
+	return fmt.Errorf("%s: unknown key", key)
+}
+
+// typeFaults takes the decoder's error apart, into one for each key.
+func typeFaults(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		var faults []error
+		for _, one := range many.Unwrap() {
+			faults = append(faults, typeFaults(one)...)
+		}
+		return faults
+	}
+	var fault *mapstructure.DecodeError
+	if !errors.As(err, &fault) {
+		return []error{err}
+	}
+	cause := fault.Unwrap()
+	if wrong := (*mapstructure.UnconvertibleTypeError)(nil); errors.As(cause, &wrong) {
+		cause = fmt.Errorf("%#v is not %s", wrong.Value, kindInWords(wrong.Expected.Type()))
+	}
+	return []error{fmt.Errorf("%s: %w", fault.Name(), cause)}
+}
+
+func kindInWords(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a text: put it in quotes"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice:
+		return "a list"
+	default:
+		return "a map of keys"
+	}
+}
+
+func decodeDuration(_, to reflect.Type, value any) (any, error) {
+	if to != reflect.TypeFor[time.Duration]() {
+		return value, nil
+	}
+	text, ok := value.(string)
+	if !ok {
+		return nil, fmt.Errorf("%v has no unit: write 90s, 15m or 1h", value)
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a time: write 90s, 15m or 1h", text)
+	}
+	return d, nil
+}
+
+func decodeBytes(_, to reflect.Type, value any) (any, error) {
+	text, ok := value.(string)
+	if to != reflect.TypeFor[Bytes]() || !ok {
+		return value, nil
+	}
+	parse := units.FromHumanSize
+	if strings.HasSuffix(strings.ToLower(text), "ib") {
+		parse = units.RAMInBytes
+	}
+	size, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a size: write 500MB, 10GB or 8GiB", text)
+	}
+	return Bytes(size), nil
+}
+
+func decodeCompression(_, to reflect.Type, value any) (any, error) {
+	text, ok := value.(string)
+	if to != reflect.TypeFor[layer.Compression]() || !ok {
+		return value, nil
+	}
+	return layer.ParseCompression(text)
+}
+
+// builder is what the options mean to the builder.
+func (o Options) builder() nixbuilder.Options {
+	settings := map[string]string{}
+	if o.Nix.Substituters != nil {
+		settings["substituters"] = strings.Join(o.Nix.Substituters, " ")
+	}
+	if o.Nix.TrustedPublicKeys != nil {
+		settings["trusted-public-keys"] = strings.Join(o.Nix.TrustedPublicKeys, " ")
+	}
+	if o.Nix.Builders != "" {
+		settings["builders"] = o.Nix.Builders
+	}
+	return nixbuilder.Options{
+		Path:         o.Packages.Path,
+		Platform:     o.Platforms[0],
+		Policy:       names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
+		Shell:        o.Shell,
+		Include:      o.Include,
+		Compression:  o.Image.Compression,
+		Layers:       o.Image.Layers,
+		BuildTimeout: o.Build.Timeout,
+		Concurrency:  o.Build.Concurrency,
+		MaxBytes:     int64(o.Build.MaxSize),
+		Settings:     settings,
+		Evaluation: eval.Options{
+			Memory: int64(o.Nix.EvaluationMemory), CPU: o.Nix.EvaluationTime, ImportFromDerivation: o.Nix.ImportFromDerivation,
+		},
+		CacheDir: o.CacheDir,
+	}
+}
+
+// faults tells what is impossible about options of the right types.
+func (o Options) faults() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	if o.Packages.Path == "" {
+		fault("packages.path: missing: name a directory with a default.nix, or a .nix file")
+	} else if _, err := os.Stat(o.Packages.Path); err != nil {
+		fault("packages.path: %w", err)
+	}
+	if len(o.Platforms) != 1 {
+		fault("platforms: this version serves one platform, not %d", len(o.Platforms))
+	}
+	for _, platform := range o.Platforms {
+		if _, err := nixbuilder.SystemOf(platform); err != nil {
+			fault("platforms: %w", err)
+		}
+	}
+	if o.Names.Prefix != "" {
+		if _, err := reference.WithName(o.Names.Prefix); err != nil {
+			fault("names.prefix: %q can't begin an image name: %w", o.Names.Prefix, err)
+		}
+	}
+	for key, globs := range map[string][]string{"names.allow": o.Names.Allow, "names.deny": o.Names.Deny} {
+		if err := (names.Policy{Allow: globs}).Check(); err != nil {
+			fault("%s: %w", key, err)
+		}
+	}
+	for _, limit := range []struct {
+		key              string
+		value, low, high int64
+	}{
+		{"names.maxpackages", int64(o.Names.MaxPackages), 1, 1000},
+		{"build.concurrency", int64(o.Build.Concurrency), 1, 1000},
+		{"build.queue", int64(o.Build.Queue), 0, 1_000_000},
+		{"build.perclient", int64(o.Build.PerClient), 1, 1_000_000},
+		{"build.maxsize", int64(o.Build.MaxSize), 1, 1 << 50},
+		{"image.layers", int64(o.Image.Layers), 2, 126}, // overlayfs and the container engines take 127 with the container's own
+		{"nix.evaluationmemory", int64(o.Nix.EvaluationMemory), 0, 1 << 50},
+	} {
+		if limit.value < limit.low || limit.value > limit.high {
+			fault("%s: %d is not between %d and %d", limit.key, limit.value, limit.low, limit.high)
+		}
+	}
+	for _, limit := range []struct {
+		key              string
+		value, low, high time.Duration
+	}{
+		{"build.timeout", o.Build.Timeout, time.Second, 7 * 24 * time.Hour},
+		{"build.hold", o.Build.Hold, time.Second, time.Hour},
+		{"nix.evaluationtime", o.Nix.EvaluationTime, 0, time.Hour},
+	} {
+		if limit.value < limit.low || limit.value > limit.high {
+			fault("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
+		}
+	}
+	if !filepath.IsAbs(o.CacheDir) {
+		fault("cachedir: %q is not an absolute path", o.CacheDir)
+	}
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return faults
+}

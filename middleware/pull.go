@@ -1,0 +1,150 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+)
+
+const (
+	// holdParameter counts, in the query, how often a client was sent round.
+	holdParameter = "hold"
+	// maxHolds is one less than the redirects that Go's HTTP client follows, and with it most container tools.
+	maxHolds = 9
+)
+
+// errHold is that the image is still being built and the client shall ask again now.
+var errHold = errors.New("the image is being built")
+
+// errReadOnly is that the image would have to be built and the registry does not write.
+var errReadOnly = errors.New("the registry is in read-only mode, in which nothing is built")
+
+// pull makes sure that the image of a tag is stored, building it if it can be. It returns the manifest to serve, or nothing when the
+// registry's own answer is right: for pushed images, and for names that are not made of packages.
+func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull) (digest.Digest, error) {
+	image, pushed, err := s.lookUp(ctx, repo, p.tag)
+	if err != nil || pushed {
+		return "", err
+	}
+	request, err := names.Parse(repo.Named().Name(), s.options.Names.Prefix, s.options.Names.MaxPackages)
+	if errors.Is(err, names.ErrOutside) {
+		return "", nil
+	}
+	if err != nil {
+		return "", nixbuilder.Errorf(nixbuilder.NotFound, "%v", err)
+	}
+	if image.digest != "" && !s.builder.Moves(p.tag) {
+		return s.serve(ctx, repo, p, image)
+	}
+	pinned, err := s.builder.Pin(ctx, p.tag)
+	if err != nil {
+		if image.digest == "" || errors.As(err, new(*nixbuilder.Error)) {
+			return "", err
+		}
+		logrus.WithError(err).Warnf("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, image.Revision)
+		return s.serve(ctx, repo, p, image)
+	}
+	if image.Revision == pinned.Revision {
+		return s.serve(ctx, repo, p, image)
+	}
+	return s.build(ctx, repo, p, request, pinned, image)
+}
+
+// build waits for the image to be built and serves it, or, if that takes long, the older one that there is.
+func (s *Service) build(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned, older stored) (digest.Digest, error) {
+	if s.readOnly {
+		if older.digest != "" {
+			return s.serve(ctx, repo, p, older)
+		}
+		return "", errReadOnly
+	}
+	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
+	job, err := s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
+		image, err := s.builder.Build(ctx, request, pinned, target{repo, s.blobs})
+		if err != nil {
+			return err
+		}
+		tags := []string{p.tag}
+		if p.tag != pinned.Revision {
+			tags = append(tags, pinned.Revision)
+		}
+		return s.commit(ctx, repo, image, tags)
+	})
+	if err != nil {
+		return "", err
+	}
+	hold := time.NewTimer(s.options.Build.Hold)
+	defer hold.Stop()
+	select {
+	case <-job.done:
+		if job.err != nil {
+			return "", job.err
+		}
+	case <-ctx.Done():
+		return "", fmt.Errorf("the client left: %w", context.Cause(ctx))
+	case <-hold.C:
+		if older.digest != "" {
+			return s.serve(ctx, repo, p, older)
+		}
+		return "", errHold
+	}
+	image, pushed, err := s.lookUp(ctx, repo, p.tag)
+	if err != nil || pushed {
+		return "", err
+	}
+	if image.digest == "" {
+		return "", fmt.Errorf("%s:%s is gone right after it was built", repo.Named().Name(), p.tag)
+	}
+	return s.serve(ctx, repo, p, image)
+}
+
+// serve chooses the form of a stored image that the client takes, and says what the image was built from.
+func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pull, image stored) (digest.Digest, error) {
+	answer := image.digest
+	if p.dockerOnly {
+		var err error
+		if answer, err = dockerForm(ctx, repo, image.digest); err != nil {
+			return "", err
+		}
+	}
+	p.header.Set("Warning", fmt.Sprintf("299 - %q", "built by Nix from "+image.Source+" at "+image.Revision))
+	return answer, nil
+}
+
+// dockerForm stores the Docker schema 2 form of an OCI manifest, over the same blobs, unless it is there. No tag holds it, so
+// garbage collection may take it. Where there is no such form (zstd), the answer is the manifest itself.
+func dockerForm(ctx context.Context, repo distribution.Repository, oci digest.Digest) (digest.Digest, error) {
+	manifests, err := repo.Manifests(ctx)
+	if err != nil {
+		return "", err
+	}
+	manifest, err := manifests.Get(ctx, oci)
+	if err != nil {
+		return "", fmt.Errorf("reading manifest %s: %w", oci, err)
+	}
+	_, payload, err := manifest.Payload()
+	if err != nil {
+		return "", err
+	}
+	docker, ok, err := nixbuilder.DockerForm(payload)
+	if err != nil || !ok {
+		return oci, err
+	}
+	exists, err := manifests.Exists(ctx, docker.Digest)
+	if err != nil {
+		return "", fmt.Errorf("looking for manifest %s: %w", docker.Digest, err)
+	}
+	if !exists {
+		err = putManifest(ctx, manifests, docker)
+	}
+	return docker.Digest, err
+}

@@ -1,0 +1,114 @@
+package middleware
+
+import (
+	"context"
+	"mime"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/manifest/schema2"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// repository is a repository within one request. The registry asks it for its manifests first, which is when an image is built, and then for
+// the digest of the tag.
+type repository struct {
+	distribution.Repository
+	service *Service
+	answer  digest.Digest // the manifest to serve in place of the tag's, or empty
+}
+
+// Manifests makes sure that what a pull asks for is there, if it can be built.
+func (r *repository) Manifests(ctx context.Context, options ...distribution.ManifestServiceOption) (distribution.ManifestService, error) {
+	manifests, err := r.Repository.Manifests(ctx, options...)
+	if err != nil {
+		return nil, err
+	}
+	pull, ok := pullOf(ctx)
+	if !ok {
+		return manifests, nil
+	}
+	if r.answer, err = r.service.pull(ctx, r.Repository, pull); err != nil {
+		return nil, r.service.explain(r.Named().Name(), pull, err)
+	}
+	return manifests, nil
+}
+
+// Tags answers with the manifest that the pull was promised.
+func (r *repository) Tags(ctx context.Context) distribution.TagService {
+	tags := r.Repository.Tags(ctx)
+	if r.answer == "" {
+		return tags
+	}
+	return answeringTags{TagService: tags, answer: r.answer}
+}
+
+type answeringTags struct {
+	distribution.TagService
+	answer digest.Digest
+}
+
+func (t answeringTags) Get(context.Context, string) (v1.Descriptor, error) {
+	return v1.Descriptor{Digest: t.answer}, nil
+}
+
+// A pull is a client that asks for a manifest by tag.
+type pull struct {
+	tag        string
+	client     string
+	dockerOnly bool // it takes Docker's manifests and no OCI ones
+	held       int  // how often it was sent round
+	header     http.Header
+}
+
+// pullOf reads the request that the registry's context carries; it is false for anything but a pull by tag.
+func pullOf(ctx context.Context) (pull, bool) {
+	request, ok := ctx.Value("http.request").(*http.Request)
+	if !ok || request.Method != http.MethodGet && request.Method != http.MethodHead {
+		return pull{}, false
+	}
+	response, ok := ctx.Value("http.response").(http.ResponseWriter)
+	if !ok {
+		return pull{}, false
+	}
+	tag, _ := ctx.Value("vars.reference").(string)
+	if tag == "" || strings.Contains(tag, ":") {
+		return pull{}, false // tags/list, blobs; a digest
+	}
+	client, _ := ctx.Value("auth.user.name").(string)
+	if client == "" {
+		address, _ := ctx.Value("http.request.remoteaddr").(string)
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			address = host
+		}
+		client = address
+	}
+	held, err := strconv.Atoi(request.URL.Query().Get(holdParameter))
+	if err != nil || held < 0 {
+		held = 0
+	}
+	return pull{tag: tag, client: client, dockerOnly: dockerOnly(request.Header), held: held, header: response.Header()}, true
+}
+
+// dockerOnly is about clients from before OCI. One that says nothing gets Docker's form too, as the registry has no other for it.
+func dockerOnly(header http.Header) bool {
+	var accepted []string
+	for _, line := range header.Values("Accept") {
+		for entry := range strings.SplitSeq(line, ",") {
+			if mediaType, _, err := mime.ParseMediaType(entry); err == nil {
+				accepted = append(accepted, mediaType)
+			}
+		}
+	}
+	if slices.Contains(accepted, v1.MediaTypeImageManifest) || slices.Contains(accepted, v1.MediaTypeImageIndex) {
+		return false
+	}
+	return len(accepted) == 0 || slices.ContainsFunc(accepted, func(accepted string) bool {
+		return accepted == schema2.MediaTypeManifest || accepted == "*/*"
+	})
+}

@@ -1,0 +1,198 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
+	repositorymiddleware "github.com/distribution/distribution/v3/registry/middleware/repository"
+	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+)
+
+// name is what the middleware is called in config.yml.
+const name = "nix"
+
+// serviceKey is where Setup leaves the Service in the options that the registry hands to the middleware. No YAML key can be it.
+const serviceKey = "\x00service"
+
+// builtCached is how many records of built tags are kept in memory: some 200 bytes each.
+const builtCached = 10_000
+
+// A Service is what answers the pulls of one registry. It is safe for concurrent use.
+type Service struct {
+	options  Options
+	readOnly bool
+
+	// Set by attach, before the first request.
+	builder *nixbuilder.Builder
+	blobs   distribution.BlobStatter
+	built   *nixbuilder.Records[built]
+	jobs    *jobs
+}
+
+// The registration that the registry's plug-in convention asks for.
+func init() {
+	p := &plugin{services: make(map[*configuration.Configuration]*Service)}
+	for _, err := range []error{
+		registrymiddleware.Register(name, p.registry),
+		repositorymiddleware.Register(name, p.repository),
+	} {
+		if err != nil {
+			panic(err) // another middleware of this name is linked into the program
+		}
+	}
+}
+
+// Setup reads the nix stanza of a registry's configuration and prepares the registry to be served by the Service: the caller starts it
+// with the same configuration afterwards. It returns nil if there is no stanza. Every fault is in the error, on a line of its own
+// that begins with the key; nothing is started then.
+func Setup(config *configuration.Configuration) (*Service, error) {
+	stanza, err := find(config)
+	if stanza == nil || err != nil {
+		return nil, err
+	}
+	service, err := newService(config, stanza)
+	if err != nil {
+		return nil, err
+	}
+	live := configuration.Parameters{serviceKey: service}
+	stanza.Options = live
+	config.Middleware["registry"] = append(config.Middleware["registry"], configuration.Middleware{Name: name, Options: live})
+	return service, nil
+}
+
+// find returns the stanza, or nil.
+func find(config *configuration.Configuration) (*configuration.Middleware, error) {
+	var found *configuration.Middleware
+	stanzas := config.Middleware["repository"]
+	for i := range stanzas {
+		switch {
+		case stanzas[i].Name != name:
+		case stanzas[i].Disabled: // which the registry itself does not look at
+			return nil, fmt.Errorf("middleware.repository[%d].disabled: is ignored by the registry: remove the stanza instead", i)
+		case found != nil:
+			return nil, fmt.Errorf("middleware.repository[%d]: %s is listed twice", i, name)
+		default:
+			found = &stanzas[i]
+		}
+	}
+	return found, nil
+}
+
+func newService(config *configuration.Configuration, stanza *configuration.Middleware) (*Service, error) {
+	var faults []error
+	if config.Proxy.RemoteURL != "" {
+		faults = append(faults, errors.New("proxy.remoteurl: a pull-through cache has nothing to do with images that are built: use one registry for each"))
+	}
+	options, err := ParseOptions(stanza.Options)
+	if err != nil {
+		faults = append(faults, prefixed("middleware.repository["+name+"].options.", err)...)
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return &Service{options: options, readOnly: readOnly(config)}, nil
+}
+
+func prefixed(prefix string, err error) []error {
+	many, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{fmt.Errorf("%s%w", prefix, err)}
+	}
+	faults := many.Unwrap()
+	for i, fault := range faults {
+		faults[i] = fmt.Errorf("%s%w", prefix, fault)
+	}
+	return faults
+}
+
+// readOnly reads the registry's own setting, storage.maintenance.readonly.enabled.
+func readOnly(config *configuration.Configuration) bool {
+	readonly, _ := config.Storage["maintenance"]["readonly"].(map[any]any)
+	enabled, _ := readonly["enabled"].(bool)
+	return enabled
+}
+
+// attach gives the Service the registry's blobs and storage, and starts what builds.
+func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver) error {
+	records := state{storage}
+	builder, err := nixbuilder.New(ctx, s.options.builder(), records)
+	if err != nil {
+		return err
+	}
+	s.builder = builder
+	s.blobs = namespace.BlobStatter()
+	s.built = nixbuilder.NewRecords[built](records, "tags", builtCached)
+	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
+	return nil
+}
+
+// A plugin is what the registry calls. It finds the Service that Setup made, or makes the one of each configuration once.
+type plugin struct {
+	mu       sync.Mutex
+	services map[*configuration.Configuration]*Service
+}
+
+// registry is called once, when the registry starts.
+func (*plugin) registry(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver, options map[string]any) (distribution.Namespace, error) {
+	service, ok := options[serviceKey].(*Service)
+	if !ok {
+		return nil, fmt.Errorf("middleware.registry: %s goes under middleware.repository", name)
+	}
+	return namespace, service.attach(ctx, namespace, storage)
+}
+
+// repository is called for every request that names a repository.
+func (p *plugin) repository(ctx context.Context, repo distribution.Repository, options map[string]any) (distribution.Repository, error) {
+	service, ok := options[serviceKey].(*Service)
+	if !ok {
+		app, ok := ctx.(*handlers.App)
+		if !ok {
+			return nil, fmt.Errorf("%s middleware: called with a %T, not by a registry", name, ctx)
+		}
+		var err error
+		if service, err = p.service(app); err != nil {
+			return nil, err
+		}
+	}
+	return &repository{Repository: repo, service: service}, nil
+}
+
+// service makes the Service of a registry whose program did not call Setup.
+func (p *plugin) service(app *handlers.App) (*Service, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if service, ok := p.services[app.Config]; ok {
+		return service, nil
+	}
+	stanza, err := find(app.Config)
+	if err != nil {
+		return nil, err
+	}
+	service, err := newService(app.Config, stanza)
+	if err != nil {
+		return nil, err
+	}
+	own, err := factory.Create(app, app.Config.Storage.Type(), app.Config.Storage.Parameters())
+	if err != nil {
+		return nil, fmt.Errorf("opening the registry's storage: %w", err)
+	}
+	namespace, err := storage.NewRegistry(app, own)
+	if err != nil {
+		return nil, err
+	}
+	if err := service.attach(app, namespace, own); err != nil {
+		return nil, err
+	}
+	p.services[app.Config] = service
+	return service, nil
+}

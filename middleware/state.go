@@ -1,0 +1,49 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"path"
+	"slices"
+
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+)
+
+// stateRoot is where the builder's records are in the registry's storage, beside upstream's /docker. The number is of their format.
+const stateRoot = "/nix/v1/"
+
+// state keeps the builder's records in the registry's storage driver, where replicas share them. It is safe for concurrent use.
+type state struct{ driver driver.StorageDriver }
+
+func (s state) Get(ctx context.Context, key string) ([]byte, error) {
+	record, err := s.driver.GetContent(ctx, stateRoot+key)
+	if errors.As(err, new(driver.PathNotFoundError)) {
+		return nil, nixbuilder.ErrNoRecord
+	}
+	return record, err
+}
+
+// Put replaces the record: drivers write content whole or not at all.
+func (s state) Put(ctx context.Context, key string, record []byte) error {
+	return s.driver.PutContent(ctx, stateRoot+key, record)
+}
+
+func (s state) List(ctx context.Context, prefix string) ([]string, error) {
+	paths, err := s.driver.List(ctx, stateRoot+prefix)
+	if errors.As(err, new(driver.PathNotFoundError)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(paths))
+	for _, p := range paths {
+		if path.Ext(p) != ".tmp" { // the filesystem driver's unfinished writes
+			names = append(names, path.Base(p))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}

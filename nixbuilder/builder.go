@@ -1,0 +1,237 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// What is kept in memory, in entries. A package is about 1 KB, a layer 200 bytes, an image's layers up to 50 KB.
+const (
+	packagesCached = 10_000
+	layersCached   = 50_000
+	imagesCached   = 200
+)
+
+const (
+	// layersInFlight is how many layers of an image are looked for, mounted or packed at a time. Packing has its own, lower limit.
+	layersInFlight = 32
+	// warmConns is how many images whose packages are all there may ask the Nix store beside those that are built.
+	warmConns = 8
+)
+
+// Options say what images are made from and what that may cost.
+type Options struct {
+	// Path is the package set: a directory with a default.nix, or a .nix file.
+	Path string
+	// Platform is the OCI platform of images whose names choose none.
+	Platform string
+	// Policy is about the packages that names ask for. Shell and Include are the operator's own and not subject to it.
+	Policy names.Policy
+	// Shell is what the meta-package shell stands for, Include is in every image, where the set has them.
+	Shell, Include []string
+	// Compression and Layers (of store paths, at most) are the form of images.
+	Compression layer.Compression
+	Layers      int
+	// BuildTimeout is how long Nix may take for one derivation.
+	BuildTimeout time.Duration
+	// Concurrency is how many images Nix may build or download for at a time. Others wait.
+	Concurrency int
+	// MaxBytes is how large the store paths of an image may be together, as NARs.
+	MaxBytes int64
+	// Settings are handed to Nix, by the names of nix.conf.
+	Settings map[string]string
+	// Evaluation says what an evaluation may use.
+	Evaluation eval.Options
+	// CacheDir is for copies of package sets and scratch files.
+	CacheDir string
+}
+
+// A Builder makes images. It is safe for concurrent use.
+type Builder struct {
+	options   Options
+	source    source.Source
+	evaluator *eval.Evaluator
+	daemons   *daemon.Pool
+	building  chan struct{} // a token for each image that Nix builds or downloads for
+	packages  *resolver
+	layout    *layout
+	packer    *packer
+	images    *Records[[]packedLayer]
+}
+
+// New prepares a Builder and tries out that Nix is there. Limits of isolation that the host does not permit are logged. What it found out
+// and wants to share with other replicas it keeps in state.
+func New(ctx context.Context, options Options, state State) (*Builder, error) {
+	pinner, err := source.NewPath(options.Path, filepath.Join(options.CacheDir, "sources"))
+	if err != nil {
+		return nil, fmt.Errorf("opening the package set: %w", err)
+	}
+	runner, warnings := proc.New()
+	options.Evaluation.ScratchDir = filepath.Join(options.CacheDir, "evaluations")
+	if err := os.MkdirAll(options.Evaluation.ScratchDir, 0o755); err != nil {
+		return nil, fmt.Errorf("making the cache directory: %w", err)
+	}
+	evaluator, err := eval.New(ctx, runner, options.Evaluation)
+	if err != nil {
+		return nil, err
+	}
+	b := &Builder{
+		options:   options,
+		source:    pinner,
+		evaluator: evaluator,
+		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: options.Concurrency + warmConns}),
+		building:  make(chan struct{}, options.Concurrency),
+		packages:  newResolver(evaluator, state, options.Concurrency),
+		layout:    newLayout(state),
+		packer:    newPacker(state),
+		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
+	}
+	conn, err := b.daemons.Get(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("opening the Nix store: %w", err)
+	}
+	defer b.daemons.Put(conn)
+	for _, warning := range append(warnings, conn.Warnings()...) {
+		logrus.Warn("nix: ", warning)
+	}
+	logrus.Infof("nix: building images from %s with Nix %s", options.Path, conn.NixVersion())
+	return b, nil
+}
+
+// daemonOptions are how the Nix store is spoken to.
+func daemonOptions(options Options) daemon.Options {
+	settings := map[string]string{
+		"timeout": strconv.Itoa(int(options.BuildTimeout.Seconds())),
+		// A binary cache that is down costs seconds, not minutes.
+		"connect-timeout":   "5",
+		"download-attempts": "2",
+	}
+	maps.Copy(settings, options.Settings)
+	return daemon.Options{
+		Settings: settings,
+		Env:      []string{"HOME=" + options.CacheDir, "PATH=" + os.Getenv("PATH")},
+	}
+}
+
+// Moves tells whether a tag may stand for another revision of the package set later.
+func (b *Builder) Moves(tag string) bool { return b.source.Moves(tag) }
+
+// Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound if there is none.
+func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
+	pinned, err := b.source.Pin(ctx, tag)
+	if errors.Is(err, source.ErrUnknownTag) {
+		return pinned, Errorf(NotFound, "tag %q is neither %q nor a revision of the package set that is still there", tag, source.Latest)
+	}
+	return pinned, err
+}
+
+// Build makes the image of a request and stores its blobs in a repository. It is for the caller to store the manifest, and to see to
+// it that the same image is not built twice at a time.
+func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, repo Repository) (Image, error) {
+	started := time.Now()
+	platform := b.options.Platform
+	if request.Arch != "" {
+		platform = "linux/" + request.Arch
+	}
+	system, err := SystemOf(platform)
+	if err != nil {
+		return Image{}, Errorf(NotFound, "%v", err)
+	}
+	packages, err := b.resolve(ctx, request, pinned, system)
+	if err != nil {
+		return Image{}, err
+	}
+	conn, err := b.daemons.Get(ctx)
+	if err != nil {
+		return Image{}, fmt.Errorf("opening the Nix store: %w", err)
+	}
+	defer b.daemons.Put(conn) // its temporary roots keep the closure until it is packed
+	if err := b.realise(ctx, conn, packages, pinned, system); err != nil {
+		return Image{}, err
+	}
+	closure, err := conn.Closure(ctx, packages.outputs())
+	if err != nil {
+		return Image{}, err
+	}
+	if size := narSize(closure); size > b.options.MaxBytes {
+		return Image{}, tooLarge(size, b.options.MaxBytes)
+	}
+	profile, err := newProfile(ctx, packages, closure)
+	if err != nil {
+		return Image{}, err
+	}
+	layers, err := b.pack(ctx, profile, closure, repo)
+	if err != nil {
+		return Image{}, err
+	}
+	config, err := imageConfig(layers, platform, pinned, containerConfig(request, packages, profile, pinned))
+	if err != nil {
+		return Image{}, err
+	}
+	if err := repo.Put(ctx, "application/vnd.oci.image.config.v1+json", config); err != nil {
+		return Image{}, err
+	}
+	manifest, err := imageManifest(config, layers, b.options.Compression, annotations(request, pinned))
+	if err != nil {
+		return Image{}, err
+	}
+	logrus.WithFields(logrus.Fields{
+		"image": request.String(), "revision": pinned.Revision, "paths": len(closure), "layers": len(layers), "took": time.Since(started).Round(time.Millisecond),
+	}).Info("nix: built ", manifest.Digest)
+	return Image{Manifest: manifest, Source: pinned.Name, Revision: pinned.Revision}, nil
+}
+
+// pack stores the layers of an image, the root layer first, grouped as they were when the same store paths were packed before.
+func (b *Builder) pack(ctx context.Context, profile profile, closure []store.PathInfo, repo Repository) ([]packedLayer, error) {
+	key := b.closureKey(closure)
+	known, grouped, err := b.images.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	groups := make([][]store.Path, 0, len(known))
+	for _, l := range known {
+		groups = append(groups, l.Paths)
+		b.packer.recall(l, b.options.Compression)
+	}
+	if !grouped {
+		if groups, err = b.layout.group(ctx, closure, b.options.Layers); err != nil {
+			return nil, err
+		}
+	}
+	layers, err := b.packer.layers(ctx, profile, groups, b.options.Compression, repo)
+	if err == nil && !grouped {
+		err = b.images.Put(ctx, key, layers[1:])
+	}
+	return layers, err
+}
+
+func (b *Builder) closureKey(closure []store.PathInfo) string {
+	parts := []string{packFormat, b.options.Compression.String(), fmt.Sprint(b.options.Layers)}
+	for _, info := range closure {
+		parts = append(parts, string(info.Path))
+	}
+	return Key(parts...)
+}
+
+func narSize(closure []store.PathInfo) (size int64) {
+	for _, info := range closure {
+		size += info.NarSize
+	}
+	return size
+}

@@ -1,0 +1,110 @@
+package nixbuilder
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layering"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// layoutPrefix is where the segments of the layout are kept.
+const layoutPrefix = "layout"
+
+// A layout is the map of heads that decides which store paths share a layer (package layering). It only ever grows, by
+// immutable segments in the State that are named by time and read in that order; the first entry for a key wins. So replicas come
+// to agree without locks, and where they do not for a moment, images are as correct and share a little less. Its size is
+// bounded by the names in the package sets, not by the images.
+type layout struct {
+	state State
+
+	mu    sync.Mutex
+	heads map[layering.Key]layering.Key
+	read  map[string]bool // segments
+}
+
+func newLayout(state State) *layout {
+	return &layout{state: state, heads: make(map[layering.Key]layering.Key), read: make(map[string]bool)}
+}
+
+// group splits a closure into layers, and keeps what it decided.
+func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int) ([][]store.Path, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := func(key layering.Key) (layering.Key, bool) {
+		head, ok := l.heads[key]
+		return head, ok
+	}
+	added, err := layering.Assign(closure, known)
+	if err != nil {
+		return nil, err
+	}
+	if len(added) > 0 { // others may have met these keys before
+		if err := l.catchUp(ctx); err != nil {
+			return nil, err
+		}
+		if added, err = layering.Assign(closure, known); err != nil {
+			return nil, err
+		}
+	}
+	if len(added) > 0 {
+		if err := l.keep(ctx, added); err != nil {
+			return nil, err
+		}
+	}
+	return layering.Group(closure, known, layering.Options{Budget: budget})
+}
+
+func (l *layout) catchUp(ctx context.Context) error {
+	segments, err := l.state.List(ctx, layoutPrefix)
+	if err != nil {
+		return fmt.Errorf("listing the layout: %w", err)
+	}
+	for _, segment := range segments {
+		if l.read[segment] {
+			continue
+		}
+		record, err := l.state.Get(ctx, layoutPrefix+"/"+segment)
+		if err != nil {
+			return fmt.Errorf("reading layout segment %s: %w", segment, err)
+		}
+		var heads []layering.Head
+		if err := json.Unmarshal(record, &heads); err != nil {
+			logrus.WithError(err).Warnf("nix: layout segment %s is damaged and left out", segment)
+		}
+		l.add(heads)
+		l.read[segment] = true
+	}
+	return nil
+}
+
+func (l *layout) keep(ctx context.Context, added []layering.Head) error {
+	record, err := json.Marshal(added)
+	if err != nil {
+		return err
+	}
+	var random [4]byte
+	rand.Read(random[:])
+	segment := fmt.Sprintf("%019d-%s", time.Now().UnixNano(), hex.EncodeToString(random[:]))
+	if err := l.state.Put(ctx, layoutPrefix+"/"+segment, record); err != nil {
+		return fmt.Errorf("writing layout segment %s: %w", segment, err)
+	}
+	l.read[segment] = true
+	l.add(added)
+	return nil
+}
+
+func (l *layout) add(heads []layering.Head) {
+	for _, h := range heads {
+		if _, ok := l.heads[h.Key]; !ok {
+			l.heads[h.Key] = h.Head
+		}
+	}
+}

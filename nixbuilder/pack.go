@@ -1,0 +1,140 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// packFormat is part of every key of a layer's record. It changes with the bytes that packages layer and rootfs write.
+const packFormat = "1"
+
+// A Repository is where an image's blobs go. It is safe for concurrent use.
+type Repository interface {
+	// Mount makes a blob that the registry holds, in whatever repository, part of this one. It is false if the registry does not hold it.
+	Mount(context.Context, digest.Digest) (bool, error)
+	// Upload stores, as a stream, what write writes, if that is what the digest says that write returns.
+	Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error
+	// Put stores a small blob.
+	Put(ctx context.Context, mediaType string, content []byte) error
+}
+
+// A packer turns what belongs into layers into blobs of repositories, each layer once, however many images want it. It is safe
+// for concurrent use.
+type packer struct {
+	records *Records[Blob]
+	cores   chan struct{} // a token for each layer being packed
+
+	mu      sync.Mutex
+	packing map[string]chan struct{} // closed when the layer of that key is packed, or was not
+}
+
+func newPacker(state State) *packer {
+	return &packer{
+		records: NewRecords[Blob](state, "layers", layersCached),
+		cores:   make(chan struct{}, runtime.GOMAXPROCS(0)),
+		packing: make(map[string]chan struct{}),
+	}
+}
+
+// layers makes sure that the root layer and a layer for each group of paths are in the repository, and returns them in this order.
+func (p *packer) layers(ctx context.Context, root profile, groups [][]store.Path, compression layer.Compression, repo Repository) ([]packedLayer, error) {
+	layers := make([]packedLayer, 1+len(groups))
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(layersInFlight)
+	add := func(i int, key string, pack func(io.Writer) (layer.Result, error)) {
+		all.Go(func() (err error) {
+			layers[i].Blob, err = p.layer(ctx, key, repo, pack)
+			return err
+		})
+	}
+	add(0, root.key(compression), func(w io.Writer) (layer.Result, error) {
+		return root.tree.Pack(ctx, w, compression)
+	})
+	for i, paths := range groups {
+		layers[1+i].Paths = paths
+		add(1+i, layerKey(paths, compression), func(w io.Writer) (layer.Result, error) {
+			return layer.Pack(ctx, w, paths, layer.Options{Compression: compression})
+		})
+	}
+	return layers, all.Wait()
+}
+
+// recall puts a layer that another record tells of into memory, so that it is not asked for alone.
+func (p *packer) recall(l packedLayer, compression layer.Compression) {
+	p.records.Recall(layerKey(l.Paths, compression), l.Blob)
+}
+
+func layerKey(paths []store.Path, compression layer.Compression) string {
+	return Key("store paths", packFormat, compression.String(), joined(paths))
+}
+
+// layer makes sure that the layer of a key is in the repository: it is mounted if the registry has it, else packed. If somebody
+// else is packing it, that is waited for.
+func (p *packer) layer(ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error)) (Blob, error) {
+	for {
+		blob, ok, err := p.records.Get(ctx, key)
+		if err != nil {
+			return Blob{}, err
+		}
+		if ok {
+			if mounted, err := repo.Mount(ctx, blob.Digest); mounted || err != nil {
+				return blob, err
+			}
+		}
+		p.mu.Lock()
+		if !ok && p.records.Cached(key) {
+			p.mu.Unlock()
+			continue // packed since we looked
+		}
+		other, taken := p.packing[key]
+		if !taken {
+			p.packing[key] = make(chan struct{})
+		}
+		p.mu.Unlock()
+		if !taken {
+			return p.pack(ctx, key, repo, pack)
+		}
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return Blob{}, context.Cause(ctx)
+		}
+	}
+}
+
+// pack streams a layer into the repository. The caller has claimed its key.
+func (p *packer) pack(ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error)) (Blob, error) {
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		close(p.packing[key])
+		delete(p.packing, key)
+	}()
+	select {
+	case p.cores <- struct{}{}:
+		defer func() { <-p.cores }()
+	case <-ctx.Done():
+		return Blob{}, context.Cause(ctx)
+	}
+	var packed layer.Result
+	err := repo.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
+		var err error
+		packed, err = pack(w)
+		return packed.Digest, err
+	})
+	if err != nil {
+		return Blob{}, fmt.Errorf("packing a layer: %w", errors.Join(err, ctx.Err()))
+	}
+	blob := Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID}
+	return blob, p.records.Put(ctx, key, blob)
+}

@@ -1,0 +1,135 @@
+package nixbuilder
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// caBundle is where nixpkgs' cacert has the certificates, and programs of Nix look for them.
+const caBundle = "etc/ssl/certs/ca-bundle.crt"
+
+// A profile is the root directory of an image: its packages, merged.
+type profile struct {
+	packages []rootfs.Package
+	tree     *rootfs.Tree
+}
+
+func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo) (profile, error) {
+	var p profile
+	for _, c := range chosen {
+		p.packages = append(p.packages, rootfs.Package{Name: strings.Join(c.Attr, "."), Priority: c.Priority, Outputs: c.installed()})
+	}
+	paths := make([]store.Path, len(closure))
+	for i, info := range closure {
+		paths[i] = info.Path
+	}
+	var err error
+	p.tree, err = rootfs.Merge(ctx, p.packages, paths, rootfs.Options{})
+	return p, err
+}
+
+// key is that of the root layer's record: all that the root layer depends on.
+func (p profile) key(compression layer.Compression) string {
+	parts := []string{"profile", packFormat, compression.String()}
+	for _, pkg := range p.packages {
+		parts = append(parts, pkg.Name, strconv.Itoa(pkg.Priority), joined(pkg.Outputs))
+	}
+	return Key(parts...)
+}
+
+// containerConfig says how the image runs: a shell where one was asked for, else the program of the one package that was; over that
+// whatever packages say of their images.
+func containerConfig(request names.Request, chosen packages, p profile, pinned source.Pinned) v1.ImageConfig {
+	env := map[string]string{"PATH": searchPath}
+	if p.tree.Has(caBundle) {
+		env["SSL_CERT_FILE"] = "/" + caBundle
+	}
+	config := v1.ImageConfig{Labels: map[string]string{}}
+	var asked packages
+	for _, c := range chosen {
+		if c.asked {
+			asked = append(asked, c)
+		}
+	}
+	for _, c := range asked {
+		image := c.Image
+		if image == nil {
+			continue
+		}
+		maps.Copy(env, image.Env)
+		maps.Copy(config.Labels, image.Labels)
+		for _, port := range image.ExposedPorts {
+			if config.ExposedPorts == nil {
+				config.ExposedPorts = make(map[string]struct{})
+			}
+			config.ExposedPorts[port] = struct{}{}
+		}
+	}
+	switch {
+	case request.Shell:
+		config.Cmd = shellProgram(p)
+	case len(asked) == 1:
+		config.Cmd = mainProgram(asked[0], p)
+		if image := asked[0].Image; image != nil {
+			config.Entrypoint = image.Entrypoint
+			if image.Cmd != nil || image.Entrypoint != nil {
+				config.Cmd = image.Cmd
+			}
+			if image.User != nil {
+				config.User = *image.User
+			}
+			if image.WorkingDir != nil {
+				config.WorkingDir = *image.WorkingDir
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		config.Env = append(config.Env, name+"="+env[name])
+	}
+	maps.Copy(config.Labels, provenance(pinned))
+	return config
+}
+
+func shellProgram(p profile) []string {
+	for _, shell := range []string{"bin/bash", "bin/sh"} {
+		if p.tree.Has(shell) {
+			return []string{"/" + shell}
+		}
+	}
+	return nil
+}
+
+func mainProgram(c chosen, p profile) []string {
+	for _, program := range []string{c.MainProgram, c.Pname} {
+		if program != "" && p.tree.Has("bin/"+program) {
+			return []string{"/bin/" + program}
+		}
+	}
+	return nil
+}
+
+// provenance is what an image was built from, in the keys that OCI has for it.
+func provenance(pinned source.Pinned) map[string]string {
+	return map[string]string{
+		v1.AnnotationSource:   pinned.Name,
+		v1.AnnotationRevision: pinned.Revision,
+	}
+}
+
+// annotations are those of the manifest.
+func annotations(request names.Request, pinned source.Pinned) map[string]string {
+	all := provenance(pinned)
+	all[v1.AnnotationTitle] = request.String()
+	return all
+}

@@ -1,0 +1,172 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// logLines is how much of the log of a failed build its message has.
+const logLines = 10
+
+func tooLarge(size, most int64) error {
+	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
+}
+
+// realise makes the outputs of packages valid: what is not in the store is downloaded where a binary cache has it, and built
+// otherwise. They stay valid for as long as conn lives.
+func (b *Builder) realise(ctx context.Context, conn *daemon.Conn, wanted packages, pinned source.Pinned, system string) error {
+	outputs := wanted.outputs()
+	if err := conn.AddTempRoots(ctx, outputs); err != nil {
+		return err
+	}
+	valid, err := conn.ValidPaths(ctx, outputs)
+	if err != nil || len(valid) == len(outputs) {
+		return err
+	}
+	select {
+	case b.building <- struct{}{}:
+		defer func() { <-b.building }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	absent := slices.DeleteFunc(outputs, func(p store.Path) bool { return slices.Contains(valid, p) })
+	targets, err := b.targets(ctx, conn, wanted, absent, pinned, system)
+	if err != nil {
+		return err
+	}
+	missing, err := conn.QueryMissing(ctx, targets)
+	if err != nil {
+		return err
+	}
+	if missing.NarSize > b.options.MaxBytes {
+		return tooLarge(missing.NarSize, b.options.MaxBytes)
+	}
+	logrus.Infof("nix: building %d derivations and downloading %d store paths (%s)",
+		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
+	return build(ctx, conn, targets)
+}
+
+// targets are what to ask of Nix for absent store paths: the paths themselves where a binary cache has them, else the derivations, which
+// are added to the store for that.
+func (b *Builder) targets(ctx context.Context, conn *daemon.Conn, wanted packages, absent []store.Path, pinned source.Pinned, system string) ([]daemon.DerivedPath, error) {
+	var targets []daemon.DerivedPath
+	for _, p := range absent {
+		targets = append(targets, daemon.Opaque(p))
+	}
+	missing, err := conn.QueryMissing(ctx, targets)
+	if err != nil {
+		return nil, err
+	}
+	targets = targets[:0]
+	var names []string
+	var derivations []store.Path
+	for _, c := range wanted {
+		outputs := c.installed()
+		switch {
+		case !slices.ContainsFunc(outputs, func(p store.Path) bool { return slices.Contains(absent, p) }):
+		case !slices.ContainsFunc(outputs, func(p store.Path) bool { return slices.Contains(missing.Unknown, p) }):
+			for _, p := range outputs {
+				targets = append(targets, daemon.Opaque(p))
+			}
+		default:
+			target, err := daemon.Outputs(c.Derivation, c.OutputsToInstall...)
+			if err != nil {
+				return nil, err
+			}
+			targets = append(targets, target)
+			names = append(names, c.name)
+			derivations = append(derivations, c.Derivation)
+		}
+	}
+	if len(derivations) == 0 {
+		return targets, nil
+	}
+	if err := conn.AddTempRoots(ctx, derivations); err != nil {
+		return nil, err
+	}
+	written, err := conn.ValidPaths(ctx, derivations)
+	if err != nil || len(written) == len(slices.Compact(slices.Sorted(slices.Values(derivations)))) {
+		return targets, err
+	}
+	_, err = b.evaluator.Instantiate(ctx, eval.Source{Path: pinned.Path}, system, names)
+	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
+		return nil, Errorf(Denied, "%v", fault)
+	}
+	return targets, err
+}
+
+// build has Nix do its work. Of several failures the message is about the first that has a cause of its own.
+func build(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath) error {
+	tails := make(map[store.Path][]string) // the last lines of each builder under way or failed
+	results, err := conn.Build(ctx, targets, func(line daemon.LogLine) {
+		tail := append(tails[line.Drv], line.Text)
+		tails[line.Drv] = tail[max(0, len(tail)-logLines):]
+	})
+	if err != nil {
+		return err
+	}
+	var failures []daemon.Result
+	for _, result := range results {
+		if !result.Status.Success() {
+			failures = append(failures, result)
+		}
+	}
+	if len(failures) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(failures, func(a, b daemon.Result) int { return blame(a) - blame(b) })
+	return explainBuild(failures[0], tails)
+}
+
+// blame orders failures: those that name a cause come before those that came of it.
+func blame(r daemon.Result) int {
+	switch {
+	case r.Status == daemon.TimedOut, r.Status == daemon.PermanentFailure, r.Status == daemon.OutputRejected:
+		return 0
+	case r.Message != "":
+		return 1
+	}
+	return 2
+}
+
+func explainBuild(failure daemon.Result, tails map[store.Path][]string) error {
+	drv := culprit(failure)
+	message := fmt.Sprintf("building %s failed: %s", drv.Name(), failure.Status)
+	switch failure.Status {
+	case daemon.TimedOut:
+		message = fmt.Sprintf("building %s took longer than this registry allows", drv.Name())
+	case daemon.NoSubstituters:
+		message = fmt.Sprintf("no binary cache has %s", drv.Name())
+	case daemon.TransientFailure:
+		return fmt.Errorf("building %s: %s: %s", drv, failure.Status, failure.Message)
+	}
+	if tail := tails[drv]; len(tail) > 0 {
+		message += "; its last lines: " + strings.Join(tail, " | ")
+	}
+	if strings.HasSuffix(string(drv), ".drv") {
+		message += "; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log"
+	}
+	logrus.Warnf("nix: %s: %s", message, failure.Message)
+	return &Error{Kind: Denied, Message: message}
+}
+
+// culprit is the derivation that a failure is about: a dependency's, where Nix names one.
+func culprit(failure daemon.Result) store.Path {
+	for word := range strings.FieldsFuncSeq(failure.Message, func(r rune) bool { return strings.ContainsRune(" '\"`;:,\n", r) }) {
+		if p, err := store.ParsePath(word); err == nil && strings.HasSuffix(word, ".drv") {
+			return p
+		}
+	}
+	return failure.Target.Path()
+}

@@ -1,0 +1,259 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// A chosen package is one that an image has.
+type chosen struct {
+	name  string // as it was asked for
+	asked bool   // by the client, not by the operator's shell and include
+	eval.Package
+}
+
+// installed are the store paths of the outputs that a user of the package gets, in the package's order.
+func (c chosen) installed() []store.Path {
+	paths := make([]store.Path, 0, len(c.OutputsToInstall))
+	for _, output := range c.OutputsToInstall {
+		paths = append(paths, c.Outputs[output])
+	}
+	return paths
+}
+
+// packages are sorted by name, each derivation once.
+type packages []chosen
+
+// outputs are the store paths that an image of the packages installs, sorted.
+func (p packages) outputs() []store.Path {
+	var paths []store.Path
+	for _, c := range p {
+		paths = append(paths, c.installed()...)
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// resolve finds the packages of a request, in one evaluation at most, and asks the policy about them.
+func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, system string) (packages, error) {
+	wanted := slices.Concat(request.Packages, b.options.Include)
+	if request.Shell {
+		wanted = append(wanted, b.options.Shell...)
+	}
+	results, err := b.packages.find(ctx, pinned, system, wanted)
+	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
+		return nil, Errorf(Denied, "%v", fault)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := refusal(request.Packages, results); err != nil {
+		return nil, err
+	}
+	var found packages
+	for _, name := range request.Packages {
+		p := *results[name].Package
+		attr := strings.Join(p.Attr, ".")
+		if b.options.Policy.Denies(attr, name, p.Attr[len(p.Attr)-1], p.Pname) {
+			return nil, Errorf(Denied, "%s is denied by the policy of this registry", name)
+		}
+		found = append(found, chosen{name: name, asked: true, Package: p})
+	}
+	if request.Shell {
+		for _, name := range b.options.Shell {
+			if failure := results[name].Failure; failure != nil {
+				return nil, Errorf(Denied, "the meta-package %s needs %s: %s", names.Shell, name, failure.Message)
+			}
+			found = append(found, chosen{name: name, Package: *results[name].Package})
+		}
+	}
+	for _, name := range b.options.Include {
+		switch failure := results[name].Failure; {
+		case failure == nil:
+			found = append(found, chosen{name: name, Package: *results[name].Package})
+		case failure.Kind != eval.NotFound:
+			return nil, Errorf(Denied, "every image includes %s: %s", name, failure.Message)
+		}
+	}
+	for _, p := range found {
+		if p.System != system && p.System != "builtin" {
+			return nil, Errorf(Denied, "%s is a package for %s, the package set has none for %s", p.name, p.System, system)
+		}
+	}
+	return found.unique(), nil
+}
+
+// unique sorts the packages by attribute path and leaves out what is there under another name. What a client asked for stays
+// that.
+func (p packages) unique() packages {
+	slices.SortStableFunc(p, func(a, b chosen) int {
+		if c := slices.Compare(a.Attr, b.Attr); c != 0 {
+			return c
+		}
+		return strings.Compare(a.name, b.name)
+	})
+	var unique packages
+	for _, c := range p {
+		same := func(other chosen) bool {
+			return other.Derivation == c.Derivation && slices.Equal(other.OutputsToInstall, c.OutputsToInstall)
+		}
+		if i := slices.IndexFunc(unique, same); i < 0 {
+			unique = append(unique, c)
+		} else if c.asked {
+			unique[i].asked = true
+		}
+	}
+	return unique
+}
+
+// refusal says all that is wrong with the names of a request: first what does not exist.
+func refusal(requested []string, results map[string]eval.Result) error {
+	var missing, refused []string
+	for _, name := range requested {
+		switch failure := results[name].Failure; {
+		case failure == nil:
+		case failure.Kind == eval.NotFound:
+			missing = append(missing, failure.Message)
+		default:
+			refused = append(refused, failure.Message)
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		return Errorf(NotFound, "%s", strings.Join(missing, "; "))
+	case len(refused) > 0:
+		return Errorf(Denied, "%s", strings.Join(refused, "; "))
+	}
+	return nil
+}
+
+// A resolver remembers what names stand for. It is safe for concurrent use; a name is not evaluated twice at a time.
+type resolver struct {
+	evaluator   *eval.Evaluator
+	expressions string // results depend on how names are looked up
+	records     *Records[eval.Result]
+	running     chan struct{} // a token for each evaluation
+
+	mu         sync.Mutex
+	evaluating map[string]chan struct{} // by key; closed when the evaluation is over
+}
+
+func newResolver(evaluator *eval.Evaluator, state State, concurrency int) *resolver {
+	return &resolver{
+		evaluator:   evaluator,
+		expressions: prepareimage.Hash(),
+		records:     NewRecords[eval.Result](state, "packages", packagesCached),
+		running:     make(chan struct{}, concurrency),
+		evaluating:  make(map[string]chan struct{}),
+	}
+}
+
+// find returns a result for every name.
+func (r *resolver) find(ctx context.Context, pinned source.Pinned, system string, wanted []string) (map[string]eval.Result, error) {
+	results := make(map[string]eval.Result, len(wanted))
+	keys := make(map[string]string, len(wanted))
+	for _, name := range wanted {
+		keys[name] = Key(pinned.Revision, system, r.expressions, name)
+	}
+	for {
+		unknown, err := r.recorded(ctx, keys, results)
+		if err != nil || len(unknown) == 0 {
+			return results, err
+		}
+		mine, others := r.claim(unknown, keys)
+		if len(mine) > 0 {
+			err := r.evaluate(ctx, pinned, system, mine, keys, results)
+			r.release(mine, keys)
+			if err != nil {
+				return nil, err
+			}
+		}
+		for _, other := range others {
+			select {
+			case <-other:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+	}
+}
+
+// recorded adds the known results, and returns the names that have none, sorted.
+func (r *resolver) recorded(ctx context.Context, keys map[string]string, results map[string]eval.Result) (unknown []string, err error) {
+	for name, key := range keys {
+		if _, ok := results[name]; ok {
+			continue
+		}
+		result, ok, err := r.records.Get(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			results[name] = result
+		} else {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	return unknown, nil
+}
+
+// claim divides names into those that the caller evaluates now and those that somebody else does already.
+func (r *resolver) claim(unknown []string, keys map[string]string) (mine []string, others []chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range unknown {
+		switch other, taken := r.evaluating[keys[name]]; {
+		case taken:
+			others = append(others, other)
+		case r.records.Cached(keys[name]): // since we looked
+		default:
+			r.evaluating[keys[name]] = make(chan struct{})
+			mine = append(mine, name)
+		}
+	}
+	return mine, others
+}
+
+func (r *resolver) release(mine []string, keys map[string]string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, name := range mine {
+		close(r.evaluating[keys[name]])
+		delete(r.evaluating, keys[name])
+	}
+}
+
+func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system string, mine []string, keys map[string]string, results map[string]eval.Result) error {
+	select {
+	case r.running <- struct{}{}:
+		defer func() { <-r.running }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	found, err := r.evaluator.Evaluate(ctx, eval.Source{Path: pinned.Path}, system, mine)
+	if err != nil {
+		return err
+	}
+	for name, result := range found {
+		results[name] = result
+		if !result.Cacheable() {
+			continue
+		}
+		if err := r.records.Put(ctx, keys[name], result); err != nil {
+			return fmt.Errorf("keeping what %s is: %w", name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package nixbuilder
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/sirupsen/logrus"
+)
+
+// ErrNoRecord is that a State holds nothing under a key.
+var ErrNoRecord = errors.New("no such record")
+
+// A State is what all replicas of a registry share: small records under keys made of lower-case letters, digits, dashes and
+// slashes. It is safe for concurrent use. A record is written whole or not at all.
+type State interface {
+	// Get returns ErrNoRecord if there is nothing under the key.
+	Get(ctx context.Context, key string) ([]byte, error)
+	Put(ctx context.Context, key string, record []byte) error
+	// List returns the last parts of the keys directly below a prefix, sorted.
+	List(ctx context.Context, prefix string) ([]string, error)
+}
+
+// Records keeps values of one kind in a State, as JSON, the most used also in memory. It is safe for concurrent use.
+type Records[V any] struct {
+	state State
+	kind  string
+	cache *lru.Cache[string, V]
+}
+
+// NewRecords keeps records below the key kind, at most cached of them in memory.
+func NewRecords[V any](state State, kind string, cached int) *Records[V] {
+	cache, err := lru.New[string, V](cached)
+	if err != nil {
+		panic(err) // only a constant below 1
+	}
+	return &Records[V]{state: state, kind: kind, cache: cache}
+}
+
+// Key makes the key of a record out of what it depends on: different parts, different keys.
+func Key(parts ...string) string {
+	hash := sha256.New()
+	for _, part := range parts {
+		fmt.Fprintf(hash, "%d:%s", len(part), part)
+	}
+	return hex.EncodeToString(hash.Sum(nil))
+}
+
+// Get returns false if there is no such record. A record that can't be read as a V counts as none, with a warning: it will
+// be written anew.
+func (r *Records[V]) Get(ctx context.Context, key string) (value V, ok bool, err error) {
+	if value, ok = r.cache.Get(key); ok {
+		return value, true, nil
+	}
+	record, err := r.state.Get(ctx, r.path(key))
+	if errors.Is(err, ErrNoRecord) {
+		return value, false, nil
+	}
+	if err != nil {
+		return value, false, fmt.Errorf("reading record %s: %w", r.path(key), err)
+	}
+	if err := json.Unmarshal(record, &value); err != nil {
+		logrus.WithError(err).Warnf("nix: record %s is damaged and will be written again", r.path(key))
+		var none V
+		return none, false, nil
+	}
+	r.cache.Add(key, value)
+	return value, true, nil
+}
+
+// Cached tells whether a record is in memory.
+func (r *Records[V]) Cached(key string) bool { return r.cache.Contains(key) }
+
+// Recall puts a record that was learned elsewhere into memory alone.
+func (r *Records[V]) Recall(key string, value V) { r.cache.ContainsOrAdd(key, value) }
+
+// Put replaces the record.
+func (r *Records[V]) Put(ctx context.Context, key string, value V) error {
+	record, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	if err := r.state.Put(ctx, r.path(key), record); err != nil {
+		return fmt.Errorf("writing record %s: %w", r.path(key), err)
+	}
+	r.cache.Add(key, value)
+	return nil
+}
+
+// path spreads the records over 256 directories: object stores and file systems alike slow down in large ones.
+func (r *Records[V]) path(key string) string { return r.kind + "/" + key[:2] + "/" + key }

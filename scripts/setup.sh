@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what is missing on a Debian machine to run the registry (`run`) or to test it (`test`). Says what it does before it does it,
+# and does nothing where everything is there. A Nix that is already installed is used as it is.
+#
+# Usage: scripts/setup.sh run|test
+# Needs: Debian 12 or later, root (or sudo) if anything is missing.
+set -euo pipefail
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+missing=()
+# need COMMAND PACKAGE: the package is installed unless the command is there.
+need() {
+  command -v "$1" >/dev/null 2>&1 || missing+=("$2")
+}
+
+need nix-instantiate nix-bin
+need nix-daemon nix-bin
+need patchelf patchelf
+need busybox busybox-static
+need xz xz-utils
+need zstd zstd
+need curl curl
+case "${1:-}" in
+  run) ;;
+  test)
+    need skopeo skopeo
+    need podman podman
+    need runc runc
+    need dockerd docker.io
+    need docker docker.io
+    need shellcheck shellcheck
+    need iptables iptables
+    need jq jq
+    need git git
+    need ps procps
+    ;;
+  *)
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
+
+if [ "${#missing[@]}" -gt 0 ]; then
+  mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+  echo "Installing Debian packages: ${missing[*]}"
+  as_root apt-get update -qq || true # another source on the machine may be out of reach
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+# As root, Nix builds as the users of the group nixbld, which Debian's package does not make.
+if [ "$(id -u)" -eq 0 ] && [ ! -S /nix/var/nix/daemon-socket/socket ] && ! getent group nixbld >/dev/null; then
+  echo "Making the group nixbld with the users nixbld1 to nixbld4, as which Nix builds"
+  groupadd --system nixbld
+  for n in 1 2 3 4; do
+    useradd --system --no-create-home --home-dir /var/empty --shell /usr/sbin/nologin \
+      --comment "Nix build user $n" --gid nixbld --groups nixbld "nixbld$n"
+  done
+fi

@@ -1,0 +1,140 @@
+package layering
+
+import (
+	"fmt"
+	"math/bits"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// Heads looks a key up in the map of heads that the caller keeps. Assign and Group call it on their caller's goroutine.
+type Heads func(Key) (head Key, ok bool)
+
+// Head is an entry of the map of heads: a small path named Key shares a layer with the small paths of the same Head. A
+// key may be its own head.
+type Head struct {
+	Key, Head Key
+}
+
+// minTogether is the share of a path's dependents that its head must have too. A smaller one makes fewer and larger
+// layers; docs/layering.md has what others gave.
+const minTogether = 0.5
+
+// Assign returns the heads of those paths of a closure whose keys are not known yet: dependents before dependencies,
+// each key once. The caller adds them to its map. An entry that got there first stays, because layers were made by it.
+//
+// The head of a path is one of the heads of the paths that refer to it: the one that the most paths depend on, if those
+// are at least half of all that depend on the path. Every closure that holds the head holds the path, so this is how
+// often the two are together, as far as one closure can tell. A path without such a head is its own.
+//
+// The closure may be in any order and is not changed. A path may refer to itself. A path given twice, a negative size,
+// a reference that leaves the closure and a cycle of references are errors. The cost is that of sorting the paths plus
+// one machine word for each reference and 64 unknown paths.
+func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
+	paths, err := members(closure)
+	if err != nil {
+		return nil, err
+	}
+	order, err := dependentsFirst(paths)
+	if err != nil {
+		return nil, err
+	}
+	bit := make([]int, len(paths)) // an unknown path's place in the sets; -1 for a known path
+	unknown := 0
+	for i, path := range paths {
+		bit[i] = -1
+		if _, ok := known(path.key); !ok {
+			bit[i] = unknown
+			unknown++
+		}
+	}
+	if unknown == 0 {
+		return nil, nil
+	}
+
+	var added []Head
+	seen := make(map[Key]bool, unknown)
+	dependents := newSets(len(paths), unknown) // the unknown paths that have a path in their closure
+	weight := make([]int, len(paths))          // how many they are
+	candidate := make([]int, len(paths))       // the best head that a path's referrers offer, plus one
+	for _, q := range order {
+		head := q
+		if bit[q] >= 0 {
+			dependents[q].add(bit[q])
+			weight[q] = dependents[q].len()
+			if h := candidate[q] - 1; h >= 0 && float64(weight[h]) >= minTogether*float64(weight[q]) {
+				head = h
+			}
+			if key := paths[q].key; !seen[key] {
+				seen[key] = true
+				added = append(added, Head{key, paths[head].key})
+			}
+		}
+		for _, r := range paths[q].references {
+			dependents[r].unite(dependents[q])
+			if h := candidate[r] - 1; bit[q] >= 0 && (h < 0 || weight[head] > weight[h] || weight[head] == weight[h] && head < h) {
+				candidate[r] = head + 1
+			}
+		}
+	}
+	return added, nil
+}
+
+// dependentsFirst orders the paths so that each comes after all that refer to it.
+func dependentsFirst(paths []member) ([]int, error) {
+	referrers := make([]int, len(paths))
+	for _, path := range paths {
+		for _, r := range path.references {
+			referrers[r]++
+		}
+	}
+	order := make([]int, 0, len(paths))
+	for i := range paths {
+		if referrers[i] == 0 {
+			order = append(order, i)
+		}
+	}
+	for i := 0; i < len(order); i++ {
+		for _, r := range paths[order[i]].references {
+			if referrers[r]--; referrers[r] == 0 {
+				order = append(order, r)
+			}
+		}
+	}
+	for i, path := range paths {
+		if referrers[i] > 0 {
+			return nil, fmt.Errorf("grouping a closure: %s is in or below a cycle of references", path.Path)
+		}
+	}
+	return order, nil
+}
+
+// A set holds small numbers.
+type set []uint64
+
+// newSets returns n empty sets for numbers below limit.
+func newSets(n, limit int) []set {
+	words := (limit + 63) / 64
+	all := make([]uint64, n*words)
+	sets := make([]set, n)
+	for i := range sets {
+		sets[i] = all[i*words : (i+1)*words]
+	}
+	return sets
+}
+
+func (s set) add(number int) { s[number/64] |= 1 << (number % 64) }
+
+func (s set) unite(other set) {
+	for i, word := range other {
+		s[i] |= word
+	}
+}
+
+func (s set) len() int {
+	n := 0
+	for _, word := range s {
+		n += bits.OnesCount64(word)
+	}
+	return n
+}

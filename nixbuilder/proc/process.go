@@ -37,7 +37,7 @@ func (r *Runner) Start(command Command) (*Process, error) {
 	defer childOut.Close()
 
 	p := &Process{command: command, stdin: stdin, stdout: stdout, done: make(chan struct{})}
-	c := exec.Command(command.Program, command.Args...)
+	c := exec.Command(command.Program, command.Args...) //nolint:noctx // Stop ends it
 	c.Stdin, c.Stdout, c.Stderr = childIn, childOut, &p.stderr
 	c.WaitDelay = orDefault(command.Grace, defaultGrace) // for stderr, should a child of the program keep it open
 	ended, err := r.start(c, command)

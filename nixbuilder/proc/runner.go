@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -14,10 +15,9 @@ const nobody = 65534
 
 // Runner starts programs and counts them. It is safe for concurrent use.
 type Runner struct {
-	started    atomic.Int64
-	confine    syscall.SysProcAttr // what a confined program gets: a user, namespaces
-	noNetwork  uintptr             // the further namespace of one that may not use the network; zero: not permitted here
-	namespaced bool                // whether this process's own user is mapped into a user namespace
+	started   atomic.Int64
+	confine   syscall.SysProcAttr // what a confined program gets: a user, namespaces
+	noNetwork uintptr             // the further namespace of one that may not use the network; zero: not permitted here
 }
 
 // A Command is a program with everything that it is given.
@@ -117,3 +117,6 @@ func (r *Runner) ConfinedUser() (uid, gid int) {
 	}
 	return os.Geteuid(), os.Getegid()
 }
+
+// Find tells which file a Program is: one that holds a slash is itself, another is looked up in this process's PATH.
+func Find(program string) (string, error) { return exec.LookPath(program) }

@@ -1,0 +1,230 @@
+package eval
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+const (
+	defaultCPU    = 30 * time.Second
+	defaultMemory = 2 << 30
+
+	// maxName is the longest name that is looked up, in bytes: the registry's own limit for a whole repository name.
+	maxName = 255
+	// MaxNames is how many names one call takes. It keeps the list of names within what one argument of a program may be, 128 KiB, with every letter escaped.
+	MaxNames = 64
+)
+
+// Options say how to evaluate.
+type Options struct {
+	// NixInstantiate is the program's file name; empty: nix-instantiate of PATH. nix itself is expected beside it.
+	NixInstantiate string
+	// CPU is the processor time for all names of one call together, in whole seconds; zero: 30 s.
+	CPU time.Duration
+	// Memory is the address space of the evaluating process in bytes; zero: 2 GiB.
+	Memory int64
+	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
+	AllowedURIs []string
+	// ImportFromDerivation lets package sets build while they are evaluated.
+	ImportFromDerivation bool
+	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to pass through; empty: that of os.TempDir.
+	ScratchDir string
+	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.
+	Store string
+}
+
+// Evaluator evaluates package sets. It is safe for concurrent use: every call has processes of its own.
+type Evaluator struct {
+	runner  *proc.Runner
+	options Options
+	nix     string
+	version string
+}
+
+// A Source is a package set: a directory with a default.nix, or a single .nix file that needs no other. Unprivileged users must be able to read it, and
+// nothing may change it while it is evaluated.
+type Source struct {
+	// Path is absolute.
+	Path string
+}
+
+// New finds Nix and asks for its version.
+func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator, error) {
+	if options.NixInstantiate == "" {
+		options.NixInstantiate = "nix-instantiate"
+	}
+	program, err := proc.Find(options.NixInstantiate)
+	if err != nil {
+		return nil, fmt.Errorf("finding Nix: %w", err)
+	}
+	if options.NixInstantiate, err = filepath.Abs(program); err != nil {
+		return nil, fmt.Errorf("finding Nix: %w", err)
+	}
+	if options.CPU == 0 {
+		options.CPU = defaultCPU
+	}
+	if options.Memory == 0 {
+		options.Memory = defaultMemory
+	}
+	if options.ScratchDir == "" {
+		options.ScratchDir = os.TempDir()
+	}
+	if !regexp.MustCompile(`^(/[0-9A-Za-z_-][0-9A-Za-z._-]*)+$`).MatchString(options.ScratchDir) {
+		return nil, fmt.Errorf("making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores", options.ScratchDir)
+	}
+	e := &Evaluator{runner: runner, options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix")}
+
+	output, err := runner.Run(ctx, proc.Command{Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"}})
+	if err != nil {
+		return nil, fmt.Errorf("asking for Nix's version: %w", err)
+	}
+	match := regexp.MustCompile(`\(Nix\) ([0-9][0-9A-Za-z.+_-]*)\n$`).FindSubmatch(output.Stdout)
+	if match == nil {
+		return nil, fmt.Errorf("asking for Nix's version: %s answers %q", options.NixInstantiate, output.Stdout)
+	}
+	e.version = string(match[1])
+	return e, nil
+}
+
+// Version is the version of Nix, such as 2.8.0.
+func (e *Evaluator) Version() string { return e.version }
+
+// Evaluate finds names in a package set and says what they stand for on system, such as x86_64-linux. A name is an attribute, with _ before it
+// or in another case if there is none of that name, or several joined by dots; 64 at most. Every name gets a result; order and repetition do not matter.
+// Nothing is written. It fails with a *SourceError if the set is at fault, and with ctx.
+//
+// It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs another, and so does each that refuses (Unfree, Broken, Throws, ...).
+func (e *Evaluator) Evaluate(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
+	// A store that is only imagined: paths are computed, nothing is kept.
+	return e.evaluate(ctx, source, system, names, evalStore{uri: "dummy://", cache: "/nonexistent"})
+}
+
+// Instantiate does what Evaluate does, and adds the derivations of the packages that it finds to Options.Store, with all
+// that they need to be built there.
+//
+// The set's evaluation writes them to a throw-away binary cache of plain files. A process of its own, which the set has no hold
+// on, copies them: each path's name there is a hash of its content, which is checked, so that a set cannot put anything into the store under another's name.
+func (e *Evaluator) Instantiate(ctx context.Context, source Source, system string, names []string) (results map[string]Result, err error) {
+	dir, err := e.scratch()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	cache := "file://" + dir + "/store?compression=none"
+	results, err = e.evaluate(ctx, source, system, names, evalStore{uri: cache, write: true, cache: dir})
+	if err != nil {
+		return nil, err
+	}
+	var derivations []store.Path
+	for _, result := range results {
+		if p := result.Package; p != nil {
+			derivations = append(derivations, p.Derivation)
+		}
+	}
+	if len(derivations) == 0 {
+		return results, nil
+	}
+	slices.Sort(derivations)
+	if err := e.copy(ctx, cache, e.options.Store, slices.Compact(derivations)); err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// copy adds derivations, with all that they refer to, to the store at the URI to.
+func (e *Evaluator) copy(ctx context.Context, from, to string, derivations []store.Path) error {
+	args := []string{"--extra-experimental-features", "nix-command", "copy", "--derivation", "--from", from}
+	if to != "" {
+		args = append(args, "--to", to)
+	}
+	args = append(args, "--")
+	for _, derivation := range derivations {
+		args = append(args, string(derivation))
+	}
+	_, err := e.runner.Run(ctx, proc.Command{
+		Program: e.nix,
+		Args:    args,
+		// Nix wants a user's name, which the numeric users of containers lack.
+		Env:  []string{"HOME=/nonexistent", "USER=registry", "XDG_CACHE_HOME=/nonexistent"},
+		Kill: syscall.SIGTERM,
+	})
+	if err != nil {
+		return fmt.Errorf("adding derivations to the store: %w", err)
+	}
+	return nil
+}
+
+// scratch makes a directory that only the evaluating process's user can write to.
+func (e *Evaluator) scratch() (string, error) {
+	dir, err := os.MkdirTemp(e.options.ScratchDir, "eval-")
+	if err != nil {
+		return "", fmt.Errorf("making a scratch directory: %w", err)
+	}
+	uid, gid := e.runner.ConfinedUser()
+	if err := os.Chown(dir, uid, gid); err != nil {
+		return "", errors.Join(fmt.Errorf("making a scratch directory: %w", err), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, names []string, nixStore evalStore) (map[string]Result, error) {
+	path, err := filepath.EvalSymlinks(source.Path) // Nix compares resolved paths with the ones that it was allowed
+	if err != nil {
+		return nil, fmt.Errorf("evaluating a package set: %w", err)
+	}
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("evaluating a package set: %q is not absolute", path)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("evaluating a package set: %w", err)
+	}
+	s := &session{
+		Evaluator: e,
+		store:     nixStore,
+		path:      path,
+		hostPaths: hidePaths(source, path, !info.IsDir(), nixStore.cache),
+		system:    system,
+		cpu:       e.options.CPU,
+	}
+
+	results := make(map[string]Result)
+	var pending []string
+	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+		if !plausible(name) {
+			results[name] = failed(NotFound, "there is no package %q", name)
+			continue
+		}
+		pending = append(pending, name)
+	}
+	if len(pending) > MaxNames {
+		return nil, fmt.Errorf("evaluating %d names at once: at most %d", len(pending), MaxNames)
+	}
+	if err := s.findAll(ctx, pending, results); err != nil {
+		return nil, err
+	}
+	if err := s.explainAll(ctx, results); err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// plausible reports whether a set may have an attribute of this name that a client would ask for. Nix is not asked for others: not all of their bytes
+// would reach it as they are.
+func plausible(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
+}

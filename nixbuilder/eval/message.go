@@ -1,0 +1,88 @@
+package eval
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// maxMessage is the longest text of a failure, in bytes.
+const maxMessage = 2 << 10
+
+// A nixMessage is a line of Nix's internal-json log format. Only errors have a RawMsg.
+type nixMessage struct {
+	Level  int    `json:"level"`
+	Msg    string `json:"msg"`
+	RawMsg string `json:"raw_msg"`
+	File   string `json:"file"`
+	Line   int    `json:"line"`
+	Column int    `json:"column"`
+}
+
+func (m nixMessage) position() string {
+	if !strings.HasPrefix(m.File, "/") {
+		return ""
+	}
+	return fmt.Sprintf(" (%s:%d:%d)", m.File, m.Line, m.Column)
+}
+
+// hidePaths replaces what a host's user calls the place of a package set, and what is around it, by what its clients may know.
+func hidePaths(set Source, resolved string, isFile bool, scratch string) *strings.Replacer {
+	pairs := []string{scratch, "scratch"}
+	for _, path := range []string{resolved, set.Path} {
+		if isFile {
+			path = filepath.Dir(path)
+		}
+		pairs = append(pairs, path, "packages")
+		if parent := filepath.Dir(path); parent != "/" && parent != store.Dir {
+			pairs = append(pairs, parent, "packages/..")
+		}
+	}
+	return strings.NewReplacer(pairs...) // where several fit, the first one
+}
+
+// clean makes a text of Nix fit for clients: without colours, with the package set's place on this host shown as "packages", and
+// no longer than anyone reads.
+func (s *session) clean(text string) string {
+	text = regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(text, "")
+	text = s.hostPaths.Replace(text)
+	text = strings.TrimSpace(text)
+	if len(text) > maxMessage {
+		text = text[:maxMessage] + "…"
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// classify tells from the text why a package refuses to be evaluated. The words are those of nixpkgs, which other sets
+// use too.
+func classify(message string) Kind {
+	for _, phrase := range []struct {
+		text string
+		kind Kind
+	}{
+		{"unfree license", Unfree},
+		{"marked as broken", Broken},
+		{"marked as insecure", Insecure},
+		{"is not available on the requested", Unsupported},
+		{"is not supported on", Unsupported},
+	} {
+		if strings.Contains(message, phrase.text) {
+			return phrase.kind
+		}
+	}
+	return Throws
+}
+
+// typeName is what people call a type of the Nix language.
+func typeName(nixType string) string {
+	switch nixType {
+	case "lambda":
+		return "function"
+	case "set":
+		return "attribute set"
+	}
+	return nixType
+}

@@ -1,0 +1,95 @@
+package eval
+
+import (
+	"fmt"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// A Result is what became of one name. Exactly one of its fields is set.
+type Result struct {
+	Package *Package `json:"package,omitempty"`
+	Failure *Failure `json:"failure,omitempty"`
+}
+
+// A Package is a derivation that has been found in a package set, and what the set says of it.
+type Package struct {
+	// Attr is the attribute path in the set, in the set's own spelling. Different paths may lead to the same Derivation.
+	Attr       []string   `json:"attr"`
+	Derivation store.Path `json:"derivation"`
+	// Outputs are the store paths of all outputs, by name.
+	Outputs map[string]store.Path `json:"outputs"`
+	// OutputsToInstall are the names of those outputs that a user of the package gets, in the package's order; at least one.
+	OutputsToInstall []string `json:"outputsToInstall"`
+	// System is the platform that it is built on, such as x86_64-linux.
+	System string `json:"system"`
+	// Pname and Version are empty where the package has none.
+	Pname   string `json:"pname"`
+	Version string `json:"version"`
+	// MainProgram is the name of a file in its bin directory, empty if not known.
+	MainProgram string `json:"mainProgram"`
+	Description string `json:"description"`
+	// Priority decides which package a file comes from that several have: the lowest wins. It is 5 unless the package says otherwise.
+	Priority int `json:"priority"`
+	// Licenses are short names, SPDX identifiers where the set has them.
+	Licenses []string `json:"licenses"`
+	// Image is nil if the package sets nothing of its image.
+	Image *Image `json:"image,omitempty"`
+}
+
+// An Image is what a package sets of the image that it is in, as passthru.image. A nil field is not set.
+type Image struct {
+	Entrypoint []string          `json:"entrypoint"`
+	Cmd        []string          `json:"cmd"`
+	Env        map[string]string `json:"env"`
+	User       *string           `json:"user"`
+	WorkingDir *string           `json:"workingdir"`
+	Labels     map[string]string `json:"labels"`
+	// ExposedPorts are port numbers with an optional protocol: 80, 53/udp.
+	ExposedPorts []string `json:"exposedports"`
+}
+
+// Kind says why a name gives no package.
+type Kind string
+
+// The kinds of failure.
+const (
+	NotFound    Kind = "not found"     // the set has no such attribute
+	Ambiguous   Kind = "ambiguous"     // several attributes differ from the name in case only
+	NotPackage  Kind = "not a package" // a function, an attribute set, a part of a package, ...
+	Unfree      Kind = "unfree"        // the set refuses it for its license
+	Broken      Kind = "broken"        // the set refuses it as broken
+	Insecure    Kind = "insecure"      // the set refuses it for known vulnerabilities
+	Unsupported Kind = "unsupported"   // the set refuses it for this platform
+	Throws      Kind = "throws"        // the set refuses it for another reason
+	Crashes     Kind = "crashes"       // a fault in the package's own expressions, such as a type error
+	BadImage    Kind = "bad image"     // passthru.image has unknown keys or values of wrong types
+	Limit       Kind = "limit"         // evaluating it takes too much memory, processor time or output
+)
+
+// A Failure is why a name gives no package. Its texts are fit for clients: they carry no path of the host.
+type Failure struct {
+	Kind    Kind   `json:"kind"`
+	Message string `json:"message"`
+	// Candidates are the attributes that an ambiguous name may mean, sorted.
+	Candidates []string `json:"candidates,omitempty"`
+	// NearMisses are up to three attributes that a name that was not found may have meant, nearest first.
+	NearMisses []string `json:"nearMisses,omitempty"`
+}
+
+// Cacheable reports whether evaluating the same package set again must give the same result. What ran into a limit may succeed on another day.
+func (r Result) Cacheable() bool { return r.Failure == nil || r.Failure.Kind != Limit }
+
+func failed(kind Kind, format string, args ...any) Result {
+	return Result{Failure: &Failure{Kind: kind, Message: fmt.Sprintf(format, args...)}}
+}
+
+// A SourceError is a package set that cannot be used at all: it does not parse, it fails before any package is looked at, or it is not
+// an attribute set. Its text carries no path of the host.
+type SourceError struct {
+	Message string
+	// Limit says that it took too much memory, processor time or output, so that trying again may help.
+	Limit bool
+}
+
+func (e *SourceError) Error() string { return "evaluating the package set: " + e.Message }

@@ -1,0 +1,223 @@
+package eval
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+)
+
+// maxOutput is how much an evaluation may write, in bytes. The attributes that resemble an unknown name are the bulk of it.
+const maxOutput = 64 << 20
+
+var errNoAnswer = errors.New("the evaluator does not answer")
+
+// An evalStore is what the evaluating process takes for the Nix store.
+type evalStore struct {
+	uri   string
+	write bool   // whether derivations are written to it
+	cache string // a directory for what Nix remembers elsewhere
+}
+
+// A session is one call's work on one package set: as many processes as it takes, within one budget of processor time.
+type session struct {
+	*Evaluator
+	store     evalStore
+	path      string // of the set, without symbolic links
+	hostPaths *strings.Replacer
+	system    string
+	cpu       time.Duration // left
+}
+
+// An ending is how far a process came, and why it went no further.
+type ending struct {
+	begun   bool     // Nix has come as far as the package set
+	set     string   // the type of the package set; empty: it fails before it is one
+	reports []report // one per name, in order, up to the culprit
+	well    bool
+	limit   bool   // it ran into one of its limits
+	message string // Nix's error
+}
+
+// findAll evaluates names, which are sorted, as often as it takes for each to have a result.
+func (s *session) findAll(ctx context.Context, names []string, results map[string]Result) error {
+	for len(names) > 0 {
+		if s.cpu <= 0 {
+			for _, name := range names {
+				results[name] = failed(Limit, "the package set's evaluation was out of processor time before it came to %s", name)
+			}
+			return nil
+		}
+		end, err := s.run(ctx, names, false)
+		if err != nil {
+			return err
+		}
+		if end.set == "" {
+			return &SourceError{Message: end.message, Limit: end.limit}
+		}
+		if end.set != "set" {
+			return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
+		}
+		for i, report := range end.reports {
+			if i >= len(names) || report.Name != names[i] {
+				return fmt.Errorf("evaluating %q: Nix answers for %q", names, report.Name)
+			}
+			results[report.Name] = report.result()
+		}
+		names = names[len(end.reports):]
+		if len(names) == 0 {
+			return nil
+		}
+		if end.well {
+			return fmt.Errorf("evaluating %q: %w", names, errNoAnswer)
+		}
+		kind := Crashes
+		if end.limit {
+			kind = Limit
+		}
+		results[names[0]] = Result{Failure: &Failure{Kind: kind, Message: end.message}}
+		names = names[1:]
+	}
+	return nil
+}
+
+// explainAll finds out why packages refuse to be evaluated: what is caught has no text, so each ends an evaluation of its own.
+func (s *session) explainAll(ctx context.Context, results map[string]Result) error {
+	for _, name := range slices.Sorted(maps.Keys(results)) {
+		failure := results[name].Failure
+		if failure == nil || failure.Kind != Throws || s.cpu <= 0 {
+			continue
+		}
+		end, err := s.run(ctx, []string{name}, true)
+		if err != nil {
+			return err
+		}
+		if end.well || end.limit || end.message == "" {
+			continue
+		}
+		failure.Kind, failure.Message = classify(end.message), end.message
+	}
+	return nil
+}
+
+// run evaluates names in one process. It fails only if that is nobody's fault but Nix's or the host's.
+func (s *session) run(ctx context.Context, names []string, rethrow bool) (*ending, error) {
+	list, err := json.Marshal(names)
+	if err != nil {
+		return nil, fmt.Errorf("evaluating %q: %w", names, err)
+	}
+	nonce := rand.Text()
+	output, err := s.runner.Run(ctx, proc.Command{
+		Program: s.options.NixInstantiate,
+		Args: append(s.arguments(),
+			"--expr", prepareimage.Packages(),
+			"--argstr", "src", s.path,
+			"--argstr", "system", s.system,
+			"--argstr", "names", string(list),
+			"--argstr", "nonce", nonce,
+			"--argstr", "rethrow", fmt.Sprint(rethrow),
+		),
+		// Neither the host's configuration nor its channels have a say in what a package is.
+		Env: []string{
+			"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "NIX_USER_CONF_FILES=", "NIX_PATH=", "NIX_STATE_DIR=/nonexistent",
+			"TMPDIR=" + s.store.cache, "XDG_CACHE_HOME=" + s.store.cache,
+		},
+		MaxOutput: maxOutput,
+		Confine:   &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Network: len(s.options.AllowedURIs) > 0},
+	})
+	s.cpu -= output.CPU
+	var failure *proc.Error
+	if err != nil && (ctx.Err() != nil || !errors.As(err, &failure)) {
+		return nil, fmt.Errorf("evaluating %q: %w", names, err)
+	}
+	end, readErr := s.read(output.Stderr, nonce)
+	if readErr != nil || !end.begun {
+		return nil, fmt.Errorf("evaluating %q: %w", names, cmp.Or(readErr, err, errNoAnswer))
+	}
+	switch {
+	case failure == nil:
+		end.well = true
+	case failure.CPULimit:
+		s.cpu = 0 // whatever the two accounts say
+		end.limit, end.message = true, "evaluation takes too much processor time"
+	case failure.OutputLimit:
+		end.limit, end.message = true, "evaluation writes too many messages"
+	case end.limit:
+		end.message = "evaluation takes too much memory"
+	case end.message == "" && failure.Signal != 0:
+		end.message = fmt.Sprintf("evaluation ends by signal: %v", failure.Signal)
+	case end.message == "":
+		end.message = fmt.Sprintf("evaluation ends with status %d", failure.Exit)
+	}
+	return end, nil
+}
+
+func (s *session) arguments() []string {
+	args := []string{
+		"--eval", "--strict",
+		"--store", s.store.uri,
+		"--log-format", "internal-json",
+		"--option", "restrict-eval", "true",
+		"--option", "allow-import-from-derivation", fmt.Sprint(s.options.ImportFromDerivation),
+		"--option", "allowed-uris", strings.Join(s.options.AllowedURIs, " "),
+		"--option", "substituters", "",
+		"-I", "packages=" + s.path, // a path alone would be split at an equals sign
+	}
+	if s.store.write {
+		args = append(args, "--read-write-mode")
+	}
+	return args
+}
+
+// read takes what a process has written to stderr apart. Nix's messages are lines of JSON behind a mark; a set's own messages are inside them.
+func (s *session) read(stderr []byte, nonce string) (*ending, error) {
+	end := new(ending)
+	for line := range strings.Lines(string(stderr)) {
+		text, isMessage := strings.CutPrefix(line, "@nix ")
+		if !isMessage {
+			// What Nix says when it is too late for more.
+			if strings.HasPrefix(line, "GC Warning: Out of Memory") {
+				end.limit = true
+			} else if text, ok := strings.CutPrefix(line, "error: "); ok {
+				end.message = s.clean(text)
+			}
+			continue
+		}
+		var message nixMessage
+		if json.Unmarshal([]byte(text), &message) != nil {
+			continue // cut off by a limit
+		}
+		if payload, ok := strings.CutPrefix(message.Msg, "trace: "+nonce); ok {
+			var r report
+			if err := json.Unmarshal([]byte(payload), &r); err != nil {
+				return nil, fmt.Errorf("reading what Nix answers: %w", err)
+			}
+			switch {
+			case r.Begun:
+				end.begun = true
+			case r.Set != "":
+				end.set = r.Set
+			default:
+				end.reports = append(end.reports, r)
+			}
+			continue
+		}
+		switch {
+		case message.RawMsg != "":
+			end.message = s.clean(message.RawMsg + message.position())
+		case message.Level == 0 && strings.HasSuffix(message.Msg, " out of memory"):
+			end.limit = true
+		}
+	}
+	return end, nil
+}

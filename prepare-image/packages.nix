@@ -1,0 +1,303 @@
+# Finds packages in a package set by the names that clients use, and says what Nix would build for each.
+#
+# Results go to stderr one by one, through builtins.trace, because some errors end the whole evaluation: what came before such an
+# error stands, and the first name without a result is the culprit. Before the names, it says that it has begun and what the set is.
+# Nothing here depends on nixpkgs: a set only has to be an attribute set of derivations, or a function to one.
+{
+  # Absolute path of the package set, as a string: a directory with a default.nix, or a .nix file.
+  src,
+  # The system to evaluate for, such as x86_64-linux.
+  system,
+  # The names to find: a JSON list of strings. They are evaluated in this order.
+  names,
+  # What every result begins with. The set does not know it, so it cannot forge a result.
+  nonce,
+  # "true": let a package's own error end the evaluation, so that its text is seen. For one name at a time.
+  rethrow ? "false",
+}:
+
+let
+  inherit (builtins)
+    all
+    attrNames
+    attrValues
+    deepSeq
+    elem
+    filter
+    foldl'
+    fromJSON
+    functionArgs
+    genList
+    head
+    intersectAttrs
+    isAttrs
+    isFunction
+    isInt
+    isList
+    isString
+    listToAttrs
+    map
+    parseDrvName
+    removeAttrs
+    replaceStrings
+    seq
+    split
+    stringLength
+    substring
+    tail
+    toJSON
+    trace
+    tryEval
+    typeOf
+    ;
+
+  emit = result: trace (nonce + toJSON result) null;
+
+  # A set is called with those of these arguments that it names. One that names none, as `{ ... }:` does, gets the system.
+  arguments = {
+    inherit system;
+    config = { };
+    overlays = [ ];
+  };
+  imported = import src;
+  called =
+    if functionArgs imported == { } then
+      { inherit system; }
+    else
+      intersectAttrs (functionArgs imported) arguments;
+  set = if isFunction imported then imported called else imported;
+
+  letters = text: genList (n: substring n 1 text) (stringLength text);
+  toLower = replaceStrings (letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") (letters "abcdefghijklmnopqrstuvwxyz");
+  isPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
+
+  # Values of the set are of any type, and using one as another type ends the evaluation: look before use.
+  stringOr = default: value: if isString value then value else default;
+  isStrings = value: isList value && all isString value;
+  isStringAttrs = value: isAttrs value && all isString (attrValues value);
+  attempt =
+    default: value:
+    let
+      tried = tryEval (deepSeq value value);
+    in
+    if tried.success then tried.value else default;
+  isDerivation = value: isAttrs value && (value.type or null) == "derivation";
+
+  # The attributes of attrs that a name may mean: itself, else with `_` before it, else those that differ in case only.
+  matches =
+    attrs: name:
+    let
+      wanted = [
+        (toLower name)
+        (toLower "_${name}")
+      ];
+      lengths = map stringLength wanted;
+    in
+    if attrs ? ${name} then
+      [ name ]
+    else if attrs ? ${"_${name}"} then
+      [ "_${name}" ]
+    else
+      filter (attr: elem (stringLength attr) lengths && elem (toLower attr) wanted) (attrNames attrs);
+
+  # Attributes that are worth a closer look when name is none: of about the same length with the same first letter, or one
+  # begins with the other. The distance itself is the caller's work.
+  similar =
+    attrs: name:
+    let
+      wanted = toLower name;
+      first = substring 0 1 wanted;
+      length = stringLength name;
+    in
+    filter (
+      attr:
+      let
+        difference = stringLength attr - length;
+        candidate = toLower attr;
+      in
+      (difference <= 2 && difference >= -2 && substring 0 1 candidate == first)
+      || isPrefix wanted candidate
+      || (stringLength attr > 2 && isPrefix candidate wanted)
+    ) (attrNames attrs);
+
+  # Follows the parts of a name from value, which stands at path. What is inside a package (its source, its stdenv, its
+  # outputs) is nothing that a user would install, so packages are not entered.
+  walk =
+    value: path: parts:
+    let
+      part = head parts;
+      found = matches value part;
+    in
+    if parts == [ ] then
+      describe value path
+    else if isDerivation value then
+      {
+        failure = "inside-package";
+        inherit path;
+      }
+    else if !isAttrs value then
+      {
+        failure = "not-found";
+        inherit path;
+        similar = [ ];
+      }
+    else if found == [ ] then
+      {
+        failure = "not-found";
+        inherit path;
+        similar = similar value part;
+      }
+    else if tail found != [ ] then
+      {
+        failure = "ambiguous";
+        inherit path;
+        candidates = found;
+      }
+    else
+      walk value.${head found} (path ++ [ (head found) ]) (tail parts);
+
+  # Names may contain dots themselves, so a name is first tried as a whole.
+  find =
+    name:
+    walk set [ ] (if matches set name != [ ] then [ name ] else filter isString (split "[.]" name));
+
+  describe =
+    value: path:
+    if isDerivation value then
+      package value path
+    else
+      {
+        failure = "not-package";
+        inherit path;
+        type = if value ? __functor then "lambda" else typeOf value;
+      };
+
+  package =
+    drv: path:
+    let
+      meta =
+        let
+          tried = tryEval (drv.meta or { });
+        in
+        if tried.success && isAttrs tried.value then tried.value else { };
+      text = name: attempt null (stringOr null (meta.${name} or null));
+      parsed = parseDrvName (stringOr "" (drv.name or null));
+      outputs = if isStrings (drv.outputs or null) then drv.outputs else [ "out" ];
+      default = stringOr (head outputs) (drv.outputName or null);
+      install = attempt null (meta.outputsToInstall or null);
+      # A derivation with a single output need not have an attribute for it.
+      outPath =
+        output:
+        let
+          attr = drv.${output} or drv;
+        in
+        stringOr null (if isAttrs attr then attr.outPath or null else null);
+    in
+    {
+      inherit path outputs;
+      pname = stringOr parsed.name (drv.pname or null);
+      version = stringOr parsed.version (drv.version or null);
+      system = stringOr null (drv.system or null);
+      drvPath = stringOr null (drv.drvPath or null);
+      outPaths = listToAttrs (
+        map (output: {
+          name = output;
+          value = outPath output;
+        }) outputs
+      );
+      outputsToInstall =
+        if isStrings install then filter (output: elem output outputs) install else [ default ];
+      mainProgram = text "mainProgram";
+      description = text "description";
+      priority = attempt null (
+        let
+          priority = meta.priority or null;
+        in
+        if isInt priority then priority else null
+      );
+      licenses = attempt [ ] (licenses (meta.license or [ ]));
+      image = image (drv.passthru.image or null);
+    };
+
+  licenses =
+    license:
+    if isList license then
+      filter (name: name != null) (map licenseName license)
+    else
+      licenses [ license ];
+  licenseName =
+    license:
+    if isAttrs license then
+      stringOr null (license.spdxId or license.shortName or license.fullName or null)
+    else
+      stringOr null license;
+
+  # What a package sets of its image: the keys with their values, and the keys that cannot be taken.
+  image =
+    value:
+    if value == null then
+      null
+    else if !isAttrs value then
+      { faults = [ "passthru.image is not an attribute set" ]; }
+    else
+      {
+        settings = intersectAttrs imageKeys value;
+        faults = filter (fault: fault != null) (
+          map (
+            key:
+            if !imageKeys ? ${key} then
+              "passthru.image.${key} is not a key of an image"
+            else if !imageKeys.${key}.check value.${key} then
+              "passthru.image.${key} is not ${imageKeys.${key}.type}"
+            else
+              null
+          ) (attrNames value)
+        );
+      };
+  imageKeys =
+    let
+      string = {
+        type = "a string";
+        check = isString;
+      };
+      strings = {
+        type = "a list of strings";
+        check = isStrings;
+      };
+      stringAttrs = {
+        type = "an attribute set of strings";
+        check = isStringAttrs;
+      };
+    in
+    {
+      entrypoint = strings;
+      cmd = strings;
+      env = stringAttrs;
+      user = string;
+      workingdir = string;
+      labels = stringAttrs;
+      exposedports = strings;
+    };
+
+  one =
+    name:
+    let
+      found = find name;
+      # Settings of a faulty image may be of types that JSON does not have.
+      safe =
+        if found ? image && found.image != null && found.image.faults != [ ] then
+          found // { image = removeAttrs found.image [ "settings" ]; }
+        else
+          found;
+      tried = tryEval (deepSeq safe safe);
+      result = if rethrow == "true" then safe else if tried.success then tried.value else { failure = "throws"; };
+    in
+    emit (result // { inherit name; });
+in
+
+# The first words show that Nix has come as far as the set: what fails before is no fault of the set.
+seq (emit { begun = true; }) (
+  seq (emit { set = typeOf set; }) (
+    if isAttrs set then foldl' (done: name: seq (one name) done) null (fromJSON names) else null
+  )
+)

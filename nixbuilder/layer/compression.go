@@ -1,0 +1,78 @@
+package layer
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Compression is how the bytes of a layer are compressed. The zero value is Gzip.
+type Compression int
+
+const (
+	// Gzip is what every client can unpack.
+	Gzip Compression = iota
+	// Zstd takes two thirds of Gzip's time for a tenth fewer bytes; Docker unpacks it from version 23 on.
+	Zstd
+	// None stores the archive as it is.
+	None
+)
+
+// gzipLevel is where more time stops buying much: level 6 takes 6 % longer for 1 % less.
+const gzipLevel = 5
+
+// ParseCompression reads the name of a compression: gzip, zstd or none.
+func ParseCompression(s string) (Compression, error) {
+	for _, c := range []Compression{Gzip, Zstd, None} {
+		if s == c.String() {
+			return c, nil
+		}
+	}
+	return 0, fmt.Errorf("parsing compression: %q is none of gzip, zstd, none", s)
+}
+
+// String is the name that ParseCompression reads.
+func (c Compression) String() string {
+	switch c {
+	case Gzip:
+		return "gzip"
+	case Zstd:
+		return "zstd"
+	case None:
+		return "none"
+	}
+	return fmt.Sprintf("Compression(%d)", int(c))
+}
+
+// MediaType is the OCI media type of a layer compressed this way.
+func (c Compression) MediaType() string {
+	switch c {
+	case Zstd:
+		return ocispec.MediaTypeImageLayerZstd
+	case None:
+		return ocispec.MediaTypeImageLayer
+	}
+	return ocispec.MediaTypeImageLayerGzip
+}
+
+// compressor compresses into w. Close ends the stream and leaves w open.
+func (c Compression) compressor(w io.Writer) (io.WriteCloser, error) {
+	switch c {
+	case Gzip:
+		return gzip.NewWriterLevel(w, gzipLevel)
+	case Zstd:
+		// One goroutine: layers are packed side by side, and the stream is the same on any number of cores. The fastest level
+		// saves a fifth of the time for a tenth more bytes, which every pull pays for.
+		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
+	case None:
+		return nopCloser{w}, nil
+	}
+	return nil, fmt.Errorf("compressing: no such compression: %v", c)
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }

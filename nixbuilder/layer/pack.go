@@ -1,0 +1,205 @@
+package layer
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// maxLinks is how many names a file gets within a layer. File systems that clients unpack to stop at 65,000 (ext4).
+const maxLinks = 60000
+
+// Options say how store paths are packed.
+type Options struct {
+	Compression Compression
+	// StoreRoot is the directory that holds nix/store. Empty means "/".
+	StoreRoot string
+}
+
+// Pack writes to w the layer that holds paths, and reports what it wrote. The order of paths does not matter, nor does
+// repetition. Files of equal content and mode are written once; their other names become hard links, which saves some
+// packages most of their size. A special file (device, socket, pipe) is an error, and so is a file whose size changes
+// meanwhile. No symbolic link is followed.
+//
+// It reads each path's directories twice and works on one core; several may run at once.
+func Pack(ctx context.Context, w io.Writer, paths []store.Path, options Options) (Result, error) {
+	dir, err := os.OpenRoot(filepath.Join(cmp.Or(options.StoreRoot, "/"), store.Dir))
+	if err != nil {
+		return Result{}, fmt.Errorf("opening the store: %w", err)
+	}
+	defer dir.Close()
+	paths = slices.Clone(paths)
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+
+	sizes := map[fileKind]int{}
+	count := func(e entry) error {
+		if e.info.Mode().IsRegular() {
+			sizes[e.kind()]++
+		}
+		return ctx.Err()
+	}
+	if err := walkAll(dir, paths, count); err != nil {
+		return Result{}, err
+	}
+	return Write(ctx, w, options.Compression, func(t *Tar) error {
+		for _, parent := range []string{"nix", "nix/store"} {
+			if err := t.Dir(parent, 0o755); err != nil {
+				return err
+			}
+		}
+		return walkAll(dir, paths, newPacker(t, sizes).pack)
+	})
+}
+
+// entry is a file, directory or symbolic link below the store.
+type entry struct {
+	dir  *os.Root // the directory that holds it
+	name string   // its name in dir
+	path string   // its path below the root directory, without a leading slash
+	info fs.FileInfo
+}
+
+// mode is the one that Nix gives to the files of its store.
+func (e entry) mode() int64 {
+	if e.info.IsDir() || e.info.Mode()&0o111 != 0 {
+		return 0o555
+	}
+	return 0o444
+}
+
+// fileKind is what files must share before it is worth comparing their content.
+type fileKind struct{ size, mode int64 }
+
+func (e entry) kind() fileKind { return fileKind{e.info.Size(), e.mode()} }
+
+// walkAll visits everything in paths, directories before their content, names in the order of their bytes (as in Nix's
+// own archives).
+func walkAll(dir *os.Root, paths []store.Path, visit func(entry) error) error {
+	for _, p := range paths {
+		info, err := dir.Lstat(p.Base())
+		if err == nil {
+			err = walk(entry{dir, p.Base(), string(p[1:]), info}, visit)
+		}
+		if err != nil {
+			return fmt.Errorf("packing %s: %w", p, err)
+		}
+	}
+	return nil
+}
+
+func walk(e entry, visit func(entry) error) error {
+	if err := visit(e); err != nil || !e.info.IsDir() {
+		return err
+	}
+	dir, err := e.dir.OpenRoot(e.name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	children, err := fs.ReadDir(dir.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, child := range children {
+		info, err := child.Info()
+		if err != nil {
+			return err
+		}
+		if err := walk(entry{dir, child.Name(), e.path + "/" + child.Name(), info}, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// content identifies files that one copy can stand for.
+type content struct {
+	mode int64
+	sum  [sha256.Size]byte
+}
+
+// original is a file of the layer that later ones may link to.
+type original struct {
+	path  string
+	links int
+}
+
+// packer writes entries to a layer's archive.
+type packer struct {
+	tar     *Tar
+	sizes   map[fileKind]int
+	written map[content]*original
+	buf     []byte
+}
+
+func newPacker(t *Tar, sizes map[fileKind]int) *packer {
+	return &packer{tar: t, sizes: sizes, written: map[content]*original{}, buf: make([]byte, copyBytes)}
+}
+
+func (p *packer) pack(e entry) error {
+	switch e.info.Mode().Type() {
+	case 0:
+		return p.file(e)
+	case fs.ModeDir:
+		return p.tar.Dir(e.path, e.mode())
+	case fs.ModeSymlink:
+		target, err := e.dir.Readlink(e.name)
+		if err != nil {
+			return err
+		}
+		return p.tar.Symlink(e.path, target)
+	}
+	return fmt.Errorf("archiving %q: it is not a file, directory or symbolic link", e.path)
+}
+
+func (p *packer) file(e entry) error {
+	f, err := e.dir.Open(e.name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	data := io.ReadSeeker(f)
+	if e.info.Size() < int64(len(p.buf)) {
+		// Room for one byte more, so that a file that grew is noticed.
+		n, err := io.ReadFull(f, p.buf[:e.info.Size()+1])
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return err
+		}
+		data = bytes.NewReader(p.buf[:n])
+	}
+	if e.info.Size() == 0 || p.sizes[e.kind()] < 2 {
+		return p.tar.File(e.path, e.mode(), e.info.Size(), data)
+	}
+
+	id := content{mode: e.mode()}
+	if id.sum, err = p.sum(data); err != nil {
+		return err
+	}
+	if first := p.written[id]; first != nil && first.links < maxLinks {
+		first.links++
+		return p.tar.HardLink(e.path, first.path, e.mode())
+	}
+	p.written[id] = &original{path: e.path, links: 1}
+	return p.tar.File(e.path, e.mode(), e.info.Size(), data)
+}
+
+// sum hashes what is left of r, and goes back to its start.
+func (p *packer) sum(r io.ReadSeeker) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	if _, err = io.CopyBuffer(h, struct{ io.Reader }{r}, p.tar.buf); err != nil {
+		return sum, err
+	}
+	_, err = r.Seek(0, io.SeekStart)
+	return [sha256.Size]byte(h.Sum(nil)), err
+}

@@ -1,0 +1,72 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// copyBytes is how much of a file is read at once. Files up to this size are read once, whole.
+const copyBytes = 1 << 20
+
+// whiteout begins the names that delete files of lower layers (OCI image-spec, layer.md). A file of that name cannot
+// be put in a layer.
+const whiteout = ".wh."
+
+// Tar writes the entries of a layer. Owners and times are the same for all; names are relative to the root
+// directory and without "./"; modes are permission bits, with 01000 for sticky. What an entry lies in, or links to, must have
+// been written before it. It is not safe for concurrent use.
+type Tar struct {
+	w   *tar.Writer
+	buf []byte
+}
+
+// Dir writes a directory.
+func (t *Tar) Dir(name string, mode int64) error {
+	return t.header(tar.Header{Typeflag: tar.TypeDir, Name: name + "/", Mode: mode})
+}
+
+// File writes a regular file of size bytes. It fails if content holds fewer or more.
+func (t *Tar) File(name string, mode, size int64, content io.Reader) error {
+	if err := t.header(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: size}); err != nil {
+		return err
+	}
+	// The bare reader and writer keep io.CopyBuffer from taking a smaller buffer of its own.
+	switch n, err := io.CopyBuffer(struct{ io.Writer }{t.w}, struct{ io.Reader }{content}, t.buf); {
+	case errors.Is(err, tar.ErrWriteTooLong), err == nil && n < size:
+		return fmt.Errorf("archiving %q: the size changed while it was read", name)
+	case err != nil:
+		return fmt.Errorf("archiving %q: %w", name, err)
+	}
+	return nil
+}
+
+// Symlink writes a symbolic link. The target is not looked at.
+func (t *Tar) Symlink(name, target string) error {
+	return t.header(tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
+}
+
+// HardLink writes a second name for an earlier regular file of the same mode.
+func (t *Tar) HardLink(name, target string, mode int64) error {
+	return t.header(tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: mode})
+}
+
+func (t *Tar) header(h tar.Header) error {
+	if strings.HasPrefix(path.Base(h.Name), whiteout) {
+		return fmt.Errorf("archiving %q: names that begin with %s stand for deletions in a layer", h.Name, whiteout)
+	}
+	h.ModTime = time.Unix(1, 0)
+	if !utf8.ValidString(h.Name) || !utf8.ValidString(h.Linkname) {
+		// PAX records are UTF-8 by definition; GNU headers hold bytes, and every client reads them.
+		h.Format = tar.FormatGNU
+	}
+	if err := t.w.WriteHeader(&h); err != nil {
+		return fmt.Errorf("archiving %q: %w", h.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,211 @@
+package rootfs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// DefaultPriority is the priority of a package whose meta.priority is not set.
+const DefaultPriority = 5
+
+// Limits on what packages can make of a root directory, by links that lead back into what they lie in.
+const (
+	maxEntries   = 500_000
+	maxNameBytes = 4096
+)
+
+// Package is a requested package.
+type Package struct {
+	Name string
+	// Priority decides between packages that bring the same file: the lower one has it, among equals the first name.
+	Priority int
+	// Outputs are the store paths that are merged. Among them, the first one has a file that several bring.
+	Outputs []store.Path
+}
+
+// Options say how packages are merged.
+type Options struct {
+	// StoreRoot is the directory that holds nix/store. Empty means "/".
+	StoreRoot string
+}
+
+// Merge makes the root directory of an image that holds packages. Their order does not matter. closure is the image's, of
+// which every output must be part.
+//
+// As in a Nix profile, what an output names in nix-support/propagated-user-env-packages is merged after all requested
+// packages, if it is in the closure; a link to a directory merges with another directory of the same name; Nix's own
+// files in an output are left out. Unlike there, files that begin with a dot are not left out, a link that leads nowhere
+// is a file, and a file and a directory of the same name are no error: the better priority has it.
+func Merge(ctx context.Context, packages []Package, closure []store.Path, options Options) (*Tree, error) {
+	dir, err := os.OpenRoot(filepath.Join(cmp.Or(options.StoreRoot, "/"), store.Dir))
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	defer dir.Close()
+	m := newMerger(dir, closure)
+
+	packages = slices.Clone(packages)
+	slices.SortFunc(packages, func(a, b Package) int {
+		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name), slices.Compare(a.Outputs, b.Outputs))
+	})
+	var outputs []store.Path
+	for _, p := range packages {
+		outputs = append(outputs, p.Outputs...)
+	}
+	for done := map[store.Path]bool{}; len(outputs) > 0; {
+		var propagated []store.Path
+		for _, output := range outputs {
+			if done[output] {
+				continue
+			}
+			done[output] = true
+			more, err := m.output(ctx, output)
+			if err != nil {
+				return nil, fmt.Errorf("merging %s: %w", output, err)
+			}
+			propagated = append(propagated, more...)
+		}
+		slices.Sort(propagated)
+		outputs = propagated
+	}
+	if err := m.complete(); err != nil {
+		return nil, fmt.Errorf("completing the root directory: %w", err)
+	}
+	return &Tree{m.root}, nil
+}
+
+// merger puts packages into a root directory, the best one first: what is there stays.
+type merger struct {
+	sources sources
+	root    *node
+	entries int
+}
+
+func newMerger(dir *os.Root, closure []store.Path) *merger {
+	known := make(map[store.Path]bool, len(closure))
+	for _, p := range closure {
+		known[p] = true
+	}
+	return &merger{sources: sources{dir, known, map[string]string{}}, root: skeleton()}
+}
+
+// output merges a store path and returns those that it asks for. One that is no directory has nothing to merge.
+func (m *merger) output(ctx context.Context, p store.Path) ([]store.Path, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if info, err := m.sources.lstat(string(p)); err != nil {
+		return nil, err
+	} else if info == nil {
+		return nil, errors.New("it is not in the closure, or not in the store")
+	}
+	dir, err := m.sources.directory(string(p))
+	if err != nil || dir == "" {
+		return nil, err
+	}
+	if err := m.merge(m.root, dir); err != nil {
+		return nil, err
+	}
+	return m.sources.propagated(p)
+}
+
+// merge puts the content of dir, a resolved directory of the store, into n.
+func (m *merger) merge(n *node, dir string) error {
+	// Links in circles end here. Once is allowed, for a package whose usr is a link to ".".
+	if slices.Contains(n.merged, dir) || n.repeats(dir) > 1 {
+		return nil
+	}
+	n.merged = append(n.merged, dir)
+	entries, err := m.sources.list(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, source := e.Name(), dir+"/"+e.Name()
+		switch here := n.children[name]; {
+		case leftOut(source) || n == m.root && name == "nix": // nix is for the layers of the store
+		case here != nil:
+			err = m.collide(n, name, source)
+		case e.IsDir():
+			var sub *node
+			if sub, err = m.mkdir(n, name); err == nil {
+				err = m.merge(sub, source)
+			}
+		default:
+			err = m.put(n, name, &node{link: source})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// collide merges source into what has its name already, if both are directories or links to such.
+func (m *merger) collide(n *node, name, source string) error {
+	dir, err := m.sources.directory(source)
+	if err != nil || dir == "" {
+		return err
+	}
+	here, err := m.open(n, name)
+	if err != nil || here == nil {
+		return err
+	}
+	return m.merge(here, dir)
+}
+
+// open returns the directory name in n. If it is a link to a directory, it becomes one. It returns nil if it is neither.
+func (m *merger) open(n *node, name string) (*node, error) {
+	here := n.children[name]
+	if here == nil || here.isDir() {
+		return here, nil
+	}
+	dir, err := m.sources.directory(here.link)
+	// What merge would refuse stays a link.
+	if err != nil || dir == "" || n.repeats(dir) > 1 {
+		return nil, err
+	}
+	sub, err := m.mkdir(n, name)
+	if err != nil {
+		return nil, err
+	}
+	return sub, m.merge(sub, dir)
+}
+
+func (m *merger) mkdir(n *node, name string) (*node, error) {
+	sub := &node{children: map[string]*node{}, mode: 0o755, parent: n, name: path.Join(n.name, name)}
+	return sub, m.put(n, name, sub)
+}
+
+func (m *merger) put(n *node, name string, child *node) error {
+	if m.entries++; m.entries > maxEntries {
+		return fmt.Errorf("more than %d files", maxEntries)
+	}
+	if len(n.name)+1+len(name) > maxNameBytes {
+		return fmt.Errorf("naming %.40q…: longer than %d bytes", n.name, maxNameBytes)
+	}
+	n.children[name] = child
+	return nil
+}
+
+// leftOut reports whether a file of the store is of use to Nix only, or is brought by so many packages, each with another
+// content, that any one of them is of no use.
+func leftOut(source string) bool {
+	dir, name := path.Split(source)
+	switch name {
+	case "nix-support", "propagated-build-inputs", "manifest.nix", "manifest.json", "log":
+		// Only at the top of an output: bin/log is a program like any other.
+		return path.Dir(path.Clean(dir)) == store.Dir
+	case "dir":
+		return path.Base(dir) == "info"
+	}
+	return name == "perllocal.pod"
+}

@@ -1,0 +1,91 @@
+package rootfs
+
+import (
+	"path"
+	"strings"
+)
+
+// skeleton is the root directory before any package is merged: what must be a real directory whatever packages bring.
+//
+// dev, proc, run and sys are where container runtimes mount; they can make them themselves only in an image that is writable,
+// and chroot never does. /root and the temporary directories are what programs expect to be able to write.
+func skeleton() *node {
+	root := &node{children: map[string]*node{}, mode: 0o755}
+	for _, d := range []struct {
+		parent, name string
+		mode         int64
+	}{
+		{"", "bin", 0o755}, {"", "dev", 0o755}, {"", "etc", 0o755}, {"", "proc", 0o755}, {"", "root", 0o700}, {"", "run", 0o755},
+		{"", "sys", 0o755}, {"", "tmp", 0o1777}, {"", "usr", 0o755}, {"", "var", 0o755}, {"usr", "bin", 0o755}, {"var", "tmp", 0o1777},
+	} {
+		parent := root
+		if d.parent != "" {
+			parent = root.children[d.parent]
+		}
+		parent.children[d.name] = &node{children: map[string]*node{}, mode: d.mode, parent: parent, name: path.Join(d.parent, d.name)}
+	}
+	return root
+}
+
+// complete adds what programs look for at a fixed place, where no package brings it.
+func (m *merger) complete() error {
+	for _, f := range []struct{ name, content string }{
+		{"etc/group", "root:x:0:\nnobody:x:65534:\n"},
+		{"etc/nsswitch.conf", "hosts: files dns\n"},
+		{"etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/var/empty:/bin/false\n"},
+		// Runtimes mount their own over these. In an image that is not writable they must be there.
+		{"etc/hostname", ""},
+		{"etc/hosts", ""},
+		{"etc/resolv.conf", ""},
+	} {
+		if err := m.add(f.name, &node{content: f.content, mode: 0o644}); err != nil {
+			return err
+		}
+	}
+	if err := m.add("var/run", &node{link: "/run"}); err != nil {
+		return err
+	}
+	for _, alias := range []struct{ name, of string }{
+		{"usr/bin/env", "bin/env"}, // "#!/usr/bin/env" works nearly everywhere
+		{"bin/sh", "bin/bash"},
+		{"bin/sh", "bin/dash"},
+		{"bin/sh", "bin/busybox"},
+		{"etc/ssl/certs/ca-certificates.crt", "etc/ssl/certs/ca-bundle.crt"}, // Debian's name
+	} {
+		of, err := m.find(alias.of)
+		if err != nil {
+			return err
+		}
+		if of == nil || of.isDir() {
+			continue
+		}
+		if err := m.add(alias.name, &node{link: of.link}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add puts child under name, whose directory exists, unless something is there.
+func (m *merger) add(name string, child *node) error {
+	if here, err := m.find(name); err != nil || here != nil {
+		return err
+	}
+	dir, err := m.find(path.Dir(name))
+	if err != nil {
+		return err
+	}
+	return m.put(dir, path.Base(name), child)
+}
+
+// find returns what is under name, or nil. Links to directories on the way become directories.
+func (m *merger) find(name string) (*node, error) {
+	n, err := m.root, error(nil)
+	dir, base := path.Split(name)
+	for c := range strings.FieldsFuncSeq(dir, func(r rune) bool { return r == '/' }) {
+		if n, err = m.open(n, c); n == nil || err != nil {
+			return nil, err
+		}
+	}
+	return n.children[base], nil
+}

@@ -15,7 +15,6 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 )
@@ -68,18 +67,18 @@ type BuildOptions struct {
 // ImageOptions is the form of images.
 type ImageOptions struct {
 	Compression layer.Compression `mapstructure:"compression"`
-	// Layers is how many layers an image may have, the root layer included.
+	// Layers is how many layers the store paths of an image may have. The root layer comes on top.
 	Layers int `mapstructure:"layers"`
 }
 
 // NixOptions is handed to Nix as it is.
 type NixOptions struct {
-	Substituters         []string      `mapstructure:"substituters"`
-	TrustedPublicKeys    []string      `mapstructure:"trustedpublickeys"`
-	Builders             string        `mapstructure:"builders"`
-	ImportFromDerivation bool          `mapstructure:"importfromderivation"`
-	EvaluationMemory     Bytes         `mapstructure:"evaluationmemory"`
-	EvaluationTime       time.Duration `mapstructure:"evaluationtime"`
+	Substituters      []string `mapstructure:"substituters"`
+	TrustedPublicKeys []string `mapstructure:"trustedpublickeys"`
+	Builders          string   `mapstructure:"builders"`
+	// EvaluationMemory and EvaluationTime (of a processor) are what one evaluation may use.
+	EvaluationMemory Bytes         `mapstructure:"evaluationmemory"`
+	EvaluationTime   time.Duration `mapstructure:"evaluationtime"`
 }
 
 // Bytes is a size: a number of bytes, or a text with a unit such as 10GB or 512MiB.
@@ -93,6 +92,7 @@ func defaults() Options {
 			Timeout: time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
 		},
 		Image:    ImageOptions{Compression: layer.Gzip, Layers: 94},
+		Nix:      NixOptions{EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second},
 		Shell:    []string{"bashInteractive", "coreutils", "moreutils", "nano"},
 		Include:  []string{"cacert", "iana-etc"},
 		CacheDir: defaultCacheDir(),
@@ -121,7 +121,7 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 		Metadata:   &found,
 		ZeroFields: true, // a list replaces the default
 		MatchName:  func(key, field string) bool { return key == field },
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeDuration, decodeBytes, decodeCompression),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeDuration, decodeBytes, decodeCompression, requireKind),
 	})
 	if err != nil {
 		return Options{}, err
@@ -145,42 +145,53 @@ func unknown(key string) error {
 	return fmt.Errorf("%s: unknown key", key)
 }
 
-// typeFaults takes the decoder's error apart, into one for each key.
+// typeFaults takes the decoder's error apart, into one for each key, sorted.
 func typeFaults(err error) []error {
-	if err == nil {
+	var faults []error
+	switch err := err.(type) { //nolint:errorlint // the tree of errors is walked here
+	case nil:
 		return nil
-	}
-	if many, ok := err.(interface{ Unwrap() []error }); ok {
-		var faults []error
-		for _, one := range many.Unwrap() {
+	case interface{ Unwrap() []error }:
+		for _, one := range err.Unwrap() {
 			faults = append(faults, typeFaults(one)...)
 		}
-		return faults
-	}
-	var fault *mapstructure.DecodeError
-	if !errors.As(err, &fault) {
+	case *mapstructure.DecodeError:
+		return []error{fmt.Errorf("%s: %w", err.Name(), err.Unwrap())}
+	case interface{ Unwrap() error }:
+		return typeFaults(err.Unwrap())
+	default:
 		return []error{err}
 	}
-	cause := fault.Unwrap()
-	if wrong := (*mapstructure.UnconvertibleTypeError)(nil); errors.As(cause, &wrong) {
-		cause = fmt.Errorf("%#v is not %s", wrong.Value, kindInWords(wrong.Expected.Type()))
-	}
-	return []error{fmt.Errorf("%s: %w", fault.Name(), cause)}
+	sortFaults(faults)
+	return faults
 }
 
-func kindInWords(t reflect.Type) string {
-	switch t.Kind() {
+func sortFaults(faults []error) {
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+}
+
+// requireKind says what a value should have been; the decoder itself would turn some into others, 1.5 into 1.
+func requireKind(_, to reflect.Type, value any) (any, error) {
+	var ok bool
+	var want string
+	switch kind := reflect.TypeOf(value).Kind(); to.Kind() {
 	case reflect.String:
-		return "a text: put it in quotes"
+		ok, want = kind == reflect.String, "a text: put it in quotes"
 	case reflect.Int, reflect.Int64:
-		return "a whole number"
+		ok, want = kind == reflect.Int || kind == reflect.Int64, "a whole number"
 	case reflect.Bool:
-		return "true or false"
+		ok, want = kind == reflect.Bool, "true or false"
 	case reflect.Slice:
-		return "a list"
+		ok, want = kind == reflect.Slice, "a list"
+	case reflect.Struct:
+		ok, want = kind == reflect.Map, "a map of keys"
 	default:
-		return "a map of keys"
+		ok = true
 	}
+	if !ok {
+		return nil, fmt.Errorf("%#v is not %s", value, want)
+	}
+	return value, nil
 }
 
 func decodeDuration(_, to reflect.Type, value any) (any, error) {
@@ -235,21 +246,20 @@ func (o Options) builder() nixbuilder.Options {
 		settings["builders"] = o.Nix.Builders
 	}
 	return nixbuilder.Options{
-		Path:         o.Packages.Path,
-		Platform:     o.Platforms[0],
-		Policy:       names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
-		Shell:        o.Shell,
-		Include:      o.Include,
-		Compression:  o.Image.Compression,
-		Layers:       o.Image.Layers,
-		BuildTimeout: o.Build.Timeout,
-		Concurrency:  o.Build.Concurrency,
-		MaxBytes:     int64(o.Build.MaxSize),
-		Settings:     settings,
-		Evaluation: eval.Options{
-			Memory: int64(o.Nix.EvaluationMemory), CPU: o.Nix.EvaluationTime, ImportFromDerivation: o.Nix.ImportFromDerivation,
-		},
-		CacheDir: o.CacheDir,
+		Path:            o.Packages.Path,
+		Platform:        o.Platforms[0],
+		Policy:          names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
+		Shell:           o.Shell,
+		Include:         o.Include,
+		Compression:     o.Image.Compression,
+		Layers:          o.Image.Layers,
+		BuildTimeout:    o.Build.Timeout,
+		Concurrency:     o.Build.Concurrency,
+		MaxBytes:        int64(o.Build.MaxSize),
+		Settings:        settings,
+		EvaluationBytes: int64(o.Nix.EvaluationMemory),
+		EvaluationTime:  o.Nix.EvaluationTime,
+		CacheDir:        o.CacheDir,
 	}
 }
 
@@ -290,8 +300,8 @@ func (o Options) faults() []error {
 		{"build.queue", int64(o.Build.Queue), 0, 1_000_000},
 		{"build.perclient", int64(o.Build.PerClient), 1, 1_000_000},
 		{"build.maxsize", int64(o.Build.MaxSize), 1, 1 << 50},
-		{"image.layers", int64(o.Image.Layers), 2, 126}, // overlayfs and the container engines take 127 with the container's own
-		{"nix.evaluationmemory", int64(o.Nix.EvaluationMemory), 0, 1 << 50},
+		{"image.layers", int64(o.Image.Layers), 1, 125}, // container engines take 127 with the root layer and the container's own
+		{"nix.evaluationmemory", int64(o.Nix.EvaluationMemory), 64 * units.MiB, 1 << 50},
 	} {
 		if limit.value < limit.low || limit.value > limit.high {
 			fault("%s: %d is not between %d and %d", limit.key, limit.value, limit.low, limit.high)
@@ -303,7 +313,7 @@ func (o Options) faults() []error {
 	}{
 		{"build.timeout", o.Build.Timeout, time.Second, 7 * 24 * time.Hour},
 		{"build.hold", o.Build.Hold, time.Second, time.Hour},
-		{"nix.evaluationtime", o.Nix.EvaluationTime, 0, time.Hour},
+		{"nix.evaluationtime", o.Nix.EvaluationTime, time.Second, time.Hour},
 	} {
 		if limit.value < limit.low || limit.value > limit.high {
 			fault("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
@@ -312,6 +322,6 @@ func (o Options) faults() []error {
 	if !filepath.IsAbs(o.CacheDir) {
 		fault("cachedir: %q is not an absolute path", o.CacheDir)
 	}
-	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	sortFaults(faults)
 	return faults
 }

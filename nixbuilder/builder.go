@@ -56,8 +56,9 @@ type Options struct {
 	MaxBytes int64
 	// Settings are handed to Nix, by the names of nix.conf.
 	Settings map[string]string
-	// Evaluation says what an evaluation may use.
-	Evaluation eval.Options
+	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use.
+	EvaluationBytes int64
+	EvaluationTime  time.Duration
 	// CacheDir is for copies of package sets and scratch files.
 	CacheDir string
 }
@@ -83,11 +84,15 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}
 	runner, warnings := proc.New()
-	options.Evaluation.ScratchDir = filepath.Join(options.CacheDir, "evaluations")
-	if err := os.MkdirAll(options.Evaluation.ScratchDir, 0o755); err != nil {
+	scratch := filepath.Join(options.CacheDir, "evaluations")
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return nil, fmt.Errorf("making the cache directory: %w", err)
 	}
-	evaluator, err := eval.New(ctx, runner, options.Evaluation)
+	removeLeftovers(scratch)
+	evaluator, err := eval.New(ctx, runner, eval.Options{
+		Memory: options.EvaluationBytes, CPU: options.EvaluationTime,
+		ScratchDir: scratch,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +117,19 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	}
 	logrus.Infof("nix: building images from %s with Nix %s", options.Path, conn.NixVersion())
 	return b, nil
+}
+
+// removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What can't be removed is harmless.
+func removeLeftovers(scratch string) {
+	entries, err := os.ReadDir(scratch)
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
+			_ = os.RemoveAll(filepath.Join(scratch, entry.Name()))
+		}
+	}
 }
 
 // daemonOptions are how the Nix store is spoken to.

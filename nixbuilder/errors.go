@@ -9,11 +9,11 @@ import (
 type Kind int
 
 const (
-	// NotFound: there is no such package or revision.
+	// NotFound is that there is no such package or revision.
 	NotFound Kind = iota
-	// Denied: it is there, but can't be had: by policy, by the package set's own word, or because it fails to build.
+	// Denied is that it is there, but can't be had: by policy, by the package set's own word, or because it fails to build.
 	Denied
-	// Busy: too much is under way. Asking again later helps.
+	// Busy is that too much is under way. Asking again later helps.
 	Busy
 )
 

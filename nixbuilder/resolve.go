@@ -45,7 +45,7 @@ func (p packages) outputs() []store.Path {
 	return slices.Compact(paths)
 }
 
-// resolve finds the packages of a request, in one evaluation at most, and asks the policy about them.
+// resolve finds the packages of a request, in one evaluation unless it has very many, and asks the policy about them.
 func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, system string) (packages, error) {
 	wanted := slices.Concat(request.Packages, b.options.Include)
 	if request.Shell {
@@ -242,17 +242,19 @@ func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system st
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	found, err := r.evaluator.Evaluate(ctx, eval.Source{Path: pinned.Path}, system, mine)
-	if err != nil {
-		return err
-	}
-	for name, result := range found {
-		results[name] = result
-		if !result.Cacheable() {
-			continue
+	for names := range slices.Chunk(mine, eval.MaxNames) {
+		found, err := r.evaluator.Evaluate(ctx, eval.Source{Path: pinned.Path}, system, names)
+		if err != nil {
+			return err
 		}
-		if err := r.records.Put(ctx, keys[name], result); err != nil {
-			return fmt.Errorf("keeping what %s is: %w", name, err)
+		for name, result := range found {
+			results[name] = result
+			if !result.Cacheable() {
+				continue
+			}
+			if err := r.records.Put(ctx, keys[name], result); err != nil {
+				return fmt.Errorf("keeping what %s is: %w", name, err)
+			}
 		}
 	}
 	return nil

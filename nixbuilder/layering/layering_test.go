@@ -334,7 +334,7 @@ func TestProperties(t *testing.T) {
 		given := slices.Clone(closure)
 		random.Shuffle(len(given), func(i, j int) { given[i], given[j] = given[j], given[i] })
 		shuffled := slices.Clone(given)
-		if again, err := Assign(shuffled, memory(before).head); err != nil || !slices.Equal(again, added) {
+		if again, err := Assign(shuffled, before.head); err != nil || !slices.Equal(again, added) {
 			t.Fatalf("image %d, in another order: heads %v, %v, want %v", n, again, err, added)
 		}
 		if again, err := Group(shuffled, kept.head, Options{Budget: budget}); err != nil || !reflect.DeepEqual(again, layers) {

@@ -50,7 +50,9 @@ func TestPathRevisions(t *testing.T) {
 		}, true},
 		{"removed", func(d string) error { return os.Remove(d + "/sub/other.nix") }, true},
 		{"empty directory added", func(d string) error { return os.Mkdir(d+"/empty", 0o755) }, true},
-		{"git's own files", func(d string) error { return errors.Join(os.Mkdir(d+"/.git", 0o755), os.WriteFile(d+"/.git/index", nil, 0o644)) }, false},
+		{"git's own files", func(d string) error {
+			return errors.Join(os.Mkdir(d+"/.git", 0o755), os.WriteFile(d+"/.git/index", nil, 0o644))
+		}, false},
 	}
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "{ a=1; }")

@@ -1,0 +1,165 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+)
+
+func isBusy(err error) bool {
+	var e *nixbuilder.Error
+	return errors.As(err, &e) && e.Kind == nixbuilder.Busy
+}
+
+func TestJobsRunOncePerKey(t *testing.T) {
+	j := newJobs(10, 10)
+	var runs atomic.Int32
+	release := make(chan struct{})
+	build := func(context.Context) error {
+		runs.Add(1)
+		<-release
+		return nil
+	}
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() {
+			started, err := j.start(t.Context(), "git:latest", "someone", build)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			<-started.done
+			if started.err != nil {
+				t.Error(started.err)
+			}
+		})
+	}
+	close(release)
+	wg.Wait()
+	// Clients that came after the first run had ended started another; none ran beside one.
+	if n := runs.Load(); n < 1 || n > 200 || len(j.running) != 0 || len(j.clients) != 0 {
+		t.Errorf("%d runs, %d left running, %d clients left", n, len(j.running), len(j.clients))
+	}
+}
+
+func TestJobsOutliveTheirClient(t *testing.T) {
+	j := newJobs(10, 10)
+	ctx, leave := context.WithCancel(t.Context())
+	release := make(chan struct{})
+	started, err := j.start(ctx, "git:latest", "someone", func(ctx context.Context) error {
+		<-release
+		return ctx.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	leave()
+	close(release)
+	if <-started.done; started.err != nil {
+		t.Errorf("the build ended with its client: %v", started.err)
+	}
+}
+
+func TestJobsLimits(t *testing.T) {
+	for _, test := range []struct {
+		name            string
+		most, perClient int
+		keys, clients   []string // builds under way
+		key, client     string
+		want            string // in the error
+	}{
+		{name: "room", most: 2, perClient: 2, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "x"},
+		{name: "too many", most: 2, perClient: 2, keys: []string{"a", "b"}, clients: []string{"x", "y"}, key: "c", client: "z", want: "2 images are being built"},
+		{name: "too many of one client", most: 9, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "x", want: "for you"},
+		{name: "another client's", most: 9, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "y"},
+		{name: "joining costs nothing", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "a", client: "x"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			j := newJobs(test.most, test.perClient)
+			release := make(chan struct{})
+			wait := func(context.Context) error { <-release; return nil }
+			var all []*job
+			for i, key := range test.keys {
+				started, err := j.start(t.Context(), key, test.clients[i], wait)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, started)
+			}
+			started, err := j.start(t.Context(), test.key, test.client, wait)
+			if test.want == "" && err != nil {
+				t.Errorf("refused: %v", err)
+			}
+			if test.want != "" && (!isBusy(err) || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("error %v, want Busy with %q", err, test.want)
+			}
+			if started != nil {
+				all = append(all, started)
+			}
+			close(release)
+			for _, started := range all {
+				<-started.done
+			}
+			if again, err := j.start(t.Context(), test.key, test.client, func(context.Context) error { return nil }); err != nil {
+				t.Errorf("refused once there was room: %v", err)
+			} else {
+				<-again.done
+			}
+		})
+	}
+}
+
+func TestJobsRememberFailures(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		first error
+		runs  int32 // of two requests, one after the other
+	}{
+		{"success", nil, 2},
+		{"not found", nixbuilder.Errorf(nixbuilder.NotFound, "no"), 1},
+		{"denied", nixbuilder.Errorf(nixbuilder.Denied, "no"), 1},
+		{"busy", nixbuilder.Errorf(nixbuilder.Busy, "no"), 2},
+		{"unavailable", errors.New("disk full"), 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			j := newJobs(10, 10)
+			var runs atomic.Int32
+			for range 2 {
+				started, err := j.start(t.Context(), "git:latest", "someone", func(context.Context) error {
+					runs.Add(1)
+					return test.first
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if <-started.done; !errors.Is(started.err, test.first) {
+					t.Errorf("error %v, want %v", started.err, test.first)
+				}
+			}
+			if runs.Load() != test.runs {
+				t.Errorf("%d runs, want %d", runs.Load(), test.runs)
+			}
+		})
+	}
+}
+
+func TestJobsSurvivePanics(t *testing.T) {
+	j := newJobs(1, 1)
+	started, err := j.start(t.Context(), "git:latest", "someone", func(context.Context) error { panic("boom") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if <-started.done; started.err == nil || !strings.Contains(started.err.Error(), "boom") {
+		t.Errorf("error %v, want one that says boom", started.err)
+	}
+	if again, err := j.start(t.Context(), "git:latest", "someone", func(context.Context) error { return nil }); err != nil {
+		t.Errorf("after a panic: %v", err)
+	} else if <-again.done; again.err != nil {
+		t.Errorf("after a panic: %v", again.err)
+	}
+}

@@ -1,0 +1,231 @@
+package middleware
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+)
+
+// config is a registry's configuration around a stanza, read as the registry reads it.
+func config(t *testing.T, stanza string) *configuration.Configuration {
+	t.Helper()
+	text := "version: 0.1\nstorage: {inmemory: {}}\nmiddleware:\n  repository:\n    - name: nix\n      options:\n"
+	for line := range strings.Lines(stanza) {
+		text += "        " + line
+	}
+	parsed, err := configuration.Parse(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+// packageSet is a directory with a default.nix.
+func packageSet(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "default.nix"), []byte("{ }"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestParseOptions(t *testing.T) {
+	t.Setenv("CACHE_DIRECTORY", "/var/cache/test")
+	set := packageSet(t)
+	want := defaults()
+	want.Packages.Path = set
+	all := want
+	all.Platforms = []string{"linux/arm64"}
+	all.Names = NamesOptions{Prefix: "nix", Allow: []string{"python3*"}, Deny: []string{"*evil*"}, MaxPackages: 3}
+	all.Build = BuildOptions{Timeout: 90 * time.Second, Concurrency: 3, Queue: 0, PerClient: 1, MaxSize: 8 << 30, Hold: 20 * time.Second}
+	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
+	all.Shell, all.Include = []string{"bash"}, []string{}
+	all.Nix = NixOptions{
+		Substituters: []string{}, TrustedPublicKeys: []string{"k:1"}, Builders: "@/etc/nix/machines",
+		EvaluationMemory: 1e9, EvaluationTime: time.Minute,
+	}
+	all.CacheDir = "/srv/cache"
+	for _, test := range []struct {
+		name, stanza string
+		want         Options
+	}{
+		{"least", "packages: {path: " + set + "}", want},
+		{"all", `
+packages: {path: ` + set + `}
+platforms: [linux/arm64]
+names: {prefix: nix, allow: ["python3*"], deny: ["*evil*"], maxpackages: 3}
+build: {timeout: 90s, concurrency: 3, queue: 0, perclient: 1, maxsize: 8GiB, hold: 20s}
+image: {compression: zstd, layers: 20}
+shell: [bash]
+include: []
+nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", evaluationmemory: 1GB, evaluationtime: 1m}
+cachedir: /srv/cache
+`, all},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := ParseOptions(config(t, test.stanza).Middleware["repository"][0].Options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got  %+v\nwant %+v", got, test.want)
+			}
+		})
+	}
+}
+
+// The example is what users start from, so it must be true: every key in it is known, and every value is the default.
+func TestExampleConfiguration(t *testing.T) {
+	t.Setenv("CACHE_DIRECTORY", "/var/cache/nixery-registry")
+	example, err := os.ReadFile("../config.yml.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := packageSet(t)
+	parsed, err := configuration.Parse(strings.NewReader(strings.Replace(string(example), "/srv/packages", set, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseOptions(parsed.Middleware["repository"][0].Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaults()
+	want.Packages.Path = set
+	want.Names.Allow, want.Names.Deny = []string{}, []string{}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestSetupFaults(t *testing.T) {
+	set := packageSet(t)
+	path := "packages: {path: " + set + "}\n"
+	const options = "middleware.repository[nix].options."
+	for _, test := range []struct {
+		name, stanza string
+		change       func(*configuration.Configuration)
+		want         []string // how the lines begin, in their order
+	}{
+		{name: "no package set", stanza: "{}", want: []string{options + "packages.path: missing"}},
+		{name: "package set that is not there", stanza: "packages: {path: /nonexistent/set}", want: []string{options + "packages.path: stat /nonexistent/set"}},
+		{name: "unknown keys, at every level", stanza: path + "bulid: {}\nbuild: {timout: 60s}", want: []string{options + "build.timout: unknown key", options + "bulid: unknown key"}},
+		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key"}},
+		{name: "sources of a later version", stanza: path + "refresh: 1h\npackages: {channel: nixos-25.11, git: {url: x}}", want: []string{
+			options + "packages.channel: this version", options + "packages.git: this version", options + "refresh: unknown key",
+		}},
+		{name: "wrong types", stanza: path + "build: {concurrency: many, queue: 1.5, timeout: 60}\nshell: bash\nnames: {prefix: y}\nnix: fast\nimage: {compression: lzma}", want: []string{
+			options + "build.concurrency: \"many\" is not a whole number",
+			options + "build.queue: 1.5 is not a whole number",
+			options + "build.timeout: 60 has no unit",
+			options + "image.compression: ",
+			options + "names.prefix: true is not a text",
+			options + "nix: \"fast\" is not a map",
+			options + "shell: \"bash\" is not a list",
+		}},
+		{name: "a list with another type in it", stanza: path + "shell: [bash, 3]", want: []string{options + "shell[1]: 3 is not a text"}},
+		{name: "no times and sizes", stanza: path + "build: {hold: soon, maxsize: big}", want: []string{
+			options + "build.hold: \"soon\" is not a time", options + "build.maxsize: \"big\" is not a size",
+		}},
+		{name: "impossible values", stanza: path + `
+build: {concurrency: 0, hold: 1ms, maxsize: 0, timeout: 0s}
+image: {layers: 200}
+names: {allow: ["["], maxpackages: -1, prefix: UPPER}
+platforms: [windows/amd64]
+cachedir: relative`, want: []string{
+			options + "build.concurrency: 0 is not between",
+			options + "build.hold: 1ms is not between",
+			options + "build.maxsize: 0 is not between",
+			options + "build.timeout: 0s is not between",
+			options + "cachedir: \"relative\" is not an absolute path",
+			options + "image.layers: 200 is not between",
+			options + "names.allow: \"[\" is not a glob",
+			options + "names.maxpackages: -1 is not between",
+			options + "names.prefix: \"UPPER\"",
+			options + "platforms: \"windows/amd64\" is not a platform",
+		}},
+		{name: "several platforms", stanza: path + "platforms: [linux/amd64, linux/arm64]", want: []string{options + "platforms: this version serves one"}},
+		{
+			name: "a pull-through cache", stanza: path, change: func(c *configuration.Configuration) { c.Proxy.RemoteURL = "https://registry.example" },
+			want: []string{"proxy.remoteurl: "},
+		},
+		{
+			name: "listed twice", stanza: path,
+			change: func(c *configuration.Configuration) {
+				c.Middleware["repository"] = append(c.Middleware["repository"], c.Middleware["repository"][0])
+			},
+			want: []string{"middleware.repository[1]: nix is listed twice"},
+		},
+		{
+			name: "disabled, which the registry ignores", stanza: path,
+			change: func(c *configuration.Configuration) { c.Middleware["repository"][0].Disabled = true },
+			want:   []string{"middleware.repository[0].disabled: "},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := config(t, test.stanza)
+			if test.change != nil {
+				test.change(c)
+			}
+			_, err := Setup(c)
+			if err == nil {
+				t.Fatal("no fault was found")
+			}
+			lines := strings.Split(err.Error(), "\n")
+			if len(lines) != len(test.want) {
+				t.Fatalf("%d lines, want %d:\n%v", len(lines), len(test.want), err)
+			}
+			for i, want := range test.want {
+				if !strings.HasPrefix(lines[i], want) {
+					t.Errorf("line %d is %q, want %q", i, lines[i], want)
+				}
+			}
+			if len(c.Middleware["registry"]) > 0 {
+				t.Error("the registry was prepared to be served in spite of the faults")
+			}
+		})
+	}
+}
+
+func TestSetupWithoutStanza(t *testing.T) {
+	c, err := configuration.Parse(strings.NewReader("version: 0.1\nstorage: {inmemory: {}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if service, err := Setup(c); service != nil || err != nil {
+		t.Errorf("Setup = %v, %v for a registry without the middleware", service, err)
+	}
+}
+
+// FuzzParseOptions: whatever YAML says, there is an answer, and what is accepted is possible.
+func FuzzParseOptions(f *testing.F) {
+	set := f.TempDir()
+	if err := os.WriteFile(filepath.Join(set, "default.nix"), nil, 0o644); err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{"names: {allow: [a, 1]}", "build: {timeout: 60}", "shell: {a: b}", "image: [1]", "packages: null", "nix: {substituters: [[]]}", "? [a]\n: b"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, stanza string) {
+		text := "version: 0.1\nstorage: {inmemory: {}}\nmiddleware:\n  repository:\n    - name: nix\n      options:\n        packages: {path: " + set + "}\n"
+		for line := range strings.Lines(stanza) {
+			text += "        " + line
+		}
+		parsed, err := configuration.Parse(strings.NewReader(text))
+		if err != nil || len(parsed.Middleware["repository"]) == 0 {
+			return
+		}
+		options, err := ParseOptions(parsed.Middleware["repository"][0].Options)
+		if err == nil && (options.Build.Concurrency < 1 || options.Build.Timeout < time.Second || options.Image.Layers < 1) {
+			t.Errorf("accepted %+v", options)
+		}
+	})
+}

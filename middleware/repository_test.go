@@ -1,0 +1,126 @@
+package middleware
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/distribution/distribution/v3/registry/api/errcode"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"errors"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+)
+
+const dockerType = "application/vnd.docker.distribution.manifest.v2+json"
+
+// requestContext carries what the registry's own does.
+type requestContext struct {
+	context.Context
+	values map[string]any
+}
+
+func (c requestContext) Value(key any) any {
+	if name, ok := key.(string); ok {
+		return c.values[name]
+	}
+	return c.Context.Value(key)
+}
+
+func TestPullOf(t *testing.T) {
+	for _, test := range []struct {
+		name, method, target, reference string
+		user, address                   string
+		accept                          []string
+		isPull                          bool
+		want                            pull
+	}{
+		{name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{tag: "latest", client: "192.0.2.1"}},
+		{name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{tag: "v1", client: "2001:db8::1"}},
+		{name: "a user is who matters", method: "GET", reference: "v1", user: "ada", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1", client: "ada"}},
+		{name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1", client: "192.0.2.1"}},
+		{name: "sent round", method: "GET", target: "/?hold=3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1", held: 3}},
+		{name: "nonsense for a counter", method: "GET", target: "/?hold=-3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1"}},
+		{name: "before OCI", method: "GET", reference: "v1", accept: []string{dockerType + ", application/json"}, isPull: true, want: pull{tag: "v1", dockerOnly: true}},
+		{name: "says nothing", method: "GET", reference: "v1", isPull: true, want: pull{tag: "v1", dockerOnly: true}},
+		{name: "takes anything", method: "GET", reference: "v1", accept: []string{"*/*"}, isPull: true, want: pull{tag: "v1", dockerOnly: true}},
+		{name: "takes both, on two lines", method: "GET", reference: "v1", accept: []string{dockerType, v1.MediaTypeImageManifest + ";q=0.5"}, isPull: true, want: pull{tag: "v1"}},
+		{name: "takes something else", method: "GET", reference: "v1", accept: []string{"text/html"}, isPull: true, want: pull{tag: "v1"}},
+		{name: "PUT", method: "PUT", reference: "latest"},
+		{name: "DELETE", method: "DELETE", reference: "latest"},
+		{name: "by digest", method: "GET", reference: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+		{name: "no manifest", method: "GET"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			target := test.target
+			if target == "" {
+				target = "/"
+			}
+			request := httptest.NewRequest(test.method, target, nil)
+			request.Header["Accept"] = test.accept
+			response := httptest.NewRecorder()
+			got, ok := pullOf(requestContext{t.Context(), map[string]any{
+				"http.request": request, "http.response": http.ResponseWriter(response), "vars.reference": test.reference,
+				"auth.user.name": test.user, "http.request.remoteaddr": test.address,
+			}})
+			if ok != test.isPull {
+				t.Fatalf("is a pull: %t, want %t", ok, test.isPull)
+			}
+			got.header = nil
+			if !ok {
+				return
+			}
+			if got.tag != test.want.tag || got.client != test.want.client || got.dockerOnly != test.want.dockerOnly || got.held != test.want.held {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+	if _, ok := pullOf(t.Context()); ok {
+		t.Error("a context without a request is taken for a pull")
+	}
+}
+
+func TestExplain(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		err    error
+		held   int
+		status int
+		header http.Header
+		text   string
+	}{
+		{name: "not found", err: nixbuilder.Errorf(nixbuilder.NotFound, "there is no package gti"), status: 404, text: "there is no package gti"},
+		{name: "denied", err: nixbuilder.Errorf(nixbuilder.Denied, "unfree"), status: 403, text: "unfree"},
+		{name: "busy", err: nixbuilder.Errorf(nixbuilder.Busy, "later"), status: 429, header: http.Header{"Retry-After": {"10"}}, text: "later"},
+		{name: "wrapped", err: errors.Join(nixbuilder.Errorf(nixbuilder.Denied, "unfree")), status: 403, text: "unfree"},
+		{name: "first hold", err: errHold, status: 307, header: http.Header{"Location": {"?hold=1"}, "Cache-Control": {"no-store"}}},
+		{name: "last hold", err: errHold, held: 8, status: 307, header: http.Header{"Location": {"?hold=9"}, "Cache-Control": {"no-store"}}},
+		{name: "held long enough", err: errHold, held: 9, status: 503, header: http.Header{"Retry-After": {"30"}}, text: "still being built"},
+		{name: "a counter that somebody made up", err: errHold, held: 1 << 40, status: 503, header: http.Header{"Retry-After": {"30"}}},
+		{name: "read-only", err: errReadOnly, status: 404, text: "read-only"},
+		{name: "anything else is the operator's", err: errors.New("open /var/lib/secret: no"), status: 503, header: http.Header{"Retry-After": {"30"}}, text: "registry's log"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			header := http.Header{}
+			err := (&Service{}).explain("git", pull{tag: "latest", held: test.held, header: header}, test.err)
+			response := httptest.NewRecorder()
+			if err := errcode.ServeJSON(response, err); err != nil {
+				t.Fatal(err)
+			}
+			if response.Code != test.status {
+				t.Errorf("status %d, want %d", response.Code, test.status)
+			}
+			for key := range map[string]bool{"Retry-After": true, "Location": true, "Cache-Control": true} {
+				if header.Get(key) != test.header.Get(key) {
+					t.Errorf("%s: %q, want %q", key, header.Get(key), test.header.Get(key))
+				}
+			}
+			if body := response.Body.String(); !strings.Contains(body, test.text) || strings.Contains(body, "/var/lib") {
+				t.Errorf("the answer is %s", body)
+			}
+		})
+	}
+}

@@ -1,0 +1,52 @@
+# The two commands: `make run` and `make test`. Both set up what is missing on a Debian machine with Go, and are quick when run again.
+
+ADDR ?= 127.0.0.1:5000
+TOOLS := $(CURDIR)/build/tools
+GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
+
+.PHONY: help run test lint bench build demo setup-run setup-test fuzz clean
+
+help: ## Show this text
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+run: setup-run build demo ## Serve the demo set on ADDR (127.0.0.1:5000)
+	@scripts/run.sh '$(ADDR)'
+
+test: setup-test demo ## Run all tests, the integration tests included
+	go test -timeout 25m ./...
+
+lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
+	@unformatted=$$(gofmt -l cmd integration middleware nixbuilder prepare-image); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+	go vet ./...
+	$(GOLANGCI) run
+	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
+	git ls-files -z '*.nix' | xargs -0 -n 1 nix-instantiate --parse >/dev/null
+
+bench: setup-test ## Print the tables of docs/layering.md, measured on this machine
+	apt-cache dumpavail | go run ./nixbuilder/layering/simulate
+
+build: build/registry ## Build build/registry
+
+.PHONY: build/registry
+build/registry:
+	go build -o $@ ./cmd/registry
+
+demo: setup-run ## Make the demo set of Debian packages in build/demo
+	@examples/debian/make.sh build/demo
+
+setup-run:
+	@scripts/setup.sh run
+
+setup-test:
+	@scripts/setup.sh test
+
+fuzz: ## Run each fuzz target for FUZZTIME (30s)
+	@scripts/fuzz.sh '$(or $(FUZZTIME),30s)'
+
+clean: ## Remove what was built; the Nix store stays
+	rm -rf build
+
+$(GOLANGCI):
+	GOBIN='$(TOOLS)' go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv '$(TOOLS)/golangci-lint' $@

@@ -59,13 +59,31 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	return s.build(ctx, repo, p, request, pinned, image)
 }
 
-// build waits for the image to be built and serves it, or, if that takes long, the older one that there is.
+// build has the image built and serves it. An older image that there is answers for it while that takes long, and when it can't be
+// done at the moment.
 func (s *Service) build(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned, older stored) (digest.Digest, error) {
+	err := s.await(ctx, repo, p, request, pinned)
+	if err != nil && older.digest != "" && !nixbuilder.Lasting(err) {
+		logrus.WithError(err).Infof("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, older.Revision)
+		return s.serve(ctx, repo, p, older)
+	}
+	if err != nil {
+		return "", err
+	}
+	image, pushed, err := s.lookUp(ctx, repo, p.tag)
+	if err != nil || pushed {
+		return "", err
+	}
+	if image.digest == "" {
+		return "", fmt.Errorf("%s:%s is gone right after it was built", repo.Named().Name(), p.tag)
+	}
+	return s.serve(ctx, repo, p, image)
+}
+
+// await has the image built, whoever asked first, and waits for it for as long as clients can be made to.
+func (s *Service) await(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned) error {
 	if s.readOnly {
-		if older.digest != "" {
-			return s.serve(ctx, repo, p, older)
-		}
-		return "", errReadOnly
+		return errReadOnly
 	}
 	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
 	job, err := s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
@@ -80,31 +98,18 @@ func (s *Service) build(ctx context.Context, repo distribution.Repository, p pul
 		return s.commit(ctx, repo, image, tags)
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
 	hold := time.NewTimer(s.options.Build.Hold)
 	defer hold.Stop()
 	select {
 	case <-job.done:
-		if job.err != nil {
-			return "", job.err
-		}
+		return job.err
 	case <-ctx.Done():
-		return "", fmt.Errorf("the client left: %w", context.Cause(ctx))
+		return fmt.Errorf("the client left: %w", context.Cause(ctx))
 	case <-hold.C:
-		if older.digest != "" {
-			return s.serve(ctx, repo, p, older)
-		}
-		return "", errHold
+		return errHold
 	}
-	image, pushed, err := s.lookUp(ctx, repo, p.tag)
-	if err != nil || pushed {
-		return "", err
-	}
-	if image.digest == "" {
-		return "", fmt.Errorf("%s:%s is gone right after it was built", repo.Named().Name(), p.tag)
-	}
-	return s.serve(ctx, repo, p, image)
 }
 
 // serve chooses the form of a stored image that the client takes, and says what the image was built from.

@@ -83,6 +83,9 @@ func inFile(path string, err error) error {
 }
 
 func serve(config *configuration.Configuration) error {
+	if err := quietTracing(); err != nil {
+		return err
+	}
 	ctx := context.WithValue(context.Background(), "version", version.Version()) //nolint:revive,staticcheck // the key that the registry logs by
 	served, err := newRegistry(ctx, config)
 	if err != nil {
@@ -90,6 +93,16 @@ func serve(config *configuration.Configuration) error {
 	}
 	serveDebug(config)
 	return served.ListenAndServe()
+}
+
+// quietTracing keeps the registry from sending traces to this machine's port 4318 when nobody asked for that.
+func quietTracing() error {
+	for _, variable := range os.Environ() {
+		if strings.HasPrefix(variable, "OTEL_") {
+			return nil
+		}
+	}
+	return os.Setenv("OTEL_TRACES_EXPORTER", "none")
 }
 
 // newRegistry returns as an error what upstream says about a configuration in a panic.

@@ -1,0 +1,173 @@
+package nixbuilder
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+)
+
+// blobs is a registry's: repositories made from it see what others uploaded only once they mount it.
+type blobs struct {
+	mu     sync.Mutex
+	stored map[digest.Digest][]byte
+}
+
+type repository struct {
+	*blobs
+	mounts, uploads atomic.Int32
+}
+
+func (r *repository) Mount(_ context.Context, d digest.Digest) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.stored[d]
+	if ok {
+		r.mounts.Add(1)
+	}
+	return ok, nil
+}
+
+func (r *repository) Upload(_ context.Context, write func(io.Writer) (digest.Digest, error)) error {
+	var b bytes.Buffer
+	d, err := write(&b)
+	if err != nil {
+		return err
+	}
+	if d != digest.FromBytes(b.Bytes()) {
+		return errors.New("wrong digest")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.uploads.Add(1)
+	r.stored[d] = b.Bytes()
+	return nil
+}
+
+func (r *repository) Put(_ context.Context, _ string, content []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stored[digest.FromBytes(content)] = content
+	return nil
+}
+
+// packs counts how often it packs a layer.
+type packs struct {
+	count atomic.Int32
+	fail  atomic.Bool
+}
+
+func (p *packs) pack(w io.Writer) (layer.Result, error) {
+	p.count.Add(1)
+	content := []byte("a layer")
+	if _, err := w.Write(content); err != nil {
+		return layer.Result{}, err
+	}
+	if p.fail.Load() {
+		return layer.Result{}, errors.New("cannot read")
+	}
+	return layer.Result{Digest: digest.FromBytes(content), Size: int64(len(content)), DiffID: digest.FromString("unpacked")}, nil
+}
+
+func TestLayersArePackedOnce(t *testing.T) {
+	registry := &blobs{stored: make(map[digest.Digest][]byte)}
+	p := newPacker(newMemory())
+	var work packs
+	var wg sync.WaitGroup
+	var mounts, uploads atomic.Int32
+	for range 100 {
+		wg.Go(func() {
+			repo := &repository{blobs: registry}
+			blob, err := p.layer(t.Context(), Key("a"), repo, work.pack)
+			if err != nil || blob.Digest != digest.FromString("a layer") || blob.Size != 7 || blob.DiffID != digest.FromString("unpacked") {
+				t.Errorf("layer = %+v, %v", blob, err)
+			}
+			if repo.mounts.Load()+repo.uploads.Load() != 1 {
+				t.Errorf("%d mounts and %d uploads into a repository, want one of them", repo.mounts.Load(), repo.uploads.Load())
+			}
+			mounts.Add(repo.mounts.Load())
+			uploads.Add(repo.uploads.Load())
+		})
+	}
+	wg.Wait()
+	if work.count.Load() != 1 || uploads.Load() != 1 || mounts.Load() != 99 {
+		t.Errorf("%d packs, %d uploads, %d mounts, want 1, 1, 99", work.count.Load(), uploads.Load(), mounts.Load())
+	}
+}
+
+func TestLayerRecordsAreHints(t *testing.T) {
+	registry := &blobs{stored: make(map[digest.Digest][]byte)}
+	state := newMemory()
+	repo := &repository{blobs: registry}
+	var work packs
+	ask := func(p *packer) {
+		t.Helper()
+		if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(newPacker(state))
+	ask(newPacker(state))
+	if n := work.count.Load(); n != 1 {
+		t.Errorf("%d packs for two replicas, want 1", n)
+	}
+	clear(registry.stored) // garbage collection
+	ask(newPacker(state))
+	if n := work.count.Load(); n != 2 || len(registry.stored) != 1 {
+		t.Errorf("%d packs after the blob was collected, want 2", n)
+	}
+	clear(state.records)
+	ask(newPacker(state))
+	if n := work.count.Load(); n != 3 {
+		t.Errorf("%d packs after the records were lost, want 3", n)
+	}
+}
+
+func TestFailedPacksLeaveNothing(t *testing.T) {
+	registry := &blobs{stored: make(map[digest.Digest][]byte)}
+	state := newMemory()
+	p := newPacker(state)
+	var work packs
+	work.fail.Store(true)
+	repo := &repository{blobs: registry}
+	if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err == nil {
+		t.Fatal("no error")
+	}
+	if len(state.records)+len(registry.stored)+len(p.packing) != 0 {
+		t.Errorf("left behind: %v %v %v", state.records, registry.stored, p.packing)
+	}
+	work.fail.Store(false)
+	if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err != nil {
+		t.Errorf("after a failure: %v", err)
+	}
+}
+
+func TestWaitingForALayerEndsWithTheContext(t *testing.T) {
+	registry := &blobs{stored: make(map[digest.Digest][]byte)}
+	p := newPacker(newMemory())
+	packing, release := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = p.layer(t.Context(), Key("a"), &repository{blobs: registry}, func(io.Writer) (layer.Result, error) {
+			close(packing)
+			<-release
+			return layer.Result{}, errors.New("enough")
+		})
+	})
+	<-packing
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var work packs
+	if _, err := p.layer(ctx, Key("a"), &repository{blobs: registry}, work.pack); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want context.Canceled", err)
+	}
+	close(release)
+	wg.Wait()
+}

@@ -1,0 +1,113 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// memory is a State for tests of what is kept, and of what happens when it is lost.
+type memory struct {
+	mu      sync.Mutex
+	records map[string][]byte
+	gets    int
+	fail    error
+}
+
+func newMemory() *memory { return &memory{records: make(map[string][]byte)} }
+
+func (m *memory) Get(_ context.Context, key string) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.gets++
+	if m.fail != nil {
+		return nil, m.fail
+	}
+	record, ok := m.records[key]
+	if !ok {
+		return nil, ErrNoRecord
+	}
+	return record, nil
+}
+
+func (m *memory) Put(_ context.Context, key string, record []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fail != nil {
+		return m.fail
+	}
+	m.records[key] = record
+	return nil
+}
+
+func (m *memory) List(_ context.Context, prefix string) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var names []string
+	for key := range maps.Keys(m.records) {
+		if name, ok := strings.CutPrefix(key, prefix+"/"); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, m.fail
+}
+
+func TestRecords(t *testing.T) {
+	type value struct{ N int }
+	key := Key("a")
+	unavailable := errors.New("storage is down")
+	for _, test := range []struct {
+		name    string
+		record  string
+		fail    error
+		want    int
+		ok      bool
+		wantErr error
+	}{
+		{name: "none"},
+		{name: "there", record: `{"N": 7}`, want: 7, ok: true},
+		{name: "damaged counts as none", record: `{"N": 7`},
+		{name: "of another type counts as none", record: `{"N": "seven"}`},
+		{name: "storage down is not none", record: `{"N": 7}`, fail: unavailable, wantErr: unavailable},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			state := newMemory()
+			records := NewRecords[value](state, "things", 2)
+			if test.record != "" {
+				state.records[records.path(key)] = []byte(test.record)
+			}
+			state.fail = test.fail
+			got, ok, err := records.Get(t.Context(), key)
+			if got.N != test.want || ok != test.ok || !errors.Is(err, test.wantErr) {
+				t.Errorf("Get = %+v, %t, %v", got, ok, err)
+			}
+			state.fail = nil
+			if err := records.Put(t.Context(), key, value{8}); err != nil {
+				t.Fatal(err)
+			}
+			if got, ok, err := NewRecords[value](state, "things", 2).Get(t.Context(), key); got.N != 8 || !ok || err != nil {
+				t.Errorf("after Put, another replica's Get = %+v, %t, %v", got, ok, err)
+			}
+			before := state.gets
+			if got, ok, err := records.Get(t.Context(), key); got.N != 8 || !ok || err != nil || state.gets != before {
+				t.Errorf("after Put, Get = %+v, %t, %v, with %d reads", got, ok, err, state.gets-before)
+			}
+		})
+	}
+}
+
+func TestKeysDiffer(t *testing.T) {
+	seen := make(map[string][]string)
+	for _, parts := range [][]string{{}, {""}, {"", ""}, {"a"}, {"a", ""}, {"", "a"}, {"ab"}, {"a", "b"}, {"1:a"}, {"a1:b"}} {
+		key := Key(parts...)
+		if other, ok := seen[key]; ok {
+			t.Errorf("%q and %q have the same key", parts, other)
+		}
+		seen[key] = parts
+	}
+}

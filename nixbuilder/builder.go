@@ -31,8 +31,8 @@ const (
 const (
 	// layersInFlight is how many layers of an image are looked for, mounted or packed at a time. Packing has its own, lower limit.
 	layersInFlight = 32
-	// warmConns is how many images whose packages are all there may ask the Nix store beside those that are built.
-	warmConns = 8
+	// warmConns is how many images whose packages are all there may ask the Nix store, and be packed, beside those that Nix builds for.
+	warmConns = 16
 )
 
 // Options say what images are made from and what that may cost.
@@ -175,14 +175,11 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 	if err != nil {
 		return Image{}, err
 	}
-	conn, err := b.daemons.Get(ctx)
+	conn, err := b.realise(ctx, packages, pinned, system)
 	if err != nil {
-		return Image{}, fmt.Errorf("opening the Nix store: %w", err)
-	}
-	defer b.daemons.Put(conn) // its temporary roots keep the closure until it is packed
-	if err := b.realise(ctx, conn, packages, pinned, system); err != nil {
 		return Image{}, err
 	}
+	defer b.daemons.Put(conn) // until then, the closure can't be collected
 	closure, err := conn.Closure(ctx, packages.outputs())
 	if err != nil {
 		return Image{}, err

@@ -23,24 +23,56 @@ func tooLarge(size, most int64) error {
 	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
 }
 
-// realise makes the outputs of packages valid: what is not in the store is downloaded where a binary cache has it, and built
-// otherwise. They stay valid for as long as conn lives.
-func (b *Builder) realise(ctx context.Context, conn *daemon.Conn, wanted packages, pinned source.Pinned, system string) error {
+// realise makes the outputs of packages valid: what is not in the store is downloaded where a binary cache has it, and built otherwise.
+// They stay valid until the connection that it returns is put back. Images that Nix has nothing to do for do not wait for others.
+func (b *Builder) realise(ctx context.Context, wanted packages, pinned source.Pinned, system string) (*daemon.Conn, error) {
 	outputs := wanted.outputs()
-	if err := conn.AddTempRoots(ctx, outputs); err != nil {
-		return err
+	conn, absent, err := b.hold(ctx, outputs)
+	if err != nil || len(absent) == 0 {
+		return conn, err
 	}
-	valid, err := conn.ValidPaths(ctx, outputs)
-	if err != nil || len(valid) == len(outputs) {
-		return err
-	}
+	b.daemons.Put(conn) // whoever waits holds none
 	select {
 	case b.building <- struct{}{}:
 		defer func() { <-b.building }()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
-	absent := slices.DeleteFunc(outputs, func(p store.Path) bool { return slices.Contains(valid, p) })
+	if conn, absent, err = b.hold(ctx, outputs); err != nil || len(absent) == 0 {
+		return conn, err
+	}
+	if err := b.work(ctx, conn, wanted, absent, pinned, system); err != nil {
+		b.daemons.Put(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// hold opens a connection that keeps paths from Nix's garbage collector, and tells which of them are not there.
+func (b *Builder) hold(ctx context.Context, paths []store.Path) (conn *daemon.Conn, absent []store.Path, err error) {
+	conn, err = b.daemons.Get(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the Nix store: %w", err)
+	}
+	err = conn.AddTempRoots(ctx, paths)
+	var valid []store.Path
+	if err == nil {
+		valid, err = conn.ValidPaths(ctx, paths)
+	}
+	if err != nil {
+		b.daemons.Put(conn)
+		return nil, nil, err
+	}
+	for _, p := range paths {
+		if !slices.Contains(valid, p) {
+			absent = append(absent, p)
+		}
+	}
+	return conn, absent, nil
+}
+
+// work has Nix make absent outputs, if that stays within the limits.
+func (b *Builder) work(ctx context.Context, conn *daemon.Conn, wanted packages, absent []store.Path, pinned source.Pinned, system string) error {
 	targets, err := b.targets(ctx, conn, wanted, absent, pinned, system)
 	if err != nil {
 		return err

@@ -87,6 +87,10 @@ func (s *Service) await(ctx context.Context, repo distribution.Repository, p pul
 	}
 	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
 	job, err := s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
+		current, pushed, err := s.lookUp(ctx, repo, p.tag)
+		if err != nil || pushed || current.Revision == pinned.Revision {
+			return err // another job ended since the client's tag was looked up
+		}
 		image, err := s.builder.Build(ctx, request, pinned, target{repo, s.blobs})
 		if err != nil {
 			return err

@@ -85,12 +85,12 @@ func (j *jobs) start(ctx context.Context, key, client string, build func(context
 }
 
 // safely turns a panic into an error: one image must not take the registry down.
-func safely(ctx context.Context, build func(context.Context) error) (err error) {
+func safely(ctx context.Context, work func(context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			logrus.Errorf("nix: panic while building: %v\n%s", p, debug.Stack())
 			err = fmt.Errorf("panic while building: %v", p)
 		}
 	}()
-	return build(ctx)
+	return work(ctx)
 }

@@ -45,48 +45,75 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if image.digest != "" && !s.builder.Moves(p.tag) {
 		return s.serve(ctx, repo, p, image)
 	}
-	pinned, err := s.builder.Pin(ctx, p.tag)
-	if err != nil {
-		if image.digest == "" || errors.As(err, new(*nixbuilder.Error)) {
-			return "", err
-		}
-		logrus.WithError(err).Warnf("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, image.Revision)
+	fresh, err := s.refresh(ctx, repo, p, request, image)
+	if err != nil && image.digest != "" && !nixbuilder.Lasting(err) {
+		// The older image answers while a newer one takes long, or can't be had at the moment.
+		logrus.WithError(err).Infof("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, image.Revision)
 		return s.serve(ctx, repo, p, image)
 	}
-	if image.Revision == pinned.Revision {
-		return s.serve(ctx, repo, p, image)
+	if err != nil || fresh.digest == "" {
+		return "", err
 	}
-	return s.build(ctx, repo, p, request, pinned, image)
+	return s.serve(ctx, repo, p, fresh)
 }
 
-// build has the image built and serves it. An older image that there is answers for it while that takes long, and when it can't be
-// done at the moment.
-func (s *Service) build(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned, older stored) (digest.Digest, error) {
-	err := s.await(ctx, repo, p, request, pinned)
-	if err != nil && older.digest != "" && !nixbuilder.Lasting(err) {
-		logrus.WithError(err).Infof("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, older.Revision)
-		return s.serve(ctx, repo, p, older)
+// refresh returns the image of a tag as the package set is now, which is the stored one unless the set has changed. It is none if
+// somebody pushed meanwhile. The client is held for as long as clients can be.
+func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p pull, request names.Request, image stored) (stored, error) {
+	hold := time.NewTimer(s.options.Build.Hold)
+	defer hold.Stop()
+	pinned, err := s.pin(ctx, hold.C, p.tag)
+	if err != nil || image.digest != "" && image.Revision == pinned.Revision {
+		return image, err
 	}
+	if s.readOnly {
+		return image, errReadOnly
+	}
+	build, err := s.start(ctx, repo, p, request, pinned)
 	if err != nil {
-		return "", err
+		return image, err
+	}
+	select {
+	case <-build.done:
+	case <-ctx.Done():
+		return image, fmt.Errorf("the client left: %w", context.Cause(ctx))
+	case <-hold.C:
+		return image, errHold
+	}
+	if build.err != nil {
+		return image, build.err
 	}
 	image, pushed, err := s.lookUp(ctx, repo, p.tag)
-	if err != nil || pushed {
-		return "", err
+	if pushed {
+		return stored{}, err
 	}
-	if image.digest == "" {
-		return "", fmt.Errorf("%s:%s is gone right after it was built", repo.Named().Name(), p.tag)
-	}
-	return s.serve(ctx, repo, p, image)
+	return image, err
 }
 
-// await has the image built, whoever asked first, and waits for it for as long as clients can be made to.
-func (s *Service) await(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned) error {
-	if s.readOnly {
-		return errReadOnly
+// pin asks the builder what a tag stands for. That can take a while when much has changed; it is remembered for the client's next round.
+func (s *Service) pin(ctx context.Context, hold <-chan time.Time, tag string) (source.Pinned, error) {
+	var pinned source.Pinned
+	done := make(chan error, 1)
+	go func() {
+		done <- safely(context.WithoutCancel(ctx), func(ctx context.Context) (err error) {
+			pinned, err = s.builder.Pin(ctx, tag)
+			return err
+		})
+	}()
+	select {
+	case err := <-done:
+		return pinned, err
+	case <-ctx.Done():
+		return source.Pinned{}, fmt.Errorf("the client left: %w", context.Cause(ctx))
+	case <-hold:
+		return source.Pinned{}, errHold
 	}
+}
+
+// start has an image built and committed, unless that is under way already.
+func (s *Service) start(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned) (*job, error) {
 	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
-	job, err := s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
+	return s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
 		current, pushed, err := s.lookUp(ctx, repo, p.tag)
 		if err != nil || pushed || current.Revision == pinned.Revision {
 			return err // another job ended since the client's tag was looked up
@@ -101,19 +128,6 @@ func (s *Service) await(ctx context.Context, repo distribution.Repository, p pul
 		}
 		return s.commit(ctx, repo, image, tags)
 	})
-	if err != nil {
-		return err
-	}
-	hold := time.NewTimer(s.options.Build.Hold)
-	defer hold.Stop()
-	select {
-	case <-job.done:
-		return job.err
-	case <-ctx.Done():
-		return fmt.Errorf("the client left: %w", context.Cause(ctx))
-	case <-hold.C:
-		return errHold
-	}
 }
 
 // serve chooses the form of a stored image that the client takes, and says what the image was built from.

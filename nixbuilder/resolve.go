@@ -124,7 +124,11 @@ func refusal(requested []string, results map[string]eval.Result) error {
 		switch failure := results[name].Failure; {
 		case failure == nil:
 		case failure.Kind == eval.NotFound:
-			missing = append(missing, failure.Message)
+			message := failure.Message
+			if len(failure.NearMisses) > 0 {
+				message += " (did you mean " + strings.Join(failure.NearMisses, ", ") + "?)"
+			}
+			missing = append(missing, message)
 		default:
 			refused = append(refused, failure.Message)
 		}

@@ -23,6 +23,7 @@ func TestRefusal(t *testing.T) {
 		{"fine", map[string]eval.Result{"a": fine, "b": fine}, nil},
 		{"one is missing", map[string]eval.Result{"a": fine, "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no b"}},
 		{"all that are missing are named", map[string]eval.Result{"a": result(eval.NotFound, "no a"), "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no a; no b"}},
+		{"what was perhaps meant", map[string]eval.Result{"a": fine, "b": {Failure: &eval.Failure{Kind: eval.NotFound, Message: "no b", NearMisses: []string{"bb", "bc"}}}}, &Error{NotFound, "no b (did you mean bb, bc?)"}},
 		{"missing goes before refused", map[string]eval.Result{"a": result(eval.Unfree, "unfree"), "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no b"}},
 		{"refused", map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")}, &Error{Denied, "a or A; too long"}},
 	} {

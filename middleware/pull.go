@@ -29,11 +29,11 @@ var errHold = errors.New("the image is being built")
 var errReadOnly = errors.New("the registry is in read-only mode, in which nothing is built")
 
 // pull makes sure that the image of a tag is stored, building it if it can be. It returns the manifest to serve, or nothing when the
-// registry's own answer is right: for pushed images, and for names that are not made of packages.
+// registry's own answer is right, as for names that are not made of packages.
 func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull) (digest.Digest, error) {
 	image, pushed, err := s.lookUp(ctx, repo, p.tag)
 	if err != nil || pushed {
-		return "", err
+		return image.digest, err // looked up once, not by the registry again
 	}
 	request, err := names.Parse(repo.Named().Name(), s.options.Names.Prefix, s.options.Names.MaxPackages)
 	if errors.Is(err, names.ErrOutside) {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -30,7 +29,7 @@ const (
 // tree; only files whose status changed are read again, and hard links share the others between copies.
 type Path struct {
 	origin string // what is watched
-	copies string // the directory of the copies, one per revision
+	copies *trees
 
 	walking sync.Mutex // one walk at a time; guards what follows
 	files   map[string]file
@@ -70,11 +69,11 @@ func NewPath(origin, copies string) (*Path, error) {
 		return nil, fmt.Errorf("%s is neither a directory with a default.nix nor a .nix file", origin)
 	}
 	id := sha256.Sum256([]byte(origin))
-	copies = filepath.Join(copies, hex.EncodeToString(id[:8]))
-	if err := os.MkdirAll(copies, 0o755); err != nil {
+	kept, err := newTrees(filepath.Join(copies, hex.EncodeToString(id[:8])), keptRevisions)
+	if err != nil {
 		return nil, err
 	}
-	return &Path{origin: origin, copies: copies}, nil
+	return &Path{origin: origin, copies: kept}, nil
 }
 
 // Moves is true for latest alone.
@@ -106,18 +105,17 @@ func (p *Path) old(tag string) (Pinned, error) {
 	if !revisionTag.MatchString(tag) {
 		return Pinned{}, ErrUnknownTag
 	}
-	pinned := p.at(tag)
-	if _, err := os.Stat(pinned.Path); errors.Is(err, fs.ErrNotExist) {
-		return Pinned{}, ErrUnknownTag
-	} else if err != nil {
+	if there, err := p.copies.have(tag); err != nil {
 		return Pinned{}, err
+	} else if !there {
+		return Pinned{}, ErrUnknownTag
 	}
-	return pinned, nil
+	return p.at(tag), nil
 }
 
 func (p *Path) at(revision string) Pinned {
 	name := filepath.Base(p.origin)
-	pinned := Pinned{Name: "path:" + name, Revision: revision, Path: filepath.Join(p.copies, revision)}
+	pinned := Pinned{Name: "path:" + name, Revision: revision, Path: p.copies.path(revision)}
 	if filepath.Ext(name) == ".nix" {
 		pinned.Path = filepath.Join(pinned.Path, name)
 	}
@@ -135,7 +133,7 @@ func (p *Path) copy(ctx context.Context) (Pinned, error) {
 			return p.pinned, nil
 		}
 	}
-	staging, err := os.MkdirTemp(p.copies, ".new-")
+	staging, err := p.copies.stage()
 	if err != nil {
 		return Pinned{}, err
 	}
@@ -149,7 +147,7 @@ func (p *Path) copy(ctx context.Context) (Pinned, error) {
 		f := files[rel]
 		target := filepath.Join(staging, rel)
 		if known, ok := p.files[rel]; ok && f.status.mode.IsRegular() && known.status == f.status &&
-			os.Link(filepath.Join(p.pinned.root(), rel), target) == nil {
+			os.Link(filepath.Join(p.copies.path(p.pinned.Revision), rel), target) == nil {
 			f.sha256 = known.sha256
 		} else if f.sha256, err = copyFile(filepath.Join(p.top(), rel), target, f.status.mode); err != nil {
 			return Pinned{}, err
@@ -160,25 +158,12 @@ func (p *Path) copy(ctx context.Context) (Pinned, error) {
 		}
 		files[rel] = f
 	}
-	if err := os.Chmod(staging, 0o755); err != nil {
-		return Pinned{}, err
-	}
 	pinned := p.at(hex.EncodeToString(set.Sum(nil)))
-	if err := os.Rename(staging, pinned.root()); err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+	if err := p.copies.publish(staging, pinned.Revision); err != nil {
 		return Pinned{}, err
 	}
-	now = time.Now()
-	_ = os.Chtimes(pinned.root(), now, now) // the newest by prune's reckoning, though it may have been there
 	p.files = files
-	return pinned, p.prune(pinned.Revision)
-}
-
-// root is the directory of the whole copy.
-func (p Pinned) root() string {
-	if filepath.Base(p.Path) == p.Revision {
-		return p.Path
-	}
-	return filepath.Dir(p.Path)
+	return pinned, nil
 }
 
 // top is the directory that the walk's relative paths start from.
@@ -270,35 +255,3 @@ func copyFile(from, to string, mode fs.FileMode) (sum [sha256.Size]byte, err err
 	}
 	return [sha256.Size]byte(hash.Sum(nil)), nil
 }
-
-// prune removes the oldest copies, and what a killed process left behind.
-func (p *Path) prune(current string) error {
-	entries, err := os.ReadDir(p.copies)
-	if err != nil {
-		return err
-	}
-	age := make(map[string]time.Time, len(entries))
-	var revisions []string
-	for _, entry := range entries {
-		info, err := entry.Info()
-		if err != nil {
-			continue // removed by another process
-		}
-		switch age[entry.Name()] = info.ModTime(); {
-		case revisionTag.MatchString(entry.Name()):
-			revisions = append(revisions, entry.Name())
-		case time.Since(info.ModTime()) > time.Hour:
-			removeAll(filepath.Join(p.copies, entry.Name()))
-		}
-	}
-	slices.SortFunc(revisions, func(a, b string) int { return age[b].Compare(age[a]) })
-	for i, revision := range revisions {
-		if i >= keptRevisions && revision != current {
-			removeAll(filepath.Join(p.copies, revision))
-		}
-	}
-	return nil
-}
-
-// removeAll cleans up. What can't be removed now is found again by the next prune.
-func removeAll(dir string) { _ = os.RemoveAll(dir) }

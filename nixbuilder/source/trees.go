@@ -1,0 +1,92 @@
+package source
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// stagingAge is how old an unfinished tree is when whoever made it must have been killed.
+const stagingAge = time.Hour
+
+// trees keeps the files of revisions on this machine: a directory for each, which appears whole and never changes. Several processes may
+// share them.
+type trees struct {
+	dir  string
+	keep int // how many stay, those that were asked for last
+}
+
+func newTrees(dir string, keep int) (*trees, error) {
+	return &trees{dir, keep}, os.MkdirAll(dir, 0o755)
+}
+
+// path is where the tree of a revision is, or would be.
+func (t *trees) path(revision string) string { return filepath.Join(t.dir, revision) }
+
+// have tells whether there is a tree of a revision, and keeps it for a while if so.
+func (t *trees) have(revision string) (bool, error) {
+	now := time.Now()
+	err := os.Chtimes(t.path(revision), now, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// stage makes an empty directory for a tree. Whoever fills it removes it in the end, published or not.
+func (t *trees) stage() (string, error) {
+	staging, err := os.MkdirTemp(t.dir, ".new-")
+	if err != nil {
+		return "", err
+	}
+	return staging, os.Chmod(staging, 0o755)
+}
+
+// publish makes what is staged the tree of a revision, unless there is one, and removes the oldest trees.
+func (t *trees) publish(staging, revision string) error {
+	err := os.Rename(staging, t.path(revision))
+	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+		return fmt.Errorf("keeping revision %s: %w", revision, err)
+	}
+	if _, err := t.have(revision); err != nil {
+		return err
+	}
+	return t.prune(revision)
+}
+
+// prune removes the oldest trees, and what killed processes left behind.
+func (t *trees) prune(current string) error {
+	entries, err := os.ReadDir(t.dir)
+	if err != nil {
+		return err
+	}
+	used := make(map[string]time.Time, len(entries))
+	var revisions []string
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil || !entry.IsDir() {
+			continue // removed by another process; not a tree
+		}
+		switch used[entry.Name()] = info.ModTime(); {
+		case entry.Name()[0] != '.':
+			revisions = append(revisions, entry.Name())
+		case time.Since(info.ModTime()) > stagingAge:
+			removeAll(t.path(entry.Name()))
+		}
+	}
+	slices.SortFunc(revisions, func(a, b string) int { return used[b].Compare(used[a]) })
+	for i, revision := range revisions {
+		if i >= t.keep && revision != current {
+			removeAll(t.path(revision))
+		}
+	}
+	return nil
+}
+
+// removeAll cleans up. What can't be removed now is found again by the next prune.
+func removeAll(dir string) { _ = os.RemoveAll(dir) }

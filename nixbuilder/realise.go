@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -18,6 +19,9 @@ import (
 
 // logLines is how much of the log of a failed build its message has.
 const logLines = 10
+
+// builderEnd is how Nix puts the end of a builder.
+var builderEnd = regexp.MustCompile(`failed (with exit code \d+|due to signal \d+ \([^)]*\))`)
 
 func tooLarge(size, most int64) error {
 	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
@@ -175,6 +179,9 @@ func blame(r daemon.Result) int {
 func explainBuild(failure daemon.Result, tails map[store.Path][]string) error {
 	drv := culprit(failure)
 	message := fmt.Sprintf("building %s failed: %s", drv.Name(), failure.Status)
+	if reason := builderEnd.FindString(failure.Message); reason != "" {
+		message = fmt.Sprintf("building %s %s", drv.Name(), reason)
+	}
 	switch failure.Status {
 	case daemon.TimedOut:
 		message = fmt.Sprintf("building %s took longer than this registry allows", drv.Name())

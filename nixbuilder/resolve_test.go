@@ -61,11 +61,11 @@ func TestExplainBuild(t *testing.T) {
 	}{
 		{
 			"its builder", daemon.Result{Target: target, Status: daemon.PermanentFailure, Message: "builder for '" + string(drv) + "' failed with exit code 1"},
-			"building app-1.drv failed: permanent failure; its last lines: linking; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log",
+			"building app-1.drv failed with exit code 1; its last lines: linking; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log",
 		},
 		{
-			"a dependency's builder", daemon.Result{Target: target, Status: daemon.DependencyFailed, Message: "error: builder for '" + string(dependency) + "' failed;\n 1 dependencies of derivation '" + string(drv) + "' failed to build"},
-			"building lib-1.drv failed: dependency failed; its last lines: compiling | error: no; on the registry's host, `nix-store --read-log " + string(dependency) + "` has the whole log",
+			"a dependency's builder", daemon.Result{Target: target, Status: daemon.DependencyFailed, Message: "error: builder for '" + string(dependency) + "' failed due to signal 9 (Killed);\n 1 dependencies of derivation '" + string(drv) + "' failed to build"},
+			"building lib-1.drv failed due to signal 9 (Killed); its last lines: compiling | error: no; on the registry's host, `nix-store --read-log " + string(dependency) + "` has the whole log",
 		},
 		{
 			"too slow", daemon.Result{Target: target, Status: daemon.TimedOut},

@@ -145,7 +145,7 @@ func (p *Path) copy(ctx context.Context) (Pinned, error) {
 			return Pinned{}, err
 		}
 		f := files[rel]
-		target := filepath.Join(staging, rel)
+		target := filepath.Join(staging, treeName, rel)
 		if known, ok := p.files[rel]; ok && f.status.mode.IsRegular() && known.status == f.status &&
 			os.Link(filepath.Join(p.copies.path(p.pinned.Revision), rel), target) == nil {
 			f.sha256 = known.sha256

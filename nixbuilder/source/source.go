@@ -20,6 +20,8 @@ type Pinned struct {
 	Revision string
 	// Date is when the revision was made, by its own account; zero where it has none.
 	Date time.Time
+	// Stale is why the source could not be asked, when the revision is the one that it last had; nil otherwise.
+	Stale error
 	// Path is the immutable copy: a directory with a default.nix, or a .nix file.
 	Path string
 }

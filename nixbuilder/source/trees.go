@@ -25,31 +25,75 @@ func newTrees(dir string, keep int) (*trees, error) {
 	return &trees{dir, keep}, os.MkdirAll(dir, 0o755)
 }
 
+// What is in the directory of a revision.
+const (
+	treeName = "tree"
+	dateName = "date" // a file with the revision's date, if it has one
+)
+
 // path is where the tree of a revision is, or would be.
-func (t *trees) path(revision string) string { return filepath.Join(t.dir, revision) }
+func (t *trees) path(revision string) string { return filepath.Join(t.dir, revision, treeName) }
+
+// date is when a revision that is there was made, zero if it does not say.
+func (t *trees) date(revision string) (date time.Time, err error) {
+	text, err := os.ReadFile(filepath.Join(t.dir, revision, dateName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return date, nil
+	}
+	if err == nil {
+		err = date.UnmarshalText(text)
+	}
+	return date, err
+}
 
 // have tells whether there is a tree of a revision, and keeps it for a while if so.
 func (t *trees) have(revision string) (bool, error) {
 	now := time.Now()
-	err := os.Chtimes(t.path(revision), now, now)
+	err := os.Chtimes(filepath.Join(t.dir, revision), now, now)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// stage makes an empty directory for a tree. Whoever fills it removes it in the end, published or not.
+// make has a revision's tree filled unless it is there. Fill gets an empty directory and returns the revision's date, if it has one.
+func (t *trees) make(revision string, fill func(dir string) (time.Time, error)) error {
+	if there, err := t.have(revision); there || err != nil {
+		return err
+	}
+	staging, err := t.stage()
+	if err != nil {
+		return err
+	}
+	defer removeAll(staging)
+	date, err := fill(filepath.Join(staging, treeName))
+	if err != nil {
+		return err
+	}
+	if !date.IsZero() {
+		text, err := date.UTC().MarshalText()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(staging, dateName), text, 0o644); err != nil {
+			return err
+		}
+	}
+	return t.publish(staging, revision)
+}
+
+// stage makes a directory with an empty tree. Whoever fills it removes it in the end, published or not.
 func (t *trees) stage() (string, error) {
 	staging, err := os.MkdirTemp(t.dir, ".new-")
 	if err != nil {
 		return "", err
 	}
-	return staging, os.Chmod(staging, 0o755)
+	return staging, errors.Join(os.Chmod(staging, 0o755), os.Mkdir(filepath.Join(staging, treeName), 0o755))
 }
 
 // publish makes what is staged the tree of a revision, unless there is one, and removes the oldest trees.
 func (t *trees) publish(staging, revision string) error {
-	err := os.Rename(staging, t.path(revision))
+	err := os.Rename(staging, filepath.Join(t.dir, revision))
 	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 		return fmt.Errorf("keeping revision %s: %w", revision, err)
 	}
@@ -76,13 +120,13 @@ func (t *trees) prune(current string) error {
 		case entry.Name()[0] != '.':
 			revisions = append(revisions, entry.Name())
 		case time.Since(info.ModTime()) > stagingAge:
-			removeAll(t.path(entry.Name()))
+			removeAll(filepath.Join(t.dir, entry.Name()))
 		}
 	}
 	slices.SortFunc(revisions, func(a, b string) int { return used[b].Compare(used[a]) })
 	for i, revision := range revisions {
 		if i >= t.keep && revision != current {
-			removeAll(t.path(revision))
+			removeAll(filepath.Join(t.dir, revision))
 		}
 	}
 	return nil

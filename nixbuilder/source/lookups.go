@@ -1,0 +1,102 @@
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// maxLookups bounds what is remembered of names that clients asked for and that exist: branches, channels.
+const maxLookups = 1000
+
+// lookups remember what each moving name stood for when the remote was last asked, also across restarts: a remote that is gone
+// must not stop what was served before. It is safe for concurrent use; one question for a name is asked at a time.
+type lookups struct {
+	file    string
+	refresh time.Duration // how long an answer is believed
+	asking  singleflight.Group
+
+	mu    sync.Mutex
+	known map[string]lookup
+}
+
+type lookup struct {
+	Revision string    `json:"revision"`
+	Asked    time.Time `json:"asked"`
+}
+
+func newLookups(file string, refresh time.Duration) (*lookups, error) {
+	l := &lookups{file: file, refresh: refresh, known: make(map[string]lookup)}
+	content, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if json.Unmarshal(content, &l.known) != nil {
+		l.known = make(map[string]lookup) // it is only a memory
+	}
+	return l, nil
+}
+
+// get returns what a name stands for. If the remote can't be asked, that is the last answer that it gave, and stale says why.
+func (l *lookups) get(ctx context.Context, name string, ask func(context.Context) (string, error)) (revision string, stale, err error) {
+	l.mu.Lock()
+	last, ok := l.known[name]
+	l.mu.Unlock()
+	if ok && time.Since(last.Asked) < l.refresh {
+		return last.Revision, nil, nil
+	}
+	answer, err, _ := l.asking.Do(name, func() (any, error) {
+		revision, err := ask(context.WithoutCancel(ctx))
+		if err != nil {
+			return "", err
+		}
+		return revision, l.keep(name, lookup{revision, time.Now()})
+	})
+	if err != nil && ok && !errors.Is(err, ErrUnknownTag) {
+		return last.Revision, err, nil
+	}
+	return answer.(string), nil, err
+}
+
+// keep adds an answer and writes all of them, whole or not at all.
+func (l *lookups) keep(name string, answer lookup) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.known[name]; !ok && len(l.known) >= maxLookups {
+		return nil
+	}
+	l.known[name] = answer
+	content, err := json.Marshal(l.known)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(l.file, content); err != nil {
+		return fmt.Errorf("keeping what %s stands for: %w", name, err)
+	}
+	return nil
+}
+
+// writeFile replaces a file, whole or not at all.
+func writeFile(name string, content []byte) error {
+	staging, err := os.CreateTemp(filepath.Dir(name), ".new-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(staging.Name()) // in vain once it was renamed
+	_, err = staging.Write(content)
+	if err := errors.Join(err, staging.Close()); err != nil {
+		return err
+	}
+	return os.Rename(staging.Name(), name)
+}

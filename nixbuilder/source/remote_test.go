@@ -1,0 +1,433 @@
+package source
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+)
+
+// archive makes a .tar.gz of entries; those without a type are files that hold their own names.
+func archive(t *testing.T, entries ...tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for _, e := range entries {
+		if e.Typeflag == 0 {
+			e.Typeflag, e.Size = tar.TypeReg, int64(len(e.Name))
+		}
+		if err := w.WriteHeader(&e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Typeflag == tar.TypeReg {
+			fmt.Fprint(w, e.Name)
+		}
+	}
+	for _, c := range []func() error{w.Close, z.Close} {
+		if err := c(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.Bytes()
+}
+
+// A mirror serves channels and archives, and counts.
+type mirror struct {
+	mu        sync.Mutex
+	channels  map[string]string
+	archives  map[string][]byte
+	down      bool
+	requests  atomic.Int32
+	downloads atomic.Int32
+}
+
+func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m.requests.Add(1)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var content []byte
+	if name, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/channels/"), "/git-revision"); ok {
+		content = []byte(m.channels[name])
+	} else if name, ok := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, "/archive/"), ".tar.gz"); ok {
+		m.downloads.Add(1)
+		content = m.archives[name]
+	}
+	switch {
+	case m.down:
+		http.Error(w, "down", http.StatusBadGateway)
+	case len(content) == 0:
+		http.NotFound(w, r)
+	default:
+		_, _ = w.Write(content)
+	}
+}
+
+func (m *mirror) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
+}
+
+var (
+	commitA = strings.Repeat("a", 40)
+	commitB = strings.Repeat("b", 40)
+	day     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+)
+
+func newMirror(t *testing.T) (*mirror, ChannelOptions) {
+	t.Helper()
+	m := &mirror{channels: map[string]string{"nixos-25.11": commitA + "\n"}, archives: map[string][]byte{}}
+	for _, commit := range []string{commitA, commitB} {
+		m.archives[commit] = archive(t,
+			tar.Header{Name: "nixpkgs-" + commit + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: day},
+			tar.Header{Name: "nixpkgs-" + commit + "/default.nix", Mode: 0o644, ModTime: day},
+			tar.Header{Name: "nixpkgs-" + commit + "/pkgs/run.sh", Mode: 0o755, ModTime: day},
+			tar.Header{Name: "nixpkgs-" + commit + "/link", Linkname: "default.nix", Typeflag: tar.TypeSymlink, ModTime: day},
+		)
+	}
+	server := httptest.NewServer(m)
+	t.Cleanup(server.Close)
+	return m, ChannelOptions{Name: "nixos-25.11", Channels: server.URL + "/channels/", Archives: server.URL + "/archive", Dir: t.TempDir(), Refresh: time.Hour}
+}
+
+func channel(t *testing.T, options ChannelOptions) *Channel {
+	t.Helper()
+	c, err := NewChannel(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestChannel(t *testing.T) {
+	m, options := newMirror(t)
+	c := channel(t, options)
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			got, err := c.Pin(t.Context(), Latest)
+			if err != nil || got.Revision != commitA || got.Name != "channel:nixos-25.11" || !got.Date.Equal(day) || got.Stale != nil {
+				t.Errorf("Pin = %+v, %v", got, err)
+			}
+		})
+	}
+	wg.Wait()
+	got, err := c.Pin(t.Context(), Latest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := read(t, got.Path+"/default.nix"); text != "nixpkgs-"+commitA+"/default.nix" {
+		t.Errorf("default.nix holds %q", text)
+	}
+	if info, err := os.Stat(got.Path + "/pkgs/run.sh"); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("run.sh: %v, %v", info, err)
+	}
+	if target, err := os.Readlink(got.Path + "/link"); err != nil || target != "default.nix" {
+		t.Errorf("link: %q, %v", target, err)
+	}
+
+	before := m.requests.Load()
+	for _, tag := range []string{Latest, "nixos-25.11", commitA} {
+		if again, err := c.Pin(t.Context(), tag); err != nil || again.Revision != commitA || again.Path != got.Path {
+			t.Errorf("Pin(%q) = %+v, %v", tag, again, err)
+		}
+	}
+	if n := m.requests.Load() - before; n != 0 {
+		t.Errorf("%d requests for what is known", n)
+	}
+	if other, err := c.Pin(t.Context(), commitB); err != nil || other.Revision != commitB || other.Name != "nixpkgs" {
+		t.Errorf("Pin of a commit = %+v, %v", other, err)
+	}
+	for _, tag := range []string{"nixos-99.99", strings.Repeat("c", 40), "main", "nixos-../../x", "v1.0", ""} {
+		if _, err := c.Pin(t.Context(), tag); !errors.Is(err, ErrUnknownTag) {
+			t.Errorf("Pin(%q) = %v, want ErrUnknownTag", tag, err)
+		}
+	}
+}
+
+func TestChannelMoves(t *testing.T) {
+	m, options := newMirror(t)
+	options.Refresh = time.Nanosecond
+	c := channel(t, options)
+	if first, err := c.Pin(t.Context(), Latest); err != nil || first.Revision != commitA {
+		t.Fatalf("Pin = %+v, %v", first, err)
+	}
+	m.set(func() { m.channels["nixos-25.11"] = commitB })
+	if second, err := c.Pin(t.Context(), Latest); err != nil || second.Revision != commitB {
+		t.Errorf("after the channel moved, Pin = %+v, %v", second, err)
+	}
+	m.set(func() { m.down = true })
+	for name, c := range map[string]*Channel{"the same process": c, "another process": channel(t, options)} {
+		if got, err := c.Pin(t.Context(), Latest); err != nil || got.Revision != commitB || got.Stale == nil {
+			t.Errorf("with the remote down, in %s, Pin = %+v, %v, want the last revision, stale", name, got, err)
+		}
+	}
+	if _, err := c.Pin(t.Context(), "nixos-unstable"); err == nil || errors.Is(err, ErrUnknownTag) {
+		t.Errorf("with the remote down, Pin of a channel never seen = %v", err)
+	}
+	m.set(func() { m.down = false; delete(m.channels, "nixos-25.11") })
+	if _, err := c.Pin(t.Context(), Latest); !errors.Is(err, ErrUnknownTag) {
+		t.Errorf("once the channel is gone, Pin = %v, want ErrUnknownTag", err)
+	}
+	if n := m.downloads.Load(); n != 2 {
+		t.Errorf("%d downloads, want one for each commit", n)
+	}
+	for tag, want := range map[string]bool{Latest: true, "nixos-25.11": true, commitA: false} {
+		if got := c.Moves(tag); got != want {
+			t.Errorf("Moves(%q) = %t", tag, got)
+		}
+	}
+	options.Name = commitA
+	if channel(t, options).Moves(Latest) {
+		t.Error("a pinned commit moves")
+	}
+}
+
+func TestChannelBadArchives(t *testing.T) {
+	m, options := newMirror(t)
+	good := m.archives[commitA]
+	outside := filepath.Join(t.TempDir(), "outside")
+	for _, test := range []struct {
+		name    string
+		archive []byte
+	}{
+		{"cut off", good[:len(good)/2]},
+		{"no archive", []byte("<html>")},
+		{"a name that climbs", archive(t, tar.Header{Name: "x/../../../../../../../../../" + outside})},
+		{"a link that leads out", archive(t, tar.Header{Name: "x/out", Linkname: filepath.Dir(outside), Typeflag: tar.TypeSymlink}, tar.Header{Name: "x/out/outside"})},
+		{"a device", archive(t, tar.Header{Name: "x/null", Typeflag: tar.TypeChar})},
+		{"a hard link", archive(t, tar.Header{Name: "x/passwd", Linkname: "/etc/passwd", Typeflag: tar.TypeLink})},
+		{"a name twice", archive(t, tar.Header{Name: "x/a"}, tar.Header{Name: "x/a"})},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m.set(func() { m.archives[commitA] = test.archive })
+			options.Dir = t.TempDir()
+			c := channel(t, options)
+			if got, err := c.Pin(t.Context(), Latest); err == nil || errors.Is(err, ErrUnknownTag) {
+				// A climbing name is put below the tree, which is harmless too.
+				if _, statErr := os.Stat(outside); statErr == nil || err != nil {
+					t.Errorf("Pin = %+v, %v", got, err)
+				}
+			}
+			if _, err := os.Stat(outside); err == nil {
+				t.Error("a file was written outside of the tree")
+			}
+			m.set(func() { m.archives[commitA] = good })
+			if _, err := c.Pin(t.Context(), Latest); err != nil {
+				t.Errorf("with the archive mended: %v", err)
+			}
+		})
+	}
+}
+
+func TestNewChannelRefuses(t *testing.T) {
+	for _, options := range []ChannelOptions{
+		{}, {Name: "../x"}, {Name: "nixos-25.11/.."}, {Name: "abc"}, {Name: "nixos-25.11", Channels: "file:///etc"}, {Name: "nixos-25.11", Archives: "x"},
+	} {
+		options.Dir = t.TempDir()
+		if _, err := NewChannel(options); err == nil {
+			t.Errorf("NewChannel(%+v) gives no error", options)
+		}
+	}
+}
+
+// A remote is a repository to fetch from.
+type remote struct {
+	t   *testing.T
+	dir string
+}
+
+func newRemote(t *testing.T) remote {
+	t.Helper()
+	if _, err := exec.LookPath("git"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("git is missing")
+	}
+	r := remote{t, t.TempDir()}
+	r.git("init", "--quiet", "--initial-branch=main")
+	r.commit("default.nix", "{ one = 1; }")
+	return r
+}
+
+func (r remote) git(args ...string) string {
+	r.t.Helper()
+	command := exec.CommandContext(r.t.Context(), "git", append([]string{"-C", r.dir, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+	command.Env = append(os.Environ(), "GIT_COMMITTER_DATE="+day.Format(time.RFC3339), "GIT_AUTHOR_DATE="+day.Format(time.RFC3339), "GIT_CONFIG_GLOBAL=/dev/null")
+	output, err := command.CombinedOutput()
+	if err != nil {
+		r.t.Fatalf("git %q: %v: %s", args, err, output)
+	}
+	return strings.TrimSpace(string(output))
+}
+
+func (r remote) commit(file, content string) string {
+	r.t.Helper()
+	write(r.t, filepath.Join(r.dir, file), content)
+	r.git("add", ".")
+	r.git("commit", "--quiet", "-m", content)
+	return r.git("rev-parse", "HEAD")
+}
+
+func newGit(t *testing.T, options GitOptions) *Git {
+	t.Helper()
+	runner, _ := proc.New()
+	if options.Dir == "" {
+		options.Dir = t.TempDir()
+	}
+	g, err := NewGit(runner, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func TestGit(t *testing.T) {
+	r := newRemote(t)
+	one := r.git("rev-parse", "HEAD")
+	r.git("tag", "-a", "v1", "-m", "annotated")
+	r.git("tag", "light")
+	r.git("branch", "v1") // the tag of that name goes first
+	two := r.commit("default.nix", "{ two = 2; }")
+	r.git("checkout", "--quiet", "-b", "side", one)
+	r.git("commit", "--quiet", "--allow-empty", "-m", "v1 moves")
+	side := r.commit("default.nix", "{ three = 3; }")
+	r.git("branch", "--force", "v1", "side")
+	r.git("checkout", "--quiet", "main")
+
+	for _, url := range []string{r.dir, "file://" + r.dir} {
+		g := newGit(t, GitOptions{URL: url, Refresh: time.Nanosecond})
+		for _, test := range []struct{ tag, want, content string }{
+			{Latest, two, "{ two = 2; }"},
+			{"main", two, "{ two = 2; }"},
+			{"side", side, "{ three = 3; }"},
+			{"v1", one, "{ one = 1; }"},
+			{"light", one, "{ one = 1; }"},
+			{one, one, "{ one = 1; }"},
+			{side, side, "{ three = 3; }"},
+		} {
+			got, err := g.Pin(t.Context(), test.tag)
+			if err != nil {
+				t.Errorf("%s: Pin(%q): %v", url, test.tag, err)
+				continue
+			}
+			if content := read(t, got.Path+"/default.nix"); got.Revision != test.want || content != test.content || !got.Date.Equal(day) || got.Name != url {
+				t.Errorf("%s: Pin(%q) = %+v with %q, want %s", url, test.tag, got, content, test.want)
+			}
+			if entries, err := os.ReadDir(got.Path); err != nil || len(entries) != 1 {
+				t.Errorf("%s: the tree has %v, want default.nix alone", url, entries)
+			}
+		}
+		for _, tag := range []string{"nosuch", strings.Repeat("c", 40), "--upload-pack=touch", "-x", "..", "HEAD~1", "a b", "main^{}"} {
+			if _, err := g.Pin(t.Context(), tag); !errors.Is(err, ErrUnknownTag) {
+				t.Errorf("%s: Pin(%q) = %v, want ErrUnknownTag", url, tag, err)
+			}
+		}
+	}
+	if got, err := newGit(t, GitOptions{URL: r.dir, Ref: "side"}).Pin(t.Context(), Latest); err != nil || got.Revision != side {
+		t.Errorf("Pin of another ref = %+v, %v", got, err)
+	}
+	if g := newGit(t, GitOptions{URL: r.dir, Ref: one}); g.Moves(Latest) {
+		t.Error("a pinned commit moves")
+	}
+}
+
+func TestGitMovesAndVanishes(t *testing.T) {
+	r := newRemote(t)
+	dir := t.TempDir()
+	g := newGit(t, GitOptions{URL: r.dir, Refresh: time.Nanosecond, Dir: dir})
+	first, err := g.Pin(t.Context(), Latest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := r.commit("default.nix", "{ two = 2; }")
+	second, err := g.Pin(t.Context(), Latest)
+	if err != nil || second.Revision != want || second.Revision == first.Revision {
+		t.Errorf("after a commit, Pin = %+v, %v", second, err)
+	}
+	if err := os.Rename(r.dir, r.dir+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Rename(r.dir+"-away", r.dir)
+	for name, g := range map[string]*Git{"the same process": g, "another process": newGit(t, GitOptions{URL: r.dir, Refresh: time.Nanosecond, Dir: dir})} {
+		if got, err := g.Pin(t.Context(), Latest); err != nil || got.Revision != want || got.Stale == nil {
+			t.Errorf("with the remote gone, in %s, Pin = %+v, %v", name, got, err)
+		}
+	}
+	if _, err := g.Pin(t.Context(), "side"); err == nil || errors.Is(err, ErrUnknownTag) {
+		t.Errorf("with the remote gone, Pin of a branch never seen = %v", err)
+	}
+}
+
+// Nothing that a repository brings is run while it is checked out.
+func TestGitRunsNothing(t *testing.T) {
+	r := newRemote(t)
+	marker := filepath.Join(t.TempDir(), "marker")
+	write(t, filepath.Join(r.dir, ".gitattributes"), "* filter=evil export-ignore\n")
+	r.git("config", "filter.evil.smudge", "touch "+marker)
+	r.git("config", "filter.evil.clean", "cat")
+	write(t, filepath.Join(r.dir, ".git/hooks/post-checkout"), "#!/bin/sh\ntouch "+marker+"\n")
+	if err := os.Chmod(filepath.Join(r.dir, ".git/hooks/post-checkout"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.commit("x.nix", "x")
+	got, err := newGit(t, GitOptions{URL: r.dir}).Pin(t.Context(), Latest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(marker); err == nil {
+		t.Error("a command of the repository's was run")
+	}
+	if text := read(t, got.Path+"/x.nix"); text != "x" {
+		t.Errorf("x.nix holds %q", text)
+	}
+}
+
+func TestNewGitRefuses(t *testing.T) {
+	runner, _ := proc.New()
+	for _, test := range []struct {
+		options GitOptions
+		secret  string
+	}{
+		{GitOptions{}, ""},
+		{GitOptions{URL: "--upload-pack=touch"}, ""},
+		{GitOptions{URL: "ext::sh -c touch"}, ""},
+		{GitOptions{URL: "ssh://-oProxyCommand=touch/x"}, ""},
+		{GitOptions{URL: "git@-oProxyCommand=x:y"}, ""},
+		{GitOptions{URL: "ftp://user:secret@example.org/x"}, "secret"},
+		{GitOptions{URL: "https://user:secret@exa mple.org/x"}, "secret"},
+		{GitOptions{URL: "relative/path"}, ""},
+		{GitOptions{URL: "/repo", Ref: "--all"}, ""},
+		{GitOptions{URL: "/repo", Ref: "a:b"}, ""},
+	} {
+		test.options.Dir = t.TempDir()
+		_, err := NewGit(runner, test.options)
+		if err == nil || test.secret != "" && strings.Contains(err.Error(), test.secret) {
+			t.Errorf("NewGit(%+v) = %v", test.options, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"https://user:secret@example.org/x.git": "https://example.org/x.git",
+		"ssh://git@example.org/x.git":           "ssh://example.org/x.git",
+		"git@example.org:x.git":                 "git@example.org:x.git",
+	} {
+		if got, err := checkGitURL(text); err != nil || got != want {
+			t.Errorf("the name of %s is %q, %v, want %q", text, got, err, want)
+		}
+	}
+}

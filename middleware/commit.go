@@ -162,6 +162,7 @@ func (s *Service) lookUp(ctx context.Context, repo distribution.Repository, tag 
 // stored is an image that Nix built under a tag.
 type stored struct {
 	digest digest.Digest
+	stale  bool // the package set could not be asked whether there is a newer one
 	built
 }
 

@@ -17,16 +17,19 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
 // Options is the nix stanza of the registry's configuration. Keys are lower-case without underscores, so that
 // REGISTRY_MIDDLEWARE_… environment variables can override them.
 type Options struct {
-	Packages  PackagesOptions `mapstructure:"packages"`
-	Platforms []string        `mapstructure:"platforms"`
-	Names     NamesOptions    `mapstructure:"names"`
-	Build     BuildOptions    `mapstructure:"build"`
-	Image     ImageOptions    `mapstructure:"image"`
+	Packages PackagesOptions `mapstructure:"packages"`
+	// Refresh is how long a channel or branch is believed before it is looked up again.
+	Refresh   time.Duration `mapstructure:"refresh"`
+	Platforms []string      `mapstructure:"platforms"`
+	Names     NamesOptions  `mapstructure:"names"`
+	Build     BuildOptions  `mapstructure:"build"`
+	Image     ImageOptions  `mapstructure:"image"`
 	// Shell is what the meta-package shell stands for, Include is in every image that has a package set with them.
 	Shell   []string   `mapstructure:"shell"`
 	Include []string   `mapstructure:"include"`
@@ -35,10 +38,24 @@ type Options struct {
 	CacheDir string `mapstructure:"cachedir"`
 }
 
-// PackagesOptions is where packages come from.
+// PackagesOptions is where packages come from: one of channel, git and path.
 type PackagesOptions struct {
+	// Channel is a channel of Nix or NixOS, or a full commit of nixpkgs.
+	Channel string     `mapstructure:"channel"`
+	Git     GitOptions `mapstructure:"git"`
 	// Path is a directory with a default.nix, or a .nix file.
 	Path string `mapstructure:"path"`
+	// Channels and Archives are where channels and nixpkgs are fetched from.
+	Channels string `mapstructure:"channels"`
+	Archives string `mapstructure:"archives"`
+	// Keep is how many revisions stay on this machine, those last asked for.
+	Keep int `mapstructure:"keep"`
+}
+
+// GitOptions is a package set in a git repository. An empty Ref is the remote's HEAD.
+type GitOptions struct {
+	URL string `mapstructure:"url"`
+	Ref string `mapstructure:"ref"`
 }
 
 // NamesOptions is which image names are made of packages, and which packages may be asked for.
@@ -86,6 +103,8 @@ type Bytes int64
 
 func defaults() Options {
 	return Options{
+		Packages:  PackagesOptions{Channels: source.DefaultChannels, Archives: source.DefaultArchives, Keep: 4},
+		Refresh:   time.Hour,
 		Platforms: []string{"linux/amd64"},
 		Names:     NamesOptions{MaxPackages: 30},
 		Build: BuildOptions{
@@ -129,20 +148,12 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	faults := typeFaults(decoder.Decode(stanza))
 	slices.Sort(found.Unused)
 	for _, key := range found.Unused {
-		faults = append(faults, unknown(key))
+		faults = append(faults, fmt.Errorf("%s: unknown key", key))
 	}
 	if len(faults) == 0 {
 		faults = options.faults()
 	}
 	return options, errors.Join(faults...)
-}
-
-func unknown(key string) error {
-	switch key {
-	case "packages.channel", "packages.git":
-		return fmt.Errorf("%s: this version serves packages.path only", key)
-	}
-	return fmt.Errorf("%s: unknown key", key)
 }
 
 // typeFaults takes the decoder's error apart, into one for each key, sorted.
@@ -233,6 +244,17 @@ func decodeCompression(_, to reflect.Type, value any) (any, error) {
 	return layer.ParseCompression(text)
 }
 
+// packages is what the options mean to the builder.
+func (o Options) packages() nixbuilder.Packages {
+	return nixbuilder.Packages{
+		Path: o.Packages.Path,
+		Channel: source.ChannelOptions{
+			Name: o.Packages.Channel, Channels: o.Packages.Channels, Archives: o.Packages.Archives, Keep: o.Packages.Keep, Refresh: o.Refresh,
+		},
+		Git: source.GitOptions{URL: o.Packages.Git.URL, Ref: o.Packages.Git.Ref, Keep: o.Packages.Keep, Refresh: o.Refresh},
+	}
+}
+
 // builder is what the options mean to the builder.
 func (o Options) builder() nixbuilder.Options {
 	settings := map[string]string{}
@@ -246,7 +268,7 @@ func (o Options) builder() nixbuilder.Options {
 		settings["builders"] = o.Nix.Builders
 	}
 	return nixbuilder.Options{
-		Path:            o.Packages.Path,
+		Packages:        o.packages(),
 		Platform:        o.Platforms[0],
 		Policy:          names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
 		Shell:           o.Shell,
@@ -268,10 +290,29 @@ func (o Options) faults() []error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 
-	if o.Packages.Path == "" {
-		fault("packages.path: missing: name a directory with a default.nix, or a .nix file")
-	} else if _, err := os.Stat(o.Packages.Path); err != nil {
-		fault("packages.path: %w", err)
+	var sources []string
+	for key, value := range map[string]string{"channel": o.Packages.Channel, "git": o.Packages.Git.URL, "path": o.Packages.Path} {
+		if value != "" {
+			sources = append(sources, key)
+		}
+	}
+	slices.Sort(sources)
+	switch {
+	case len(sources) == 0:
+		fault("packages: names no package set: give one of channel, git and path")
+	case len(sources) > 1:
+		fault("packages: names several package sets: leave one of %s", strings.Join(sources, ", "))
+	case o.Packages.Channel != "":
+		faults = append(faults, prefixed("packages.channel: ", o.packages().Channel.Check())...)
+	case o.Packages.Git.URL != "":
+		faults = append(faults, prefixed("packages.git: ", o.packages().Git.Check())...)
+	case o.Packages.Path != "":
+		if _, err := os.Stat(o.Packages.Path); err != nil {
+			fault("packages.path: %w", err)
+		}
+	}
+	if o.Packages.Git.Ref != "" && o.Packages.Git.URL == "" {
+		fault("packages.git.url: missing")
 	}
 	if len(o.Platforms) != 1 {
 		fault("platforms: this version serves one platform, not %d", len(o.Platforms))
@@ -286,15 +327,13 @@ func (o Options) faults() []error {
 			fault("names.prefix: %q can't begin an image name: %w", o.Names.Prefix, err)
 		}
 	}
-	for key, globs := range map[string][]string{"names.allow": o.Names.Allow, "names.deny": o.Names.Deny} {
-		if err := (names.Policy{Allow: globs}).Check(); err != nil {
-			fault("%s: %w", key, err)
-		}
-	}
+	faults = append(faults, prefixed("names.allow: ", names.Policy{Allow: o.Names.Allow}.Check())...)
+	faults = append(faults, prefixed("names.deny: ", names.Policy{Deny: o.Names.Deny}.Check())...)
 	for _, limit := range []struct {
 		key              string
 		value, low, high int64
 	}{
+		{"packages.keep", int64(o.Packages.Keep), 1, 1000},
 		{"names.maxpackages", int64(o.Names.MaxPackages), 1, 1000},
 		{"build.concurrency", int64(o.Build.Concurrency), 1, 1000},
 		{"build.queue", int64(o.Build.Queue), 0, 1_000_000},
@@ -311,6 +350,7 @@ func (o Options) faults() []error {
 		key              string
 		value, low, high time.Duration
 	}{
+		{"refresh", o.Refresh, 0, 365 * 24 * time.Hour},
 		{"build.timeout", o.Build.Timeout, time.Second, 7 * 24 * time.Hour},
 		{"build.hold", o.Build.Hold, time.Second, time.Hour},
 		{"nix.evaluationtime", o.Nix.EvaluationTime, time.Second, time.Hour},

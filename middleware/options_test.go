@@ -115,12 +115,17 @@ func TestSetupFaults(t *testing.T) {
 		change       func(*configuration.Configuration)
 		want         []string // how the lines begin, in their order
 	}{
-		{name: "no package set", stanza: "{}", want: []string{options + "packages.path: missing"}},
+		{name: "no package set", stanza: "{}", want: []string{options + "packages: names no package set"}},
 		{name: "package set that is not there", stanza: "packages: {path: /nonexistent/set}", want: []string{options + "packages.path: stat /nonexistent/set"}},
 		{name: "unknown keys, at every level", stanza: path + "bulid: {}\nbuild: {timout: 60s}", want: []string{options + "build.timout: unknown key", options + "bulid: unknown key"}},
 		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key"}},
-		{name: "sources of a later version", stanza: path + "refresh: 1h\npackages: {channel: nixos-25.11, git: {url: x}}", want: []string{
-			options + "packages.channel: this version", options + "packages.git: this version", options + "refresh: unknown key",
+		{name: "two package sets", stanza: "packages: {channel: nixos-25.11, git: {url: https://example.org/x}}", want: []string{options + "packages: names several package sets: leave one of channel, git"}},
+		{name: "no channel", stanza: "packages: {channel: stable, archives: example.org}", want: []string{
+			options + "packages.channel: \"example.org\" is not an http", options + "packages.channel: \"stable\" is neither a channel",
+		}},
+		{name: "no git repository", stanza: "packages: {git: {url: --all, ref: a:b}}", want: []string{options + "packages.git: \"--all\" is not a URL", options + "packages.git: \"a:b\" is not a branch"}},
+		{name: "a ref of nothing", stanza: path[:len(path)-2] + ", git: {ref: main}, keep: 0}\nrefresh: -1s", want: []string{
+			options + "packages.git.url: missing", options + "packages.keep: 0 is not between", options + "refresh: -1s is not between",
 		}},
 		{name: "wrong types", stanza: path + "build: {concurrency: many, queue: 1.5, timeout: 60}\nshell: bash\nnames: {prefix: y}\nnix: fast\nimage: {compression: lzma}", want: []string{
 			options + "build.concurrency: \"many\" is not a whole number",

@@ -49,6 +49,7 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if err != nil && image.digest != "" && !nixbuilder.Lasting(err) {
 		// The older image answers while a newer one takes long, or can't be had at the moment.
 		logrus.WithError(err).Infof("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, image.Revision)
+		image.stale = true
 		return s.serve(ctx, repo, p, image)
 	}
 	if err != nil || fresh.digest == "" {
@@ -64,6 +65,7 @@ func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p p
 	defer hold.Stop()
 	pinned, err := s.pin(ctx, hold.C, p.tag)
 	if err != nil || image.digest != "" && image.Revision == pinned.Revision {
+		image.stale = pinned.Stale != nil
 		return image, err
 	}
 	if s.readOnly {
@@ -87,6 +89,7 @@ func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p p
 	if pushed {
 		return stored{}, err
 	}
+	image.stale = pinned.Stale != nil
 	return image, err
 }
 
@@ -140,6 +143,9 @@ func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pul
 		}
 	}
 	p.header.Set("Warning", fmt.Sprintf("299 - %q", "built by Nix from "+image.Source+" at "+image.Revision))
+	if image.stale {
+		p.header.Add("Warning", `299 - "there may be a newer one, which could not be looked up or is not built yet"`)
+	}
 	return answer, nil
 }
 

@@ -103,7 +103,11 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	return &Service{options: options, readOnly: readOnly(config)}, nil
 }
 
+// prefixed takes an error apart that errors.Join made, and puts a prefix before each.
 func prefixed(prefix string, err error) []error {
+	if err == nil {
+		return nil
+	}
 	many, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{fmt.Errorf("%s%w", prefix, err)}

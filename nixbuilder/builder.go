@@ -37,8 +37,8 @@ const (
 
 // Options say what images are made from and what that may cost.
 type Options struct {
-	// Path is the package set: a directory with a default.nix, or a .nix file.
-	Path string
+	// Packages is where the package set comes from.
+	Packages Packages
 	// Platform is the OCI platform of images whose names choose none.
 	Platform string
 	// Policy is about the packages that names ask for. Shell and Include are the operator's own and not subject to it.
@@ -63,6 +63,28 @@ type Options struct {
 	CacheDir string
 }
 
+// Packages is where a package set comes from: the one field that is not empty. Directories of fetched sets are the Builder's to choose.
+type Packages struct {
+	// Path is a directory with a default.nix, or a .nix file.
+	Path    string
+	Channel source.ChannelOptions
+	Git     source.GitOptions
+}
+
+// open makes the source, which keeps what it fetches or copies below dir.
+func (p Packages) open(runner *proc.Runner, dir string) (source.Source, error) {
+	switch {
+	case p.Channel.Name != "":
+		p.Channel.Dir = filepath.Join(dir, "channels")
+		return source.NewChannel(p.Channel)
+	case p.Git.URL != "":
+		p.Git.Dir = filepath.Join(dir, "git-"+Key(p.Git.URL)[:16])
+		return source.NewGit(runner, p.Git)
+	default:
+		return source.NewPath(p.Path, filepath.Join(dir, "paths"))
+	}
+}
+
 // A Builder makes images. It is safe for concurrent use.
 type Builder struct {
 	options   Options
@@ -79,11 +101,11 @@ type Builder struct {
 // New prepares a Builder and tries out that Nix is there. Limits of isolation that the host does not permit are logged. What it found out
 // and wants to share with other replicas it keeps in state.
 func New(ctx context.Context, options Options, state State) (*Builder, error) {
-	pinner, err := source.NewPath(options.Path, filepath.Join(options.CacheDir, "sources"))
+	runner, warnings := proc.New()
+	packages, err := options.Packages.open(runner, filepath.Join(options.CacheDir, "sources"))
 	if err != nil {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}
-	runner, warnings := proc.New()
 	scratch := filepath.Join(options.CacheDir, "evaluations")
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return nil, fmt.Errorf("making the cache directory: %w", err)
@@ -98,7 +120,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	}
 	b := &Builder{
 		options:   options,
-		source:    pinner,
+		source:    packages,
 		evaluator: evaluator,
 		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: options.Concurrency + warmConns}),
 		building:  make(chan struct{}, options.Concurrency),
@@ -115,7 +137,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	for _, warning := range append(warnings, conn.Warnings()...) {
 		logrus.Warn("nix: ", warning)
 	}
-	logrus.Infof("nix: building images from %s with Nix %s", options.Path, conn.NixVersion())
+	logrus.Infof("nix: building images with Nix %s", conn.NixVersion())
 	return b, nil
 }
 
@@ -154,7 +176,10 @@ func (b *Builder) Moves(tag string) bool { return b.source.Moves(tag) }
 func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	pinned, err := b.source.Pin(ctx, tag)
 	if errors.Is(err, source.ErrUnknownTag) {
-		return pinned, Errorf(NotFound, "tag %q is neither %q nor a revision of the package set that is still there", tag, source.Latest)
+		return pinned, Errorf(NotFound, "tag %q is neither %q nor a revision of the package set", tag, source.Latest)
+	}
+	if pinned.Stale != nil {
+		logrus.WithError(pinned.Stale).Warnf("nix: %s can't be looked up, going on with %s", pinned.Name, pinned.Revision)
 	}
 	return pinned, err
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/sirupsen/logrus"
@@ -25,7 +26,7 @@ type State interface {
 	List(ctx context.Context, prefix string) ([]string, error)
 }
 
-// Records keeps values of one kind in a State, as JSON, the most used also in memory. It is safe for concurrent use.
+// Records keeps values of one kind in a State, as JSON behind a checksum, the most used also in memory. It is safe for concurrent use.
 type Records[V any] struct {
 	state State
 	kind  string
@@ -50,8 +51,8 @@ func Key(parts ...string) string {
 	return hex.EncodeToString(hash.Sum(nil))
 }
 
-// Get returns false if there is no such record. A record that can't be read as a V counts as none, with a warning: it will
-// be written anew.
+// Get returns false if there is no such record. One that is not as it was put counts as none, with a warning: it will be
+// written anew.
 func (r *Records[V]) Get(ctx context.Context, key string) (value V, ok bool, err error) {
 	if value, ok = r.cache.Get(key); ok {
 		return value, true, nil
@@ -63,10 +64,9 @@ func (r *Records[V]) Get(ctx context.Context, key string) (value V, ok bool, err
 	if err != nil {
 		return value, false, fmt.Errorf("reading record %s: %w", r.path(key), err)
 	}
-	if err := json.Unmarshal(record, &value); err != nil {
+	if value, err = unseal[V](record); err != nil {
 		logrus.WithError(err).Warnf("nix: record %s is damaged and will be written again", r.path(key))
-		var none V
-		return none, false, nil
+		return value, false, nil
 	}
 	r.cache.Add(key, value)
 	return value, true, nil
@@ -80,7 +80,7 @@ func (r *Records[V]) Recall(key string, value V) { r.cache.ContainsOrAdd(key, va
 
 // Put replaces the record.
 func (r *Records[V]) Put(ctx context.Context, key string, value V) error {
-	record, err := json.Marshal(value)
+	record, err := seal(value)
 	if err != nil {
 		return err
 	}
@@ -93,3 +93,22 @@ func (r *Records[V]) Put(ctx context.Context, key string, value V) error {
 
 // path spreads the records over 256 directories: object stores and file systems alike slow down in large ones.
 func (r *Records[V]) path(key string) string { return r.kind + "/" + key[:2] + "/" + key }
+
+// seal writes a value behind a checksum: damaged JSON may still be JSON, and of another meaning.
+func seal(value any) ([]byte, error) {
+	content, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, "%x\n%s", sha256.Sum256(content), content), nil
+}
+
+// unseal reads what seal wrote.
+func unseal[V any](record []byte) (value V, err error) {
+	sum, content, _ := strings.Cut(string(record), "\n")
+	if sum != fmt.Sprintf("%x", sha256.Sum256([]byte(content))) {
+		return value, errors.New("its checksum is another")
+	}
+	err = json.Unmarshal([]byte(content), &value)
+	return value, err
+}

@@ -61,6 +61,14 @@ func TestRecords(t *testing.T) {
 	type value struct{ N int }
 	key := Key("a")
 	unavailable := errors.New("storage is down")
+	sealed := func(value any) string {
+		record, err := seal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(record)
+	}
+	seven := sealed(value{7})
 	for _, test := range []struct {
 		name    string
 		record  string
@@ -70,10 +78,12 @@ func TestRecords(t *testing.T) {
 		wantErr error
 	}{
 		{name: "none"},
-		{name: "there", record: `{"N": 7}`, want: 7, ok: true},
-		{name: "damaged counts as none", record: `{"N": 7`},
-		{name: "of another type counts as none", record: `{"N": "seven"}`},
-		{name: "storage down is not none", record: `{"N": 7}`, fail: unavailable, wantErr: unavailable},
+		{name: "there", record: seven, want: 7, ok: true},
+		{name: "damaged counts as none", record: seven[:len(seven)-1]},
+		{name: "damaged, but still JSON, counts as none", record: strings.Replace(seven, "7}", "9}", 1)},
+		{name: "without a checksum counts as none", record: `{"N":7}`},
+		{name: "of another type counts as none", record: sealed(map[string]string{"N": "seven"})},
+		{name: "storage down is not none", record: seven, fail: unavailable, wantErr: unavailable},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			state := newMemory()

@@ -3,6 +3,7 @@ package source
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,29 +63,28 @@ var (
 	channelTag = regexp.MustCompile(`^(nixos|nixpkgs|release)-[0-9a-z][0-9a-z.-]{0,60}$`)
 )
 
+// Check tells what is impossible about the options.
+func (o ChannelOptions) Check() error {
+	var faults []error
+	if !channelTag.MatchString(o.Name) && !commitTag.MatchString(o.Name) {
+		faults = append(faults, fmt.Errorf("%q is neither a channel, such as nixos-25.11, nor a full commit", o.Name))
+	}
+	for _, base := range []string{o.Channels, o.Archives} {
+		if u, err := url.Parse(base); base != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+			faults = append(faults, fmt.Errorf("%q is not an http or https URL", base))
+		}
+	}
+	return errors.Join(faults...)
+}
+
 // NewChannel checks the options. Nothing is fetched before the first Pin.
 func NewChannel(options ChannelOptions) (*Channel, error) {
-	if !channelTag.MatchString(options.Name) && !commitTag.MatchString(options.Name) {
-		return nil, fmt.Errorf("%q is neither a channel, such as nixos-25.11, nor a full commit", options.Name)
+	if err := options.Check(); err != nil {
+		return nil, err
 	}
-	for _, base := range []*string{&options.Channels, &options.Archives} {
-		if *base == "" {
-			continue
-		}
-		if u, err := url.Parse(*base); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return nil, fmt.Errorf("%q is not an http or https URL", *base)
-		}
-		*base = strings.TrimRight(*base, "/")
-	}
-	if options.Channels == "" {
-		options.Channels = DefaultChannels
-	}
-	if options.Archives == "" {
-		options.Archives = DefaultArchives
-	}
-	if options.Keep == 0 {
-		options.Keep = keptRevisions
-	}
+	options.Channels = strings.TrimRight(cmp.Or(options.Channels, DefaultChannels), "/")
+	options.Archives = strings.TrimRight(cmp.Or(options.Archives, DefaultArchives), "/")
+	options.Keep = cmp.Or(options.Keep, keptRevisions)
 	kept, err := newTrees(options.Dir, options.Keep)
 	if err != nil {
 		return nil, err

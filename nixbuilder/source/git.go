@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,18 +46,25 @@ var (
 	gitRef = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./+-]{0,200}$`)
 )
 
+// Check tells what is impossible about the options.
+func (o GitOptions) Check() error {
+	_, err := checkGitURL(o.URL)
+	if o.Ref != "" && !gitRef.MatchString(o.Ref) {
+		err = errors.Join(err, fmt.Errorf("%q is not a branch, tag or commit", o.Ref))
+	}
+	return err
+}
+
 // NewGit checks the options. Nothing is fetched before the first Pin.
 func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
+	if err := options.Check(); err != nil {
+		return nil, err
+	}
 	name, err := checkGitURL(options.URL)
 	if err != nil {
 		return nil, err
 	}
-	if options.Ref != "" && !gitRef.MatchString(options.Ref) {
-		return nil, fmt.Errorf("%q is not a branch, tag or commit", options.Ref)
-	}
-	if options.Keep == 0 {
-		options.Keep = keptRevisions
-	}
+	options.Keep = cmp.Or(options.Keep, keptRevisions)
 	kept, err := newTrees(filepath.Join(options.Dir, "trees"), options.Keep)
 	if err != nil {
 		return nil, err

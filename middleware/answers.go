@@ -29,6 +29,18 @@ var codeHold = errcode.Register("nix", errcode.ErrorDescriptor{
 	HTTPStatusCode: http.StatusTemporaryRedirect,
 })
 
+// publicText is what everybody may know of an error, empty for none.
+func publicText(err error) string {
+	var asked *nixbuilder.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &asked):
+		return asked.Message
+	}
+	return "it can't be built at the moment, see the registry's log"
+}
+
 // explain turns whatever kept a pull from its image into what the registry answers, and sets the headers that belong to it. What is
 // the operator's to know is logged here, and nowhere else.
 func (s *Service) explain(name string, p pull, err error) error {
@@ -59,5 +71,5 @@ func (s *Service) explain(name string, p pull, err error) error {
 	}
 	logrus.WithError(err).Errorf("nix: %s:%s can't be built at the moment", name, p.tag)
 	retry(retryUnavailable)
-	return errcode.ErrorCodeUnavailable.WithMessage("the image can't be built at the moment, see the registry's log: ask again later")
+	return errcode.ErrorCodeUnavailable.WithMessage(publicText(err) + ": ask again later")
 }

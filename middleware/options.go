@@ -34,6 +34,7 @@ type Options struct {
 	Shell   []string   `mapstructure:"shell"`
 	Include []string   `mapstructure:"include"`
 	Nix     NixOptions `mapstructure:"nix"`
+	Web     WebOptions `mapstructure:"web"`
 	// CacheDir is where this process keeps copies of package sets and the scratch files of evaluations.
 	CacheDir string `mapstructure:"cachedir"`
 }
@@ -96,6 +97,12 @@ type NixOptions struct {
 	// EvaluationMemory and EvaluationTime (of a processor) are what one evaluation may use.
 	EvaluationMemory Bytes         `mapstructure:"evaluationmemory"`
 	EvaluationTime   time.Duration `mapstructure:"evaluationtime"`
+}
+
+// WebOptions is what is served on / beside the registry.
+type WebOptions struct {
+	// Dir has the files of a site; empty: a page that says what this is.
+	Dir string `mapstructure:"dir"`
 }
 
 // Bytes is a size: a number of bytes, or a text with a unit such as 10GB or 512MiB.

@@ -121,16 +121,23 @@ func (s *Service) start(ctx context.Context, repo distribution.Repository, p pul
 		if err != nil || pushed || current.Revision == pinned.Revision {
 			return err // another job ended since the client's tag was looked up
 		}
-		image, err := s.builder.Build(ctx, request, pinned, target{repo, s.blobs})
-		if err != nil {
-			return err
-		}
-		tags := []string{p.tag}
-		if p.tag != pinned.Revision {
-			tags = append(tags, pinned.Revision)
-		}
-		return s.commit(ctx, repo, image, tags)
+		started := time.Now()
+		err = s.buildAndCommit(ctx, repo, p.tag, request, pinned)
+		s.recent.add(repo.Named().Name()+":"+p.tag, started, publicText(err))
+		return err
 	})
+}
+
+func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned) error {
+	image, err := s.builder.Build(ctx, request, pinned, target{repo, s.blobs})
+	if err != nil {
+		return err
+	}
+	tags := []string{tag}
+	if tag != pinned.Revision {
+		tags = append(tags, pinned.Revision)
+	}
+	return s.commit(ctx, repo, image, tags)
 }
 
 // serve chooses the form of a stored image that the client takes, and says what the image was built from.

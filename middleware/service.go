@@ -31,6 +31,7 @@ const builtCached = 10_000
 type Service struct {
 	options  Options
 	readOnly bool
+	recent   outcomes
 
 	// Set by attach, before the first request.
 	builder *nixbuilder.Builder

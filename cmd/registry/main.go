@@ -20,10 +20,13 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/redirect"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/rewrite"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/s3-aws"
+
+	"github.com/nixery-registry/nixery-registry/middleware"
 )
 
 func main() {
 	root := registry.RootCmd
+	registry.RegisterHandler(middleware.Site)
 	root.RemoveCommand(registry.ServeCmd)
 	root.AddCommand(serveCommand())
 	root.SilenceErrors = true // printed below, once

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,43 +22,59 @@ import (
 func serveCommand() *cobra.Command {
 	var check bool
 	command := &cobra.Command{
-		Use:   "serve [flags] CONFIG",
+		Use:   "serve [flags] [CONFIG]",
 		Short: "Serve images that were pushed, and images of Nix packages",
 		Long: `Serve images that were pushed, and images of Nix packages.
 
 CONFIG is a Distribution configuration file; REGISTRY_CONFIGURATION_PATH names it otherwise. Images are built from
-packages where it has a stanza middleware.repository with the name nix: see config.yml.example.`,
+packages where it has a stanza middleware.repository with the name nix: see config.yml.example.
+
+Without a file, and with NIXERY_STORAGE_BACKEND set, the registry is configured by Nixery's variables: NIXERY_STORAGE_BACKEND
+(gcs or filesystem), STORAGE_PATH or GCS_BUCKET, PORT, one of NIXERY_CHANNEL, NIXERY_PKGS_REPO and NIXERY_PKGS_PATH, and if need be
+WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS.`,
 		Example:       "  registry serve config.yml\n  docker pull localhost:5000/shell/git/htop",
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			path := os.Getenv("REGISTRY_CONFIGURATION_PATH")
-			if len(args) > 0 {
-				path = args[0]
+			name, text, err := find(args)
+			if err != nil {
+				return err
 			}
-			if path == "" {
-				return errors.New("registry serve: no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH; see --help")
+			config, err := load(text)
+			if err == nil && !check {
+				err = serve(config)
 			}
-			config, err := load(path)
-			if err != nil || check {
-				return inFile(path, err)
-			}
-			return inFile(path, serve(config))
+			return prefixed(name, err)
 		},
 	}
 	command.Flags().BoolVar(&check, "check", false, "read the configuration, report its faults, and do not serve")
 	return command
 }
 
-// load reads a configuration file and checks what the registry would only find out when it serves.
-func load(path string) (*configuration.Configuration, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, errors.Unwrap(err) // the path stands before it anyway
+// find returns the configuration's text, and where it is from.
+func find(args []string) (name string, text []byte, err error) {
+	name = os.Getenv("REGISTRY_CONFIGURATION_PATH")
+	if len(args) > 0 {
+		name = args[0]
 	}
-	defer file.Close()
-	config, err := configuration.Parse(file)
+	if name != "" {
+		text, err = os.ReadFile(name)
+		return name, text, err
+	}
+	if _, ok := os.LookupEnv(backend); !ok {
+		return "", nil, errors.New("registry serve: no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, or Nixery's variables; see --help")
+	}
+	text, notes, err := fromEnvironment(os.LookupEnv)
+	for _, note := range notes {
+		logrus.Info(note)
+	}
+	return "environment", text, prefixed("environment", err)
+}
+
+// load reads a configuration and checks what the registry would only find out when it serves.
+func load(text []byte) (*configuration.Configuration, error) {
+	config, err := configuration.Parse(bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
@@ -73,13 +90,13 @@ func load(path string) (*configuration.Configuration, error) {
 	return config, errors.Join(faults...)
 }
 
-// inFile puts the file's name before every line of an error.
-func inFile(path string, err error) error {
+// prefixed puts where a configuration is from before every line of an error.
+func prefixed(name string, err error) error {
 	if err == nil {
 		return nil
 	}
 	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
-	return errors.New(path + ": " + strings.Join(lines, "\n"+path+": "))
+	return errors.New(name + ": " + strings.Join(lines, "\n"+name+": "))
 }
 
 func serve(config *configuration.Configuration) error {

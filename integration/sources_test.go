@@ -1,0 +1,183 @@
+package integration
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// TestGitSource serves a package set from a git repository, by branch, tag and commit, and goes on when the repository is gone.
+func TestGitSource(t *testing.T) {
+	t.Parallel()
+	Needs(t, "git")
+	packages := FreshPackages(t)
+	git := func(args ...string) string {
+		t.Helper()
+		command := exec.CommandContext(t.Context(), "git", append([]string{"-C", packages, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+		command.Env = append(os.Environ(), "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z")
+		output, err := command.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v: %s", args, err, output)
+		}
+		return strings.TrimSpace(string(output))
+	}
+	commit := func(text string) string {
+		t.Helper()
+		Write(t, filepath.Join(packages, "text"), text)
+		git("add", ".")
+		git("commit", "--quiet", "-m", text)
+		return git("rev-parse", "HEAD")
+	}
+	git("init", "--quiet", "--initial-branch=main")
+	one := commit("one")
+	git("tag", "-a", "v1", "-m", "the first")
+	two := commit("two")
+	git("branch", "side")
+
+	// The registry may forget at once what a branch stands for, so that every pull asks.
+	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "ref": "main"}}`, packages), "nix.refresh=1ns")
+	latest := r.PullTag(t, "quick", "latest")
+	if latest.Annotations[v1.AnnotationRevision] != two || latest.Annotations[v1.AnnotationSource] != "file://"+packages {
+		t.Errorf("latest was built from %s %s, want %s", latest.Annotations[v1.AnnotationSource], latest.Annotations[v1.AnnotationRevision], two)
+	}
+	for tag, revision := range map[string]string{"main": two, "side": two, two: two, "v1": one, one: one} {
+		if got := r.PullTag(t, "quick", tag); got.Annotations[v1.AnnotationRevision] != revision {
+			t.Errorf("%s was built from %s, want %s", tag, got.Annotations[v1.AnnotationRevision], revision)
+		}
+	}
+	if r.PullTag(t, "quick", two).Digest != latest.Digest || r.PullTag(t, "quick", one).Digest == latest.Digest {
+		t.Error("images of a revision differ, or those of two revisions do not")
+	}
+	for _, tag := range []string{"nosuch", strings.Repeat("0", 40), "--upload-pack", "v1..main"} {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != http.StatusNotFound {
+			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
+		}
+	}
+
+	three := commit("three")
+	moved := r.PullTag(t, "quick", "latest")
+	if moved.Annotations[v1.AnnotationRevision] != three {
+		t.Errorf("after a commit, latest was built from %s, want %s", moved.Annotations[v1.AnnotationRevision], three)
+	}
+	r.CheckWhole(t, moved)
+
+	if err := os.Rename(packages, packages+"-away"); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Rename(packages+"-away", packages)
+	r.Stop()
+	r.Start()
+	if got := r.PullTag(t, "quick", "latest"); got.Digest != moved.Digest {
+		t.Error("with the repository gone, latest is another image")
+	}
+	if got := r.PullTag(t, "sleeps.s0", "latest"); got.Annotations[v1.AnnotationRevision] != three {
+		t.Errorf("with the repository gone, a new image was built from %s, want %s", got.Annotations[v1.AnnotationRevision], three)
+	}
+	_, header, _, err := r.Get(t.Context(), "/v2/quick/manifests/latest", v1.MediaTypeImageManifest)
+	if warnings := strings.Join(header.Values("Warning"), "; "); err != nil || !strings.Contains(warnings, "could not be looked up") {
+		t.Errorf("with the repository gone, the warnings are %q, %v", warnings, err)
+	}
+}
+
+// TestChannelSource serves packages of a channel from a mirror.
+func TestChannelSource(t *testing.T) {
+	t.Parallel()
+	packages := FreshPackages(t)
+	var mu sync.Mutex
+	revision := strings.Repeat("a", 40)
+	fetched := make(map[string]int)
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		fetched[request.URL.Path]++
+		switch request.URL.Path {
+		case "/nixos-25.11/git-revision":
+			fmt.Fprintln(w, revision)
+		case "/" + revision + ".tar.gz":
+			if err := writeArchive(w, packages, "nixpkgs-"+revision); err != nil {
+				t.Error(err)
+			}
+		default:
+			http.NotFound(w, request)
+		}
+	}))
+	defer mirror.Close()
+
+	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-25.11", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1h")
+	first := r.PullTag(t, "quick", "latest")
+	if got := first.Annotations; got[v1.AnnotationRevision] != revision || got[v1.AnnotationSource] != "channel:nixos-25.11" {
+		t.Errorf("latest was built from %v", got)
+	}
+	programs := r.Programs()
+	for _, tag := range []string{"latest", "nixos-25.11", revision} {
+		if got := r.PullTag(t, "quick", tag); got.Annotations[v1.AnnotationRevision] != revision {
+			t.Errorf("%s was built from %s", tag, got.Annotations[v1.AnnotationRevision])
+		}
+	}
+	if now := r.Programs(); !slices.Equal(now, programs) {
+		t.Errorf("for what was built before, programs were started: %q", now[len(programs):])
+	}
+	r.PullTag(t, "sleeps.s0", "latest")
+	for path, times := range fetched {
+		if times != 1 {
+			t.Errorf("%s was fetched %d times", path, times)
+		}
+	}
+	for _, tag := range []string{"nixos-99.99", strings.Repeat("c", 40), "main"} {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != http.StatusNotFound {
+			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
+		}
+	}
+}
+
+// writeArchive writes a directory as GitHub does a commit.
+func writeArchive(w http.ResponseWriter, dir, top string) error {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	archive := tar.NewWriter(z)
+	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		header := tar.Header{Name: top + "/" + rel, Size: int64(len(content)), Mode: int64(info.Mode().Perm()), ModTime: time.Unix(1e9, 0)}
+		if err := archive.WriteHeader(&header); err != nil {
+			return err
+		}
+		_, err = archive.Write(content)
+		return err
+	})
+	for _, step := range []func() error{archive.Close, z.Close} {
+		if err == nil {
+			err = step()
+		}
+	}
+	if err == nil {
+		_, err = w.Write(b.Bytes())
+	}
+	return err
+}

@@ -166,7 +166,7 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 		return time.Time{}, err
 	}
 	index := filepath.Join(filepath.Dir(dir), "index")
-	defer os.Remove(index)
+	defer func() { _ = os.Remove(index) }()
 	if _, err := g.gitIn(ctx, objects, index, "read-tree", commit); err != nil {
 		return time.Time{}, err
 	}

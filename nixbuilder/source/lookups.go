@@ -93,7 +93,7 @@ func writeFile(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(staging.Name()) // in vain once it was renamed
+	defer func() { _ = os.Remove(staging.Name()) }() // in vain once it was renamed
 	_, err = staging.Write(content)
 	if err := errors.Join(err, staging.Close()); err != nil {
 		return err

@@ -141,10 +141,8 @@ func defaultCacheDir() string {
 // on a line that begins with its key.
 func ParseOptions(stanza map[string]any) (Options, error) {
 	options := defaults()
-	var found mapstructure.Metadata
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
 		Result:     &options,
-		Metadata:   &found,
 		ZeroFields: true, // a list replaces the default
 		MatchName:  func(key, field string) bool { return key == field },
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeDuration, decodeBytes, decodeCompression, requireKind),
@@ -153,14 +151,41 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 		return Options{}, err
 	}
 	faults := typeFaults(decoder.Decode(stanza))
-	slices.Sort(found.Unused)
-	for _, key := range found.Unused {
+	for _, key := range unusedKeys(stanza) {
 		faults = append(faults, fmt.Errorf("%s: unknown key", key))
 	}
-	if len(faults) == 0 {
-		faults = options.faults()
+	for _, fault := range options.faults() {
+		key, _, _ := strings.Cut(fault.Error(), ":")
+		if !slices.ContainsFunc(faults, func(told error) bool { return strings.HasPrefix(told.Error(), key) }) {
+			faults = append(faults, fault) // and does not come of another
+		}
 	}
 	return options, errors.Join(faults...)
+}
+
+// unusedKeys are the keys that no option has, sorted. The decoder keeps quiet about those beside a value of a wrong type, so here no
+// value has one.
+func unusedKeys(stanza map[string]any) []string {
+	var found mapstructure.Metadata
+	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
+		Result:    new(Options),
+		Metadata:  &found,
+		MatchName: func(key, field string) bool { return key == field },
+		DecodeHook: func(_, to reflect.Type, value any) (any, error) {
+			if to.Kind() == reflect.Struct && reflect.TypeOf(value).Kind() == reflect.Map {
+				return value, nil
+			}
+			return reflect.Zero(to).Interface(), nil
+		},
+	})
+	if err == nil {
+		err = decoder.Decode(stanza)
+	}
+	if err != nil {
+		return nil
+	}
+	slices.Sort(found.Unused)
+	return found.Unused
 }
 
 // typeFaults takes the decoder's error apart, into one for each key, sorted.

@@ -136,6 +136,9 @@ func TestSetupFaults(t *testing.T) {
 			options + "nix: \"fast\" is not a map",
 			options + "shell: \"bash\" is not a list",
 		}},
+		{name: "all kinds of faults at once", stanza: "packages: {path: 3}\nbuild: {queue: -1, timeout: 60, timout: 1}", want: []string{
+			options + "build.timeout: 60 has no unit", options + "packages.path: 3 is not a text", options + "build.timout: unknown key", options + "build.queue: -1 is not between",
+		}},
 		{name: "a list with another type in it", stanza: path + "shell: [bash, 3]", want: []string{options + "shell[1]: 3 is not a text"}},
 		{name: "no times and sizes", stanza: path + "build: {hold: soon, maxsize: big}", want: []string{
 			options + "build.hold: \"soon\" is not a time", options + "build.maxsize: \"big\" is not a size",

@@ -154,9 +154,10 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	for _, key := range unusedKeys(stanza) {
 		faults = append(faults, fmt.Errorf("%s: unknown key", key))
 	}
+	told := faults
 	for _, fault := range options.faults() {
 		key, _, _ := strings.Cut(fault.Error(), ":")
-		if !slices.ContainsFunc(faults, func(told error) bool { return strings.HasPrefix(told.Error(), key) }) {
+		if !slices.ContainsFunc(told, func(other error) bool { return strings.HasPrefix(other.Error(), key) }) {
 			faults = append(faults, fault) // and does not come of another
 		}
 	}

@@ -20,13 +20,13 @@ const (
 	failuresKept = 10_000
 )
 
-// A job is one image being built. It goes on when the client that asked for it leaves.
+// A job is work for clients, such as an image being built. It goes on when the client that asked for it leaves.
 type job struct {
 	done chan struct{} // closed at the end
 	err  error         // read after done
 }
 
-// jobs are the builds under way, one for each key at a time. It is safe for concurrent use.
+// jobs are those under way, one for each key at a time. It is safe for concurrent use.
 type jobs struct {
 	most, perClient int
 
@@ -64,11 +64,9 @@ func (j *jobs) start(ctx context.Context, key, client string, build func(context
 	if j.clients[client] >= j.perClient {
 		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient)
 	}
-	started := &job{done: make(chan struct{})}
-	j.running[key] = started
 	j.clients[client]++
-	go func() {
-		err := safely(context.WithoutCancel(ctx), build)
+	j.running[key] = run(ctx, func(ctx context.Context) error {
+		err := safely(ctx, build)
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		delete(j.running, key)
@@ -78,10 +76,31 @@ func (j *jobs) start(ctx context.Context, key, client string, build func(context
 		if nixbuilder.Lasting(err) {
 			j.failed.Add(key, err)
 		}
-		started.err = err
-		close(started.done)
+		return err
+	})
+	return j.running[key], nil
+}
+
+// run begins work that goes on without its client: ctx gives it values alone.
+func run(ctx context.Context, work func(context.Context) error) *job {
+	begun := &job{done: make(chan struct{})}
+	go func() {
+		defer close(begun.done)
+		begun.err = safely(context.WithoutCancel(ctx), work)
 	}()
-	return started, nil
+	return begun
+}
+
+// await returns how the job ended, or errHold if it goes on when the hold is over.
+func (j *job) await(ctx context.Context, hold <-chan time.Time) error {
+	select {
+	case <-j.done:
+		return j.err
+	case <-ctx.Done():
+		return fmt.Errorf("the client left: %w", context.Cause(ctx))
+	case <-hold:
+		return errHold
+	}
 }
 
 // safely turns a panic into an error: one image must not take the registry down.

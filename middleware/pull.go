@@ -63,7 +63,7 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p pull, request names.Request, image stored) (stored, error) {
 	hold := time.NewTimer(s.options.Build.Hold)
 	defer hold.Stop()
-	pinned, err := s.pin(ctx, hold.C, p.tag)
+	pinned, err := s.pin(ctx, hold.C, p)
 	if err != nil || image.digest != "" && image.Revision == pinned.Revision {
 		image.stale = pinned.Stale != nil
 		return image, err
@@ -75,15 +75,8 @@ func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p p
 	if err != nil {
 		return image, err
 	}
-	select {
-	case <-build.done:
-	case <-ctx.Done():
-		return image, fmt.Errorf("the client left: %w", context.Cause(ctx))
-	case <-hold.C:
-		return image, errHold
-	}
-	if build.err != nil {
-		return image, build.err
+	if err := build.await(ctx, hold.C); err != nil {
+		return image, err
 	}
 	image, pushed, err := s.lookUp(ctx, repo, p.tag)
 	if pushed {
@@ -93,24 +86,30 @@ func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p p
 	return image, err
 }
 
-// pin asks the builder what a tag stands for. That can take a while when much has changed; it is remembered for the client's next round.
-func (s *Service) pin(ctx context.Context, hold <-chan time.Time, tag string) (source.Pinned, error) {
-	var pinned source.Pinned
-	done := make(chan error, 1)
-	go func() {
-		done <- safely(context.WithoutCancel(ctx), func(ctx context.Context) (err error) {
-			pinned, err = s.builder.Pin(ctx, tag)
+// pin asks the builder what a tag stands for. That can take a while, when much has changed or a revision has to be fetched; the
+// client's next round finds it done. Tags that clients choose count as work that they ask for.
+func (s *Service) pin(ctx context.Context, hold <-chan time.Time, p pull) (source.Pinned, error) {
+	if p.tag != source.Latest {
+		fetch, err := s.jobs.start(ctx, "tag "+p.tag, p.client, func(ctx context.Context) error {
+			_, err := s.builder.Pin(ctx, p.tag)
 			return err
 		})
-	}()
-	select {
-	case err := <-done:
-		return pinned, err
-	case <-ctx.Done():
-		return source.Pinned{}, fmt.Errorf("the client left: %w", context.Cause(ctx))
-	case <-hold:
-		return source.Pinned{}, errHold
+		if err != nil {
+			return source.Pinned{}, err
+		}
+		if err := fetch.await(ctx, hold); err != nil {
+			return source.Pinned{}, err
+		}
 	}
+	var pinned source.Pinned
+	ask := run(ctx, func(ctx context.Context) (err error) {
+		pinned, err = s.builder.Pin(ctx, p.tag)
+		return err
+	})
+	if err := ask.await(ctx, hold); err != nil {
+		return source.Pinned{}, err
+	}
+	return pinned, nil
 }
 
 // start has an image built and committed, unless that is under way already.
@@ -145,7 +144,7 @@ func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pul
 	answer := image.digest
 	if p.dockerOnly {
 		var err error
-		if answer, err = dockerForm(ctx, repo, image.digest); err != nil {
+		if answer, err = s.dockerForm(ctx, repo, image.digest); err != nil {
 			return "", err
 		}
 	}
@@ -157,8 +156,9 @@ func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pul
 }
 
 // dockerForm stores the Docker schema 2 form of an OCI manifest, over the same blobs, unless it is there. No tag holds it, so
-// garbage collection may take it. Where there is no such form (zstd), the answer is the manifest itself.
-func dockerForm(ctx context.Context, repo distribution.Repository, oci digest.Digest) (digest.Digest, error) {
+// garbage collection may take it. Where there is no such form (zstd), or it can't be stored, the answer is the
+// manifest itself.
+func (s *Service) dockerForm(ctx context.Context, repo distribution.Repository, oci digest.Digest) (digest.Digest, error) {
 	manifests, err := repo.Manifests(ctx)
 	if err != nil {
 		return "", err
@@ -179,8 +179,11 @@ func dockerForm(ctx context.Context, repo distribution.Repository, oci digest.Di
 	if err != nil {
 		return "", fmt.Errorf("looking for manifest %s: %w", docker.Digest, err)
 	}
-	if !exists {
-		err = putManifest(ctx, manifests, docker)
+	if exists {
+		return docker.Digest, nil
 	}
-	return docker.Digest, err
+	if s.readOnly {
+		return oci, nil
+	}
+	return docker.Digest, putManifest(ctx, manifests, docker)
 }

@@ -75,64 +75,62 @@ func (b *Builder) hold(ctx context.Context, paths []store.Path) (conn *daemon.Co
 	return conn, absent, nil
 }
 
-// work has Nix make absent outputs, if that stays within the limits.
+// work has Nix make absent outputs, if that stays within the limits. Derivations are only written where binary caches do not have it
+// all, or do not give what they say they have: Nix takes nothing that is not signed by a key that it trusts.
 func (b *Builder) work(ctx context.Context, conn *daemon.Conn, wanted packages, absent []store.Path, pinned source.Pinned, system string) error {
-	targets, err := b.targets(ctx, conn, wanted, absent, pinned, system)
-	if err != nil {
-		return err
+	targets := make([]daemon.DerivedPath, len(absent))
+	for i, p := range absent {
+		targets[i] = daemon.Opaque(p)
 	}
 	missing, err := conn.QueryMissing(ctx, targets)
 	if err != nil {
 		return err
 	}
-	if missing.NarSize > b.options.MaxBytes {
-		return tooLarge(missing.NarSize, b.options.MaxBytes)
+	if len(missing.Unknown) == 0 {
+		failures, _, err := b.run(ctx, conn, targets, missing)
+		if err != nil || len(failures) == 0 {
+			return err
+		}
+		logrus.Warnf("nix: building what can't be downloaded: %s", failures[0].Message)
 	}
-	logrus.Infof("nix: building %d derivations and downloading %d store paths (%s)",
-		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
-	return build(ctx, conn, targets)
+	if targets, err = b.derivations(ctx, conn, wanted, absent, pinned, system); err != nil {
+		return err
+	}
+	if missing, err = conn.QueryMissing(ctx, targets); err != nil {
+		return err
+	}
+	failures, tails, err := b.run(ctx, conn, targets, missing)
+	if err != nil || len(failures) == 0 {
+		return err
+	}
+	slices.SortStableFunc(failures, func(a, b daemon.Result) int { return blame(a) - blame(b) })
+	return explainBuild(failures[0], tails)
 }
 
-// targets are what to ask of Nix for absent store paths: the paths themselves where a binary cache has them, else the derivations, which
-// are added to the store for that.
-func (b *Builder) targets(ctx context.Context, conn *daemon.Conn, wanted packages, absent []store.Path, pinned source.Pinned, system string) ([]daemon.DerivedPath, error) {
+// derivations adds those of the packages with absent outputs to the store, and returns what to ask of them.
+func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted packages, absent []store.Path, pinned source.Pinned, system string) ([]daemon.DerivedPath, error) {
 	var targets []daemon.DerivedPath
-	for _, p := range absent {
-		targets = append(targets, daemon.Opaque(p))
-	}
-	missing, err := conn.QueryMissing(ctx, targets)
-	if err != nil {
-		return nil, err
-	}
-	targets = targets[:0]
 	var names []string
-	var derivations []store.Path
+	var paths []store.Path
 	for _, c := range wanted {
-		outputs := c.installed()
-		switch {
-		case !slices.ContainsFunc(outputs, func(p store.Path) bool { return slices.Contains(absent, p) }):
-		case !slices.ContainsFunc(outputs, func(p store.Path) bool { return slices.Contains(missing.Unknown, p) }):
-			for _, p := range outputs {
-				targets = append(targets, daemon.Opaque(p))
-			}
-		default:
-			target, err := daemon.Outputs(c.Derivation, c.OutputsToInstall...)
-			if err != nil {
-				return nil, err
-			}
-			targets = append(targets, target)
-			names = append(names, c.name)
-			derivations = append(derivations, c.Derivation)
+		if !slices.ContainsFunc(c.installed(), func(p store.Path) bool { return slices.Contains(absent, p) }) {
+			continue
 		}
+		target, err := daemon.Outputs(c.Derivation, c.OutputsToInstall...)
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, target)
+		names = append(names, c.name)
+		paths = append(paths, c.Derivation)
 	}
-	if len(derivations) == 0 {
-		return targets, nil
-	}
-	if err := conn.AddTempRoots(ctx, derivations); err != nil {
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	if err := conn.AddTempRoots(ctx, paths); err != nil {
 		return nil, err
 	}
-	written, err := conn.ValidPaths(ctx, derivations)
-	if err != nil || len(written) == len(slices.Compact(slices.Sorted(slices.Values(derivations)))) {
+	written, err := conn.ValidPaths(ctx, paths)
+	if err != nil || len(written) == len(paths) {
 		return targets, err
 	}
 	_, err = b.evaluator.Instantiate(ctx, eval.Source{Path: pinned.Path}, system, names)
@@ -142,27 +140,24 @@ func (b *Builder) targets(ctx context.Context, conn *daemon.Conn, wanted package
 	return targets, err
 }
 
-// build has Nix do its work. Of several failures the message is about the first that has a cause of its own.
-func build(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath) error {
-	tails := make(map[store.Path][]string) // the last lines of each builder under way or failed
+// run has Nix do its work, and returns what failed, with the last lines of each builder's log.
+func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) (failures []daemon.Result, tails map[store.Path][]string, err error) {
+	if missing.NarSize > b.options.MaxBytes {
+		return nil, nil, tooLarge(missing.NarSize, b.options.MaxBytes)
+	}
+	logrus.Infof("nix: building %d derivations and downloading %d store paths (%s)",
+		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
+	tails = make(map[store.Path][]string)
 	results, err := conn.Build(ctx, targets, func(line daemon.LogLine) {
 		tail := append(tails[line.Drv], line.Text)
 		tails[line.Drv] = tail[max(0, len(tail)-logLines):]
 	})
-	if err != nil {
-		return err
-	}
-	var failures []daemon.Result
 	for _, result := range results {
 		if !result.Status.Success() {
 			failures = append(failures, result)
 		}
 	}
-	if len(failures) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(failures, func(a, b daemon.Result) int { return blame(a) - blame(b) })
-	return explainBuild(failures[0], tails)
+	return failures, tails, err
 }
 
 // blame orders failures: those that name a cause come before those that came of it.

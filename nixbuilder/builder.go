@@ -220,14 +220,18 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 	if err != nil {
 		return Image{}, err
 	}
-	config, err := imageConfig(layers, platform, pinned, containerConfig(request, packages, profile, pinned))
+	from, err := provenance(request, packages, pinned)
+	if err != nil {
+		return Image{}, err
+	}
+	config, err := imageConfig(layers, platform, pinned, containerConfig(request, packages, profile, from))
 	if err != nil {
 		return Image{}, err
 	}
 	if err := repo.Put(ctx, "application/vnd.oci.image.config.v1+json", config); err != nil {
 		return Image{}, err
 	}
-	manifest, err := imageManifest(config, layers, b.options.Compression, annotations(request, pinned))
+	manifest, err := imageManifest(config, layers, b.options.Compression, from)
 	if err != nil {
 		return Image{}, err
 	}

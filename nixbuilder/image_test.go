@@ -186,9 +186,28 @@ func TestContainerConfig(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := containerConfig(test.request, test.chosen, test.profile, somePin); !reflect.DeepEqual(got, test.want) {
+			if got := containerConfig(test.request, test.chosen, test.profile, labels()); !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got  %+v\nwant %+v", got, test.want)
 			}
 		})
+	}
+}
+
+func TestProvenance(t *testing.T) {
+	chosen := packages{
+		{Package: eval.Package{Attr: []string{"git"}, Version: "2.39", OutputsToInstall: []string{"out"}, Outputs: map[string]store.Path{"out": path("git-2.39"), "dev": path("git-2.39-dev")}}},
+		{Package: eval.Package{Attr: []string{"perlPackages", "JSON"}, OutputsToInstall: []string{"out", "man"}, Outputs: map[string]store.Path{"out": path("json"), "man": path("json-man")}}},
+	}
+	got, err := provenance(names.Request{Shell: true, Packages: []string{"git", "perlpackages.json"}}, chosen, somePin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		v1.AnnotationSource: "path:set", v1.AnnotationRevision: "0123", v1.AnnotationTitle: "shell/git/perlpackages.json",
+		"io.github.nixery-registry.packages": `[{"name":"git","version":"2.39","paths":["` + string(path("git-2.39")) + `"]},` +
+			`{"name":"perlPackages.JSON","paths":["` + string(path("json")) + `","` + string(path("json-man")) + `"]}]`,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
 	}
 }

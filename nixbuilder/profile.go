@@ -5,14 +5,12 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -28,7 +26,7 @@ type profile struct {
 func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo) (profile, error) {
 	var p profile
 	for _, c := range chosen {
-		p.packages = append(p.packages, rootfs.Package{Name: strings.Join(c.Attr, "."), Priority: c.Priority, Outputs: c.installed()})
+		p.packages = append(p.packages, rootfs.Package{Name: c.attribute(), Priority: c.Priority, Outputs: c.installed()})
 	}
 	paths := make([]store.Path, len(closure))
 	for i, info := range closure {
@@ -50,7 +48,7 @@ func (p profile) key(compression layer.Compression) string {
 
 // containerConfig says how the image runs: a shell where one was asked for, else the program of the one package that was; over that
 // whatever packages say of their images.
-func containerConfig(request names.Request, chosen packages, p profile, pinned source.Pinned) v1.ImageConfig {
+func containerConfig(request names.Request, chosen packages, p profile, provenance map[string]string) v1.ImageConfig {
 	env := map[string]string{"PATH": searchPath}
 	if p.tree.Has(caBundle) {
 		env["SSL_CERT_FILE"] = "/" + caBundle
@@ -97,7 +95,7 @@ func containerConfig(request names.Request, chosen packages, p profile, pinned s
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		config.Env = append(config.Env, name+"="+env[name])
 	}
-	maps.Copy(config.Labels, provenance(pinned))
+	maps.Copy(config.Labels, provenance)
 	return config
 }
 
@@ -117,19 +115,4 @@ func mainProgram(c chosen, p profile) []string {
 		}
 	}
 	return nil
-}
-
-// provenance is what an image was built from, in the keys that OCI has for it.
-func provenance(pinned source.Pinned) map[string]string {
-	return map[string]string{
-		v1.AnnotationSource:   pinned.Name,
-		v1.AnnotationRevision: pinned.Revision,
-	}
-}
-
-// annotations are those of the manifest.
-func annotations(request names.Request, pinned source.Pinned) map[string]string {
-	all := provenance(pinned)
-	all[v1.AnnotationTitle] = request.String()
-	return all
 }

@@ -23,6 +23,9 @@ type chosen struct {
 	eval.Package
 }
 
+// attribute is the package's path in the package set, dotted.
+func (c chosen) attribute() string { return strings.Join(c.Attr, ".") }
+
 // installed are the store paths of the outputs that a user of the package gets, in the package's order.
 func (c chosen) installed() []store.Path {
 	paths := make([]store.Path, 0, len(c.OutputsToInstall))
@@ -63,12 +66,11 @@ func (b *Builder) resolve(ctx context.Context, request names.Request, pinned sou
 	}
 	var found packages
 	for _, name := range request.Packages {
-		p := *results[name].Package
-		attr := strings.Join(p.Attr, ".")
-		if b.options.Policy.Denies(attr, name, p.Attr[len(p.Attr)-1], p.Pname) {
+		c := chosen{name: name, asked: true, Package: *results[name].Package}
+		if b.options.Policy.Denies(c.attribute(), name, c.Attr[len(c.Attr)-1], c.Pname) {
 			return nil, Errorf(Denied, "%s is denied by the policy of this registry", name)
 		}
-		found = append(found, chosen{name: name, asked: true, Package: p})
+		found = append(found, c)
 	}
 	if request.Shell {
 		for _, name := range b.options.Shell {

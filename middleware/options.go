@@ -94,6 +94,8 @@ type NixOptions struct {
 	Substituters      []string `mapstructure:"substituters"`
 	TrustedPublicKeys []string `mapstructure:"trustedpublickeys"`
 	Builders          string   `mapstructure:"builders"`
+	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated.
+	AllowedURIs []string `mapstructure:"alloweduris"`
 	// EvaluationMemory and EvaluationTime (of a processor) are what one evaluation may use.
 	EvaluationMemory Bytes         `mapstructure:"evaluationmemory"`
 	EvaluationTime   time.Duration `mapstructure:"evaluationtime"`
@@ -118,7 +120,7 @@ func defaults() Options {
 			Timeout: time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
 		},
 		Image:    ImageOptions{Compression: layer.Gzip, Layers: 94},
-		Nix:      NixOptions{EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second},
+		Nix:      NixOptions{AllowedURIs: []string{"https://"}, EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second},
 		Shell:    []string{"bashInteractive", "coreutils", "moreutils", "nano"},
 		Include:  []string{"cacert", "iana-etc"},
 		CacheDir: defaultCacheDir(),
@@ -314,6 +316,7 @@ func (o Options) builder() nixbuilder.Options {
 		Settings:        settings,
 		EvaluationBytes: int64(o.Nix.EvaluationMemory),
 		EvaluationTime:  o.Nix.EvaluationTime,
+		AllowedURIs:     o.Nix.AllowedURIs,
 		CacheDir:        o.CacheDir,
 	}
 }
@@ -390,6 +393,11 @@ func (o Options) faults() []error {
 	} {
 		if limit.value < limit.low || limit.value > limit.high {
 			fault("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
+		}
+	}
+	for _, prefix := range o.Nix.AllowedURIs {
+		if prefix == "" || strings.ContainsAny(prefix, " \t\n") {
+			fault("nix.alloweduris: %q is not the beginning of a URI", prefix)
 		}
 	}
 	if !filepath.IsAbs(o.CacheDir) {

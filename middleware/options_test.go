@@ -50,7 +50,7 @@ func TestParseOptions(t *testing.T) {
 	all.Shell, all.Include = []string{"bash"}, []string{}
 	all.Nix = NixOptions{
 		Substituters: []string{}, TrustedPublicKeys: []string{"k:1"}, Builders: "@/etc/nix/machines",
-		EvaluationMemory: 1e9, EvaluationTime: time.Minute,
+		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute,
 	}
 	all.CacheDir = "/srv/cache"
 	for _, test := range []struct {
@@ -66,7 +66,7 @@ build: {timeout: 90s, concurrency: 3, queue: 0, perclient: 1, maxsize: 8GiB, hol
 image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []
-nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", evaluationmemory: 1GB, evaluationtime: 1m}
+nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m}
 cachedir: /srv/cache
 `, all},
 	} {
@@ -146,6 +146,7 @@ func TestSetupFaults(t *testing.T) {
 		{name: "impossible values", stanza: path + `
 build: {concurrency: 0, hold: 1ms, maxsize: 0, timeout: 0s}
 image: {layers: 200}
+nix: {alloweduris: [""]}
 names: {allow: ["["], maxpackages: -1, prefix: UPPER}
 platforms: [windows/amd64]
 cachedir: relative`, want: []string{
@@ -158,6 +159,7 @@ cachedir: relative`, want: []string{
 			options + "names.allow: \"[\" is not a glob",
 			options + "names.maxpackages: -1 is not between",
 			options + "names.prefix: \"UPPER\"",
+			options + "nix.alloweduris: \"\" is not the beginning",
 			options + "platforms: \"windows/amd64\" is not a platform",
 		}},
 		{name: "several platforms", stanza: path + "platforms: [linux/amd64, linux/arm64]", want: []string{options + "platforms: this version serves one"}},

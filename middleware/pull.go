@@ -176,6 +176,13 @@ func (s *Service) dockerForm(ctx context.Context, repo distribution.Repository, 
 		return oci, err
 	}
 	exists, err := manifests.Exists(ctx, docker.Digest)
+	if err == nil && exists {
+		// A descriptor cache that outlives the registry, such as Redis, may not know what garbage collection took.
+		_, err = s.blobs.Stat(ctx, docker.Digest)
+		if errors.Is(err, distribution.ErrBlobUnknown) {
+			exists, err = false, nil
+		}
+	}
 	if err != nil {
 		return "", fmt.Errorf("looking for manifest %s: %w", docker.Digest, err)
 	}

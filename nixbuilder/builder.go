@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -59,6 +60,8 @@ type Options struct {
 	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use.
 	EvaluationBytes int64
 	EvaluationTime  time.Duration
+	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
+	AllowedURIs []string
 	// CacheDir is for copies of package sets and scratch files.
 	CacheDir string
 }
@@ -112,8 +115,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	}
 	removeLeftovers(scratch)
 	evaluator, err := eval.New(ctx, runner, eval.Options{
-		Memory: options.EvaluationBytes, CPU: options.EvaluationTime,
-		ScratchDir: scratch,
+		Memory: options.EvaluationBytes, CPU: options.EvaluationTime, AllowedURIs: options.AllowedURIs, ScratchDir: scratch,
 	})
 	if err != nil {
 		return nil, err
@@ -148,7 +150,8 @@ func removeLeftovers(scratch string) {
 		return
 	}
 	for _, entry := range entries {
-		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
+		info, err := entry.Info()
+		if err == nil && strings.HasPrefix(entry.Name(), "eval-") && time.Since(info.ModTime()) > time.Hour {
 			_ = os.RemoveAll(filepath.Join(scratch, entry.Name()))
 		}
 	}

@@ -107,9 +107,26 @@ func (e *Evaluator) Version() string { return e.version }
 // Nothing is written. It fails with a *SourceError if the set is at fault, and with ctx.
 //
 // It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs another, and so does each that refuses (Unfree, Broken, Throws, ...).
+//
+// A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a store that lasts, once it was seen to need them and if
+// Options.AllowedURIs lets it fetch anything. That costs it one more evaluation, the first time.
 func (e *Evaluator) Evaluate(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
+	lasting, err := e.lasting(source)
+	if err != nil {
+		return nil, err
+	}
+	if lasting.fetches && lasting.exists() {
+		return e.evaluate(ctx, source, system, names, lasting)
+	}
 	// A store that is only imagined: paths are computed, nothing is kept.
-	return e.evaluate(ctx, source, system, names, evalStore{uri: "dummy://", cache: "/nonexistent"})
+	results, err := e.evaluate(ctx, source, system, names, evalStore{uri: "dummy://", cache: "/nonexistent"})
+	if !lasting.fetches || !wantsToFetch(results, err) {
+		return results, err
+	}
+	if err := e.prepare(lasting); err != nil {
+		return nil, err
+	}
+	return e.evaluate(ctx, source, system, names, lasting)
 }
 
 // Instantiate does what Evaluate does, and adds the derivations of the packages that it finds to Options.Store, with all
@@ -125,7 +142,15 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	cache := "file://" + dir + "/store?compression=none"
-	results, err = e.evaluate(ctx, source, system, names, evalStore{uri: cache, write: true, cache: dir})
+	target, err := e.lasting(source)
+	if err != nil {
+		return nil, err
+	}
+	if fetched := target.fetches && target.exists(); !fetched {
+		target = evalStore{uri: cache, cache: dir}
+	}
+	target.write = true
+	results, err = e.evaluate(ctx, source, system, names, target)
 	if err != nil {
 		return nil, err
 	}
@@ -139,14 +164,21 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 		return results, nil
 	}
 	slices.Sort(derivations)
-	if err := e.copy(ctx, cache, e.options.Store, slices.Compact(derivations)); err != nil {
+	derivations = slices.Compact(derivations)
+	if target.fetches {
+		// The lasting store is a database that untrusted work has made, so its own user takes the derivations out of it.
+		if err := e.copy(ctx, target.uri, cache, derivations, &proc.Confinement{Memory: e.options.Memory}); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.copy(ctx, cache, e.options.Store, derivations, nil); err != nil {
 		return nil, err
 	}
 	return results, nil
 }
 
 // copy adds derivations, with all that they refer to, to the store at the URI to.
-func (e *Evaluator) copy(ctx context.Context, from, to string, derivations []store.Path) error {
+func (e *Evaluator) copy(ctx context.Context, from, to string, derivations []store.Path, confine *proc.Confinement) error {
 	args := []string{"--extra-experimental-features", "nix-command", "copy", "--derivation", "--from", from}
 	if to != "" {
 		args = append(args, "--to", to)
@@ -159,8 +191,9 @@ func (e *Evaluator) copy(ctx context.Context, from, to string, derivations []sto
 		Program: e.nix,
 		Args:    args,
 		// Nix wants a user's name, which the numeric users of containers lack.
-		Env:  []string{"HOME=/nonexistent", "USER=registry", "XDG_CACHE_HOME=/nonexistent"},
-		Kill: syscall.SIGTERM,
+		Env:     []string{"HOME=/nonexistent", "USER=registry", "XDG_CACHE_HOME=/nonexistent"},
+		Kill:    syscall.SIGTERM,
+		Confine: confine,
 	})
 	if err != nil {
 		return fmt.Errorf("adding derivations to the store: %w", err)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -24,9 +25,10 @@ var errNoAnswer = errors.New("the evaluator does not answer")
 
 // An evalStore is what the evaluating process takes for the Nix store.
 type evalStore struct {
-	uri   string
-	write bool   // whether derivations are written to it
-	cache string // a directory for what Nix remembers elsewhere
+	uri     string
+	write   bool   // whether derivations are written to it
+	cache   string // a directory for what Nix remembers elsewhere
+	fetches bool   // whether the set may fetch what Options.AllowedURIs allows
 }
 
 // A session is one call's work on one package set: as many processes as it takes, within one budget of processor time.
@@ -127,13 +129,9 @@ func (s *session) run(ctx context.Context, names []string, rethrow bool) (*endin
 			"--argstr", "nonce", nonce,
 			"--argstr", "rethrow", fmt.Sprint(rethrow),
 		),
-		// Neither the host's configuration nor its channels have a say in what a package is.
-		Env: []string{
-			"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "NIX_USER_CONF_FILES=", "NIX_PATH=", "NIX_STATE_DIR=/nonexistent",
-			"TMPDIR=" + s.store.cache, "XDG_CACHE_HOME=" + s.store.cache,
-		},
+		Env:       s.environment(),
 		MaxOutput: maxOutput,
-		Confine:   &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Network: len(s.options.AllowedURIs) > 0},
+		Confine:   &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Network: s.store.fetches},
 	})
 	s.cpu -= output.CPU
 	var failure *proc.Error
@@ -162,6 +160,14 @@ func (s *session) run(ctx context.Context, names []string, rethrow bool) (*endin
 	return end, nil
 }
 
+// allowed are the prefixes of what may be fetched.
+func (s *session) allowed() string {
+	if !s.store.fetches {
+		return ""
+	}
+	return strings.Join(s.options.AllowedURIs, " ")
+}
+
 func (s *session) arguments() []string {
 	args := []string{
 		"--eval", "--strict",
@@ -169,7 +175,7 @@ func (s *session) arguments() []string {
 		"--log-format", "internal-json",
 		"--option", "restrict-eval", "true",
 		"--option", "allow-import-from-derivation", fmt.Sprint(s.options.ImportFromDerivation),
-		"--option", "allowed-uris", strings.Join(s.options.AllowedURIs, " "),
+		"--option", "allowed-uris", s.allowed(),
 		"--option", "substituters", "",
 		"-I", "packages=" + s.path, // a path alone would be split at an equals sign
 	}
@@ -177,6 +183,24 @@ func (s *session) arguments() []string {
 		args = append(args, "--read-write-mode")
 	}
 	return args
+}
+
+// environment gives neither the host's configuration nor its channels a say in what a package is.
+func (s *session) environment() []string {
+	env := []string{
+		"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "NIX_USER_CONF_FILES=", "NIX_PATH=",
+		"TMPDIR=" + s.store.cache, "XDG_CACHE_HOME=" + s.store.cache,
+	}
+	if !s.store.fetches {
+		return append(env, "NIX_STATE_DIR=/nonexistent")
+	}
+	// What fetches over the network, with git too, goes where this process would.
+	for _, name := range []string{"PATH", "SSL_CERT_FILE", "NIX_SSL_CERT_FILE", "https_proxy", "http_proxy", "no_proxy", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return append(env, "USER=registry", "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1")
 }
 
 // read takes what a process has written to stderr apart. Nix's messages are lines of JSON behind a mark; a set's own messages are inside them.

@@ -1,0 +1,155 @@
+package eval
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// inner is the package set that others fetch.
+const inner = `{ system, ... }: { inner = derivation { name = "inner-1"; inherit system; builder = "/bin/sh"; args = [ ./file ]; }; }`
+
+// remoteSet serves inner as an archive and counts.
+func remoteSet(t *testing.T) (url string, requests *atomic.Int32) {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for name, content := range map[string]string{"set/default.nix": inner, "set/file": "a file"} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(1, 0)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	requests = new(atomic.Int32)
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		requests.Add(1)
+		_, _ = rw.Write(b.Bytes())
+	}))
+	t.Cleanup(server.Close)
+	return server.URL + "/set.tar.gz", requests
+}
+
+// remoteRepository is inner in a git repository that everybody can read.
+func remoteRepository(t *testing.T) string {
+	t.Helper()
+	if _, err := exec.LookPath("git"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("git is not installed")
+	}
+	dir := openDir(t, "repository")
+	for name, content := range map[string]string{"default.nix": inner, "file": "a file"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{
+		{"init", "--quiet", "--bare", dir + "/bare"},
+		{"init", "--quiet", "--initial-branch=main"},
+		{"add", "default.nix", "file"},
+		{"-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "one"},
+		{"push", "--quiet", dir + "/bare", "main"},
+		{"-C", "bare", "update-server-info"},
+	} {
+		command := exec.CommandContext(t.Context(), "git", args...)
+		command.Dir = dir
+		if output, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("git %q: %v: %s", args, err, output)
+		}
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(dir + "/bare"))) // which git's old protocol can do with
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// fetchingSet is a package set that is another one, which an expression fetches.
+func fetchingSet(t *testing.T, expression string) Source {
+	t.Helper()
+	dir := openDir(t, "fetching")
+	text := "{ system, ... }: import (" + expression + `) { inherit system; } // { own = derivation { name = "own-1"; inherit system; builder = "/bin/sh"; }; }`
+	if err := os.WriteFile(dir+"/default.nix", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return Source{Path: dir}
+}
+
+func TestFetching(t *testing.T) {
+	archive, requests := remoteSet(t)
+	repository := remoteRepository(t)
+	for _, test := range []struct{ name, expression, allowed string }{
+		{"an archive", `builtins.fetchTarball "` + archive + `"`, archive},
+		{"a repository", `builtins.fetchGit { url = "` + repository + `"; ref = "main"; }`, repository},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			source := fetchingSet(t, test.expression)
+			var refused *SourceError
+			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch")})
+			if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "forbidden") {
+				t.Errorf("where nothing may be fetched: %v, want it forbidden", err)
+			}
+			e, _ = newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{"https://example.org"}})
+			if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "forbidden") {
+				t.Errorf("where something else may be fetched: %v, want it forbidden", err)
+			}
+
+			target := openDir(t, "target")
+			e, runner := newEvaluator(t, Options{
+				ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{test.allowed}, Store: "local?root=" + target, CPU: 20 * time.Second,
+			})
+			results, err := e.Evaluate(t.Context(), source, system, []string{"inner", "own", "none"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if results["inner"].Package == nil || results["own"].Package == nil || results["none"].Failure == nil {
+				t.Fatalf("results are %+v", results)
+			}
+			fetched, started := requests.Load(), runner.Started()
+			if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); err != nil {
+				t.Error(err)
+			}
+			if requests.Load() != fetched || runner.Started()-started != 1 {
+				t.Errorf("asked again: %d requests, %d processes, want 0 and 1", requests.Load()-fetched, runner.Started()-started)
+			}
+			if _, err := e.Instantiate(t.Context(), source, system, []string{"inner"}); err != nil {
+				t.Fatal(err)
+			}
+			for _, path := range []store.Path{results["inner"].Package.Derivation} {
+				if _, err := os.Stat(target + string(path)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+// A set that does not fetch has no network, whatever it would be allowed to.
+func TestNoNetworkUnlessNeeded(t *testing.T) {
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{"https://"}})
+	source := testSet(t)
+	if _, err := e.Evaluate(t.Context(), source, system, []string{"hello", "none"}); err != nil {
+		t.Fatal(err)
+	}
+	lasting, err := e.lasting(source)
+	if err != nil || lasting.exists() {
+		t.Errorf("a store for what is fetched was made: %v", err)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage"
@@ -98,14 +99,21 @@ func (t target) Put(ctx context.Context, mediaType string, content []byte) error
 	return nil
 }
 
-// commit stores an image's manifest, then the record of what built them, and then tags: whoever sees a tag sees the image, and
+// commit stores an image's manifests, those in an index before it, then the record of what built them, and then tags: whoever sees a tag sees the image, and
 // knows that it was built.
 func (s *Service) commit(ctx context.Context, repo distribution.Repository, image nixbuilder.Image, tags []string) error {
 	manifests, err := repo.Manifests(ctx)
 	if err != nil {
 		return err
 	}
-	record := built{Source: image.Source, Revision: image.Revision}
+	for _, child := range image.Children {
+		if err := putManifest(ctx, manifests, child); err != nil {
+			return err
+		}
+	}
+	record := built{
+		Source: image.Source, Revision: image.Revision, Index: len(image.Children) > 0, Missing: image.Missing, At: time.Now().UTC(),
+	}
 	if err := putManifest(ctx, manifests, image.Manifest, distribution.WithTag(tags[0])); err != nil {
 		return err
 	}
@@ -171,6 +179,10 @@ type stored struct {
 type built struct {
 	Source   string `json:"source"`
 	Revision string `json:"revision"`
+	// Index says that the tag is for an index, and Missing which platforms it lacks; At is when that was found out.
+	Index   bool      `json:"index,omitempty"`
+	Missing []string  `json:"missing,omitempty"`
+	At      time.Time `json:"at"`
 }
 
 func builtKey(repo distribution.Repository, tag string, manifest digest.Digest) string {

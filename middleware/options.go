@@ -304,7 +304,7 @@ func (o Options) builder() nixbuilder.Options {
 	}
 	return nixbuilder.Options{
 		Packages:        o.packages(),
-		Platform:        o.Platforms[0],
+		Platforms:       o.Platforms,
 		Policy:          names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
 		Shell:           o.Shell,
 		Include:         o.Include,
@@ -350,8 +350,11 @@ func (o Options) faults() []error {
 	if o.Packages.Git.Ref != "" && o.Packages.Git.URL == "" {
 		fault("packages.git.url: missing")
 	}
-	if len(o.Platforms) != 1 {
-		fault("platforms: this version serves one platform, not %d", len(o.Platforms))
+	if len(o.Platforms) == 0 {
+		fault("platforms: none: name at least one, such as linux/amd64")
+	}
+	if len(slices.Compact(slices.Sorted(slices.Values(o.Platforms)))) < len(o.Platforms) {
+		fault("platforms: one is named twice")
 	}
 	for _, platform := range o.Platforms {
 		if _, err := nixbuilder.SystemOf(platform); err != nil {

@@ -43,7 +43,7 @@ func TestParseOptions(t *testing.T) {
 	want := defaults()
 	want.Packages.Path = set
 	all := want
-	all.Platforms = []string{"linux/arm64"}
+	all.Platforms = []string{"linux/arm64", "linux/amd64"}
 	all.Names = NamesOptions{Prefix: "nix", Allow: []string{"python3*"}, Deny: []string{"*evil*"}, MaxPackages: 3}
 	all.Build = BuildOptions{Timeout: 90 * time.Second, Concurrency: 3, Queue: 0, PerClient: 1, MaxSize: 8 << 30, Hold: 20 * time.Second}
 	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
@@ -60,7 +60,7 @@ func TestParseOptions(t *testing.T) {
 		{"least", "packages: {path: " + set + "}", want},
 		{"all", `
 packages: {path: ` + set + `}
-platforms: [linux/arm64]
+platforms: [linux/arm64, linux/amd64]
 names: {prefix: nix, allow: ["python3*"], deny: ["*evil*"], maxpackages: 3}
 build: {timeout: 90s, concurrency: 3, queue: 0, perclient: 1, maxsize: 8GiB, hold: 20s}
 image: {compression: zstd, layers: 20}
@@ -162,7 +162,8 @@ cachedir: relative`, want: []string{
 			options + "nix.alloweduris: \"\" is not the beginning",
 			options + "platforms: \"windows/amd64\" is not a platform",
 		}},
-		{name: "several platforms", stanza: path + "platforms: [linux/amd64, linux/arm64]", want: []string{options + "platforms: this version serves one"}},
+		{name: "no platform", stanza: path + "platforms: []", want: []string{options + "platforms: none"}},
+		{name: "a platform twice", stanza: path + "platforms: [linux/amd64, linux/amd64]", want: []string{options + "platforms: one is named twice"}},
 		{
 			name: "a pull-through cache", stanza: path, change: func(c *configuration.Configuration) { c.Proxy.RemoteURL = "https://registry.example" },
 			want: []string{"proxy.remoteurl: "},

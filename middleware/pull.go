@@ -42,7 +42,7 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if err != nil {
 		return "", nixbuilder.Errorf(nixbuilder.NotFound, "%v", err)
 	}
-	if image.digest != "" && !s.builder.Moves(p.tag) {
+	if image.digest != "" && !s.builder.Moves(p.tag) && !s.due(image) {
 		return s.serve(ctx, repo, p, image)
 	}
 	fresh, err := s.refresh(ctx, repo, p, request, image)
@@ -58,13 +58,18 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	return s.serve(ctx, repo, p, fresh)
 }
 
+// due tells whether it is time to try again for platforms that an image lacks.
+func (s *Service) due(image stored) bool {
+	return len(image.Missing) > 0 && time.Since(image.At) > s.options.Refresh
+}
+
 // refresh returns the image of a tag as the package set is now, which is the stored one unless the set has changed. It is none if
 // somebody pushed meanwhile. The client is held for as long as clients can be.
 func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p pull, request names.Request, image stored) (stored, error) {
 	hold := time.NewTimer(s.options.Build.Hold)
 	defer hold.Stop()
 	pinned, err := s.pin(ctx, hold.C, p)
-	if err != nil || image.digest != "" && image.Revision == pinned.Revision {
+	if err != nil || image.digest != "" && image.Revision == pinned.Revision && !s.due(image) {
 		image.stale = pinned.Stale != nil
 		return image, err
 	}
@@ -117,7 +122,7 @@ func (s *Service) start(ctx context.Context, repo distribution.Repository, p pul
 	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
 	return s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
 		current, pushed, err := s.lookUp(ctx, repo, p.tag)
-		if err != nil || pushed || current.Revision == pinned.Revision {
+		if err != nil || pushed || current.Revision == pinned.Revision && !s.due(current) {
 			return err // another job ended since the client's tag was looked up
 		}
 		started := time.Now()
@@ -142,17 +147,42 @@ func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Reposito
 // serve chooses the form of a stored image that the client takes, and says what the image was built from.
 func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pull, image stored) (digest.Digest, error) {
 	answer := image.digest
-	if p.dockerOnly {
-		var err error
-		if answer, err = s.dockerForm(ctx, repo, image.digest); err != nil {
+	var err error
+	if image.Index && !p.accepts.index {
+		if answer, err = firstOf(ctx, repo, answer); err != nil {
+			return "", err
+		}
+	}
+	if p.accepts.docker && !p.accepts.manifest && !(image.Index && p.accepts.index) {
+		if answer, err = s.dockerForm(ctx, repo, answer); err != nil {
 			return "", err
 		}
 	}
 	p.header.Set("Warning", fmt.Sprintf("299 - %q", "built by Nix from "+image.Source+" at "+image.Revision))
+	for _, platform := range image.Missing {
+		p.header.Add("Warning", fmt.Sprintf("299 - %q", "there is no image for "+platform))
+	}
 	if image.stale {
 		p.header.Add("Warning", `299 - "there may be a newer one, which could not be looked up or is not built yet"`)
 	}
 	return answer, nil
+}
+
+// firstOf is the manifest of an index's first platform, for clients from before indexes.
+func firstOf(ctx context.Context, repo distribution.Repository, index digest.Digest) (digest.Digest, error) {
+	manifests, err := repo.Manifests(ctx)
+	if err != nil {
+		return "", err
+	}
+	manifest, err := manifests.Get(ctx, index)
+	if err != nil {
+		return "", fmt.Errorf("reading index %s: %w", index, err)
+	}
+	children := manifest.References()
+	if len(children) == 0 {
+		return "", fmt.Errorf("reading index %s: it is empty", index)
+	}
+	return children[0].Digest, nil
 }
 
 // dockerForm stores the Docker schema 2 form of an OCI manifest, over the same blobs, unless it is there. No tag holds it, so

@@ -5,7 +5,6 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -59,11 +58,11 @@ func (t answeringTags) Get(context.Context, string) (v1.Descriptor, error) {
 
 // A pull is a client that asks for a manifest by tag.
 type pull struct {
-	tag        string
-	client     string
-	dockerOnly bool // it takes Docker's manifests and no OCI ones
-	held       int  // how often it was sent round
-	header     http.Header
+	tag     string
+	client  string
+	accepts accepts
+	held    int // how often it was sent round
+	header  http.Header
 }
 
 // pullOf reads the request that the registry's context carries; it is false for anything but a pull by tag.
@@ -92,23 +91,34 @@ func pullOf(ctx context.Context) (pull, bool) {
 	if err != nil || held < 0 {
 		held = 0
 	}
-	return pull{tag: tag, client: client, dockerOnly: dockerOnly(request.Header), held: held, header: response.Header()}, true
+	return pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: held, header: response.Header()}, true
 }
 
-// dockerOnly is about clients from before OCI. One that says nothing gets Docker's form too, as the registry has no other for it.
-func dockerOnly(header http.Header) bool {
-	var accepted []string
+// accepts are the forms of an image that a client takes.
+type accepts struct{ index, manifest, docker bool }
+
+// acceptsOf reads a request's header. A client that says nothing, or that takes anything, gets Docker's form, as the registry itself has it
+// only for those who ask for OCI's by name.
+func acceptsOf(header http.Header) accepts {
+	var a accepts
+	said := false
 	for _, line := range header.Values("Accept") {
 		for entry := range strings.SplitSeq(line, ",") {
-			if mediaType, _, err := mime.ParseMediaType(entry); err == nil {
-				accepted = append(accepted, mediaType)
+			mediaType, _, err := mime.ParseMediaType(entry)
+			if err != nil {
+				continue
+			}
+			said = true
+			switch mediaType {
+			case v1.MediaTypeImageIndex:
+				a.index = true
+			case v1.MediaTypeImageManifest:
+				a.manifest = true
+			case schema2.MediaTypeManifest, "*/*":
+				a.docker = true
 			}
 		}
 	}
-	if slices.Contains(accepted, v1.MediaTypeImageManifest) || slices.Contains(accepted, v1.MediaTypeImageIndex) {
-		return false
-	}
-	return len(accepted) == 0 || slices.ContainsFunc(accepted, func(accepted string) bool {
-		return accepted == schema2.MediaTypeManifest || accepted == "*/*"
-	})
+	a.docker = a.docker || !said
+	return a
 }

@@ -38,16 +38,16 @@ func TestPullOf(t *testing.T) {
 		isPull                          bool
 		want                            pull
 	}{
-		{name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{tag: "latest", client: "192.0.2.1"}},
-		{name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{tag: "v1", client: "2001:db8::1"}},
-		{name: "a user is who matters", method: "GET", reference: "v1", user: "ada", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1", client: "ada"}},
-		{name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1", client: "192.0.2.1"}},
-		{name: "sent round", method: "GET", target: "/?hold=3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1", held: 3}},
-		{name: "nonsense for a counter", method: "GET", target: "/?hold=-3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{tag: "v1"}},
-		{name: "before OCI", method: "GET", reference: "v1", accept: []string{dockerType + ", application/json"}, isPull: true, want: pull{tag: "v1", dockerOnly: true}},
-		{name: "says nothing", method: "GET", reference: "v1", isPull: true, want: pull{tag: "v1", dockerOnly: true}},
-		{name: "takes anything", method: "GET", reference: "v1", accept: []string{"*/*"}, isPull: true, want: pull{tag: "v1", dockerOnly: true}},
-		{name: "takes both, on two lines", method: "GET", reference: "v1", accept: []string{dockerType, v1.MediaTypeImageManifest + ";q=0.5"}, isPull: true, want: pull{tag: "v1"}},
+		{name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{accepts: accepts{manifest: true}, tag: "latest", client: "192.0.2.1"}},
+		{name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{accepts: accepts{manifest: true}, tag: "v1", client: "2001:db8::1"}},
+		{name: "a user is who matters", method: "GET", reference: "v1", user: "ada", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", client: "ada"}},
+		{name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", client: "192.0.2.1"}},
+		{name: "sent round", method: "GET", target: "/?hold=3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", held: 3}},
+		{name: "nonsense for a counter", method: "GET", target: "/?hold=-3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1"}},
+		{name: "before OCI", method: "GET", reference: "v1", accept: []string{dockerType + ", application/json"}, isPull: true, want: pull{tag: "v1", accepts: accepts{docker: true}}},
+		{name: "says nothing", method: "GET", reference: "v1", isPull: true, want: pull{tag: "v1", accepts: accepts{docker: true}}},
+		{name: "takes anything", method: "GET", reference: "v1", accept: []string{"*/*"}, isPull: true, want: pull{tag: "v1", accepts: accepts{docker: true}}},
+		{name: "takes both, on two lines", method: "GET", reference: "v1", accept: []string{dockerType, v1.MediaTypeImageManifest + ";q=0.5"}, isPull: true, want: pull{accepts: accepts{manifest: true, docker: true}, tag: "v1"}},
 		{name: "takes something else", method: "GET", reference: "v1", accept: []string{"text/html"}, isPull: true, want: pull{tag: "v1"}},
 		{name: "PUT", method: "PUT", reference: "latest"},
 		{name: "DELETE", method: "DELETE", reference: "latest"},
@@ -73,7 +73,7 @@ func TestPullOf(t *testing.T) {
 			if !ok {
 				return
 			}
-			if got.tag != test.want.tag || got.client != test.want.client || got.dockerOnly != test.want.dockerOnly || got.held != test.want.held {
+			if got.tag != test.want.tag || got.client != test.want.client || got.accepts != test.want.accepts || got.held != test.want.held {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})

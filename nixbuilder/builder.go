@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
@@ -40,8 +42,8 @@ const (
 type Options struct {
 	// Packages is where the package set comes from.
 	Packages Packages
-	// Platform is the OCI platform of images whose names choose none.
-	Platform string
+	// Platforms are the OCI platforms of images whose names choose none; of more than one, an image is an index.
+	Platforms []string
 	// Policy is about the packages that names ask for. Shell and Include are the operator's own and not subject to it.
 	Policy names.Policy
 	// Shell is what the meta-package shell stands for, Include is in every image, where the set has them.
@@ -187,61 +189,96 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	return pinned, err
 }
 
-// Build makes the image of a request and stores its blobs in a repository. It is for the caller to store the manifest, and to see to
-// it that the same image is not built twice at a time.
+// Build makes the image of a request and stores its blobs in a repository. It is for the caller to store the manifests, and to see to
+// it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
 func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, repo Repository) (Image, error) {
-	started := time.Now()
-	platform := b.options.Platform
+	image := Image{Source: pinned.Name, Revision: pinned.Revision}
+	platforms := b.options.Platforms
 	if request.Arch != "" {
-		platform = "linux/" + request.Arch
+		platforms = []string{"linux/" + request.Arch}
 	}
+	if len(platforms) == 1 {
+		var err error
+		image.Manifest, err = b.buildFor(ctx, platforms[0], request, pinned, repo)
+		return image, err
+	}
+	built := make([]platformManifest, len(platforms))
+	var all sync.WaitGroup
+	for i, platform := range platforms {
+		all.Go(func() {
+			built[i].platform = platform
+			built[i].Manifest, built[i].err = b.buildFor(ctx, platform, request, pinned, repo)
+		})
+	}
+	all.Wait()
+	for _, one := range built {
+		if one.err == nil {
+			image.Children = append(image.Children, one.Manifest)
+		} else {
+			image.Missing = append(image.Missing, one.platform)
+			logrus.WithError(one.err).Warnf("nix: %s has no image for %s", request, one.platform)
+		}
+	}
+	if len(image.Children) == 0 {
+		return Image{}, built[0].err
+	}
+	var err error
+	image.Manifest, err = imageIndex(built, map[string]string{
+		v1.AnnotationSource: pinned.Name, v1.AnnotationRevision: pinned.Revision, v1.AnnotationTitle: request.String(),
+	})
+	return image, err
+}
+
+// buildFor is the pipeline, for one platform.
+func (b *Builder) buildFor(ctx context.Context, platform string, request names.Request, pinned source.Pinned, repo Repository) (Manifest, error) {
+	started := time.Now()
 	system, err := SystemOf(platform)
 	if err != nil {
-		return Image{}, Errorf(NotFound, "%v", err)
+		return Manifest{}, Errorf(NotFound, "%v", err)
 	}
 	packages, err := b.resolve(ctx, request, pinned, system)
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
 	conn, err := b.realise(ctx, packages, pinned, system)
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
 	defer b.daemons.Put(conn) // until then, the closure can't be collected
 	closure, err := conn.Closure(ctx, packages.outputs())
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
 	if size := narSize(closure); size > b.options.MaxBytes {
-		return Image{}, tooLarge(size, b.options.MaxBytes)
+		return Manifest{}, tooLarge(size, b.options.MaxBytes)
 	}
 	profile, err := newProfile(ctx, packages, closure)
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
 	layers, err := b.pack(ctx, profile, closure, repo)
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
 	from, err := provenance(request, packages, pinned)
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
 	config, err := imageConfig(layers, platform, pinned, containerConfig(request, packages, profile, from))
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
-	if err := repo.Put(ctx, "application/vnd.oci.image.config.v1+json", config); err != nil {
-		return Image{}, err
+	if err := repo.Put(ctx, v1.MediaTypeImageConfig, config); err != nil {
+		return Manifest{}, err
 	}
 	manifest, err := imageManifest(config, layers, b.options.Compression, from)
 	if err != nil {
-		return Image{}, err
+		return Manifest{}, err
 	}
 	logrus.WithFields(logrus.Fields{
-		"image": request.String(), "revision": pinned.Revision, "paths": len(closure), "layers": len(layers), "took": time.Since(started).Round(time.Millisecond),
+		"image": request.String(), "platform": platform, "revision": pinned.Revision, "paths": len(closure), "layers": len(layers), "took": time.Since(started).Round(time.Millisecond),
 	}).Info("nix: built ", manifest.Digest)
-	return Image{Manifest: manifest, Source: pinned.Name, Revision: pinned.Revision}, nil
+	return manifest, nil
 }
 
 // pack stores the layers of an image, the root layer first, grouped as they were when the same store paths were packed before.

@@ -31,7 +31,12 @@ var epoch = time.Unix(1, 0).UTC()
 
 // An Image is a built image, all of whose blobs are stored.
 type Image struct {
+	// Manifest is what a tag is for: an image manifest, or the index of Children.
 	Manifest Manifest
+	// Children are the manifests in an index, in the order of the platforms.
+	Children []Manifest
+	// Missing are the platforms that an index should have and could not get.
+	Missing []string
 	// Source and Revision are what it was built from.
 	Source, Revision string
 }
@@ -112,6 +117,36 @@ func imageManifest(config []byte, layers []packedLayer, compression layer.Compre
 		manifest.Layers = append(manifest.Layers, v1.Descriptor{MediaType: compression.MediaType(), Digest: l.Digest, Size: l.Size})
 	}
 	return newManifest(manifest.MediaType, manifest)
+}
+
+// AnnotationMissing names, in an index, the platforms that it should have and could not get, separated by commas.
+const AnnotationMissing = "io.github.nixery-registry.missing-platforms"
+
+// A platformManifest is what became of one platform of an image.
+type platformManifest struct {
+	platform string
+	Manifest
+	err error
+}
+
+// imageIndex is the OCI index over the manifests of those platforms that have one, in their order.
+func imageIndex(built []platformManifest, annotations map[string]string) (Manifest, error) {
+	index := v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Annotations: annotations}
+	var missing []string
+	for _, one := range built {
+		if one.err != nil {
+			missing = append(missing, one.platform)
+			continue
+		}
+		platform := parsePlatform(one.platform)
+		index.Manifests = append(index.Manifests, v1.Descriptor{
+			MediaType: one.MediaType, Digest: one.Digest, Size: int64(len(one.Payload)), Platform: &platform,
+		})
+	}
+	if len(missing) > 0 {
+		annotations[AnnotationMissing] = strings.Join(missing, ",")
+	}
+	return newManifest(index.MediaType, index)
 }
 
 func newManifest(mediaType string, value any) (Manifest, error) {

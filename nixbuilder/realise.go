@@ -23,6 +23,9 @@ const logLines = 10
 // builderEnd is how Nix puts the end of a builder.
 var builderEnd = regexp.MustCompile(`failed (with exit code \d+|due to signal \d+ \([^)]*\))`)
 
+// otherSystem is how Nix says that it can't build for another platform.
+var otherSystem = regexp.MustCompile(`a '([a-z0-9_-]+)' with features \{[^}]*\} is required to build '/nix/store/[a-z0-9]{32}-([^']+)'`)
+
 func tooLarge(size, most int64) error {
 	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
 }
@@ -152,6 +155,9 @@ func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.D
 		tail := append(tails[line.Drv], line.Text)
 		tails[line.Drv] = tail[max(0, len(tail)-logLines):]
 	})
+	if needs := otherSystem.FindStringSubmatch(fmt.Sprint(err)); needs != nil {
+		return nil, nil, Errorf(Denied, "building %s needs a machine for %s: give Nix a binary cache that has it, a remote builder, or emulation", needs[2], needs[1])
+	}
 	for _, result := range results {
 		if !result.Status.Success() {
 			failures = append(failures, result)

@@ -197,7 +197,10 @@ let
       inherit path outputs;
       pname = stringOr parsed.name (drv.pname or null);
       version = stringOr parsed.version (drv.version or null);
-      system = stringOr null (drv.system or null);
+      # Where it runs. A package that is compiled for another platform than its builder's says so in its stdenv, as in nixpkgs.
+      system = stringOr (stringOr null (drv.system or null)) (
+        attempt null (drv.stdenv.hostPlatform.system or null)
+      );
       drvPath = stringOr null (drv.drvPath or null);
       outPaths = listToAttrs (
         map (output: {

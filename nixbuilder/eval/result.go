@@ -21,7 +21,7 @@ type Package struct {
 	Outputs map[string]store.Path `json:"outputs"`
 	// OutputsToInstall are the names of those outputs that a user of the package gets, in the package's order; at least one.
 	OutputsToInstall []string `json:"outputsToInstall"`
-	// System is the platform that it is built on, such as x86_64-linux.
+	// System is the platform that it runs on, such as x86_64-linux.
 	System string `json:"system"`
 	// Pname and Version are empty where the package has none.
 	Pname   string `json:"pname"`

@@ -153,7 +153,7 @@ func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pul
 			return "", err
 		}
 	}
-	if p.accepts.docker && !p.accepts.manifest && !(image.Index && p.accepts.index) {
+	if p.accepts.docker && !p.accepts.manifest && (!image.Index || !p.accepts.index) {
 		if answer, err = s.dockerForm(ctx, repo, answer); err != nil {
 			return "", err
 		}

@@ -156,7 +156,7 @@ func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.D
 		tails[line.Drv] = tail[max(0, len(tail)-logLines):]
 	})
 	if needs := otherSystem.FindStringSubmatch(fmt.Sprint(err)); needs != nil {
-		return nil, nil, Errorf(Denied, "building %s needs a machine for %s: give Nix a binary cache that has it, a remote builder, or emulation", needs[2], needs[1])
+		return nil, nil, Errorf(Denied, "building %s needs a machine for %s: give Nix a binary cache that has it, a remote builder, or emulation", strings.TrimSuffix(needs[2], ".drv"), needs[1])
 	}
 	for _, result := range results {
 		if !result.Status.Success() {
@@ -179,15 +179,16 @@ func blame(r daemon.Result) int {
 
 func explainBuild(failure daemon.Result, tails map[store.Path][]string) error {
 	drv := culprit(failure)
-	message := fmt.Sprintf("building %s failed: %s", drv.Name(), failure.Status)
+	name := strings.TrimSuffix(drv.Name(), ".drv")
+	message := fmt.Sprintf("building %s failed: %s", name, failure.Status)
 	if reason := builderEnd.FindString(failure.Message); reason != "" {
-		message = fmt.Sprintf("building %s %s", drv.Name(), reason)
+		message = fmt.Sprintf("building %s %s", name, reason)
 	}
 	switch failure.Status {
 	case daemon.TimedOut:
-		message = fmt.Sprintf("building %s took longer than this registry allows", drv.Name())
+		message = fmt.Sprintf("building %s took longer than this registry allows", name)
 	case daemon.NoSubstituters:
-		message = fmt.Sprintf("no binary cache has %s", drv.Name())
+		message = fmt.Sprintf("no binary cache has %s", name)
 	case daemon.TransientFailure:
 		return fmt.Errorf("building %s: %s: %s", drv, failure.Status, failure.Message)
 	}

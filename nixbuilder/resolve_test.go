@@ -61,15 +61,15 @@ func TestExplainBuild(t *testing.T) {
 	}{
 		{
 			"its builder", daemon.Result{Target: target, Status: daemon.PermanentFailure, Message: "builder for '" + string(drv) + "' failed with exit code 1"},
-			"building app-1.drv failed with exit code 1; its last lines: linking; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log",
+			"building app-1 failed with exit code 1; its last lines: linking; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log",
 		},
 		{
 			"a dependency's builder", daemon.Result{Target: target, Status: daemon.DependencyFailed, Message: "error: builder for '" + string(dependency) + "' failed due to signal 9 (Killed);\n 1 dependencies of derivation '" + string(drv) + "' failed to build"},
-			"building lib-1.drv failed due to signal 9 (Killed); its last lines: compiling | error: no; on the registry's host, `nix-store --read-log " + string(dependency) + "` has the whole log",
+			"building lib-1 failed due to signal 9 (Killed); its last lines: compiling | error: no; on the registry's host, `nix-store --read-log " + string(dependency) + "` has the whole log",
 		},
 		{
 			"too slow", daemon.Result{Target: target, Status: daemon.TimedOut},
-			"building app-1.drv took longer than this registry allows; its last lines: linking; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log",
+			"building app-1 took longer than this registry allows; its last lines: linking; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log",
 		},
 		{"in no cache", daemon.Result{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}, "no binary cache has app-1"},
 		{"a passing fault", daemon.Result{Target: target, Status: daemon.TransientFailure, Message: "disk full"}, ""},

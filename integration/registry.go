@@ -37,14 +37,24 @@ type Registry struct {
 	Addr string
 	// Program is another one to start than the product's own, from the next Start on.
 	Program string
+	// Env are variables, NAME=VALUE, that its commands have beside those of all tests, from the next Start on.
+	Env []string
 
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when cmd has ended
 }
 
-// StartRegistry starts a registry that is stopped when the test ends. A setting is KEY=VALUE as in the package's documentation;
-// VALUE is JSON, or else a text. Packages are the demo set's unless nix.packages.path says otherwise.
+// StartRegistry starts a registry that is stopped when the test ends. Settings are as for NewRegistry.
 func StartRegistry(t testing.TB, settings ...string) *Registry {
+	t.Helper()
+	r := NewRegistry(t, settings...)
+	r.Start()
+	return r
+}
+
+// NewRegistry configures a registry that is stopped when the test ends, and does not start it. A setting is KEY=VALUE as in the package's
+// documentation; VALUE is JSON, or else a text. Packages are the demo set's unless nix.packages.path says otherwise.
+func NewRegistry(t testing.TB, settings ...string) *Registry {
 	t.Helper()
 	r := &Registry{t: t, Dir: Dir(t)}
 	config := r.config(DemoPackages(t))
@@ -64,9 +74,9 @@ func StartRegistry(t testing.TB, settings ...string) *Registry {
 		t.Fatal(err)
 	}
 	Write(t, r.ConfigFile(), string(content))
+	Write(t, r.logFile(), "")
 	r.countPrograms()
 	t.Cleanup(r.check)
-	r.Start()
 	return r
 }
 
@@ -137,7 +147,7 @@ func (r *Registry) Start() {
 	before := len(r.Log())
 	r.cmd = exec.Command(program, "serve", r.ConfigFile())
 	r.cmd.Dir = r.Dir
-	r.cmd.Env = append(shared.environ(), "PATH="+filepath.Join(r.Dir, "bin")+":"+os.Getenv("PATH"))
+	r.cmd.Env = slices.Concat(shared.environ(), []string{"PATH=" + filepath.Join(r.Dir, "bin") + ":" + os.Getenv("PATH")}, r.Env)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // should the tests be ended without notice
 	if err := r.cmd.Start(); err != nil {
@@ -195,7 +205,7 @@ func (r *Registry) end(signal syscall.Signal) {
 // GarbageCollect runs the registry's own command of that name. The registry must not run.
 func (r *Registry) GarbageCollect(flags ...string) {
 	r.t.Helper()
-	Exec(r.t, "registry", slices.Concat([]string{"garbage-collect"}, flags, []string{r.ConfigFile()})...)
+	Exec(r.t, "env", slices.Concat(r.Env, []string{"registry", "garbage-collect"}, flags, []string{r.ConfigFile()})...)
 }
 
 // Ref is the reference of an image in the registry, for clients.

@@ -36,6 +36,8 @@ case "${1:-}" in
     need jq jq
     need git git
     need ps procps
+    need debootstrap debootstrap
+    need redis-server redis-server
     ;;
   *)
     sed -n '2,6s/^# \{0,1\}//p' "$0" >&2

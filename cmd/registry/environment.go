@@ -41,6 +41,8 @@ func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes [
 		gcs := map[string]any{"bucket": bucket}
 		if key := get("GOOGLE_APPLICATION_CREDENTIALS"); key != "" {
 			gcs["keyfile"] = key // with which the driver also signs the URLs of blobs
+		} else {
+			storage["redirect"] = map[string]any{"disable": true} // other credentials may not be able to sign, and the driver fails then
 		}
 		storage["gcs"] = gcs
 	default:

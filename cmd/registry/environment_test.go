@@ -46,12 +46,13 @@ func TestFromEnvironment(t *testing.T) {
 			}
 		}},
 		{name: "bucket", env: gcs, check: func(t *testing.T, c *configuration.Configuration, _ middleware.Options) {
-			if c.Storage.Type() != "gcs" || c.Storage.Parameters()["bucket"] != "images-of-ours" || c.Storage.Parameters()["keyfile"] != nil {
+			if c.Storage.Type() != "gcs" || c.Storage.Parameters()["bucket"] != "images-of-ours" || c.Storage.Parameters()["keyfile"] != nil ||
+				c.Storage["redirect"]["disable"] != true {
 				t.Errorf("storage %v", c.Storage)
 			}
 		}},
 		{name: "bucket with a key", env: with(gcs, "GOOGLE_APPLICATION_CREDENTIALS", "/etc/key.json"), check: func(t *testing.T, c *configuration.Configuration, _ middleware.Options) {
-			if c.Storage.Parameters()["keyfile"] != "/etc/key.json" {
+			if c.Storage.Parameters()["keyfile"] != "/etc/key.json" || c.Storage["redirect"] != nil {
 				t.Errorf("storage %v", c.Storage)
 			}
 		}},

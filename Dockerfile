@@ -1,0 +1,56 @@
+# The registry with a Nix of its own, as an unprivileged user. docs/deploy.md says how to run it.
+#
+#   docker build --tag nixery-registry .
+#   docker run --rm --publish 5000:5000 --env NIXERY_CHANNEL=nixos-25.11 nixery-registry
+#
+# BASE is Debian 12 or later; nothing is installed, and no network used, where it has all programs already. GO has a Go that is as new
+# as go.mod asks for.
+ARG BASE=debian:bookworm-slim
+ARG GO=golang:1.26-bookworm
+
+FROM ${GO} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+RUN CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o /registry ./cmd/registry
+
+FROM ${BASE}
+
+# Git and ssh are for package sets in git repositories, tini reaps what builders leave behind.
+RUN for program in nix-daemon git ssh curl tini; do command -v "$program" || missing=yes; done; \
+    test -z "$missing" && test -e /etc/ssl/certs/ca-certificates.crt || { \
+      apt-get update && \
+      DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends ca-certificates curl git nix-bin openssh-client tini && \
+      rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin; \
+    }
+
+# Nix without build users and daemon: the store is the user's own. A container is not allowed what Nix's sandbox needs.
+RUN groupadd --gid 1000 registry && \
+    useradd --uid 1000 --gid registry --create-home --shell /usr/sbin/nologin registry && \
+    install --directory --owner=registry --group=registry \
+      /nix /nix/store /nix/var /nix/var/nix /var/lib/registry /var/cache/nixery-registry && \
+    mkdir -p /etc/nix && \
+    printf 'build-users-group =\nsandbox = false\n' >/etc/nix/nix.conf
+
+COPY --from=build /registry /usr/local/bin/registry
+
+# A number, so that Kubernetes sees that it is not root.
+USER 1000:1000
+
+ENV HOME=/home/registry \
+    CACHE_DIRECTORY=/var/cache/nixery-registry \
+    NIXERY_STORAGE_BACKEND=filesystem \
+    STORAGE_PATH=/var/lib/registry \
+    PORT=5000
+EXPOSE 5000
+
+# A registry that asks who is there is healthy. HEALTH_URL is for one with TLS, a prefix or a port from a configuration file.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30s \
+  CMD case "$(curl --silent --insecure --output /dev/null --write-out '%{http_code}' "${HEALTH_URL:-http://127.0.0.1:$PORT/v2/}")" in \
+        200 | 401) ;; \
+        *) exit 1 ;; \
+      esac
+
+ENTRYPOINT ["tini", "--", "registry"]
+CMD ["serve"]

@@ -266,10 +266,10 @@ func TestGCSCalls(t *testing.T) {
 	}
 	packed := built.about(append(layers, "/_uploads/", "nix/v1/layers/")...)
 	t.Logf("of them, for %d packed layers: %v", len(layers), packed)
-	check("packing", packed, 17*len(layers))
+	check("packing", packed, 15*len(layers))
 	mounted := measure("build, all layers mounted", func() { r.Pull(t, "tree/hello") })
 	t.Logf("of them, for %d mounted layers: %v", len(layers), mounted.about(layers...))
-	check("mounting", mounted.about(layers...), 4*len(layers))
+	check("mounting", mounted.about(layers...), 2*len(layers))
 	check("an image that is there", measure("an image that is there", func() { r.Pull(t, "hello/tree") }), 4)
 	check("a blob", measure("a blob", blob(r, image)), 7)
 	r.Stop()

@@ -102,7 +102,8 @@ func (t target) Put(ctx context.Context, mediaType string, content []byte) error
 // commit stores an image's manifests, those in an index before it, then the record of what built them, and then tags: whoever sees a tag sees the image, and
 // knows that it was built.
 func (s *Service) commit(ctx context.Context, repo distribution.Repository, image nixbuilder.Image, tags []string) error {
-	manifests, err := repo.Manifests(ctx)
+	// The builder has just stored or mounted every blob. The registry would look for each of them again, one after the other.
+	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification())
 	if err != nil {
 		return err
 	}

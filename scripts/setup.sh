@@ -37,6 +37,7 @@ case "${1:-}" in
     need git git
     need ps procps
     need debootstrap debootstrap
+    need systemd-analyze systemd
     need redis-server redis-server
     ;;
   *)

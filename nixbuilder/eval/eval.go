@@ -38,8 +38,6 @@ type Options struct {
 	Memory int64
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
 	AllowedURIs []string
-	// ImportFromDerivation lets package sets build while they are evaluated.
-	ImportFromDerivation bool
 	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to pass through; empty: that of os.TempDir.
 	ScratchDir string
 	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.

@@ -174,7 +174,7 @@ func (s *session) arguments() []string {
 		"--store", s.store.uri,
 		"--log-format", "internal-json",
 		"--option", "restrict-eval", "true",
-		"--option", "allow-import-from-derivation", fmt.Sprint(s.options.ImportFromDerivation),
+		"--option", "allow-import-from-derivation", "false", // nothing can be built in these stores
 		"--option", "allowed-uris", s.allowed(),
 		"--option", "substituters", "",
 		"-I", "packages=" + s.path, // a path alone would be split at an equals sign

@@ -130,7 +130,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		building:  make(chan struct{}, options.Concurrency),
 		packages:  newResolver(evaluator, state, options.Concurrency),
 		layout:    newLayout(state),
-		packer:    newPacker(state),
+		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
 	}
 	conn, err := b.daemons.Get(ctx)
@@ -291,14 +291,14 @@ func (b *Builder) pack(ctx context.Context, profile profile, closure []store.Pat
 	groups := make([][]store.Path, 0, len(known))
 	for _, l := range known {
 		groups = append(groups, l.Paths)
-		b.packer.recall(l, b.options.Compression)
+		b.packer.recall(l)
 	}
 	if !grouped {
 		if groups, err = b.layout.group(ctx, closure, b.options.Layers); err != nil {
 			return nil, err
 		}
 	}
-	layers, err := b.packer.layers(ctx, profile, groups, b.options.Compression, repo)
+	layers, err := b.packer.layers(ctx, profile, groups, repo)
 	if err == nil && !grouped {
 		err = b.images.Put(ctx, key, layers[1:])
 	}

@@ -15,8 +15,11 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
+// uploadsPerCore bounds what storage drivers hold in memory for unfinished blobs (16 MB each with GCS, for example).
+const uploadsPerCore = 2
+
 // packFormat is part of every key of a layer's record. It changes with the bytes that packages layer and rootfs write.
-const packFormat = "1"
+const packFormat = "2"
 
 // A Repository is where an image's blobs go. It is safe for concurrent use.
 type Repository interface {
@@ -31,23 +34,28 @@ type Repository interface {
 // A packer turns what belongs into layers into blobs of repositories, each layer once, however many images want it. It is safe
 // for concurrent use.
 type packer struct {
-	records *Records[Blob]
-	cores   chan struct{} // a token for each layer being packed
+	records    *Records[Blob]
+	compressor *layer.Compressor
+	uploads    chan struct{} // a token for each layer on its way into the storage
+	cores      chan struct{} // a token for each layer that is read, which takes a core
 
 	mu      sync.Mutex
 	packing map[string]chan struct{} // closed when the layer of that key is packed, or was not
 }
 
-func newPacker(state State) *packer {
+func newPacker(state State, compression layer.Compression) *packer {
+	cores := runtime.GOMAXPROCS(0)
 	return &packer{
-		records: NewRecords[Blob](state, "layers", layersCached),
-		cores:   make(chan struct{}, runtime.GOMAXPROCS(0)),
-		packing: make(map[string]chan struct{}),
+		records:    NewRecords[Blob](state, "layers", layersCached),
+		compressor: layer.NewCompressor(compression, cores),
+		uploads:    make(chan struct{}, uploadsPerCore*cores),
+		cores:      make(chan struct{}, cores),
+		packing:    make(map[string]chan struct{}),
 	}
 }
 
 // layers makes sure that the root layer and a layer for each group of paths are in the repository, and returns them in this order.
-func (p *packer) layers(ctx context.Context, root profile, groups [][]store.Path, compression layer.Compression, repo Repository) ([]packedLayer, error) {
+func (p *packer) layers(ctx context.Context, root profile, groups [][]store.Path, repo Repository) ([]packedLayer, error) {
 	layers := make([]packedLayer, 1+len(groups))
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(layersInFlight)
@@ -57,25 +65,24 @@ func (p *packer) layers(ctx context.Context, root profile, groups [][]store.Path
 			return err
 		})
 	}
-	add(0, root.key(compression), func(w io.Writer) (layer.Result, error) {
-		return root.tree.Pack(ctx, w, compression)
+	add(0, root.key(p.compressor.Compression()), func(w io.Writer) (layer.Result, error) {
+		return root.tree.Pack(ctx, w, p.compressor)
 	})
 	for i, paths := range groups {
 		layers[1+i].Paths = paths
-		add(1+i, layerKey(paths, compression), func(w io.Writer) (layer.Result, error) {
-			return layer.Pack(ctx, w, paths, layer.Options{Compression: compression})
+		add(1+i, p.key(paths), func(w io.Writer) (layer.Result, error) {
+			return layer.Pack(ctx, w, p.compressor, paths, layer.Options{})
 		})
 	}
 	return layers, all.Wait()
 }
 
 // recall puts a layer that another record tells of into memory, so that it is not asked for alone.
-func (p *packer) recall(l packedLayer, compression layer.Compression) {
-	p.records.Recall(layerKey(l.Paths, compression), l.Blob)
-}
+func (p *packer) recall(l packedLayer) { p.records.Recall(p.key(l.Paths), l.Blob) }
 
-func layerKey(paths []store.Path, compression layer.Compression) string {
-	return Key("store paths", packFormat, compression.String(), joined(paths))
+// key is that of the record of a layer of store paths.
+func (p *packer) key(paths []store.Path) string {
+	return Key("store paths", packFormat, p.compressor.Compression().String(), joined(paths))
 }
 
 // layer makes sure that the layer of a key is in the repository: it is mounted if the registry has it, else packed. If somebody
@@ -120,15 +127,19 @@ func (p *packer) pack(ctx context.Context, key string, repo Repository, pack fun
 		close(p.packing[key])
 		delete(p.packing, key)
 	}()
-	select {
-	case p.cores <- struct{}{}:
-		defer func() { <-p.cores }()
-	case <-ctx.Done():
-		return Blob{}, context.Cause(ctx)
+	leave, err := enter(ctx, p.uploads)
+	if err != nil {
+		return Blob{}, err
 	}
+	defer leave()
 	var packed layer.Result
-	err := repo.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
-		var err error
+	err = repo.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
+		// While this one is begun or committed, others can use the core.
+		leave, err := enter(ctx, p.cores)
+		if err != nil {
+			return "", err
+		}
+		defer leave()
 		packed, err = pack(w)
 		return packed.Digest, err
 	})
@@ -137,4 +148,14 @@ func (p *packer) pack(ctx context.Context, key string, repo Repository, pack fun
 	}
 	blob := Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID}
 	return blob, p.records.Put(ctx, key, blob)
+}
+
+// enter takes a token, which leave gives back.
+func enter(ctx context.Context, tokens chan struct{}) (leave func(), err error) {
+	select {
+	case tokens <- struct{}{}:
+		return func() { <-tokens }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }

@@ -78,7 +78,7 @@ func (p *packs) pack(w io.Writer) (layer.Result, error) {
 
 func TestLayersArePackedOnce(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	p := newPacker(newMemory())
+	p := newPacker(newMemory(), layer.None)
 	var work packs
 	var wg sync.WaitGroup
 	var mounts, uploads atomic.Int32
@@ -113,18 +113,18 @@ func TestLayerRecordsAreHints(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ask(newPacker(state))
-	ask(newPacker(state))
+	ask(newPacker(state, layer.None))
+	ask(newPacker(state, layer.None))
 	if n := work.count.Load(); n != 1 {
 		t.Errorf("%d packs for two replicas, want 1", n)
 	}
 	clear(registry.stored) // garbage collection
-	ask(newPacker(state))
+	ask(newPacker(state, layer.None))
 	if n := work.count.Load(); n != 2 || len(registry.stored) != 1 {
 		t.Errorf("%d packs after the blob was collected, want 2", n)
 	}
 	clear(state.records)
-	ask(newPacker(state))
+	ask(newPacker(state, layer.None))
 	if n := work.count.Load(); n != 3 {
 		t.Errorf("%d packs after the records were lost, want 3", n)
 	}
@@ -133,7 +133,7 @@ func TestLayerRecordsAreHints(t *testing.T) {
 func TestFailedPacksLeaveNothing(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
 	state := newMemory()
-	p := newPacker(state)
+	p := newPacker(state, layer.None)
 	var work packs
 	work.fail.Store(true)
 	repo := &repository{blobs: registry}
@@ -151,7 +151,7 @@ func TestFailedPacksLeaveNothing(t *testing.T) {
 
 func TestWaitingForALayerEndsWithTheContext(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	p := newPacker(newMemory())
+	p := newPacker(newMemory(), layer.None)
 	packing, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -21,13 +21,13 @@ func BenchmarkPack(b *testing.B) {
 			b.ReportAllocs()
 			var packed int64
 			for b.Loop() {
-				result, err := Pack(context.Background(), io.Discard, paths, Options{Compression: c, StoreRoot: root})
+				result, err := Pack(context.Background(), io.Discard, NewCompressor(c, 2), paths, Options{StoreRoot: root})
 				if err != nil {
 					b.Fatal(err)
 				}
 				packed = result.Size
 			}
-			plain, err := Pack(context.Background(), io.Discard, paths, Options{Compression: None, StoreRoot: root})
+			plain, err := Pack(context.Background(), io.Discard, NewCompressor(None, 2), paths, Options{StoreRoot: root})
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -23,38 +22,58 @@ type Result struct {
 
 // Write writes to w the layer whose entries fill writes, compressed. Nothing is held in memory but buffers of a fixed size.
 // What was written to w is worthless if Write fails. It stops soon after ctx is done, unless w blocks.
-func Write(ctx context.Context, w io.Writer, compression Compression, fill func(*Tar) error) (Result, error) {
+func Write(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
+	if c.compression == None {
+		return writePlain(ctx, w, c, fill)
+	}
 	blob := &meter{w: w, hash: sha256.New()}
-	// Compressors write a few hundred bytes at a time.
-	out := bufio.NewWriterSize(blob, 256<<10)
-	compressor, err := compression.compressor(out)
+	compressed := c.begin(blob)
+	diffID, err := archive(ctx, c, fill, compressed.add)
+	if writeErr := compressed.end(); writeErr != nil {
+		err = fmt.Errorf("writing layer: %w", writeErr) // which is why the archive could not be finished
+	}
 	if err != nil {
 		return Result{}, err
 	}
-	diffID := sha256.New()
-	both := io.MultiWriter(diffID, compressor)
-	// Every byte of a layer passes here, so it is where a packing is cancelled.
-	in := bufio.NewWriterSize(writerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
-			return 0, err
-		}
-		return both.Write(p)
-	}), 256<<10)
-	archive := tar.NewWriter(in)
+	return Result{Digest: digest.NewDigest(digest.SHA256, blob.hash), Size: blob.size, DiffID: diffID}, nil
+}
 
-	if err := fill(&Tar{w: archive, buf: make([]byte, copyBytes)}); err != nil {
-		return Result{}, err
-	}
-	for _, finish := range []func() error{archive.Close, in.Flush, compressor.Close, out.Flush} {
-		if err := finish(); err != nil {
-			return Result{}, fmt.Errorf("writing layer: %w", err)
+// writePlain writes a layer that is its archive.
+func writePlain(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
+	var size int64
+	diffID, err := archive(ctx, c, fill, func(_ context.Context, block []byte) error {
+		n, err := w.Write(block)
+		size += int64(n)
+		c.recycle(block)
+		return err
+	})
+	return Result{Digest: diffID, Size: size, DiffID: diffID}, err
+}
+
+// archive gives the archive to add, block by block, and returns its digest.
+func archive(ctx context.Context, c *Compressor, fill func(*Tar) error, add func(context.Context, []byte) error) (digest.Digest, error) {
+	hash := sha256.New()
+	out := &blockWriter{compressor: c, add: func(block []byte) error {
+		// Every byte of a layer passes here, so it is where a packing is cancelled.
+		if err := ctx.Err(); err != nil {
+			return err
 		}
+		hash.Write(block)
+		return add(ctx, block)
+	}}
+	archive := tar.NewWriter(out)
+	buf := c.block()
+	defer c.recycle(buf)
+	if err := fill(&Tar{w: archive, buf: buf[:cap(buf)]}); err != nil {
+		return "", err
 	}
-	return Result{
-		Digest: digest.NewDigest(digest.SHA256, blob.hash),
-		Size:   blob.size,
-		DiffID: digest.NewDigest(digest.SHA256, diffID),
-	}, nil
+	if err := archive.Close(); err != nil {
+		return "", fmt.Errorf("writing layer: %w", err)
+	}
+	if err := out.flush(); err != nil {
+		return "", fmt.Errorf("writing layer: %w", err)
+	}
+	return digest.NewDigest(digest.SHA256, hash), nil
 }
 
 // meter hashes and counts what passes to w.
@@ -70,7 +89,3 @@ func (m *meter) Write(p []byte) (int, error) {
 	m.size += int64(n)
 	return n, err
 }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

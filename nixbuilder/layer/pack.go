@@ -21,7 +21,6 @@ const maxLinks = 60000
 
 // Options say how store paths are packed.
 type Options struct {
-	Compression Compression
 	// StoreRoot is the directory that holds nix/store. Empty means "/".
 	StoreRoot string
 }
@@ -32,7 +31,7 @@ type Options struct {
 // meanwhile. No symbolic link is followed.
 //
 // It reads each path's directories twice and works on one core; several may run at once.
-func Pack(ctx context.Context, w io.Writer, paths []store.Path, options Options) (Result, error) {
+func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, options Options) (Result, error) {
 	dir, err := os.OpenRoot(filepath.Join(cmp.Or(options.StoreRoot, "/"), store.Dir))
 	if err != nil {
 		return Result{}, fmt.Errorf("opening the store: %w", err)
@@ -52,7 +51,7 @@ func Pack(ctx context.Context, w io.Writer, paths []store.Path, options Options)
 	if err := walkAll(dir, paths, count); err != nil {
 		return Result{}, err
 	}
-	return Write(ctx, w, options.Compression, func(t *Tar) error {
+	return Write(ctx, w, c, func(t *Tar) error {
 		for _, parent := range []string{"nix", "nix/store"} {
 			if err := t.Dir(parent, 0o755); err != nil {
 				return err

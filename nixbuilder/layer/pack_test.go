@@ -65,7 +65,7 @@ func makeStore(t testing.TB, files ...file) string {
 func pack(t testing.TB, root string, c Compression, paths ...store.Path) ([]byte, Result) {
 	t.Helper()
 	var out bytes.Buffer
-	result, err := Pack(context.Background(), &out, paths, Options{Compression: c, StoreRoot: root})
+	result, err := Pack(context.Background(), &out, NewCompressor(c, 2), paths, Options{StoreRoot: root})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestPackRefuses(t *testing.T) {
 			if test.w == nil {
 				test.w = io.Discard
 			}
-			if _, err := Pack(test.ctx, test.w, []store.Path{pathA}, Options{StoreRoot: root}); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := Pack(test.ctx, test.w, NewCompressor(Gzip, 2), []store.Path{pathA}, Options{StoreRoot: root}); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
 		})
@@ -354,7 +354,7 @@ func TestPackChangedFile(t *testing.T) {
 					t.Fatal(err)
 				}
 				e := entry{dir: dir, name: "f", path: "f", info: info}
-				_, err = Write(context.Background(), io.Discard, None, func(a *Tar) error {
+				_, err = Write(context.Background(), io.Discard, NewCompressor(None, 1), func(a *Tar) error {
 					p := newPacker(a, map[fileKind]int{})
 					if shared {
 						p.sizes[e.kind()] = 2
@@ -377,7 +377,7 @@ func TestPackManyLinks(t *testing.T) {
 	}
 	defer dir.Close()
 	var out bytes.Buffer
-	_, err = Write(context.Background(), &out, None, func(tar *Tar) error {
+	_, err = Write(context.Background(), &out, NewCompressor(None, 1), func(tar *Tar) error {
 		p := newPacker(tar, map[fileKind]int{{1, 0o444}: maxLinks + 2})
 		p.written[content{0o444, sha256.Sum256([]byte("x"))}] = &original{path: "full", links: maxLinks}
 		return walkAll(dir, []store.Path{pathA, pathB}, p.pack)

@@ -70,7 +70,7 @@ func merged(t testing.TB, root string, packages ...Package) *Tree {
 func packed(t testing.TB, tree *Tree) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	if _, err := tree.Pack(context.Background(), &out, layer.None); err != nil {
+	if _, err := tree.Pack(context.Background(), &out, layer.NewCompressor(layer.None, 1)); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
@@ -280,7 +280,7 @@ func TestMergeRefuses(t *testing.T) {
 	})
 	t.Run("whiteout", func(t *testing.T) {
 		tree := merged(t, makeStore(t, file{name: a + "/.wh.nix"}), one("a", 5, a))
-		if _, err := tree.Pack(context.Background(), io.Discard, layer.Gzip); err == nil {
+		if _, err := tree.Pack(context.Background(), io.Discard, layer.NewCompressor(layer.Gzip, 1)); err == nil {
 			t.Error("no error")
 		}
 	})
@@ -346,7 +346,7 @@ func FuzzMerge(f *testing.F) {
 			t.Skip(err) // too many files
 		}
 		var out bytes.Buffer
-		if _, err := tree.Pack(context.Background(), &out, layer.None); err != nil {
+		if _, err := tree.Pack(context.Background(), &out, layer.NewCompressor(layer.None, 1)); err != nil {
 			t.Skip(err) // a whiteout
 		}
 		for range 2 {

@@ -29,8 +29,8 @@ func (t *Tree) Has(name string) bool {
 
 // Pack writes the tree as a layer to w; see layer.Write. It fails if a package holds a name that stands for a
 // deletion in a layer (.wh.…).
-func (t *Tree) Pack(ctx context.Context, w io.Writer, compression layer.Compression) (layer.Result, error) {
-	return layer.Write(ctx, w, compression, func(archive *layer.Tar) error { return t.root.pack(archive, "") })
+func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *layer.Compressor) (layer.Result, error) {
+	return layer.Write(ctx, w, compressor, func(archive *layer.Tar) error { return t.root.pack(archive, "") })
 }
 
 // node is a directory (children is not nil), a symbolic link (link is not empty) or else a regular file.

@@ -1,0 +1,172 @@
+package layer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+)
+
+// prose is text of n bytes that compresses about as programs do.
+func prose(seed uint64, n int) string {
+	random := rand.New(rand.NewPCG(seed, 2))
+	var text strings.Builder
+	for text.Len() < n {
+		fmt.Fprintf(&text, "%x registry %d layer ", random.Uint64(), random.IntN(100))
+	}
+	return text.String()[:n]
+}
+
+// cutting is a Compressor with small parts.
+func cutting(compression Compression, cores int) *Compressor {
+	c := NewCompressor(compression, cores)
+	c.partBytes = 2 * blockBytes
+	return c
+}
+
+// writeFile writes a layer of one file.
+func writeFile(ctx context.Context, w io.Writer, c *Compressor, content string) (Result, error) {
+	return Write(ctx, w, c, func(t *Tar) error {
+		return t.File("file", 0o444, int64(len(content)), strings.NewReader(content))
+	})
+}
+
+func TestCompressorSameBytes(t *testing.T) {
+	for _, compression := range []Compression{Gzip, Zstd, None} {
+		var used *Compressor
+		for _, size := range []int{0, 1, blockBytes, 2*blockBytes - 2048, 2 * blockBytes, 7*blockBytes + 12345} {
+			t.Run(fmt.Sprint(compression, " ", size), func(t *testing.T) {
+				content := prose(1, size)
+				var want bytes.Buffer
+				result, err := writeFile(t.Context(), &want, cutting(compression, 1), content)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if result.Digest != digest.FromBytes(want.Bytes()) || result.Size != int64(want.Len()) {
+					t.Errorf("wrote %d bytes of digest %s, reported %+v", want.Len(), digest.FromBytes(want.Bytes()), result)
+				}
+				if got := digest.FromBytes(decompressed(t, compression, want.Bytes())); got != result.DiffID {
+					t.Errorf("the archive's digest is %s, reported %s", got, result.DiffID)
+				}
+				if used == nil {
+					used = cutting(compression, 3)
+				}
+				var all sync.WaitGroup
+				for i := range 4 { // side by side, and with encoders that had other work before
+					all.Go(func() {
+						if _, err := writeFile(t.Context(), io.Discard, used, prose(uint64(i+2), size/2+100*i)); err != nil {
+							t.Error(err)
+						}
+						var got bytes.Buffer
+						if _, err := writeFile(t.Context(), &got, used, content); err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
+							t.Errorf("other bytes on three cores (%v)", err)
+						}
+					})
+				}
+				all.Wait()
+			})
+		}
+	}
+}
+
+func decompressed(t *testing.T, compression Compression, blob []byte) []byte {
+	t.Helper()
+	var r io.Reader = bytes.NewReader(blob)
+	var err error
+	switch compression {
+	case Gzip:
+		r, err = gzip.NewReader(r)
+	case Zstd:
+		r, err = zstd.NewReader(r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plain
+}
+
+// brokenAfter fails once it has taken some bytes.
+type brokenAfter int
+
+var errBroken = errors.New("the storage is broken")
+
+func (b *brokenAfter) Write(p []byte) (int, error) {
+	if *b -= brokenAfter(len(p)); *b < 0 {
+		return 0, errBroken
+	}
+	return len(p), nil
+}
+
+// Whatever ends a layer early, the error is its cause, and the Compressor is as good as before.
+func TestCompressorEndsEarly(t *testing.T) {
+	content := prose(1, 20*blockBytes)
+	errRead := errors.New("the store is broken")
+	for _, compression := range []Compression{Gzip, Zstd, None} {
+		c := cutting(compression, 2)
+		for _, test := range []struct {
+			name  string
+			want  error
+			write func(context.Context, context.CancelFunc) error
+		}{
+			{"writing fails at once", errBroken, func(ctx context.Context, _ context.CancelFunc) error {
+				_, err := writeFile(ctx, new(brokenAfter), c, content)
+				return err
+			}},
+			{"writing fails later", errBroken, func(ctx context.Context, _ context.CancelFunc) error {
+				limit := brokenAfter(blockBytes)
+				_, err := writeFile(ctx, &limit, c, content)
+				return err
+			}},
+			{"reading fails", errRead, func(ctx context.Context, _ context.CancelFunc) error {
+				_, err := Write(ctx, io.Discard, c, func(t *Tar) error {
+					if err := t.File("file", 0o444, int64(len(content)), strings.NewReader(content)); err != nil {
+						return err
+					}
+					return errRead
+				})
+				return err
+			}},
+			{"cancelled", context.Canceled, func(ctx context.Context, cancel context.CancelFunc) error {
+				_, err := Write(ctx, io.Discard, c, func(t *Tar) error {
+					cancel()
+					return t.File("file", 0o444, int64(len(content)), strings.NewReader(content))
+				})
+				return err
+			}},
+		} {
+			t.Run(fmt.Sprint(compression, " ", test.name), func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if err := test.write(ctx, cancel); !errors.Is(err, test.want) {
+					t.Errorf("error %v, want %v", err, test.want)
+				}
+			})
+		}
+		var blob bytes.Buffer
+		result, err := writeFile(t.Context(), &blob, c, content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := digest.FromBytes(decompressed(t, compression, blob.Bytes())); got != result.DiffID {
+			t.Errorf("%s: the archive's digest is %s, reported %s", compression, got, result.DiffID)
+		}
+		if compression != None {
+			for range cap(c.encoders) { // all came back
+				<-c.encoders
+			}
+		}
+	}
+}

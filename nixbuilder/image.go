@@ -53,6 +53,8 @@ type Blob struct {
 	Digest digest.Digest `json:"digest"`
 	Size   int64         `json:"size"`
 	DiffID digest.Digest `json:"diffID"`
+	// Annotations are those of its descriptor.
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // A packedLayer is a layer and the store paths in it; the root layer has none.
@@ -114,7 +116,7 @@ func imageManifest(config []byte, layers []packedLayer, compression layer.Compre
 		Annotations: annotations,
 	}
 	for _, l := range layers {
-		manifest.Layers = append(manifest.Layers, v1.Descriptor{MediaType: compression.MediaType(), Digest: l.Digest, Size: l.Size})
+		manifest.Layers = append(manifest.Layers, v1.Descriptor{MediaType: compression.MediaType(), Digest: l.Digest, Size: l.Size, Annotations: l.Annotations})
 	}
 	return newManifest(manifest.MediaType, manifest)
 }
@@ -171,6 +173,7 @@ func DockerForm(oci []byte) (docker Manifest, ok bool, err error) {
 	manifest.Config.MediaType = dockerConfig
 	manifest.Annotations = nil // the schema has none
 	for i := range manifest.Layers {
+		manifest.Layers[i].Annotations = nil
 		switch l := &manifest.Layers[i]; l.MediaType {
 		case v1.MediaTypeImageLayerGzip:
 			l.MediaType = dockerLayerGzip

@@ -146,7 +146,7 @@ func (p *packer) pack(ctx context.Context, key string, repo Repository, pack fun
 	if err != nil {
 		return Blob{}, fmt.Errorf("packing a layer: %w", errors.Join(err, ctx.Err()))
 	}
-	blob := Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID}
+	blob := Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID, Annotations: packed.Annotations}
 	return blob, p.records.Put(ctx, key, blob)
 }
 

@@ -39,7 +39,7 @@ var errStopped = errors.New("compressing was stopped")
 // NewCompressor makes a Compressor for a number of cores, which must be positive.
 func NewCompressor(compression Compression, cores int) *Compressor {
 	c := &Compressor{compression: compression, partBytes: gzipPartBytes, encoders: make(chan encoder, cores), blocks: make(chan []byte, blocksKept)}
-	if compression == Zstd {
+	if compression.isZstd() {
 		c.partBytes = zstdPartBytes
 	}
 	for range cores {
@@ -72,11 +72,12 @@ func (c *Compressor) recycle(block []byte) {
 // encoder is a gzip.Writer or a zstd.Encoder. It keeps its tables from one part to the next, never what it learned.
 type encoder interface {
 	io.WriteCloser
+	Flush() error
 	Reset(io.Writer)
 }
 
 func (c *Compressor) newEncoder() (encoder, error) {
-	if c.compression == Zstd {
+	if c.compression.isZstd() {
 		// One goroutine: parts are encoded side by side. The fastest level takes a fifth less time for a tenth more bytes, which every
 		// pull pays for.
 		return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(zstdWindowBytes))

@@ -2,8 +2,10 @@ package layer
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -18,74 +20,80 @@ type Result struct {
 	Size   int64
 	// DiffID is the digest of the uncompressed archive.
 	DiffID digest.Digest
+	// Annotations are what a manifest says of the layer besides, for clients that do not load all of it.
+	Annotations map[string]string
 }
 
 // Write writes to w the layer whose entries fill writes, compressed. Nothing is held in memory but buffers of a fixed size.
-// What was written to w is worthless if Write fails. It stops soon after ctx is done, unless w blocks.
+// (A table of files, where the layer has one, is.) What was written to w is worthless if Write fails. It stops soon after ctx is done, unless w blocks.
 func Write(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
-	if c.compression == None {
+	switch c.compression {
+	case None:
 		return writePlain(ctx, w, c, fill)
+	case EStargz, ZstdChunked:
+		return writeSeekable(ctx, w, c, fill)
 	}
-	blob := &meter{w: w, hash: sha256.New()}
+	blob, diffID := &meter{w: w, hash: sha256.New()}, sha256.New()
 	compressed := c.begin(blob)
-	diffID, err := archive(ctx, c, fill, compressed.add)
+	err := archive(ctx, c, fill, func(block []byte) error {
+		diffID.Write(block)
+		return compressed.add(ctx, block)
+	})
 	if writeErr := compressed.end(); writeErr != nil {
 		err = fmt.Errorf("writing layer: %w", writeErr) // which is why the archive could not be finished
 	}
 	if err != nil {
 		return Result{}, err
 	}
-	return Result{Digest: digest.NewDigest(digest.SHA256, blob.hash), Size: blob.size, DiffID: diffID}, nil
+	return Result{Digest: blob.digest(), Size: blob.size, DiffID: digest.NewDigest(digest.SHA256, diffID)}, nil
 }
 
 // writePlain writes a layer that is its archive.
 func writePlain(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
-	var size int64
-	diffID, err := archive(ctx, c, fill, func(_ context.Context, block []byte) error {
-		n, err := w.Write(block)
-		size += int64(n)
+	blob := &meter{w: w, hash: sha256.New()}
+	err := archive(ctx, c, fill, func(block []byte) error {
+		_, err := blob.Write(block)
 		c.recycle(block)
 		return err
 	})
-	return Result{Digest: diffID, Size: size, DiffID: diffID}, err
+	return Result{Digest: blob.digest(), Size: blob.size, DiffID: blob.digest()}, err
 }
 
-// archive gives the archive to add, block by block, and returns its digest.
-func archive(ctx context.Context, c *Compressor, fill func(*Tar) error, add func(context.Context, []byte) error) (digest.Digest, error) {
-	hash := sha256.New()
+// archive gives the archive that fill fills to add, block by block.
+func archive(ctx context.Context, c *Compressor, fill func(*Tar) error, add func([]byte) error) error {
 	out := &blockWriter{compressor: c, add: func(block []byte) error {
 		// Every byte of a layer passes here, so it is where a packing is cancelled.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		hash.Write(block)
-		return add(ctx, block)
+		return add(block)
 	}}
 	archive := tar.NewWriter(out)
 	buf := c.block()
 	defer c.recycle(buf)
 	if err := fill(&Tar{w: archive, buf: buf[:cap(buf)]}); err != nil {
-		return "", err
+		return err
 	}
-	if err := archive.Close(); err != nil {
-		return "", fmt.Errorf("writing layer: %w", err)
+	if err := errors.Join(archive.Close(), out.flush()); err != nil {
+		return fmt.Errorf("writing layer: %w", err)
 	}
-	if err := out.flush(); err != nil {
-		return "", fmt.Errorf("writing layer: %w", err)
-	}
-	return digest.NewDigest(digest.SHA256, hash), nil
+	return nil
 }
 
-// meter hashes and counts what passes to w.
+// meter hashes and counts what passes to w, and keeps the first error.
 type meter struct {
 	w    io.Writer
 	hash hash.Hash
 	size int64
+	err  error
 }
 
 func (m *meter) Write(p []byte) (int, error) {
 	n, err := m.w.Write(p)
 	m.hash.Write(p[:n])
 	m.size += int64(n)
+	m.err = cmp.Or(m.err, err)
 	return n, err
 }
+
+func (m *meter) digest() digest.Digest { return digest.NewDigest(digest.SHA256, m.hash) }

@@ -400,9 +400,11 @@ func TestParseCompression(t *testing.T) {
 		{"gzip", Gzip, "application/vnd.oci.image.layer.v1.tar+gzip"},
 		{"zstd", Zstd, "application/vnd.oci.image.layer.v1.tar+zstd"},
 		{"none", None, "application/vnd.oci.image.layer.v1.tar"},
+		{"estargz", EStargz, "application/vnd.oci.image.layer.v1.tar+gzip"},
+		{"zstd:chunked", ZstdChunked, "application/vnd.oci.image.layer.v1.tar+zstd"},
 		{"", 0, ""},
 		{"GZIP", 0, ""},
-		{"Compression(3)", 0, ""},
+		{"Compression(9)", 0, ""},
 	} {
 		t.Run(test.in, func(t *testing.T) {
 			got, err := ParseCompression(test.in)

@@ -2,10 +2,11 @@
 #
 # Makes a Nix package set of real Debian packages.
 #
-# Usage: make.sh OUTDIR [ARCHITECTURE…]
+# Usage: make.sh OUTDIR [ARCHITECTURE…] [-- NAME…]
 #
 # OUTDIR becomes a directory with default.nix. ARCHITECTURE is Debian's name of one, such as amd64 or arm64; without any it
-# is this machine's. What is wanted stands in packages.list beside this script. OUTDIR.cache holds what apt fetched.
+# is this machine's. With this machine's among them, this machine can build all. NAME is a Debian package that is wanted, with
+# what it depends on; without any, all that packages.list beside this script says. OUTDIR.cache holds what apt fetched.
 #
 # Asked again, it does nothing unless a file beside it changed. OUTDIR is replaced whole, when everything is there; several
 # runs take turns. The packages that are there stay: to get newer ones, remove OUTDIR.cache.
@@ -73,7 +74,10 @@ resolve() {
   local arch=$1 state=$cache/$1/apt made=$cache/$1/set.new system
   local -a wanted chosen
   system=$(nix_system "$arch")
-  mapfile -t wanted < <(awk '$1 == "want" { for (i = 2; i <= NF; i++) print $i }' "$here/packages.list")
+  # Of what lines of add name, resolve.awk takes what is needed; apt knows nothing of it.
+  mapfile -t wanted < <(
+    awk '$1 ~ /^(want|tool|add)$/ { for (i = $1 == "add" ? 3 : 2; i <= NF; i++) if (!seen[$i]++) print $i }' "$cache/packages.list"
+  )
 
   echo "make.sh: fetching Debian packages for $arch" >&2
   write_apt_configuration "$arch"
@@ -88,7 +92,7 @@ resolve() {
 
   rm -rf "$made"
   mkdir -p "$made/pool" "$made/$system/bootstrap"
-  awk -f "$here/resolve.awk" "$here/packages.list" "$state/stanzas" | sort > "$state/entries"
+  awk -f "$here/resolve.awk" "$cache/packages.list" "$state/stanzas" | sort > "$state/entries"
   { echo '{' && sed '$!s/$/,/' "$state/entries" && echo '}'; } > "$made/$system/packages.json"
 
   # apt writes epochs into the names of files, the archive does not.
@@ -117,8 +121,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$(realpath -m "$1")
 cache=$out.cache
 shift
-[[ $# -gt 0 ]] || set -- "$(dpkg --print-architecture)"
-for arch; do nix_system "$arch" > /dev/null; done
+archs=()
+while [[ $# -gt 0 && $1 != -- ]]; do
+  nix_system "$1" > /dev/null
+  archs+=("$1")
+  shift
+done
+[[ ${#archs[@]} -gt 0 ]] || archs=("$(dpkg --print-architecture)")
+shift $(($# > 0))
 
 if [[ -e $out && ! -e $cache/made ]]; then
   echo "make.sh: $out is there already, and not of this script's making" >&2
@@ -129,14 +139,15 @@ mkdir -p "$cache"
 exec 9> "$cache/lock"
 flock 9
 
-want=$(digest "$here"/{make.sh,packages.list,resolve.awk} "$here"/set/*)" $*"
+want=$(digest "$here"/{make.sh,packages.list,resolve.awk} "$here"/set/*)" ${archs[*]}${*:+ -- $*}"
 if [[ -d $out && $(cat "$cache/made" 2> /dev/null) == "$want" ]]; then
   echo "$out is up to date"
   exit
 fi
 
-for arch; do
-  from=$(digest "$here"/{make.sh,packages.list,resolve.awk})
+awk -v names="$*" 'names == "" || $1 != "want"; END { if (names != "") print "want", names }' "$here/packages.list" > "$cache/packages.list"
+for arch in "${archs[@]}"; do
+  from=$(digest "$here"/{make.sh,resolve.awk} "$cache/packages.list")
   [[ $(cat "$cache/$arch/from" 2> /dev/null) != "$from" ]] || continue
   resolve "$arch"
   echo "$from" > "$cache/$arch/from"
@@ -147,7 +158,7 @@ done
 rm -rf "$cache/new" "$cache/old"
 mkdir "$cache/new"
 cp "$here"/set/* "$cache/new/"
-for arch; do cp -al --update "$cache/$arch/set/." "$cache/new/"; done
+for arch in "${archs[@]}"; do cp -al --update "$cache/$arch/set/." "$cache/new/"; done
 [[ ! -e $out ]] || mv -T "$out" "$cache/old"
 mv -T "$cache/new" "$out"
 echo "$want" > "$cache/made"

@@ -81,7 +81,7 @@ FILENAME != current { current = FILENAME; part++ }
 part == 1 {
 	sub(/#.*/, "")
 	if (NF == 0) next
-	if ($1 == "want") for (i = 2; i <= NF; i++) want[$i]
+	if ($1 == "want" || $1 == "tool") for (i = 2; i <= NF; i++) want[$i]
 	else if ($1 == "omit") for (i = 2; i <= NF; i++) omit[$i]
 	else if ($1 == "cut") for (i = 3; i <= NF; i++) cut[$2, $i]
 	else if ($1 == "add") for (i = 3; i <= NF; i++) added[$2] = added[$2] "," $i

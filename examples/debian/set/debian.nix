@@ -1,12 +1,18 @@
-# The Debian packages as derivations, keyed by Debian's name: one for each entry of packages.json.
+# The Debian packages as derivations: one for each entry of packages.json, keyed by Debian's name. Gives the attributes
+#
+#   packages   the derivations
+#   bootstrap  a store path with a static busybox that runs where they do
+#   builder    what builds them: the platform, its static busybox, and a patchelf that runs without any package
 {
-  # The platform that builds and runs them, such as "x86_64-linux".
+  # The platform that runs them, such as "x86_64-linux".
   system,
+  # What this file gives for the platform that builds them; null: they are built where they run.
+  native,
   # A directory with packages.json and bootstrap/busybox, a static busybox for that platform.
   parts,
   # A directory with the .deb files.
   pool,
-  # Debian's name -> what is done by hand at the end of its build; shell text for build.sh.
+  # Of native's packages, or null: Debian's name -> what is done by hand at the end of its build; shell text for build.sh.
   fixups,
 }:
 let
@@ -37,6 +43,8 @@ let
       inherit (deb) sha256;
     };
   debsOf = name: map fetch known.${name}.debs;
+
+  builder = if native == null then { inherit system bootstrap tools; } else native.builder;
 
   # patchelf and what it runs on, for the time before there are any packages.
   tools = derivation {
@@ -73,6 +81,8 @@ let
     "dash"
   ]);
 
+  byHand = fixups { native = if native == null then null else native.packages; };
+
   build =
     name: entry:
     derivation (
@@ -80,17 +90,17 @@ let
         name = "${name}-${entry.version}";
         pname = name;
         inherit (entry) version;
-        inherit system bootstrap;
-        builder = "${bootstrap}/busybox";
+        inherit (builder) system bootstrap;
+        builder = "${builder.bootstrap}/busybox";
         args = [
           "sh"
           ./build.sh
         ];
         debs = debsOf name;
         dependencies = map (dependency: packages.${dependency}) entry.dependencies;
-        fixup = fixups.${name} or "";
+        fixup = byHand.${name} or "";
       }
-      // (if name == "libc6" then { } else { inherit tools; libc = packages.libc6; })
+      // (if name == "libc6" then { } else { inherit (builder) tools; libc = packages.libc6; })
       // (if belowDash ? ${name} then { } else { inherit (packages) dash; })
       // (if belowBash ? ${name} then { } else { inherit (packages) bash; })
     )
@@ -98,8 +108,11 @@ let
       meta = {
         inherit (entry) description homepage;
       };
+      stdenv.hostPlatform = { inherit system; };
     };
 
   packages = mapAttrs build known;
 in
-packages
+{
+  inherit packages bootstrap builder;
+}

@@ -1,32 +1,36 @@
 # A package set of real Debian packages, named as in nixpkgs, to try and test with where there is neither nixpkgs nor a
 # binary cache.
 {
-  # The platform that builds and runs the packages, such as "x86_64-linux".
+  # The platform that runs the packages, such as "aarch64-linux". If the set was made for this machine too, this machine builds
+  # them, whatever they are for: it only unpacks and patches.
   system ? builtins.currentSystem,
   # What else a caller of nixpkgs may pass.
   ...
 }:
 let
-  inherit (builtins) path pathExists;
+  inherit (builtins) currentSystem pathExists;
 
-  parts =
-    if pathExists (./. + "/${system}") then
-      ./. + "/${system}"
-    else
-      throw "This package set was not made for ${system}.";
+  isMadeFor = platform: pathExists (./. + "/${platform}");
+  builder = if isMadeFor currentSystem then currentSystem else system;
 
-  debian = import ./debian.nix {
-    inherit system parts;
-    pool = ./pool;
-    fixups = import ./fixups.nix;
-  };
+  debianFor =
+    system: native:
+    import ./debian.nix {
+      inherit system native;
+      parts =
+        if isMadeFor system then
+          ./. + "/${system}"
+        else
+          throw "This package set was not made for ${system}.";
+      pool = ./pool;
+      fixups = import ./fixups.nix;
+    };
+  made = debianFor system (if builder == system then null else debianFor builder null);
+  debian = made.packages;
 
   demos = import ./demos.nix {
     inherit system;
-    bootstrap = path {
-      name = "bootstrap";
-      path = parts + "/bootstrap";
-    };
+    inherit (made) builder bootstrap;
   };
 
   # A Debian package with its license, an SPDX identifier, and what else its user may want to know: meta and passthru.
@@ -36,12 +40,15 @@ let
       meta ? { },
       passthru ? { },
     }:
-    debian.${name}
+    let
+      drv = debian.${name} or (throw "This package set was made without ${name} of Debian.");
+    in
+    drv
     // passthru
     // {
       inherit passthru;
       meta =
-        debian.${name}.meta
+        drv.meta
         // {
           priority = 5;
           license = {

@@ -1,10 +1,12 @@
 # Small packages that show what else a package set may hold: attributes that are not packages or cannot be used, builds
 # that fail or take long, names that need care, outputs with unusual files.
 {
-  # The platform that builds the packages, such as "x86_64-linux".
+  # The platform that runs the packages, such as "x86_64-linux".
   system,
-  # A store path with a static busybox.
+  # A store path with a static busybox for it.
   bootstrap,
+  # What builds them: a platform, and a store path with a static busybox for that.
+  builder,
 }:
 let
   inherit (builtins)
@@ -45,11 +47,11 @@ let
         version = "1.0";
         inherit
           pname
-          system
           bootstrap
           outputs
           ;
-        builder = "${bootstrap}/busybox";
+        inherit (builder) system;
+        builder = "${builder.bootstrap}/busybox";
         args = [
           "sh"
           "-euc"
@@ -61,6 +63,7 @@ let
     // passthru
     // {
       inherit passthru;
+      stdenv.hostPlatform = { inherit system; };
       meta = {
         description = "A package that shows ${pname}";
         license = licenses.mit;

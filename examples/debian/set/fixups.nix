@@ -1,6 +1,10 @@
 # What Debian's installation scripts, fixed places in the file system and alternatives would have done, by Debian's name of
 # the package. The text is run by build.sh, which explains it.
 {
+  # The packages of the platform that builds, by the same names; null: that is the one that they are for.
+  native,
+}:
+{
   bash = ''
     link bin/sh bash
   '';
@@ -45,10 +49,15 @@
     sed -i "s#/usr/lib/git-core#$out/lib/git-core#g" lib/git-core/git-sh-setup lib/git-core/git-sh-i18n
   '';
 
-  # dot finds its plug-ins in a list that it makes itself.
+  # dot finds its plug-ins in a list that it makes itself. Where it does not run, that of the dot that does is taken.
   graphviz = ''
     wrap dot GVBINDIR "$out/lib/$triplet/graphviz"
-    bin/dot -c
+    ${
+      if native == null then
+        "bin/dot -c"
+      else
+        ''cp ${native.graphviz}/lib/*/graphviz/config* "lib/$triplet/graphviz/"''
+    }
   '';
 
   imagemagick = ''

@@ -28,10 +28,10 @@ var Engines = []Engine{
 	{Name: "podman", pull: []string{"pull", "-q", "--tls-verify=false"}},
 }
 
-// Pull pulls an image.
-func (e Engine) Pull(t testing.TB, ref string) {
+// Pull pulls an image, with further options of the engine's.
+func (e Engine) Pull(t testing.TB, ref string, options ...string) {
 	t.Helper()
-	e.Exec(t, append(slices.Clone(e.pull), ref)...)
+	e.Exec(t, slices.Concat(e.pull, options, []string{ref})...)
 }
 
 // Run runs a command in a container, and returns what it wrote to stdout. Args are what stands after `docker run --rm`.

@@ -39,6 +39,7 @@ case "${1:-}" in
     need debootstrap debootstrap
     need systemd-analyze systemd
     need redis-server redis-server
+    need qemu-aarch64-static qemu-user-static
     ;;
   *)
     sed -n '2,6s/^# \{0,1\}//p' "$0" >&2

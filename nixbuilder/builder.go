@@ -170,7 +170,12 @@ func daemonOptions(options Options) daemon.Options {
 	maps.Copy(settings, options.Settings)
 	return daemon.Options{
 		Settings: settings,
-		Env:      []string{"HOME=" + options.CacheDir, "PATH=" + os.Getenv("PATH")},
+		Env: []string{
+			"HOME=" + options.CacheDir,
+			"PATH=" + os.Getenv("PATH"),
+			// Nor does a remote builder. What the operator says comes first, and so counts.
+			"NIX_SSHOPTS=" + os.Getenv("NIX_SSHOPTS") + " -o ConnectTimeout=10 -o ServerAliveInterval=15",
+		},
 	}
 }
 

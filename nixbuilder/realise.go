@@ -23,8 +23,8 @@ const logLines = 10
 // builderEnd is how Nix puts the end of a builder.
 var builderEnd = regexp.MustCompile(`failed (with exit code \d+|due to signal \d+ \([^)]*\))`)
 
-// otherSystem is how Nix says that it can't build for another platform.
-var otherSystem = regexp.MustCompile(`a '([a-z0-9_-]+)' with features \{[^}]*\} is required to build '/nix/store/[a-z0-9]{32}-([^']+)'`)
+// otherMachine is how Nix says that this machine can't build a derivation, for its platform or the features that it asks for.
+var otherMachine = regexp.MustCompile(`a '([a-z0-9_-]+)' with features \{([^}]*)\} is required to build '/nix/store/[a-z0-9]{32}-([^']+)'`)
 
 func tooLarge(size, most int64) error {
 	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
@@ -150,20 +150,27 @@ func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.D
 	}
 	logrus.Infof("nix: building %d derivations and downloading %d store paths (%s)",
 		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
-	tails = make(map[store.Path][]string)
-	results, err := conn.Build(ctx, targets, func(line daemon.LogLine) {
-		tail := append(tails[line.Drv], line.Text)
-		tails[line.Drv] = tail[max(0, len(tail)-logLines):]
-	})
-	if needs := otherSystem.FindStringSubmatch(fmt.Sprint(err)); needs != nil {
-		return nil, nil, Errorf(Denied, "building %s needs a machine for %s: give Nix a binary cache that has it, a remote builder, or emulation", strings.TrimSuffix(needs[2], ".drv"), needs[1])
+	said := remarks{tails: make(map[store.Path][]string)}
+	results, err := conn.Build(ctx, targets, said.add)
+	if needs := otherMachine.FindStringSubmatch(fmt.Sprint(err)); needs != nil {
+		machine, name := needs[1], strings.TrimSuffix(needs[3], ".drv")
+		if needs[2] != "" {
+			machine += " with " + needs[2]
+		}
+		if len(said.unusable) > 0 { // it may be there when somebody asks again
+			return nil, nil, fmt.Errorf("building %s, which needs a machine for %s: %s", name, machine, strings.Join(said.unusable, "; "))
+		}
+		return nil, nil, Errorf(Denied, "building %s needs a machine for %s: give Nix a binary cache that has it, a remote builder, or emulation", name, machine)
 	}
 	for _, result := range results {
 		if !result.Status.Success() {
-			failures = append(failures, result)
+			failures = append(failures, said.complete(result))
 		}
 	}
-	return failures, tails, err
+	if len(failures) > 0 && len(said.lost) > 0 {
+		return nil, nil, fmt.Errorf("building %s: lost the remote builder: %s", failures[0].Target.Path(), strings.Join(said.lost, "; "))
+	}
+	return failures, said.tails, err
 }
 
 // blame orders failures: those that name a cause come before those that came of it.

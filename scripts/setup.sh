@@ -40,6 +40,7 @@ case "${1:-}" in
     need systemd-analyze systemd
     need redis-server redis-server
     need qemu-aarch64-static qemu-user-static
+    need sshd openssh-server
     ;;
   *)
     sed -n '2,6s/^# \{0,1\}//p' "$0" >&2

@@ -20,6 +20,9 @@ type Head struct {
 // layers; docs/layering.md has what others gave.
 const minTogether = 0.5
 
+// weighed is how many dependents are counted at a time: what is kept of each path meanwhile is a bit for each of them.
+const weighed = 1024
+
 // Assign returns the heads of those paths of a closure whose keys are not known yet: dependents before dependencies,
 // each key once. The caller adds them to its map. An entry that got there first stays, because layers were made by it.
 //
@@ -28,8 +31,8 @@ const minTogether = 0.5
 // often the two are together, as far as one closure can tell. A path without such a head is its own.
 //
 // The closure may be in any order and is not changed. A path may refer to itself. A path given twice, a negative size,
-// a reference that leaves the closure and a cycle of references are errors. The cost is that of sorting the paths plus
-// one machine word for each reference and 64 unknown paths.
+// a reference that leaves the closure and a cycle of references are errors. The time is that of sorting the paths plus
+// one machine word for each reference and 64 unknown paths; the memory is proportional to the closure, so that a whole package set can be one.
 func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 	paths, err := members(closure)
 	if err != nil {
@@ -41,9 +44,9 @@ func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 	}
 	bit := make([]int, len(paths)) // an unknown path's place in the sets; -1 for a known path
 	unknown := 0
-	for i, path := range paths {
+	for _, i := range order {
 		bit[i] = -1
-		if _, ok := known(path.key); !ok {
+		if _, ok := known(paths[i].key); !ok {
 			bit[i] = unknown
 			unknown++
 		}
@@ -54,14 +57,11 @@ func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 
 	var added []Head
 	seen := make(map[Key]bool, unknown)
-	dependents := newSets(len(paths), unknown) // the unknown paths that have a path in their closure
-	weight := make([]int, len(paths))          // how many they are
-	candidate := make([]int, len(paths))       // the best head that a path's referrers offer, plus one
+	weight := weights(paths, order, bit, unknown)
+	candidate := make([]int, len(paths)) // the best head that a path's referrers offer, plus one
 	for _, q := range order {
 		head := q
 		if bit[q] >= 0 {
-			dependents[q].add(bit[q])
-			weight[q] = dependents[q].len()
 			if h := candidate[q] - 1; h >= 0 && float64(weight[h]) >= minTogether*float64(weight[q]) {
 				head = h
 			}
@@ -71,13 +71,43 @@ func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 			}
 		}
 		for _, r := range paths[q].references {
-			dependents[r].unite(dependents[q])
 			if h := candidate[r] - 1; bit[q] >= 0 && (h < 0 || weight[head] > weight[h] || weight[head] == weight[h] && head < h) {
 				candidate[r] = head + 1
 			}
 		}
 	}
 	return added, nil
+}
+
+// weights counts, for each unknown path, the unknown paths that have it in their closure, itself included. Bit is an unknown path's number in
+// the order, and -1 for a known one.
+func weights(paths []member, order, bit []int, unknown int) []int {
+	weight := make([]int, len(paths))
+	dependents := newSets(len(paths), min(unknown, weighed))
+	for first := 0; first < unknown; first += weighed {
+		for _, set := range dependents {
+			clear(set)
+		}
+		for len(order) > 0 && bit[order[0]] < first { // those before have none of these dependents
+			order = order[1:]
+		}
+		for _, q := range order {
+			if own := bit[q] - first; bit[q] >= 0 && own >= 0 && own < weighed {
+				dependents[q].add(own)
+			}
+			n := dependents[q].len()
+			if n == 0 {
+				continue
+			}
+			if bit[q] >= 0 {
+				weight[q] += n
+			}
+			for _, r := range paths[q].references {
+				dependents[r].unite(dependents[q])
+			}
+		}
+	}
+	return weight
 }
 
 // dependentsFirst orders the paths so that each comes after all that refer to it.

@@ -261,6 +261,54 @@ func check(t *testing.T, name string, err error, want string) {
 	}
 }
 
+// A whole package set has more paths than are counted at a time: the weights are those of a count by hand.
+func TestWeights(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	closure := make([]store.PathInfo, 2*weighed+100)
+	for i := range closure {
+		closure[i].Path = path(fmt.Sprintf("package%04d-1.0", i))
+		for to := i + 1 + random.IntN(20); to < len(closure); to += 1 + random.IntN(len(closure)) {
+			closure[i].References = append(closure[i].References, path(fmt.Sprintf("package%04d-1.0", to)))
+		}
+	}
+	paths, err := members(closure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	order, err := dependentsFirst(paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bit := make([]int, len(paths))
+	unknown := 0
+	for _, i := range order {
+		if bit[i] = -1; i%7 != 0 { // every seventh is known
+			bit[i] = unknown
+			unknown++
+		}
+	}
+	want := make([]int, len(paths))
+	for i := range paths {
+		seen := map[int]bool{i: true}
+		for queue := []int{i}; len(queue) > 0; queue = queue[1:] {
+			for _, r := range paths[queue[0]].references {
+				if !seen[r] {
+					seen[r] = true
+					queue = append(queue, r)
+				}
+			}
+		}
+		for reached := range seen {
+			if bit[i] >= 0 && bit[reached] >= 0 {
+				want[reached]++
+			}
+		}
+	}
+	if got := weights(paths, order, bit, unknown); !slices.Equal(got, want) {
+		t.Errorf("weights() = %v\nwant %v", got, want)
+	}
+}
+
 // randomClosure makes a closure like a real image's: few paths are large, and most refer to some of those after them.
 func randomClosure(random *rand.Rand, paths int) []store.PathInfo {
 	closure := make([]store.PathInfo, paths)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -31,37 +32,69 @@ func algorithms() []algorithm {
 		{"one path a layer for the N largest, one rest", newLargest},
 		{"heads, from the image alone (no memory)", func(a *archive) grouping { return newHeads(a, false) }},
 		{"heads, with a map that is kept", func(a *archive) grouping { return newHeads(a, true) }},
+		{"heads, with a map of the whole set", func(a *archive) grouping { return newHeadsOfAll(a) }},
 	}
 }
 
+// headMap is the map of heads.
+type headMap map[layering.Key]layering.Key
+
+func (m headMap) head(key layering.Key) (layering.Key, bool) { head, ok := m[key]; return head, ok }
+
 // newHeads is what this product does.
 func newHeads(a *archive, keep bool) grouping {
-	kept := make(map[layering.Key]layering.Key)
+	kept := make(headMap)
 	return func(img image) ([][]int, error) {
 		if !keep {
 			clear(kept)
 		}
-		heads := func(key layering.Key) (layering.Key, bool) { head, ok := kept[key]; return head, ok }
-		closure, packages := a.closureOf(img)
-		added, err := layering.Assign(closure, heads)
-		if err != nil {
-			return nil, err
-		}
-		for _, h := range added {
-			kept[h.Key] = h.Head
-		}
-		paths, err := layering.Group(closure, heads, layering.Options{Budget: budget})
-		if err != nil {
-			return nil, err
-		}
-		layers := make([][]int, len(paths))
-		for i, layer := range paths {
-			for _, path := range layer {
-				layers[i] = append(layers[i], packages[path])
-			}
-		}
-		return layers, nil
+		return a.groupByHeads(img, kept)
 	}
+}
+
+// newHeadsOfAll is what this product does after `registry nix layout`: the map begins with all packages at once, as they are before any update.
+func newHeadsOfAll(a *archive) grouping {
+	var kept headMap
+	return func(img image) ([][]int, error) {
+		if kept == nil {
+			if a.heads == nil {
+				all := image{built: make([]int, len(a.packages))}
+				for i := range a.packages {
+					all.paths = append(all.paths, i)
+				}
+				heads := make(headMap)
+				if _, err := a.groupByHeads(all, heads); err != nil {
+					return nil, err
+				}
+				a.heads = heads
+			}
+			kept = maps.Clone(a.heads)
+		}
+		return a.groupByHeads(img, kept)
+	}
+}
+
+// groupByHeads adds what is new to a map of heads, and groups an image by it.
+func (a *archive) groupByHeads(img image, kept headMap) ([][]int, error) {
+	closure, packages := a.closureOf(img)
+	added, err := layering.Assign(closure, kept.head)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range added {
+		kept[h.Key] = h.Head
+	}
+	paths, err := layering.Group(closure, kept.head, layering.Options{Budget: budget})
+	if err != nil {
+		return nil, err
+	}
+	layers := make([][]int, len(paths))
+	for i, layer := range paths {
+		for _, path := range layer {
+			layers[i] = append(layers[i], packages[path])
+		}
+	}
+	return layers, nil
 }
 
 // closureOf makes the closure that an image would have in a Nix store, and says which package each path is.

@@ -16,6 +16,7 @@ type archive struct {
 	byName     map[string]int
 	dependents [][]int       // the packages that depend directly on each
 	closures   map[int][]int // what closure found
+	heads      headMap       // of all packages, once they were computed
 }
 
 type pkg struct {

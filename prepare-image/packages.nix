@@ -14,6 +14,8 @@
   nonce,
   # "true": let a package's own error end the evaluation, so that its text is seen. For one name at a time.
   rethrow ? "false",
+  # "true": say of attribute sets what is in them, and whether they ask to be searched for packages. The name "" is the whole set.
+  walk ? "false",
 }:
 
 let
@@ -122,7 +124,7 @@ let
 
   # Follows the parts of a name from value, which stands at path. What is inside a package (its source, its stdenv, its
   # outputs) is nothing that a user would install, so packages are not entered.
-  walk =
+  follow =
     value: path: parts:
     let
       part = head parts;
@@ -154,12 +156,15 @@ let
         candidates = found;
       }
     else
-      walk value.${head found} (path ++ [ (head found) ]) (tail parts);
+      follow value.${head found} (path ++ [ (head found) ]) (tail parts);
 
   # Names may contain dots themselves, so a name is first tried as a whole.
   find =
     name:
-    walk set [ ] (if matches set name != [ ] then [ name ] else filter isString (split "[.]" name));
+    if name == "" then
+      describe set [ ]
+    else
+      follow set [ ] (if matches set name != [ ] then [ name ] else filter isString (split "[.]" name));
 
   describe =
     value: path:
@@ -170,7 +175,16 @@ let
         failure = "not-package";
         inherit path;
         type = if value ? __functor then "lambda" else typeOf value;
-      };
+      }
+      // (
+        if walk == "true" && isAttrs value then
+          {
+            attributes = attrNames value;
+            recurse = attempt false (value.recurseForDerivations or false == true);
+          }
+        else
+          { }
+      );
 
   package =
     drv: path:

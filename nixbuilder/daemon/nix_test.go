@@ -313,6 +313,47 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// A binary cache knows what a store does not have. One that does not answer is heard of.
+func TestInfos(t *testing.T) {
+	h := newHost(t)
+	h.mustBuild(h.open(nil), "program")
+	program, lib := h.output("program"), h.output("lib")
+	absent := parse(t, store.Dir+"/"+strings.Repeat("0", 32)+"-absent")
+	cache := "file://" + t.TempDir()
+	h.run("nix", "--extra-experimental-features", "nix-command", "copy", "--to", cache, string(program))
+	paths := []store.Path{lib, program}
+	slices.Sort(paths)
+	want := []store.PathInfo{{Path: lib, NarSize: 112 + 8}, {Path: program, NarSize: 112 + 104, References: paths}}
+	slices.SortFunc(want, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	sorted := func(infos []store.PathInfo) []store.PathInfo {
+		slices.SortFunc(infos, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) })
+		return infos
+	}
+
+	ctx, asked := t.Context(), []store.Path{program, absent, lib}
+	if infos, err := h.open(nil).Infos(ctx, asked); err != nil || !reflect.DeepEqual(sorted(infos), want) {
+		t.Errorf("Infos() = %v, %v, want %v", infos, err, want)
+	}
+	if infos, err := h.open(nil).SubstitutableInfos(ctx, asked, nil); err != nil || len(infos) > 0 {
+		t.Errorf("SubstitutableInfos() without a cache = %v, %v", infos, err)
+	}
+	other := newHost(t)
+	c := other.open(map[string]string{"substituters": cache, "require-sigs": "false"})
+	if infos, err := c.Infos(ctx, asked); err != nil || len(infos) > 0 {
+		t.Errorf("Infos() of another store = %v, %v", infos, err)
+	}
+	if infos, err := c.SubstitutableInfos(ctx, asked, nil); err != nil || !reflect.DeepEqual(infos, want) {
+		t.Errorf("SubstitutableInfos() = %v, %v, want %v", infos, err, want)
+	}
+
+	down := other.open(map[string]string{"substituters": "http://127.0.0.1:1", "connect-timeout": "1", "download-attempts": "1"})
+	var lines []LogLine
+	infos, err := down.SubstitutableInfos(ctx, asked, func(l LogLine) { lines = append(lines, l) })
+	if len(infos) > 0 || !strings.Contains(fmt.Sprint(lines, err), "127.0.0.1:1") || down.Err() != nil {
+		t.Errorf("SubstitutableInfos() of a cache that is down = %v, %v; it says %v; connection: %v", infos, err, lines, down.Err())
+	}
+}
+
 func (h *host) mustBuild(c *Conn, attributes ...string) {
 	h.t.Helper()
 	results, err := c.Build(h.t.Context(), h.targets(attributes...), nil)

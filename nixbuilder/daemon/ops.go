@@ -14,6 +14,7 @@ const (
 	opAddTempRoot           = 11
 	opSetOptions            = 19
 	opQueryPathInfo         = 26
+	opQuerySubstitutable    = 30
 	opQueryValidPaths       = 31
 	opQueryMissing          = 40
 	opBuildPathsWithResults = 46
@@ -98,6 +99,53 @@ func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath) (m Missi
 	slices.Sort(m.WillSubstitute)
 	slices.Sort(m.Unknown)
 	return m, nil
+}
+
+// Infos returns what the store knows about those of paths that are in it, in their order.
+func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.PathInfo, err error) {
+	err = c.do(ctx, "asking about paths", func() error {
+		return c.each(opQueryPathInfo, paths, func(p store.Path) {
+			if info, ok := c.r.pathInfo(p); ok {
+				infos = append(infos, info)
+			}
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return infos, nil
+}
+
+// SubstitutableInfos returns what binary caches say about those of paths that they have, sorted by path. Nothing is fetched but
+// that: a request for each path and cache, one after the other. A cache that says no size gives 0. One that does not answer is taken for one
+// that has nothing, or is an *Error, by when it fails; what the daemon says of it goes to onLog, which may be nil.
+func (c *Conn) SubstitutableInfos(ctx context.Context, paths []store.Path, onLog func(LogLine)) (infos []store.PathInfo, err error) {
+	err = c.do(ctx, "asking binary caches about paths", func() error {
+		c.w.uint(opQuerySubstitutable)
+		c.w.uint(uint64(len(paths)))
+		for _, p := range paths {
+			c.w.string(string(p))
+			c.w.string("") // its content address
+		}
+		if err := c.request(onLog); err != nil {
+			return err
+		}
+		for n := c.r.count(); n > 0 && c.r.err == nil; n-- {
+			info := store.PathInfo{Path: c.r.path()}
+			c.r.skipText() // deriver
+			info.References = c.r.paths()
+			c.r.size() // of the download
+			info.NarSize = c.r.size()
+			slices.Sort(info.References)
+			infos = append(infos, info)
+		}
+		return c.r.err
+	})
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(infos, func(a, b store.PathInfo) int { return cmp.Compare(a.Path, b.Path) })
+	return infos, nil
 }
 
 // Closure returns the roots with all that they refer to, sorted by path. It fails with an *Error if one of

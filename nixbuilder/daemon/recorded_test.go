@@ -210,6 +210,14 @@ func FuzzAnswers(f *testing.F) {
 		}
 		closure, err := c.Closure(ctx, paths)
 		check(err)
+		for _, ask := range []func() ([]store.PathInfo, error){
+			func() ([]store.PathInfo, error) { return c.Infos(ctx, paths) },
+			func() ([]store.PathInfo, error) { return c.SubstitutableInfos(ctx, paths, nil) },
+		} {
+			infos, err := ask()
+			check(err)
+			closure = append(closure, infos...)
+		}
 		for _, info := range closure {
 			for _, r := range append(info.References, info.Path) {
 				if _, err := store.ParsePath(string(r)); err != nil || info.NarSize < 0 {

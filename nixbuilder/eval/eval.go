@@ -109,22 +109,32 @@ func (e *Evaluator) Version() string { return e.version }
 // A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a store that lasts, once it was seen to need them and if
 // Options.AllowedURIs lets it fetch anything. That costs it one more evaluation, the first time.
 func (e *Evaluator) Evaluate(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
+	return e.readOnly(ctx, source, system, names, false)
+}
+
+// Walk does what Evaluate does, for a caller that goes through a whole set: the name "" stands for the set itself, results tell of sets what is in
+// them, and packages that refuse to be evaluated all have the kind Throws, since finding out why would take a process for each.
+func (e *Evaluator) Walk(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
+	return e.readOnly(ctx, source, system, names, true)
+}
+
+func (e *Evaluator) readOnly(ctx context.Context, source Source, system string, names []string, walk bool) (map[string]Result, error) {
 	lasting, err := e.lasting(source)
 	if err != nil {
 		return nil, err
 	}
 	if lasting.fetches && lasting.exists() {
-		return e.evaluate(ctx, source, system, names, lasting)
+		return e.evaluate(ctx, source, system, names, lasting, walk)
 	}
 	// A store that is only imagined: paths are computed, nothing is kept.
-	results, err := e.evaluate(ctx, source, system, names, evalStore{uri: "dummy://", cache: "/nonexistent"})
+	results, err := e.evaluate(ctx, source, system, names, evalStore{uri: "dummy://", cache: "/nonexistent"}, walk)
 	if !lasting.fetches || !wantsToFetch(results, err) {
 		return results, err
 	}
 	if err := e.prepare(lasting); err != nil {
 		return nil, err
 	}
-	return e.evaluate(ctx, source, system, names, lasting)
+	return e.evaluate(ctx, source, system, names, lasting, walk)
 }
 
 // Instantiate does what Evaluate does, and adds the derivations of the packages that it finds to Options.Store, with all
@@ -148,7 +158,7 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 		target = evalStore{uri: cache, cache: dir}
 	}
 	target.write = true
-	results, err = e.evaluate(ctx, source, system, names, target)
+	results, err = e.evaluate(ctx, source, system, names, target, false)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +222,7 @@ func (e *Evaluator) scratch() (string, error) {
 	return dir, nil
 }
 
-func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, names []string, nixStore evalStore) (map[string]Result, error) {
+func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, names []string, nixStore evalStore, walk bool) (map[string]Result, error) {
 	path, err := filepath.EvalSymlinks(source.Path) // Nix compares resolved paths with the ones that it was allowed
 	if err != nil {
 		return nil, fmt.Errorf("evaluating a package set: %w", err)
@@ -230,13 +240,14 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 		path:      path,
 		hostPaths: hidePaths(source, path, !info.IsDir(), nixStore.cache),
 		system:    system,
+		walk:      walk,
 		cpu:       e.options.CPU,
 	}
 
 	results := make(map[string]Result)
 	var pending []string
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
-		if !plausible(name) {
+		if whole := walk && name == ""; !whole && !plausible(name) {
 			results[name] = failed(NotFound, "there is no package %q", name)
 			continue
 		}
@@ -248,10 +259,10 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 	if err := s.findAll(ctx, pending, results); err != nil {
 		return nil, err
 	}
-	if err := s.explainAll(ctx, results); err != nil {
-		return nil, err
+	if walk {
+		return results, nil
 	}
-	return results, nil
+	return results, s.explainAll(ctx, results)
 }
 
 // plausible reports whether a set may have an attribute of this name that a client would ask for. Nix is not asked for others: not all of their bytes

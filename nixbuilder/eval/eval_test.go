@@ -201,6 +201,43 @@ func TestPackages(t *testing.T) {
 	}
 }
 
+// A walk sees what is in sets, and loses no time with what refuses.
+func TestWalk(t *testing.T) {
+	e, runner := newEvaluator(t, Options{})
+	before := runner.Started()
+	results, err := e.Walk(t.Context(), testSet(t), system, []string{"", "hello", "haskellPackages", "searched", "unfree", "throws"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := runner.Started() - before; n != 1 {
+		t.Errorf("%d processes, want 1", n)
+	}
+	if results["hello"].Package == nil {
+		t.Errorf("hello is %+v", results["hello"].Failure)
+	}
+	if whole := results[""].Failure; whole == nil || !slices.Contains(whole.Attributes, "haskellPackages") || !slices.Contains(whole.Attributes, "unfree") {
+		t.Errorf("the whole set is %+v", whole)
+	}
+	for _, test := range []struct {
+		name string
+		want Failure
+	}{
+		{"haskellPackages", Failure{Kind: NotPackage, Attributes: []string{"HLint", "deeper"}}},
+		{"searched", Failure{Kind: NotPackage, Attributes: []string{"recurseForDerivations", "tool"}, Recurse: true}},
+		{"unfree", Failure{Kind: Throws}},
+		{"throws", Failure{Kind: Throws}},
+	} {
+		got := results[test.name].Failure
+		if got == nil || got.Kind != test.want.Kind || got.Recurse != test.want.Recurse || !slices.Equal(got.Attributes, test.want.Attributes) {
+			t.Errorf("%s is %+v, want %+v", test.name, got, test.want)
+		}
+	}
+	results, err = e.Evaluate(t.Context(), testSet(t), system, []string{"", "haskellPackages"})
+	if err != nil || results[""].Failure.Kind != NotFound || results["haskellPackages"].Failure.Attributes != nil {
+		t.Errorf("without a walk: %v, %+v", err, results)
+	}
+}
+
 func TestFailures(t *testing.T) {
 	source := testSet(t)
 	for _, test := range []struct {
@@ -449,7 +486,7 @@ func TestInfrastructureErrors(t *testing.T) {
 		}
 	}
 	// Nix fails before it comes to the set: not the set's fault.
-	if _, err := e.evaluate(t.Context(), source, system, []string{"hello"}, evalStore{uri: "no such store", cache: "/nonexistent"}); err == nil || errors.As(err, new(*SourceError)) {
+	if _, err := e.evaluate(t.Context(), source, system, []string{"hello"}, evalStore{uri: "no such store", cache: "/nonexistent"}, false); err == nil || errors.As(err, new(*SourceError)) {
 		t.Errorf("error %v, want another than a *SourceError", err)
 	}
 }
@@ -525,7 +562,7 @@ func TestForgedDerivationsAreRefused(t *testing.T) {
 			}
 			defer os.RemoveAll(dir)
 			cache := "file://" + dir + "/store?compression=none"
-			results, err := e.evaluate(t.Context(), testSet(t), system, []string{"hello"}, evalStore{uri: cache, write: true, cache: dir})
+			results, err := e.evaluate(t.Context(), testSet(t), system, []string{"hello"}, evalStore{uri: cache, write: true, cache: dir}, false)
 			if err != nil {
 				t.Fatal(err)
 			}

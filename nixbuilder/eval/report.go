@@ -28,6 +28,8 @@ type report struct {
 	Similar    []string // of "not-found": attributes of the set at Path
 	Candidates []string // of "ambiguous"
 	Type       string   // of "not-package"
+	Attributes []string // of a set, in a walk
+	Recurse    bool
 
 	Pname, Version, System, DrvPath string
 	Outputs                         []string
@@ -67,7 +69,9 @@ func (r *report) result() Result {
 	case "inside-package":
 		return failed(NotPackage, "%s is a part of the package %s, not a package", r.Name, at)
 	case "not-package":
-		return failed(NotPackage, "%s is of type %s, not a package", r.Name, typeName(r.Type))
+		result := failed(NotPackage, "%s is of type %s, not a package", r.Name, typeName(r.Type))
+		result.Failure.Attributes, result.Failure.Recurse = r.Attributes, r.Recurse
+		return result
 	case "throws":
 		return failed(Throws, "%s refuses to be evaluated", r.Name)
 	}

@@ -75,6 +75,11 @@ type Failure struct {
 	Candidates []string `json:"candidates,omitempty"`
 	// NearMisses are up to three attributes that a name that was not found may have meant, nearest first.
 	NearMisses []string `json:"nearMisses,omitempty"`
+
+	// Attributes are what a set has that is not a package, and Recurse is whether it says that there are packages among them
+	// (recurseForDerivations). Only Walk tells.
+	Attributes []string `json:"-"`
+	Recurse    bool     `json:"-"`
 }
 
 // Cacheable reports whether evaluating the same package set again must give the same result. What ran into a limit may succeed on another day.

@@ -38,6 +38,7 @@ type session struct {
 	path      string // of the set, without symbolic links
 	hostPaths *strings.Replacer
 	system    string
+	walk      bool
 	cpu       time.Duration // left
 }
 
@@ -128,6 +129,7 @@ func (s *session) run(ctx context.Context, names []string, rethrow bool) (*endin
 			"--argstr", "names", string(list),
 			"--argstr", "nonce", nonce,
 			"--argstr", "rethrow", fmt.Sprint(rethrow),
+			"--argstr", "walk", fmt.Sprint(s.walk),
 		),
 		Env:       s.environment(),
 		MaxOutput: maxOutput,

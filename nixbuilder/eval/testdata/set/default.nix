@@ -112,6 +112,10 @@ in
   python3Packages = { };
   Twin = package "twin-1" { };
   TWIN = package "twin-2" { };
+  searched = {
+    recurseForDerivations = true;
+    tool = package "tool-1" { };
+  };
   aliases.hello = package "hello-2.12.1" { };
 
   function = { x }: x;

@@ -145,6 +145,9 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	return b, nil
 }
 
+// Close ends the connections to Nix that are idle. It is called when no image is being made any more.
+func (b *Builder) Close() { b.daemons.Close() }
+
 // removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What can't be removed is harmless.
 func removeLeftovers(scratch string) {
 	entries, err := os.ReadDir(scratch)

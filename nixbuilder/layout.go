@@ -34,15 +34,39 @@ func newLayout(state State) *layout {
 	return &layout{state: state, heads: make(map[layering.Key]layering.Key), read: make(map[string]bool)}
 }
 
+// extend decides about all of a closure that the map does not know yet, in one segment, and so whole or not at all: what is not decided together depends on the
+// order. It counts the keys that were added, and those that were known.
+func (l *layout) extend(ctx context.Context, closure []store.PathInfo) (added, known int, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.catchUp(ctx); err != nil {
+		return 0, 0, err
+	}
+	heads, err := layering.Assign(closure, l.head)
+	if err != nil {
+		return 0, 0, err
+	}
+	keys := make(map[layering.Key]bool)
+	for _, info := range closure {
+		keys[layering.KeyOf(info.Path)] = true
+	}
+	if len(heads) > 0 {
+		err = l.keep(ctx, heads)
+	}
+	return len(heads), len(keys) - len(heads), err
+}
+
+// head looks a key up. The caller has the lock.
+func (l *layout) head(key layering.Key) (layering.Key, bool) {
+	head, ok := l.heads[key]
+	return head, ok
+}
+
 // group splits a closure into layers, and keeps what it decided.
 func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int) ([][]store.Path, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	known := func(key layering.Key) (layering.Key, bool) {
-		head, ok := l.heads[key]
-		return head, ok
-	}
-	added, err := layering.Assign(closure, known)
+	added, err := layering.Assign(closure, l.head)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +74,7 @@ func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int
 		if err := l.catchUp(ctx); err != nil {
 			return nil, err
 		}
-		if added, err = layering.Assign(closure, known); err != nil {
+		if added, err = layering.Assign(closure, l.head); err != nil {
 			return nil, err
 		}
 	}
@@ -59,7 +83,7 @@ func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int
 			return nil, err
 		}
 	}
-	return layering.Group(closure, known, layering.Options{Budget: budget})
+	return layering.Group(closure, l.head, layering.Options{Budget: budget})
 }
 
 func (l *layout) catchUp(ctx context.Context) error {

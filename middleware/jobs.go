@@ -3,7 +3,9 @@ package middleware
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,12 +20,15 @@ const (
 	failureMemory = time.Minute
 	// failuresKept bounds that memory.
 	failuresKept = 10_000
+	// endTime is how long the end waits for jobs, which may wait for a storage that does not answer.
+	endTime = 10 * time.Second
 )
 
 // A job is work for clients, such as an image being built. It goes on when the client that asked for it leaves.
 type job struct {
-	done chan struct{} // closed at the end
-	err  error         // read after done
+	done   chan struct{} // closed at the end
+	err    error         // read after done
+	cancel context.CancelFunc
 }
 
 // jobs are those under way, one for each key at a time. It is safe for concurrent use.
@@ -45,6 +50,10 @@ func newJobs(most, perClient int) *jobs {
 	}
 }
 
+// own is the client of what no client asked for. Its jobs are not limited here, and take no room in the queue from clients. No user
+// and no address has this name.
+const own = "\x00own"
+
 // start returns the job of a key: the one under way, a lately failed one, or a new one that runs build. Ctx gives values to
 // the new one, its end does not matter. The error is a *nixbuilder.Error of kind Busy.
 func (j *jobs) start(ctx context.Context, key, client string, build func(context.Context) error) (*job, error) {
@@ -58,10 +67,10 @@ func (j *jobs) start(ctx context.Context, key, client string, build func(context
 		close(failed.done)
 		return failed, nil
 	}
-	if len(j.running) >= j.most {
-		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built or wait for it: try again later", len(j.running))
+	if others := len(j.running) - j.clients[own]; others >= j.most && client != own {
+		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built or wait for it: try again later", others)
 	}
-	if j.clients[client] >= j.perClient {
+	if j.clients[client] >= j.perClient && client != own {
 		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient)
 	}
 	j.clients[client]++
@@ -81,12 +90,32 @@ func (j *jobs) start(ctx context.Context, key, client string, build func(context
 	return j.running[key], nil
 }
 
+// close ends the jobs under way, and returns when they have ended, or when that takes long.
+func (j *jobs) close() {
+	j.mu.Lock()
+	running := slices.Collect(maps.Values(j.running))
+	j.mu.Unlock()
+	for _, ending := range running {
+		ending.cancel()
+	}
+	late := time.After(endTime)
+	for _, ending := range running {
+		select {
+		case <-ending.done:
+		case <-late:
+			return
+		}
+	}
+}
+
 // run begins work that goes on without its client: ctx gives it values alone.
 func run(ctx context.Context, work func(context.Context) error) *job {
-	begun := &job{done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	begun := &job{done: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(begun.done)
-		begun.err = safely(context.WithoutCancel(ctx), work)
+		defer cancel()
+		begun.err = safely(ctx, work)
 	}()
 	return begun
 }

@@ -77,6 +77,9 @@ func TestJobsLimits(t *testing.T) {
 		{name: "too many", most: 2, perClient: 2, keys: []string{"a", "b"}, clients: []string{"x", "y"}, key: "c", client: "z", want: "2 images are being built"},
 		{name: "too many of one client", most: 9, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "x", want: "for you"},
 		{name: "another client's", most: 9, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "y"},
+		{name: "what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"}, clients: []string{own, own}, key: "c", client: own},
+		{name: "a client beside what no client asked for", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{own}, key: "b", client: "x"},
+		{name: "no room but for what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"}, clients: []string{own, "x"}, key: "c", client: "y", want: "1 images are being built"},
 		{name: "joining costs nothing", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "a", client: "x"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -112,6 +115,28 @@ func TestJobsLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestJobsEnd(t *testing.T) {
+	j := newJobs(2, 2)
+	var all []*job
+	for _, key := range []string{"a", "b"} {
+		started, err := j.start(t.Context(), key, "someone", func(ctx context.Context) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, started)
+	}
+	j.close()
+	for _, ended := range all {
+		if <-ended.done; !errors.Is(ended.err, context.Canceled) {
+			t.Errorf("error %v, want that it was cancelled", ended.err)
+		}
+	}
+	newJobs(1, 1).close()
 }
 
 func TestJobsRememberFailures(t *testing.T) {

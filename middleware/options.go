@@ -31,10 +31,12 @@ type Options struct {
 	Build     BuildOptions  `mapstructure:"build"`
 	Image     ImageOptions  `mapstructure:"image"`
 	// Shell is what the meta-package shell stands for, Include is in every image that has a package set with them.
-	Shell   []string   `mapstructure:"shell"`
-	Include []string   `mapstructure:"include"`
-	Nix     NixOptions `mapstructure:"nix"`
-	Web     WebOptions `mapstructure:"web"`
+	Shell   []string `mapstructure:"shell"`
+	Include []string `mapstructure:"include"`
+	// Prebuild are images, NAME or NAME:TAG, that are built before anybody asks, and again when the package set has changed.
+	Prebuild []string   `mapstructure:"prebuild"`
+	Nix      NixOptions `mapstructure:"nix"`
+	Web      WebOptions `mapstructure:"web"`
 	// CacheDir is where this process keeps copies of package sets and the scratch files of evaluations.
 	CacheDir string `mapstructure:"cachedir"`
 }
@@ -368,6 +370,14 @@ func (o Options) faults() []error {
 	}
 	faults = append(faults, prefixed("names.allow: ", names.Policy{Allow: o.Names.Allow}.Check())...)
 	faults = append(faults, prefixed("names.deny: ", names.Policy{Deny: o.Names.Deny}.Check())...)
+	for i, text := range o.Prebuild {
+		if _, err := o.image(text); err != nil {
+			fault("prebuild[%d]: %w", i, err)
+		}
+	}
+	if len(o.Prebuild) > 0 && o.Refresh < time.Second {
+		fault("refresh: %v is too short for prebuild, which looks for changes that often: take 1s or more", o.Refresh)
+	}
 	for _, limit := range []struct {
 		key              string
 		value, low, high int64

@@ -48,6 +48,7 @@ func TestParseOptions(t *testing.T) {
 	all.Build = BuildOptions{Timeout: 90 * time.Second, Concurrency: 3, Queue: 0, PerClient: 1, MaxSize: 8 << 30, Hold: 20 * time.Second}
 	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
 	all.Shell, all.Include = []string{"bash"}, []string{}
+	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
 	all.Nix = NixOptions{
 		Substituters: []string{}, TrustedPublicKeys: []string{"k:1"}, Builders: "@/etc/nix/machines",
 		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute,
@@ -66,6 +67,7 @@ build: {timeout: 90s, concurrency: 3, queue: 0, perclient: 1, maxsize: 8GiB, hol
 image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []
+prebuild: [nix/shell/git, "nix/hello:staging"]
 nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m}
 cachedir: /srv/cache
 `, all},
@@ -100,7 +102,7 @@ func TestExampleConfiguration(t *testing.T) {
 	}
 	want := defaults()
 	want.Packages.Path = set
-	want.Names.Allow, want.Names.Deny = []string{}, []string{}
+	want.Names.Allow, want.Names.Deny, want.Prebuild = []string{}, []string{}, []string{}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -162,6 +164,24 @@ cachedir: relative`, want: []string{
 			options + "nix.alloweduris: \"\" is not the beginning",
 			options + "platforms: \"windows/amd64\" is not a platform",
 		}},
+		{name: "names of no images", stanza: path + `names: {prefix: nix, maxpackages: 1}
+prebuild: [git, nix/UPPER, "localhost:5000/nix/git", "nix/a/b", "nix/git:", "nix/git@sha256:0", nix/git]
+refresh: 0s`, want: []string{
+			options + "prebuild[0]: \"git\" is not below nix",
+			options + "prebuild[1]: \"nix/UPPER\" is not the name of an image",
+			options + "prebuild[2]: \"localhost:5000/nix/git\" begins with a host",
+			options + "prebuild[3]: 2 packages in one name",
+			options + "prebuild[4]: \"nix/git:\" is not the name of an image",
+			options + "prebuild[5]: \"nix/git@sha256:0\" is not the name of an image",
+			options + "refresh: 0s is too short for prebuild",
+		}},
+		{
+			name: "prebuilding in read-only mode", stanza: path + "prebuild: [git]",
+			change: func(c *configuration.Configuration) {
+				c.Storage["maintenance"] = configuration.Parameters{"readonly": map[any]any{"enabled": true}}
+			},
+			want: []string{options + "prebuild: nothing is built in read-only mode"},
+		},
 		{name: "no platform", stanza: path + "platforms: []", want: []string{options + "platforms: none"}},
 		{name: "a platform twice", stanza: path + "platforms: [linux/amd64, linux/amd64]", want: []string{options + "platforms: one is named twice"}},
 		{

@@ -35,7 +35,7 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if err != nil || pushed {
 		return image.digest, err // looked up once, not by the registry again
 	}
-	request, err := names.Parse(repo.Named().Name(), s.options.Names.Prefix, s.options.Names.MaxPackages)
+	request, err := s.options.request(repo.Named().Name())
 	if errors.Is(err, names.ErrOutside) {
 		return "", nil
 	}
@@ -45,7 +45,9 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if image.digest != "" && !s.builder.Moves(p.tag) && !s.due(image) {
 		return s.serve(ctx, repo, p, image)
 	}
-	fresh, err := s.refresh(ctx, repo, p, request, image)
+	hold := time.NewTimer(s.options.Build.Hold)
+	defer hold.Stop()
+	fresh, err := s.refresh(ctx, hold.C, repo, p, request, image)
 	if err != nil && image.digest != "" && !nixbuilder.Lasting(err) {
 		// The older image answers while a newer one takes long, or can't be had at the moment.
 		logrus.WithError(err).Infof("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, image.Revision)
@@ -64,11 +66,11 @@ func (s *Service) due(image stored) bool {
 }
 
 // refresh returns the image of a tag as the package set is now, which is the stored one unless the set has changed. It is none if
-// somebody pushed meanwhile. The client is held for as long as clients can be.
-func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p pull, request names.Request, image stored) (stored, error) {
-	hold := time.NewTimer(s.options.Build.Hold)
-	defer hold.Stop()
-	pinned, err := s.pin(ctx, hold.C, p)
+// somebody pushed meanwhile. The error is errHold if that takes longer than the hold, which never ends if it is nil.
+func (s *Service) refresh(
+	ctx context.Context, hold <-chan time.Time, repo distribution.Repository, p pull, request names.Request, image stored,
+) (stored, error) {
+	pinned, err := s.pin(ctx, hold, p)
 	if err != nil || image.digest != "" && image.Revision == pinned.Revision && !s.due(image) {
 		image.stale = pinned.Stale != nil
 		return image, err
@@ -80,7 +82,7 @@ func (s *Service) refresh(ctx context.Context, repo distribution.Repository, p p
 	if err != nil {
 		return image, err
 	}
-	if err := build.await(ctx, hold.C); err != nil {
+	if err := build.await(ctx, hold); err != nil {
 		return image, err
 	}
 	image, pushed, err := s.lookUp(ctx, repo, p.tag)

@@ -29,15 +29,19 @@ const builtCached = 10_000
 
 // A Service is what answers the pulls of one registry. It is safe for concurrent use.
 type Service struct {
+	config   *configuration.Configuration
 	options  Options
 	readOnly bool
+	serves   bool // or else it is a command's
 	recent   outcomes
 
 	// Set by attach, before the first request.
-	builder *nixbuilder.Builder
-	blobs   distribution.BlobStatter
-	built   *nixbuilder.Records[built]
-	jobs    *jobs
+	builder   *nixbuilder.Builder
+	namespace distribution.Namespace
+	blobs     distribution.BlobStatter
+	built     *nixbuilder.Records[built]
+	jobs      *jobs
+	announcer announcer
 }
 
 // The registration that the registry's plug-in convention asks for.
@@ -98,10 +102,14 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	if err != nil {
 		faults = append(faults, prefixed("middleware.repository["+name+"].options.", err)...)
 	}
+	if readOnly(config) && len(options.Prebuild) > 0 {
+		faults = append(faults, fmt.Errorf("middleware.repository[%s].options.prebuild: nothing is built in read-only mode, "+
+			"which storage.maintenance.readonly.enabled has switched on: leave one of the two", name))
+	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	return &Service{options: options, readOnly: readOnly(config)}, nil
+	return &Service{config: config, options: options, readOnly: readOnly(config), serves: true}, nil
 }
 
 // prefixed takes an error apart that errors.Join made, and puts a prefix before each.
@@ -127,7 +135,7 @@ func readOnly(config *configuration.Configuration) bool {
 	return enabled
 }
 
-// attach gives the Service the registry's blobs and storage, and starts what builds.
+// attach gives the Service the registry's blobs and storage, and starts what builds. Prebuilding ends with ctx.
 func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver) error {
 	records := state{storage}
 	builder, err := nixbuilder.New(ctx, s.options.builder(), records)
@@ -135,10 +143,31 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 		return err
 	}
 	s.builder = builder
+	s.namespace = namespace
 	s.blobs = namespace.BlobStatter()
 	s.built = nixbuilder.NewRecords[built](records, "tags", builtCached)
 	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
+	if s.serves && len(s.options.Prebuild) == 0 {
+		return nil
+	}
+	if s.announcer, err = newAnnouncer(ctx, s.config); err != nil {
+		return err
+	}
+	if s.serves {
+		go s.prebuild(ctx)
+	}
 	return nil
+}
+
+// Close ends the builds under way, of which no tag remains, and the connections to Nix, and delivers what is left to be notified. That takes 20 s
+// at most. Nothing may be asked of the Service any more.
+func (s *Service) Close() {
+	if s.jobs == nil {
+		return // it was not attached
+	}
+	s.jobs.close()
+	s.builder.Close()
+	s.announcer.close()
 }
 
 // A plugin is what the registry calls. It finds the Service that Setup made, or makes the one of each configuration once.

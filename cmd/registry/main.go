@@ -28,7 +28,7 @@ func main() {
 	root := registry.RootCmd
 	registry.RegisterHandler(middleware.Site)
 	root.RemoveCommand(registry.ServeCmd)
-	root.AddCommand(serveCommand())
+	root.AddCommand(serveCommand(), nixCommand())
 	root.SilenceErrors = true // printed below, once
 	root.Short = "A container registry that builds images from Nix packages when they are pulled"
 	root.Long = root.Short + ".\n\nAll else is as in the CNCF Distribution registry, whose configuration it takes."

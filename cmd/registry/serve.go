@@ -41,9 +41,9 @@ WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS.`,
 			if err != nil {
 				return err
 			}
-			config, err := load(text)
+			config, service, err := load(text)
 			if err == nil && !check {
-				err = serve(config)
+				err = serve(config, service)
 			}
 			return prefixed(name, err)
 		},
@@ -63,7 +63,7 @@ func find(args []string) (name string, text []byte, err error) {
 		return name, text, err
 	}
 	if _, ok := os.LookupEnv(backend); !ok {
-		return "", nil, errors.New("registry serve: no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, or Nixery's variables; see --help")
+		return "", nil, errors.New("no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, or Nixery's variables; see registry serve --help")
 	}
 	text, notes, err := fromEnvironment(os.LookupEnv)
 	for _, note := range notes {
@@ -72,11 +72,11 @@ func find(args []string) (name string, text []byte, err error) {
 	return "environment", text, prefixed("environment", err)
 }
 
-// load reads a configuration and checks what the registry would only find out when it serves.
-func load(text []byte) (*configuration.Configuration, error) {
+// load reads a configuration and checks what the registry would only find out when it serves. There is no service without a stanza for it.
+func load(text []byte) (*configuration.Configuration, *middleware.Service, error) {
 	config, err := configuration.Parse(bytes.NewReader(text))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var faults []error
 	for i, stanza := range config.Middleware["repository"] {
@@ -84,10 +84,11 @@ func load(text []byte) (*configuration.Configuration, error) {
 			faults = append(faults, fmt.Errorf("middleware.repository[%d].name: there is no repository middleware %q", i, stanza.Name))
 		}
 	}
-	if _, err := middleware.Setup(config); err != nil {
+	service, err := middleware.Setup(config)
+	if err != nil {
 		faults = append(faults, err)
 	}
-	return config, errors.Join(faults...)
+	return config, service, errors.Join(faults...)
 }
 
 // prefixed puts where a configuration is from before every line of an error.
@@ -99,7 +100,7 @@ func prefixed(name string, err error) error {
 	return errors.New(name + ": " + strings.Join(lines, "\n"+name+": "))
 }
 
-func serve(config *configuration.Configuration) error {
+func serve(config *configuration.Configuration, service *middleware.Service) error {
 	if err := quietTracing(); err != nil {
 		return err
 	}
@@ -109,6 +110,9 @@ func serve(config *configuration.Configuration) error {
 		return err
 	}
 	serveDebug(config)
+	if service != nil {
+		defer service.Close()
+	}
 	return served.ListenAndServe()
 }
 

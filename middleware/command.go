@@ -1,0 +1,54 @@
+package middleware
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"github.com/distribution/distribution/v3/registry/handlers"
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+)
+
+// Open gives a Service that Setup made the storage of its configuration, without a registry that serves it. It then works beside whatever registries
+// do serve it. What it has begun ends with Close; ctx is for opening alone.
+func (s *Service) Open(ctx context.Context) (err error) {
+	switch {
+	case s.readOnly:
+		return errors.New("storage.maintenance.readonly.enabled: in read-only mode, nothing is written")
+	case s.config.Storage.Type() == "inmemory":
+		return errors.New("storage.inmemory: is the memory of one process, in which nothing would last")
+	}
+	s.serves = false
+	if s.config.HTTP.Secret == "" {
+		s.config.HTTP.Secret = rand.Text() // for uploads of clients, of which there are none
+	}
+	// The registry's application is what knows how to open the storage, with its middleware and caches. It calls attach. What it says of
+	// itself while it does is about serving.
+	level := logrus.GetLevel()
+	logrus.SetLevel(logrus.WarnLevel)
+	defer logrus.SetLevel(level)
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("%v", fault)
+		}
+	}()
+	handlers.NewApp(context.WithoutCancel(ctx), s.config)
+	return nil
+}
+
+// Layout computes how the packages of the set, as it is now, go into layers: see nixbuilder.Builder.Layout. It also returns the revision.
+func (s *Service) Layout(ctx context.Context, options nixbuilder.LayoutOptions) (revision string, layout nixbuilder.Layout, err error) {
+	pinned, err := s.builder.Pin(ctx, source.Latest)
+	if err != nil {
+		return "", layout, err
+	}
+	layout, err = s.builder.Layout(ctx, pinned, options)
+	return pinned.Revision, layout, err
+}
+
+// Concurrency is how many images are worth having built at a time.
+func (s *Service) Concurrency() int { return s.options.Build.Concurrency }

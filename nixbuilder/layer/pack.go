@@ -23,6 +23,8 @@ const maxLinks = 60000
 type Options struct {
 	// StoreRoot is the directory that holds nix/store. Empty means "/".
 	StoreRoot string
+	// TempDir is where PackArchives puts large files for a moment. Empty means that of os.TempDir.
+	TempDir string
 }
 
 // Pack writes to w the layer that holds paths, and reports what it wrote. The order of paths does not matter, nor does
@@ -37,10 +39,7 @@ func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, o
 		return Result{}, fmt.Errorf("opening the store: %w", err)
 	}
 	defer dir.Close()
-	paths = slices.Clone(paths)
-	slices.Sort(paths)
-	paths = slices.Compact(paths)
-
+	paths = slices.Compact(slices.Sorted(slices.Values(paths)))
 	sizes := map[fileKind]int{}
 	count := func(e entry) error {
 		if e.info.Mode().IsRegular() {
@@ -52,13 +51,20 @@ func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, o
 		return Result{}, err
 	}
 	return Write(ctx, w, c, func(t *Tar) error {
-		for _, parent := range []string{"nix", "nix/store"} {
-			if err := t.Dir(parent, 0o755); err != nil {
-				return err
-			}
+		if err := storeDirs(t); err != nil {
+			return err
 		}
 		return walkAll(dir, paths, newPacker(t, sizes).pack)
 	})
+}
+
+func storeDirs(t *Tar) error {
+	for _, parent := range []string{"nix", "nix/store"} {
+		if err := t.Dir(parent, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // entry is a file, directory or symbolic link below the store.
@@ -181,16 +187,21 @@ func (p *packer) file(e entry) error {
 		return p.tar.File(e.path, e.mode(), e.info.Size(), data)
 	}
 
-	id := content{mode: e.mode()}
+	return p.once(e.path, e.mode(), e.info.Size(), data)
+}
+
+// once writes a file, or a link to an earlier one of the same content.
+func (p *packer) once(path string, mode, size int64, data io.ReadSeeker) (err error) {
+	id := content{mode: mode}
 	if id.sum, err = p.sum(data); err != nil {
 		return err
 	}
 	if first := p.written[id]; first != nil && first.links < maxLinks {
 		first.links++
-		return p.tar.HardLink(e.path, first.path, e.mode())
+		return p.tar.HardLink(path, first.path, mode)
 	}
-	p.written[id] = &original{path: e.path, links: 1}
-	return p.tar.File(e.path, e.mode(), e.info.Size(), data)
+	p.written[id] = &original{path: path, links: 1}
+	return p.tar.File(path, mode, size, data)
 }
 
 // sum hashes what is left of r, and goes back to its start.

@@ -421,7 +421,7 @@ func TestParseCompression(t *testing.T) {
 	}
 }
 
-// FuzzPack makes a tree out of the input, packs it, reads the archive back and compares.
+// FuzzPack makes a tree out of the input, packs it in both ways, reads the archive back and compares.
 func FuzzPack(f *testing.F) {
 	f.Add([]byte("dbin\x00fhello\x00text\x00\x00xhi\x00text\x00\x00lsh\x00hello\x00\x00"))
 	f.Add([]byte("fa\x00same\x00\x00fb\x00same\x00\x00dc\x00fd\x00same\x00\x00lup\x00../../..\x00\x00"))
@@ -466,6 +466,7 @@ func FuzzPack(f *testing.F) {
 			}
 		}
 
+		checkArchives(t, root, None, pathA)
 		archive, _ := pack(t, root, None, pathA)
 		got := map[string]string{}
 		r := tar.NewReader(bytes.NewReader(archive))

@@ -35,6 +35,8 @@ type Package struct {
 type Options struct {
 	// StoreRoot is the directory that holds nix/store. Empty means "/".
 	StoreRoot string
+	// Files are where store paths are read instead, if not nil.
+	Files Files
 }
 
 // Merge makes the root directory of an image that holds packages. Their order does not matter. closure is the image's, of
@@ -45,12 +47,16 @@ type Options struct {
 // files in an output are left out. Unlike there, files that begin with a dot are not left out, a link that leads nowhere
 // is a file, and a file and a directory of the same name are no error: the better priority has it.
 func Merge(ctx context.Context, packages []Package, closure []store.Path, options Options) (*Tree, error) {
-	dir, err := os.OpenRoot(filepath.Join(cmp.Or(options.StoreRoot, "/"), store.Dir))
-	if err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
+	files := options.Files
+	if files == nil {
+		dir, err := os.OpenRoot(filepath.Join(cmp.Or(options.StoreRoot, "/"), store.Dir))
+		if err != nil {
+			return nil, fmt.Errorf("opening the store: %w", err)
+		}
+		defer dir.Close()
+		files = storeFiles{dir}
 	}
-	defer dir.Close()
-	m := newMerger(dir, closure)
+	m := newMerger(files, closure)
 
 	packages = slices.Clone(packages)
 	slices.SortFunc(packages, func(a, b Package) int {
@@ -76,7 +82,7 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, option
 		slices.Sort(propagated)
 		outputs = propagated
 	}
-	if err := m.complete(); err != nil {
+	if err := m.complete(ctx); err != nil {
 		return nil, fmt.Errorf("completing the root directory: %w", err)
 	}
 	return &Tree{m.root}, nil
@@ -89,12 +95,12 @@ type merger struct {
 	entries int
 }
 
-func newMerger(dir *os.Root, closure []store.Path) *merger {
+func newMerger(files Files, closure []store.Path) *merger {
 	known := make(map[store.Path]bool, len(closure))
 	for _, p := range closure {
 		known[p] = true
 	}
-	return &merger{sources: sources{dir, known, map[string]string{}}, root: skeleton()}
+	return &merger{sources: sources{files, known, map[string]string{}}, root: skeleton()}
 }
 
 // output merges a store path and returns those that it asks for. One that is no directory has nothing to merge.
@@ -102,42 +108,42 @@ func (m *merger) output(ctx context.Context, p store.Path) ([]store.Path, error)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if info, err := m.sources.lstat(string(p)); err != nil {
+	if file, err := m.sources.lstat(ctx, string(p)); err != nil {
 		return nil, err
-	} else if info == nil {
+	} else if file == nil {
 		return nil, errors.New("it is not in the closure, or not in the store")
 	}
-	dir, err := m.sources.directory(string(p))
+	dir, err := m.sources.directory(ctx, string(p))
 	if err != nil || dir == "" {
 		return nil, err
 	}
-	if err := m.merge(m.root, dir); err != nil {
+	if err := m.merge(ctx, m.root, dir); err != nil {
 		return nil, err
 	}
-	return m.sources.propagated(p)
+	return m.sources.propagated(ctx, p)
 }
 
 // merge puts the content of dir, a resolved directory of the store, into n.
-func (m *merger) merge(n *node, dir string) error {
+func (m *merger) merge(ctx context.Context, n *node, dir string) error {
 	// Links in circles end here. Once is allowed, for a package whose usr is a link to ".".
 	if slices.Contains(n.merged, dir) || n.repeats(dir) > 1 {
 		return nil
 	}
 	n.merged = append(n.merged, dir)
-	entries, err := m.sources.list(dir)
+	entries, err := m.sources.list(ctx, dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		name, source := e.Name(), dir+"/"+e.Name()
+		name, source := e.Name, dir+"/"+e.Name
 		switch here := n.children[name]; {
 		case leftOut(source) || n == m.root && name == "nix": // nix is for the layers of the store
 		case here != nil:
-			err = m.collide(n, name, source)
-		case e.IsDir():
+			err = m.collide(ctx, n, name, source)
+		case e.Type.IsDir():
 			var sub *node
 			if sub, err = m.mkdir(n, name); err == nil {
-				err = m.merge(sub, source)
+				err = m.merge(ctx, sub, source)
 			}
 		default:
 			err = m.put(n, name, &node{link: source})
@@ -150,25 +156,25 @@ func (m *merger) merge(n *node, dir string) error {
 }
 
 // collide merges source into what has its name already, if both are directories or links to such.
-func (m *merger) collide(n *node, name, source string) error {
-	dir, err := m.sources.directory(source)
+func (m *merger) collide(ctx context.Context, n *node, name, source string) error {
+	dir, err := m.sources.directory(ctx, source)
 	if err != nil || dir == "" {
 		return err
 	}
-	here, err := m.open(n, name)
+	here, err := m.open(ctx, n, name)
 	if err != nil || here == nil {
 		return err
 	}
-	return m.merge(here, dir)
+	return m.merge(ctx, here, dir)
 }
 
 // open returns the directory name in n. If it is a link to a directory, it becomes one. It returns nil if it is neither.
-func (m *merger) open(n *node, name string) (*node, error) {
+func (m *merger) open(ctx context.Context, n *node, name string) (*node, error) {
 	here := n.children[name]
 	if here == nil || here.isDir() {
 		return here, nil
 	}
-	dir, err := m.sources.directory(here.link)
+	dir, err := m.sources.directory(ctx, here.link)
 	// What merge would refuse stays a link.
 	if err != nil || dir == "" || n.repeats(dir) > 1 {
 		return nil, err
@@ -177,7 +183,7 @@ func (m *merger) open(n *node, name string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sub, m.merge(sub, dir)
+	return sub, m.merge(ctx, sub, dir)
 }
 
 func (m *merger) mkdir(n *node, name string) (*node, error) {

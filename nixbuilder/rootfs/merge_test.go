@@ -270,7 +270,7 @@ func TestMergeRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer dir.Close()
-		m := newMerger(dir, closure)
+		m := newMerger(storeFiles{dir}, closure)
 		m.entries = maxEntries - 10_000 // the rest takes long
 		_, errA := m.output(context.Background(), a)
 		_, errB := m.output(context.Background(), b)

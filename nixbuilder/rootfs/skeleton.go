@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"context"
 	"path"
 	"strings"
 )
@@ -28,7 +29,7 @@ func skeleton() *node {
 }
 
 // complete adds what programs look for at a fixed place, where no package brings it.
-func (m *merger) complete() error {
+func (m *merger) complete(ctx context.Context) error {
 	for _, f := range []struct{ name, content string }{
 		{"etc/group", "root:x:0:\nnobody:x:65534:\n"},
 		{"etc/nsswitch.conf", "hosts: files dns\n"},
@@ -38,11 +39,11 @@ func (m *merger) complete() error {
 		{"etc/hosts", ""},
 		{"etc/resolv.conf", ""},
 	} {
-		if err := m.add(f.name, &node{content: f.content, mode: 0o644}); err != nil {
+		if err := m.add(ctx, f.name, &node{content: f.content, mode: 0o644}); err != nil {
 			return err
 		}
 	}
-	if err := m.add("var/run", &node{link: "/run"}); err != nil {
+	if err := m.add(ctx, "var/run", &node{link: "/run"}); err != nil {
 		return err
 	}
 	for _, alias := range []struct{ name, of string }{
@@ -52,14 +53,14 @@ func (m *merger) complete() error {
 		{"bin/sh", "bin/busybox"},
 		{"etc/ssl/certs/ca-certificates.crt", "etc/ssl/certs/ca-bundle.crt"}, // Debian's name
 	} {
-		of, err := m.find(alias.of)
+		of, err := m.find(ctx, alias.of)
 		if err != nil {
 			return err
 		}
 		if of == nil || of.isDir() {
 			continue
 		}
-		if err := m.add(alias.name, &node{link: of.link}); err != nil {
+		if err := m.add(ctx, alias.name, &node{link: of.link}); err != nil {
 			return err
 		}
 	}
@@ -67,11 +68,11 @@ func (m *merger) complete() error {
 }
 
 // add puts child under name, whose directory exists, unless something is there.
-func (m *merger) add(name string, child *node) error {
-	if here, err := m.find(name); err != nil || here != nil {
+func (m *merger) add(ctx context.Context, name string, child *node) error {
+	if here, err := m.find(ctx, name); err != nil || here != nil {
 		return err
 	}
-	dir, err := m.find(path.Dir(name))
+	dir, err := m.find(ctx, path.Dir(name))
 	if err != nil {
 		return err
 	}
@@ -79,11 +80,11 @@ func (m *merger) add(name string, child *node) error {
 }
 
 // find returns what is under name, or nil. Links to directories on the way become directories.
-func (m *merger) find(name string) (*node, error) {
+func (m *merger) find(ctx context.Context, name string) (*node, error) {
 	n, err := m.root, error(nil)
 	dir, base := path.Split(name)
 	for c := range strings.FieldsFuncSeq(dir, func(r rune) bool { return r == '/' }) {
-		if n, err = m.open(n, c); n == nil || err != nil {
+		if n, err = m.open(ctx, n, c); n == nil || err != nil {
 			return nil, err
 		}
 	}

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,10 +21,75 @@ const maxHops = 40
 // maxPropagatedBytes bounds the file in which a package names others.
 const maxPropagatedBytes = 1 << 20
 
+// Files are the files of store paths. Names are relative to the store's directory, and no element of one but the last is a symbolic link.
+type Files interface {
+	// Lstat tells what there is under a name. The error is fs.ErrNotExist if that is nothing.
+	Lstat(ctx context.Context, name string) (File, error)
+	// ReadDir lists a directory in the order of the names' bytes.
+	ReadDir(ctx context.Context, name string) ([]File, error)
+	// ReadFile reads a regular file. It fails if that is larger than most bytes.
+	ReadFile(ctx context.Context, name string, most int64) ([]byte, error)
+}
+
+// A File is a file, directory or symbolic link.
+type File struct {
+	// Name is the one in its directory. Only ReadDir says it.
+	Name string
+	Type fs.FileMode
+	// Target is where a symbolic link leads to. Only Lstat says it.
+	Target string
+}
+
+// storeFiles are those of the Nix store.
+type storeFiles struct{ dir *os.Root }
+
+func (s storeFiles) Lstat(_ context.Context, name string) (File, error) {
+	info, err := s.dir.Lstat(name)
+	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
+		return File{}, fs.ErrNotExist
+	}
+	if err != nil {
+		return File{}, err
+	}
+	file := File{Type: info.Mode().Type()}
+	if file.Type == fs.ModeSymlink {
+		file.Target, err = s.dir.Readlink(name)
+	}
+	return file, err
+}
+
+func (s storeFiles) ReadDir(_ context.Context, name string) ([]File, error) {
+	f, err := s.dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	files := make([]File, len(entries))
+	for i, entry := range entries {
+		files[i] = File{Name: entry.Name(), Type: entry.Type()}
+	}
+	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Name, b.Name) })
+	return files, err
+}
+
+func (s storeFiles) ReadFile(_ context.Context, name string, most int64) ([]byte, error) {
+	f, err := s.dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(content)) > most {
+		err = fmt.Errorf("reading %s: larger than %d bytes", f.Name(), most)
+	}
+	return content, err
+}
+
 // sources reads what packages hold. Names are absolute. What lies outside the closure does not exist for it, so that a
 // merge depends neither on what else is in the store nor on the rest of the machine.
 type sources struct {
-	dir     *os.Root // the store
+	files   Files
 	closure map[store.Path]bool
 	// directories holds what directory found. Links that lead in circles make it asked the same over and over.
 	directories map[string]string
@@ -37,21 +103,21 @@ func (s sources) inStore(name string) (rel string, ok bool) {
 }
 
 // lstat returns nil if name does not exist.
-func (s sources) lstat(name string) (fs.FileInfo, error) {
+func (s sources) lstat(ctx context.Context, name string) (*File, error) {
 	rel, ok := s.inStore(name)
 	if !ok {
 		return nil, nil
 	}
-	info, err := s.dir.Lstat(rel)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
+	file, err := s.files.Lstat(ctx, rel)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return info, err
+	return &file, err
 }
 
-// resolve follows all symbolic links in name, also those of its directories. info is nil if that leads to nothing, in
+// resolve follows all symbolic links in name, also those of its directories. file is nil if that leads to nothing, in
 // circles or out of the closure.
-func (s sources) resolve(name string) (real string, info fs.FileInfo, err error) {
+func (s sources) resolve(ctx context.Context, name string) (real string, file *File, err error) {
 	todo := strings.Split(name, "/")
 	for hops := 0; len(todo) > 0; {
 		c := todo[0]
@@ -66,39 +132,34 @@ func (s sources) resolve(name string) (real string, info fs.FileInfo, err error)
 		parent := real
 		real += "/" + c
 		// What does not exist is walked on through: the directories above the closure are among it.
-		if info, err = s.lstat(real); err != nil {
+		if file, err = s.lstat(ctx, real); err != nil {
 			return "", nil, err
 		}
-		if info == nil || info.Mode().Type() != fs.ModeSymlink {
+		if file == nil || file.Type != fs.ModeSymlink {
 			continue
 		}
 		if hops++; hops > maxHops {
 			return "", nil, nil
 		}
-		rel, _ := s.inStore(real)
-		target, err := s.dir.Readlink(rel)
-		if err != nil {
-			return "", nil, err
-		}
-		if real = parent; strings.HasPrefix(target, "/") {
+		if real = parent; strings.HasPrefix(file.Target, "/") {
 			real = ""
 		}
-		todo = append(strings.Split(target, "/"), todo...)
+		todo = append(strings.Split(file.Target, "/"), todo...)
 	}
-	info, err = s.lstat(real)
-	return real, info, err
+	file, err = s.lstat(ctx, real)
+	return real, file, err
 }
 
 // directory resolves name. It returns "" if that is no directory.
-func (s sources) directory(name string) (string, error) {
+func (s sources) directory(ctx context.Context, name string) (string, error) {
 	if real, known := s.directories[name]; known {
 		return real, nil
 	}
-	real, info, err := s.resolve(name)
+	real, file, err := s.resolve(ctx, name)
 	if err != nil {
 		return "", err
 	}
-	if info == nil || !info.IsDir() {
+	if file == nil || !file.Type.IsDir() {
 		real = ""
 	}
 	s.directories[name] = real
@@ -106,34 +167,22 @@ func (s sources) directory(name string) (string, error) {
 }
 
 // list returns the content of a directory, whose name must be resolved, in the order of the names' bytes.
-func (s sources) list(name string) ([]fs.DirEntry, error) {
+func (s sources) list(ctx context.Context, name string) ([]File, error) {
 	rel, _ := s.inStore(name)
-	f, err := s.dir.Open(rel)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	entries, err := f.ReadDir(-1)
-	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
-	return entries, err
+	return s.files.ReadDir(ctx, rel)
 }
 
+// PropagatedFile is where, in a store path, a package names others.
+const PropagatedFile = "nix-support/propagated-user-env-packages"
+
 // propagated returns the store paths of the closure that output asks to be installed with it.
-func (s sources) propagated(output store.Path) ([]store.Path, error) {
-	real, info, err := s.resolve(string(output) + "/nix-support/propagated-user-env-packages")
-	if err != nil || info == nil || !info.Mode().IsRegular() {
+func (s sources) propagated(ctx context.Context, output store.Path) ([]store.Path, error) {
+	real, file, err := s.resolve(ctx, string(output)+"/"+PropagatedFile)
+	if err != nil || file == nil || !file.Type.IsRegular() {
 		return nil, err
-	}
-	if info.Size() > maxPropagatedBytes {
-		return nil, fmt.Errorf("reading %s: larger than %d bytes", real, maxPropagatedBytes)
 	}
 	rel, _ := s.inStore(real)
-	f, err := s.dir.Open(rel)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxPropagatedBytes))
+	text, err := s.files.ReadFile(ctx, rel, maxPropagatedBytes)
 	if err != nil {
 		return nil, err
 	}

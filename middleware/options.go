@@ -15,6 +15,7 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
@@ -82,6 +83,8 @@ type BuildOptions struct {
 	MaxSize Bytes `mapstructure:"maxsize"`
 	// Hold is how long a client waits for the header of an answer before it is sent round again.
 	Hold time.Duration `mapstructure:"hold"`
+	// Storeless has images made straight from binary caches, those of Nix.Substituters, without a Nix store.
+	Storeless bool `mapstructure:"storeless"`
 }
 
 // ImageOptions is the form of images.
@@ -91,7 +94,7 @@ type ImageOptions struct {
 	Layers int `mapstructure:"layers"`
 }
 
-// NixOptions is handed to Nix as it is.
+// NixOptions is handed to Nix as it is. Storeless builds use the same substituters and keys.
 type NixOptions struct {
 	Substituters      []string `mapstructure:"substituters"`
 	TrustedPublicKeys []string `mapstructure:"trustedpublickeys"`
@@ -292,6 +295,11 @@ func (o Options) packages() nixbuilder.Packages {
 	}
 }
 
+// caches are those of storeless builds.
+func (o Options) caches() binarycache.Options {
+	return binarycache.Options{Substituters: o.Nix.Substituters, TrustedPublicKeys: o.Nix.TrustedPublicKeys}
+}
+
 // builder is what the options mean to the builder.
 func (o Options) builder() nixbuilder.Options {
 	settings := map[string]string{}
@@ -315,6 +323,8 @@ func (o Options) builder() nixbuilder.Options {
 		BuildTimeout:    o.Build.Timeout,
 		Concurrency:     o.Build.Concurrency,
 		MaxBytes:        int64(o.Build.MaxSize),
+		Storeless:       o.Build.Storeless,
+		Caches:          o.caches(),
 		Settings:        settings,
 		EvaluationBytes: int64(o.Nix.EvaluationMemory),
 		EvaluationTime:  o.Nix.EvaluationTime,
@@ -407,6 +417,10 @@ func (o Options) faults() []error {
 		if limit.value < limit.low || limit.value > limit.high {
 			fault("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
 		}
+	}
+	if o.Build.Storeless {
+		faults = append(faults, prefixed("nix.substituters: ", o.caches().CheckSubstituters())...)
+		faults = append(faults, prefixed("nix.trustedpublickeys: ", o.caches().CheckTrustedPublicKeys())...)
 	}
 	for _, prefix := range o.Nix.AllowedURIs {
 		if prefix == "" || strings.ContainsAny(prefix, " \t\n") {

@@ -14,7 +14,9 @@ import (
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
@@ -57,6 +59,9 @@ type Options struct {
 	Concurrency int
 	// MaxBytes is how large the store paths of an image may be together, as NARs.
 	MaxBytes int64
+	// Storeless has images made straight from Caches. Only what they don't have goes through a Nix store, if there is one.
+	Storeless bool
+	Caches    binarycache.Options
 	// Settings are handed to Nix, by the names of nix.conf.
 	Settings map[string]string
 	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use.
@@ -101,10 +106,12 @@ type Builder struct {
 	layout    *layout
 	packer    *packer
 	images    *Records[[]packedLayer]
+	caches    *binarycache.Caches // nil: all goes through the Nix store
+	listings  *listings           // nil: as caches
 }
 
-// New prepares a Builder and tries out that Nix is there. Limits of isolation that the host does not permit are logged. What it found out
-// and wants to share with other replicas it keeps in state.
+// New prepares a Builder and tries out that Nix is there, its store too unless the Builder is storeless. Limits of isolation that the
+// host does not permit are logged. What it found out and wants to share with other replicas it keeps in state.
 func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	runner, warnings := proc.New()
 	packages, err := options.Packages.open(runner, filepath.Join(options.CacheDir, "sources"))
@@ -133,9 +140,23 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
 	}
+	if options.Storeless {
+		if b.listings, err = newListings(state); err != nil {
+			return nil, err
+		}
+		if b.caches, err = binarycache.New(options.Caches); err != nil {
+			return nil, err
+		}
+		b.packer.cores = make(chan struct{}, cap(b.packer.uploads)) // some of them wait for the network
+		for _, warning := range warnings {
+			logrus.Warn("nix: ", warning)
+		}
+		logrus.Infof("nix: making images straight from binary caches, and evaluating with Nix %s", evaluator.Version())
+		return b, nil
+	}
 	conn, err := b.daemons.Get(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("opening the Nix store: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNoStore, err)
 	}
 	defer b.daemons.Put(conn)
 	for _, warning := range append(warnings, conn.Warnings()...) {
@@ -237,64 +258,82 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 	return image, err
 }
 
+// An order is an image of one platform, whose packages are known.
+type order struct {
+	request          names.Request
+	packages         packages
+	pinned           source.Pinned
+	platform, system string
+	repo             Repository
+	started          time.Time
+}
+
 // buildFor is the pipeline, for one platform.
 func (b *Builder) buildFor(ctx context.Context, platform string, request names.Request, pinned source.Pinned, repo Repository) (Manifest, error) {
-	started := time.Now()
-	system, err := SystemOf(platform)
-	if err != nil {
+	o := order{request: request, pinned: pinned, platform: platform, repo: repo, started: time.Now()}
+	var err error
+	if o.system, err = SystemOf(platform); err != nil {
 		return Manifest{}, Errorf(NotFound, "%v", err)
 	}
-	packages, err := b.resolve(ctx, request, pinned, system)
-	if err != nil {
+	if o.packages, err = b.resolve(ctx, request, pinned, o.system); err != nil {
 		return Manifest{}, err
 	}
-	conn, err := b.realise(ctx, packages, pinned, system)
+	if b.caches != nil {
+		return b.substitute(ctx, o)
+	}
+	return b.fromStore(ctx, o)
+}
+
+// fromStore makes an image out of the Nix store, after Nix has made what is not there.
+func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
+	conn, err := b.realise(ctx, o.packages, o.pinned, o.system)
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer b.daemons.Put(conn) // until then, the closure can't be collected
-	closure, err := conn.Closure(ctx, packages.outputs())
+	closure, err := conn.Closure(ctx, o.packages.outputs())
 	if err != nil {
 		return Manifest{}, err
 	}
+	return b.assemble(ctx, o, closure, nil)
+}
+
+// assemble stores the blobs of an image. Its closure is in the Nix store, or in binary caches if from is not nil.
+func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInfo, from *archives) (Manifest, error) {
 	if size := narSize(closure); size > b.options.MaxBytes {
 		return Manifest{}, tooLarge(size, b.options.MaxBytes)
 	}
-	profile, err := newProfile(ctx, packages, closure)
+	layers, profile, err := b.pack(ctx, o, closure, from)
 	if err != nil {
 		return Manifest{}, err
 	}
-	layers, err := b.pack(ctx, profile, closure, repo)
+	labels, err := provenance(o.request, o.packages, o.pinned)
 	if err != nil {
 		return Manifest{}, err
 	}
-	from, err := provenance(request, packages, pinned)
+	config, err := imageConfig(layers, o.platform, o.pinned, containerConfig(o.request, o.packages, profile, labels))
 	if err != nil {
 		return Manifest{}, err
 	}
-	config, err := imageConfig(layers, platform, pinned, containerConfig(request, packages, profile, from))
-	if err != nil {
+	if err := o.repo.Put(ctx, v1.MediaTypeImageConfig, config); err != nil {
 		return Manifest{}, err
 	}
-	if err := repo.Put(ctx, v1.MediaTypeImageConfig, config); err != nil {
-		return Manifest{}, err
-	}
-	manifest, err := imageManifest(config, layers, b.options.Compression, from)
+	manifest, err := imageManifest(config, layers, b.options.Compression, labels)
 	if err != nil {
 		return Manifest{}, err
 	}
 	logrus.WithFields(logrus.Fields{
-		"image": request.String(), "platform": platform, "revision": pinned.Revision, "paths": len(closure), "layers": len(layers), "took": time.Since(started).Round(time.Millisecond),
+		"image": o.request.String(), "platform": o.platform, "revision": o.pinned.Revision, "paths": len(closure), "layers": len(layers), "took": time.Since(o.started).Round(time.Millisecond),
 	}).Info("nix: built ", manifest.Digest)
 	return manifest, nil
 }
 
 // pack stores the layers of an image, the root layer first, grouped as they were when the same store paths were packed before.
-func (b *Builder) pack(ctx context.Context, profile profile, closure []store.PathInfo, repo Repository) ([]packedLayer, error) {
+func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from *archives) ([]packedLayer, profile, error) {
 	key := b.closureKey(closure)
 	known, grouped, err := b.images.Get(ctx, key)
 	if err != nil {
-		return nil, err
+		return nil, profile{}, err
 	}
 	groups := make([][]store.Path, 0, len(known))
 	for _, l := range known {
@@ -303,14 +342,47 @@ func (b *Builder) pack(ctx context.Context, profile profile, closure []store.Pat
 	}
 	if !grouped {
 		if groups, err = b.layout.group(ctx, closure, b.options.Layers); err != nil {
-			return nil, err
+			return nil, profile{}, err
 		}
 	}
-	layers, err := b.packer.layers(ctx, profile, groups, repo)
+	layers, root, err := b.layers(ctx, o, closure, groups, from)
 	if err == nil && !grouped {
 		err = b.images.Put(ctx, key, layers[1:])
 	}
-	return layers, err
+	return layers, root, err
+}
+
+// layers stores the root layer and one for each group, in this order.
+func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo, groups [][]store.Path, from *archives) (layers []packedLayer, root profile, err error) {
+	var first packedLayer
+	packRoot := func(ctx context.Context) (err error) {
+		first, err = b.packer.root(ctx, root, o.repo)
+		return err
+	}
+	if from == nil {
+		if root, err = newProfile(ctx, o.packages, closure, nil); err != nil {
+			return nil, root, err
+		}
+		all, ctx := errgroup.WithContext(ctx)
+		all.Go(func() error { return packRoot(ctx) })
+		all.Go(func() (err error) {
+			layers, err = b.packer.layers(ctx, groups, o.repo, packStore)
+			return err
+		})
+		err = all.Wait()
+		return append([]packedLayer{first}, layers...), root, err
+	}
+	// What the root layer needs to know of the store paths is gathered while they are packed.
+	if layers, err = b.packer.layers(ctx, groups, o.repo, from.pack); err != nil {
+		return nil, root, err
+	}
+	if root, err = newProfile(ctx, o.packages, closure, from); err != nil {
+		return nil, root, err
+	}
+	if err = from.keepListings(ctx); err == nil {
+		err = packRoot(ctx)
+	}
+	return append([]packedLayer{first}, layers...), root, err
 }
 
 func (b *Builder) closureKey(closure []store.PathInfo) string {

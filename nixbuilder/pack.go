@@ -54,27 +54,37 @@ func newPacker(state State, compression layer.Compression) *packer {
 	}
 }
 
-// layers makes sure that the root layer and a layer for each group of paths are in the repository, and returns them in this order.
-func (p *packer) layers(ctx context.Context, root profile, groups [][]store.Path, repo Repository) ([]packedLayer, error) {
-	layers := make([]packedLayer, 1+len(groups))
+// A packing writes the layer that holds paths.
+type packing func(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error)
+
+// packStore packs paths of the Nix store.
+func packStore(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error) {
+	return layer.Pack(ctx, w, compressor, paths, layer.Options{})
+}
+
+// layers makes sure that a layer for each group of paths is in the repository, and returns them in this order.
+func (p *packer) layers(ctx context.Context, groups [][]store.Path, repo Repository, pack packing) ([]packedLayer, error) {
+	layers := make([]packedLayer, len(groups))
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(layersInFlight)
-	add := func(i int, key string, pack func(io.Writer) (layer.Result, error)) {
+	for i, paths := range groups {
+		layers[i].Paths = paths
 		all.Go(func() (err error) {
-			layers[i].Blob, err = p.layer(ctx, key, repo, pack)
+			layers[i].Blob, err = p.layer(ctx, p.key(paths), repo, func(w io.Writer) (layer.Result, error) {
+				return pack(ctx, w, p.compressor, paths)
+			})
 			return err
 		})
 	}
-	add(0, root.key(p.compressor.Compression()), func(w io.Writer) (layer.Result, error) {
+	return layers, all.Wait()
+}
+
+// root makes sure that the root layer is in the repository.
+func (p *packer) root(ctx context.Context, root profile, repo Repository) (packedLayer, error) {
+	blob, err := p.layer(ctx, root.key(p.compressor.Compression()), repo, func(w io.Writer) (layer.Result, error) {
 		return root.tree.Pack(ctx, w, p.compressor)
 	})
-	for i, paths := range groups {
-		layers[1+i].Paths = paths
-		add(1+i, p.key(paths), func(w io.Writer) (layer.Result, error) {
-			return layer.Pack(ctx, w, p.compressor, paths, layer.Options{})
-		})
-	}
-	return layers, all.Wait()
+	return packedLayer{Blob: blob}, err
 }
 
 // recall puts a layer that another record tells of into memory, so that it is not asked for alone.

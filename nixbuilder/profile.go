@@ -23,7 +23,8 @@ type profile struct {
 	tree     *rootfs.Tree
 }
 
-func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo) (profile, error) {
+// newProfile merges packages, whose files are the Nix store's if files is nil.
+func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, files rootfs.Files) (profile, error) {
 	var p profile
 	for _, c := range chosen {
 		p.packages = append(p.packages, rootfs.Package{Name: c.attribute(), Priority: c.Priority, Outputs: c.installed()})
@@ -33,7 +34,7 @@ func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo) 
 		paths[i] = info.Path
 	}
 	var err error
-	p.tree, err = rootfs.Merge(ctx, p.packages, paths, rootfs.Options{})
+	p.tree, err = rootfs.Merge(ctx, p.packages, paths, rootfs.Options{Files: files})
 	return p, err
 }
 

@@ -26,6 +26,9 @@ var builderEnd = regexp.MustCompile(`failed (with exit code \d+|due to signal \d
 // otherMachine is how Nix says that this machine can't build a derivation, for its platform or the features that it asks for.
 var otherMachine = regexp.MustCompile(`a '([a-z0-9_-]+)' with features \{([^}]*)\} is required to build '/nix/store/[a-z0-9]{32}-([^']+)'`)
 
+// errNoStore is that no Nix daemon can be started, or none that has a store.
+var errNoStore = errors.New("opening the Nix store")
+
 func tooLarge(size, most int64) error {
 	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
 }
@@ -59,7 +62,7 @@ func (b *Builder) realise(ctx context.Context, wanted packages, pinned source.Pi
 func (b *Builder) hold(ctx context.Context, paths []store.Path) (conn *daemon.Conn, absent []store.Path, err error) {
 	conn, err = b.daemons.Get(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("opening the Nix store: %w", err)
+		return nil, nil, fmt.Errorf("%w: %w", errNoStore, err)
 	}
 	err = conn.AddTempRoots(ctx, paths)
 	var valid []store.Path

@@ -1,0 +1,352 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// A signedCache is a binary cache whose paths a key has signed.
+type signedCache struct {
+	dir, publicKey, url string
+
+	mu     sync.Mutex
+	down   bool
+	asked  []string
+	secret string
+}
+
+// newSignedCache is an empty cache on loopback.
+func newSignedCache(t testing.TB) *signedCache {
+	t.Helper()
+	Needs(t, "nix", "nix-store")
+	dir := Dir(t)
+	c := &signedCache{dir: filepath.Join(dir, "cache"), secret: filepath.Join(dir, "secret")}
+	public := filepath.Join(dir, "public")
+	Exec(t, "nix-store", "--generate-binary-cache-key", "cache.example.org-1", c.secret, public)
+	key, err := os.ReadFile(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.publicKey = strings.TrimSpace(string(key))
+	files := http.FileServer(http.Dir(c.dir))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		down := c.down
+		c.asked = append(c.asked, r.URL.Path)
+		c.mu.Unlock()
+		if down {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	c.url = server.URL
+	return c
+}
+
+// add copies paths, with all that they refer to, from a store.
+func (c *signedCache) add(t testing.TB, from, compression string, paths ...store.Path) {
+	t.Helper()
+	args := []string{"--extra-experimental-features", "nix-command", "copy", "--to", "file://" + c.dir + "?compression=" + compression + "&secret-key=" + c.secret}
+	if from != "" {
+		args = append(args, "--from", from)
+	}
+	for _, p := range paths {
+		args = append(args, string(p))
+	}
+	Exec(t, "nix", args...)
+}
+
+func (c *signedCache) setDown(down bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = down
+}
+
+// requests are the paths that were asked for since the last call, and that match.
+func (c *signedCache) requests(pattern string) (matching []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, path := range c.asked {
+		if regexp.MustCompile(pattern).MatchString(path) {
+			matching = append(matching, path)
+		}
+	}
+	c.asked = nil
+	return matching
+}
+
+// settings are those of a registry that packs straight from the cache.
+func (c *signedCache) settings(more ...string) []string {
+	return append([]string{
+		"nix.build.storeless=true", `nix.nix.substituters=["` + c.url + `"]`, `nix.nix.trustedpublickeys=["` + c.publicKey + `"]`,
+	}, more...)
+}
+
+// withoutStore has a registry see an empty directory that nobody can write to where Nix's store and state are.
+func withoutStore(t testing.TB, r *Registry) {
+	t.Helper()
+	Needs(t, "unshare", "mount")
+	program, err := shared.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(Dir(t), "registry")
+	Write(t, script, fmt.Sprintf("#!/bin/sh\nset -eu\nmount -t tmpfs -o ro,mode=755 none /nix\nexec '%s' \"$@\"\n", program))
+	if err := os.Chmod(script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	wrapper := script + "-wrapper"
+	Write(t, wrapper, fmt.Sprintf("#!/bin/sh\nexec unshare --mount --propagation private '%s' \"$@\"\n", script))
+	if err := os.Chmod(wrapper, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "unshare", "--mount", "true").CombinedOutput(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatalf("mount namespaces are needed: %v %s", err, out)
+		}
+		t.Skipf("mount namespaces are needed: %v %s", err, out)
+	}
+	r.Program = wrapper
+}
+
+// TestStoreless packs real packages straight from a binary cache, where there is no Nix store at all, and gets the images that a registry with a
+// store makes.
+func TestStoreless(t *testing.T) {
+	t.Parallel()
+	ordinary := StartRegistry(t)
+	for _, test := range []struct {
+		compression string
+		images      []string
+	}{
+		{"zstd", []string{"shell/git/perl/python3", "nginx", "git/nginx"}},
+		{"xz", []string{"hello"}},
+		{"none", []string{"tree"}},
+		{"bzip2", []string{"hello"}},
+		{"gzip", []string{"tree"}},
+	} {
+		t.Run(test.compression, func(t *testing.T) {
+			cache := newSignedCache(t)
+			r := NewRegistry(t, cache.settings()...)
+			withoutStore(t, r)
+			r.Start()
+			pull := func(name string) (archives []string) {
+				t.Helper()
+				want := ordinary.Pull(t, name)
+				cache.add(t, "", test.compression, ordinary.paths(t, want)...)
+				cache.requests("")
+				got := r.Pull(t, name)
+				if got.Digest != want.Digest {
+					t.Errorf("%s is %s, out of a store it is %s", name, got.Digest, want.Digest)
+				}
+				r.CheckWhole(t, got)
+				archives = cache.requests(`^/nar/`)
+				slices.Sort(archives)
+				if n := len(slices.Compact(slices.Clone(archives))); n < len(archives) {
+					t.Errorf("%d archives were fetched, %d of them more than once", len(archives), len(archives)-n)
+				}
+				return archives
+			}
+			for _, name := range test.images {
+				if archives := pull(name); (len(archives) > 0) == (name == "git/nginx") {
+					t.Errorf("%s: archives that were fetched: %q", name, archives)
+				}
+			}
+			if programs := r.Programs(); slices.Contains(programs, "nix-daemon") || slices.Contains(programs, "nix-store") {
+				t.Errorf("programs were started: %q", programs)
+			}
+			if test.compression != "zstd" {
+				return
+			}
+			r.Stop() // what is in memory is lost
+			r.Start()
+			if archives := pull("nginx/perl"); len(archives) > 0 {
+				t.Errorf("packages that other images have were fetched again: %q", archives)
+			}
+		})
+	}
+}
+
+// TestStorelessFaults has a binary cache fail in all its ways. Nothing is kept of what is not whole, the client is told what is wrong, and when it is
+// right again the image is made.
+func TestStorelessFaults(t *testing.T) {
+	t.Parallel()
+	ordinary := StartRegistry(t)
+	want := ordinary.Pull(t, "tree")
+	paths := ordinary.paths(t, want)
+	tree := paths[slices.IndexFunc(paths, func(p store.Path) bool { return strings.HasPrefix(p.Name(), "tree-") })]
+	resign := func(t *testing.T, c *signedCache) {
+		if err := os.RemoveAll(c.dir); err != nil {
+			t.Fatal(err)
+		}
+		(&signedCache{dir: c.dir, secret: newSignedCache(t).secret}).add(t, "", "zstd", paths...)
+	}
+	for _, test := range []struct {
+		name   string
+		damage func(t *testing.T, c *signedCache)
+		status int
+		text   string
+	}{
+		{"signed by another key", resign, http.StatusForbidden, "no trusted key has signed it"},
+		{"another hash", func(t *testing.T, c *signedCache) {
+			c.edit(t, c.narinfo(tree), func(text []byte) []byte {
+				return regexp.MustCompile(`NarHash: sha256:....`).ReplaceAll(text, []byte("NarHash: sha256:0000"))
+			})
+		}, http.StatusForbidden, "no trusted key has signed it"},
+		{"another content", func(t *testing.T, c *signedCache) {
+			c.edit(t, c.archive(t, tree), func(archive []byte) []byte { archive[len(archive)/2] ^= 1; return archive })
+		}, http.StatusForbidden, "can't be downloaded: a binary cache has it, but the archive"},
+		{"cut off", func(t *testing.T, c *signedCache) {
+			c.edit(t, c.archive(t, tree), func(archive []byte) []byte { return archive[:len(archive)/2] })
+		}, http.StatusForbidden, "can't be downloaded: a binary cache has it, but the archive"},
+		{"no archive", func(t *testing.T, c *signedCache) {
+			if err := os.Remove(c.archive(t, tree)); err != nil {
+				t.Fatal(err)
+			}
+		}, http.StatusForbidden, "the archive is gone"},
+		{"not there", func(t *testing.T, c *signedCache) {
+			if err := os.Remove(c.narinfo(tree)); err != nil {
+				t.Fatal(err)
+			}
+		}, http.StatusForbidden, tree.Name() + " can't be downloaded: no binary cache has it, and this registry has no Nix store to build it in"},
+		{"down", func(_ *testing.T, c *signedCache) { c.setDown(true) }, http.StatusServiceUnavailable, "ask again later"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			cache := newSignedCache(t)
+			cache.add(t, "", "zstd", paths...)
+			r := NewRegistry(t, cache.settings()...)
+			withoutStore(t, r)
+			test.damage(t, cache)
+			r.Start()
+			status, _, body, err := r.Get(t.Context(), "/v2/tree/manifests/latest", v1.MediaTypeImageManifest)
+			if err != nil || status != test.status || !strings.Contains(string(body), test.text) {
+				t.Errorf("answered with %d %s, %v, want %d and %q", status, body, err, test.status, test.text)
+			}
+			if left := r.uploads(t); len(left) > 0 {
+				t.Errorf("half-committed: %q", left)
+			}
+			if tagged := slices.ContainsFunc(files(t, r.storage()), func(name string) bool { return strings.Contains(name, "/_manifests/") }); tagged {
+				t.Error("there is a manifest")
+			}
+			r.Stop() // what failed is remembered for a minute
+
+			cache.setDown(false)
+			if err := os.RemoveAll(cache.dir); err != nil {
+				t.Fatal(err)
+			}
+			cache.add(t, "", "zstd", paths...)
+			r.Start()
+			if got := r.Pull(t, "tree"); got.Digest != want.Digest {
+				t.Errorf("when all is right again, the image is %s, want %s", got.Digest, want.Digest)
+			}
+		})
+	}
+}
+
+// narinfo is the file about a path.
+func (c *signedCache) narinfo(p store.Path) string {
+	hash, _, _ := strings.Cut(p.Base(), "-")
+	return filepath.Join(c.dir, hash+".narinfo")
+}
+
+// archive is the file with a path's content.
+func (c *signedCache) archive(t testing.TB, p store.Path) string {
+	t.Helper()
+	text, err := os.ReadFile(c.narinfo(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(c.dir, string(regexp.MustCompile(`(?m)^URL: (.*)$`).FindSubmatch(text)[1]))
+}
+
+func (c *signedCache) edit(t testing.TB, name string, change func([]byte) []byte) {
+	t.Helper()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Write(t, name, string(change(content)))
+}
+
+// TestStorelessBuilds builds what no binary cache has, where there is a Nix store.
+func TestStorelessBuilds(t *testing.T) {
+	t.Parallel()
+	cache := newSignedCache(t)
+	if err := os.Mkdir(cache.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	Write(t, filepath.Join(cache.dir, "nix-cache-info"), "StoreDir: /nix/store\n")
+	packages := FreshPackages(t)
+	r := StartRegistry(t, cache.settings("nix.packages.path="+packages)...)
+	if programs := r.Programs(); slices.Contains(programs, "nix-daemon") {
+		t.Errorf("before it is needed, Nix was started: %q", programs)
+	}
+	r.CheckWhole(t, r.Pull(t, "quick"))
+	if log := r.Log(); !strings.Contains(log, "no binary cache has it") || !strings.Contains(log, logBuilding) {
+		t.Error("the log does not say that it was built")
+	}
+}
+
+// TestStorelessPlatform makes an image for a platform that this machine can neither build for nor run.
+func TestStorelessPlatform(t *testing.T) {
+	t.Parallel()
+	Needs(t, "nix-build")
+	packages := FreshPackages(t)
+	content, err := os.ReadFile(filepath.Join("testdata", "platforms", "default.nix"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	Write(t, filepath.Join(packages, "default.nix"), string(content))
+	// A machine that believes that it can is in the place of one that can.
+	own := "local?root=" + filepath.Join(Dir(t), "store")
+	built := Exec(t, "nix-build", "--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option", "extra-platforms", "aarch64-linux",
+		"--store", own, "--argstr", "system", "aarch64-linux", "-A", "native", packages)
+	cache := newSignedCache(t)
+	cache.add(t, own, "zstd", store.Path(built))
+
+	r := NewRegistry(t, cache.settings("nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`)...)
+	withoutStore(t, r)
+	r.Start()
+	image := r.Pull(t, "arm64/native")
+	r.CheckWhole(t, image)
+	var config v1.Image
+	if err := json.Unmarshal(r.Blob(t, image, image.Config), &config); err != nil {
+		t.Fatal(err)
+	}
+	if config.Architecture != "arm64" || !slices.Contains(r.paths(t, image), store.Path(built)) {
+		t.Errorf("the image is for %s and holds %q, want %s", config.Architecture, r.paths(t, image), built)
+	}
+}
+
+// paths are the store paths that an image says it holds.
+func (r *Registry) paths(t testing.TB, image Image) (paths []store.Path) {
+	t.Helper()
+	var config v1.Image
+	if err := json.Unmarshal(r.Blob(t, image, image.Config), &config); err != nil {
+		t.Fatal(err)
+	}
+	for _, history := range config.History {
+		held, err := historyPaths(history)
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths = append(paths, held...)
+	}
+	return paths
+}

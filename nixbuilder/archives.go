@@ -1,0 +1,276 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/klauspost/compress/zstd"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+const (
+	// listingFormat is part of every key of a listing's record. It changes with what package nar writes.
+	listingFormat = "1"
+	// maxListingBytes is how large the listing of a store path may be. One file in it takes about 20 bytes.
+	maxListingBytes = 32 << 20
+	// listingsCached are in memory because they were read from the State; a listing is mostly 1 or 2 KB, compressed.
+	listingsCached = 200
+	// freshBytes is how much of listings, compressed, is in memory because they came by.
+	freshBytes = 64 << 20
+	// recordsAtOnce is how many listings of an image are written to the State at a time.
+	recordsAtOnce = 16
+)
+
+// listings are what store paths hold but for the content of files, gathered while their archives pass. Those that root layers needed are also records. They
+// are safe for concurrent use.
+type listings struct {
+	records *Records[[]byte]
+	encoder *zstd.Encoder
+	decoder *zstd.Decoder
+
+	mu    sync.Mutex
+	fresh *simplelru.LRU[store.Path, []byte]
+	bytes int // of fresh
+	most  int // bytes of fresh
+}
+
+func newListings(state State) (*listings, error) {
+	l := &listings{records: NewRecords[[]byte](state, "listings", listingsCached), most: freshBytes}
+	var err error
+	if l.fresh, err = simplelru.NewLRU(1<<20, func(_ store.Path, listing []byte) { l.bytes -= len(listing) }); err != nil {
+		return nil, err
+	}
+	if l.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
+		return nil, err
+	}
+	l.decoder, err = zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxListingBytes))
+	return l, err
+}
+
+func listingKey(p store.Path) string { return Key("listing", listingFormat, string(p)) }
+
+// add keeps a listing in memory, as long as there is room.
+func (l *listings) add(p store.Path, listing []byte) {
+	compressed := l.encoder.EncodeAll(listing, nil)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fresh.Remove(p)
+	l.fresh.Add(p, compressed)
+	l.bytes += len(compressed)
+	for l.bytes > l.most {
+		l.fresh.RemoveOldest()
+	}
+}
+
+// get returns nil if the listing is not known.
+func (l *listings) get(ctx context.Context, p store.Path) (*nar.Listing, error) {
+	l.mu.Lock()
+	compressed, ok := l.fresh.Get(p)
+	l.mu.Unlock()
+	if !ok {
+		var err error
+		if compressed, ok, err = l.records.Get(ctx, listingKey(p)); err != nil || !ok {
+			return nil, err
+		}
+	}
+	plain, err := l.decoder.DecodeAll(compressed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("decompressing the listing of %s: %w", p, err)
+	}
+	return nar.ParseListing(plain)
+}
+
+// keep writes a listing that is only in memory into the State.
+func (l *listings) keep(ctx context.Context, p store.Path) error {
+	key := listingKey(p)
+	l.mu.Lock()
+	compressed, ok := l.fresh.Peek(p)
+	l.mu.Unlock()
+	if !ok || l.records.Cached(key) {
+		return nil
+	}
+	return l.records.Put(ctx, key, compressed)
+}
+
+// archives are the store paths of one image, in binary caches. They are safe for concurrent use.
+type archives struct {
+	*listings
+	paths   map[store.Path]*binarycache.Archive
+	tempDir string
+
+	mu     sync.Mutex
+	parsed map[store.Path]*nar.Listing // what the root layer asked for
+}
+
+func newArchives(l *listings, closure []*binarycache.Archive, tempDir string) *archives {
+	a := &archives{
+		listings: l, paths: make(map[store.Path]*binarycache.Archive, len(closure)), tempDir: tempDir, parsed: make(map[store.Path]*nar.Listing),
+	}
+	for _, archive := range closure {
+		a.paths[archive.Path] = archive
+	}
+	return a
+}
+
+// pack writes the layer of paths while they are downloaded.
+func (a *archives) pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error) {
+	return layer.PackArchives(ctx, w, compressor, paths, layer.Options{TempDir: a.tempDir}, func(p store.Path, visit func(nar.Entry) error) error { return a.read(ctx, p, visit) })
+}
+
+// read downloads a path, and keeps its listing.
+func (a *archives) read(ctx context.Context, p store.Path, visit func(nar.Entry) error) error {
+	archive := a.paths[p]
+	if archive == nil {
+		return fmt.Errorf("reading %s: it is not in the closure", p)
+	}
+	lister := nar.Lister{Keep: rootfs.PropagatedFile, Max: maxListingBytes}
+	err := archive.Read(ctx, func(e nar.Entry) error {
+		if err := lister.Add(&e); err != nil {
+			return err
+		}
+		return visit(e)
+	})
+	if listing, ok := lister.Bytes(); err == nil && ok {
+		a.add(p, listing)
+	}
+	return err
+}
+
+// find tells what is under a name that is relative to the store. The error is fs.ErrNotExist if that is nothing.
+func (a *archives) find(ctx context.Context, name string) (*nar.Listing, error) {
+	base, below, _ := strings.Cut(name, "/")
+	listing, err := a.listing(ctx, store.Path(store.Dir+"/"+base))
+	if err != nil {
+		return nil, err
+	}
+	if listing = listing.Find(below); listing == nil {
+		return nil, fs.ErrNotExist
+	}
+	return listing, nil
+}
+
+// listing is that of a path of the closure. It downloads the path if it has to.
+func (a *archives) listing(ctx context.Context, p store.Path) (*nar.Listing, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock() // there is one reader
+	if listing := a.parsed[p]; listing != nil {
+		return listing, nil
+	}
+	listing, err := a.get(ctx, p)
+	if err == nil && listing == nil {
+		if err = a.read(ctx, p, func(nar.Entry) error { return nil }); err == nil {
+			listing, err = a.get(ctx, p)
+		}
+	}
+	if err == nil && listing == nil {
+		err = fmt.Errorf("listing %s: it has too many files", p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.parsed[p] = listing
+	return listing, nil
+}
+
+// Lstat implements rootfs.Files.
+func (a *archives) Lstat(ctx context.Context, name string) (rootfs.File, error) {
+	found, err := a.find(ctx, name)
+	if err != nil {
+		return rootfs.File{}, err
+	}
+	return rootfs.File{Type: found.Type, Target: found.Target}, nil
+}
+
+// ReadDir implements rootfs.Files.
+func (a *archives) ReadDir(ctx context.Context, name string) ([]rootfs.File, error) {
+	found, err := a.find(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	files := make([]rootfs.File, len(found.Children))
+	for i, child := range found.Children {
+		files[i] = rootfs.File{Name: child.Name, Type: child.Type}
+	}
+	return files, nil
+}
+
+// ReadFile implements rootfs.Files. A file whose content is not in the listing is downloaded.
+func (a *archives) ReadFile(ctx context.Context, name string, most int64) ([]byte, error) {
+	found, err := a.find(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if found.Content != nil && int64(len(*found.Content)) <= most {
+		return []byte(*found.Content), nil
+	}
+	base, below, _ := strings.Cut(name, "/")
+	var content []byte
+	err = a.read(ctx, store.Path(store.Dir+"/"+base), func(e nar.Entry) (err error) {
+		if e.Path != below {
+			return nil
+		}
+		if e.Size > most {
+			return fmt.Errorf("reading %s: larger than %d bytes", name, most)
+		}
+		content, err = io.ReadAll(e.Content)
+		return err
+	})
+	return content, err
+}
+
+// keepListings writes those that the root layer asked for into the State, for the next image with one of these packages.
+func (a *archives) keepListings(ctx context.Context) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(recordsAtOnce)
+	for p := range a.parsed {
+		all.Go(func() error { return a.keep(ctx, p) })
+	}
+	return all.Wait()
+}
+
+// substitutions is how often an image is begun because an archive was not what a binary cache had promised.
+const substitutions = 3
+
+// substitute makes an image out of what binary caches have, without a Nix store. What they don't have goes through the Nix store, if there is one.
+func (b *Builder) substitute(ctx context.Context, o order) (Manifest, error) {
+	var missing *binarycache.MissingError
+	for range substitutions {
+		found, err := b.caches.Closure(ctx, o.packages.outputs())
+		var manifest Manifest
+		if err == nil {
+			closure := make([]store.PathInfo, len(found))
+			for i, archive := range found {
+				closure[i] = archive.PathInfo
+			}
+			manifest, err = b.assemble(ctx, o, closure, newArchives(b.listings, found, b.options.CacheDir))
+		}
+		if !errors.As(err, &missing) {
+			return manifest, err
+		}
+		if !missing.Damaged {
+			break
+		}
+	}
+	logrus.Infof("nix: building %s in the Nix store: %v", o.request, missing)
+	manifest, err := b.fromStore(ctx, o)
+	if errors.Is(err, errNoStore) && ctx.Err() == nil {
+		logrus.WithError(err).Warn("nix: there is no Nix store to build in")
+		return Manifest{}, Errorf(Denied, "%v, and this registry has no Nix store to build it in", missing)
+	}
+	return manifest, err
+}

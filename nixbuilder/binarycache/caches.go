@@ -1,0 +1,270 @@
+package binarycache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/hashicorp/golang-lru/v2/expirable"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+const (
+	// lookupsAtOnce is how many narinfos are asked for at a time, for one closure.
+	lookupsAtOnce = 32
+	// maxPaths is how many paths a closure may have.
+	maxPaths = 100_000
+	// narinfosKept is how many narinfos stay in memory; each is about 1 KB.
+	narinfosKept = 20_000
+	// An archive that is not what was signed is not asked for again in the same cache for this time.
+	damagedFor  = time.Minute
+	damagedKept = 10_000
+)
+
+// A MissingError is that no binary cache gives a store path in a form that may be taken. Its text is fit for clients.
+type MissingError struct {
+	Path store.Path
+	// Reason completes "PATH can't be downloaded: …".
+	Reason string
+	// Damaged says that a cache has promised it. It is left out the next time, and another one may have the path.
+	Damaged bool
+}
+
+func (e *MissingError) Error() string {
+	return fmt.Sprintf("%s can't be downloaded: %s", e.Path.Name(), e.Reason)
+}
+
+// Caches are binary caches. They are safe for concurrent use.
+type Caches struct {
+	caches []*cache
+	keys   []signature.PublicKey
+	known  *lru.Cache[store.Path, *Archive]
+	// damaged archives are remembered by cache and path.
+	damaged *expirable.LRU[damage, string]
+}
+
+type damage struct {
+	cache *cache
+	path  store.Path
+}
+
+// A cache is one of them.
+type cache struct {
+	substituter
+	options Options
+	files   files
+	// said is the priority that the cache says, nil until it has been asked.
+	said atomic.Pointer[int]
+}
+
+func newCaches(caches []*cache, keys []signature.PublicKey) *Caches {
+	known, err := lru.New[store.Path, *Archive](narinfosKept)
+	if err != nil {
+		panic(err) // only a constant below 1
+	}
+	return &Caches{caches: caches, keys: keys, known: known, damaged: expirable.NewLRU[damage, string](damagedKept, nil, damagedFor)}
+}
+
+// An Archive is a store path that a binary cache has.
+type Archive struct {
+	*statement
+	cache  *cache
+	caches *Caches
+}
+
+// Closure finds the roots and all that they refer to, sorted by path. It fails with a *MissingError if a path can't be had, and with another error
+// if it may be had at another time.
+func (c *Caches) Closure(ctx context.Context, roots []store.Path) ([]*Archive, error) {
+	ask := &round{Caches: c}
+	if err := ask.rank(ctx); err != nil {
+		return nil, err
+	}
+	var closure []*Archive
+	seen := make(map[store.Path]bool)
+	for next := roots; len(next) > 0; {
+		var unseen []store.Path
+		for _, p := range next {
+			if !seen[p] {
+				seen[p] = true
+				unseen = append(unseen, p)
+			}
+		}
+		if len(seen) > maxPaths {
+			return nil, fmt.Errorf("asking for a closure: more than %d paths", maxPaths)
+		}
+		found := make([]*Archive, len(unseen))
+		lookups, ctx := errgroup.WithContext(ctx)
+		lookups.SetLimit(lookupsAtOnce)
+		for i, p := range unseen {
+			lookups.Go(func() (err error) {
+				found[i], err = ask.find(ctx, p)
+				return err
+			})
+		}
+		if err := lookups.Wait(); err != nil {
+			return nil, err
+		}
+		next = nil
+		for _, a := range found {
+			next = append(next, a.References...)
+		}
+		closure = append(closure, found...)
+	}
+	slices.SortFunc(closure, func(a, b *Archive) int { return cmp.Compare(a.Path, b.Path) })
+	return closure, nil
+}
+
+// A round asks for one closure. A cache that fails in it is not asked again.
+type round struct {
+	*Caches
+	order []*cache
+
+	mu     sync.Mutex
+	failed map[*cache]error
+}
+
+// rank orders the caches, the first to be asked first; among equals, the configuration's order holds. Those that can't be asked for their priority are left out.
+func (r *round) rank(ctx context.Context) error {
+	r.failed = make(map[*cache]error)
+	priorities := make(map[*cache]int)
+	var all sync.WaitGroup
+	for _, c := range r.caches {
+		all.Go(func() {
+			priority, err := c.rank(ctx)
+			if err != nil {
+				r.fail(c, fmt.Errorf("%s: %w", c.url.Redacted(), err))
+				return
+			}
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			priorities[c] = priority
+		})
+	}
+	all.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for _, c := range r.caches {
+		if r.failed[c] == nil {
+			r.order = append(r.order, c)
+		}
+	}
+	slices.SortStableFunc(r.order, func(a, b *cache) int { return cmp.Compare(priorities[a], priorities[b]) })
+	return nil
+}
+
+// rank is the cache's priority. That of its URL comes before the one that it says itself; all the same it must be one.
+func (c *cache) rank(ctx context.Context) (int, error) {
+	said := c.said.Load()
+	if said == nil {
+		text, err := c.read(ctx, "nix-cache-info")
+		if err != nil {
+			return 0, fmt.Errorf("reading nix-cache-info: %w", err)
+		}
+		priority, err := parseCacheInfo(text)
+		if err != nil {
+			return 0, err
+		}
+		said = &priority
+		c.said.Store(said)
+	}
+	if c.priority >= 0 {
+		return c.priority, nil
+	}
+	return *said, nil
+}
+
+// find asks one cache after the other for a path.
+func (r *round) find(ctx context.Context, p store.Path) (*Archive, error) {
+	if known, ok := r.known.Get(p); ok {
+		return known, nil
+	}
+	missing := &MissingError{Path: p, Reason: "no binary cache has it"}
+	for _, c := range r.order {
+		if r.hasFailed(c) {
+			continue
+		}
+		if reason, ok := r.damaged.Get(damage{c, p}); ok {
+			missing.Reason = reason
+			continue
+		}
+		text, err := c.read(ctx, hashPart(p)+".narinfo")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			r.fail(c, fmt.Errorf("%s: asking for %s: %w", c.url.Redacted(), p, err))
+			continue
+		}
+		said, err := parseNarinfo(text, p, r.keys)
+		if err != nil {
+			what := errUntrusted
+			if !errors.Is(err, errUntrusted) {
+				what = errors.New("what it says of it can't be true") // its words are for the log
+			}
+			missing.Reason = fmt.Sprintf("a binary cache has it, but %v", what)
+			logrus.Warnf("nix: %s in %s: %v", p, c.url.Redacted(), err)
+			continue
+		}
+		found := &Archive{statement: said, cache: c, caches: r.Caches}
+		r.known.Add(p, found)
+		return found, nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.failed) > 0 { // one of them may have it
+		var failures []error
+		for _, c := range r.caches {
+			failures = append(failures, r.failed[c])
+		}
+		return nil, fmt.Errorf("looking for %s in binary caches: %w", p, errors.Join(failures...))
+	}
+	return nil, missing
+}
+
+// hashPart is what caches file a path under.
+func hashPart(p store.Path) string {
+	hash, _, _ := strings.Cut(p.Base(), "-")
+	return hash
+}
+
+func (r *round) hasFailed(c *cache) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failed[c] != nil
+}
+
+func (r *round) fail(c *cache, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failed[c] == nil {
+		r.failed[c] = err
+	}
+}
+
+// read reads a small file.
+func (c *cache) read(ctx context.Context, name string) ([]byte, error) {
+	r := c.download(ctx, name)
+	defer r.close()
+	text, err := io.ReadAll(io.LimitReader(r, maxNarinfoBytes+1))
+	if err == nil && len(text) > maxNarinfoBytes {
+		err = fmt.Errorf("it is larger than %d bytes", maxNarinfoBytes)
+	}
+	return text, err
+}

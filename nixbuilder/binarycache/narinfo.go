@@ -1,0 +1,131 @@
+package binarycache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nix-community/go-nix/pkg/narinfo"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/nix-community/go-nix/pkg/nixhash"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+const (
+	// maxNarinfoBytes is more than the text of a path with 10,000 references.
+	maxNarinfoBytes = 1 << 20
+	// maxArchiveBytes keeps sums of sizes far from overflowing.
+	maxArchiveBytes = 1 << 50
+)
+
+// errUntrusted is that no trusted key has signed a narinfo.
+var errUntrusted = errors.New("no trusted key has signed it")
+
+// A statement is what a narinfo says.
+type statement struct {
+	store.PathInfo
+	narHash     []byte // SHA-256
+	file        string // where the archive is, relative to the cache
+	compression string
+	fileHash    []byte // SHA-256 of the archive as it is in the cache; nil: not said
+	fileBytes   int64  // zero: not said
+}
+
+// keys of a narinfo that are of use here. Caches may write others.
+var narinfoKeys = []string{"StorePath", "URL", "Compression", "FileHash", "FileSize", "NarHash", "NarSize", "References", "Sig"}
+
+// parseNarinfo reads what a cache says about a path, and believes it if one of the keys has signed it. What is not signed (where the archive is, and
+// how it is compressed) is checked to lead nowhere else.
+func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*statement, error) {
+	var known bytes.Buffer
+	for line := range bytes.Lines(text) {
+		key, value, ok := strings.Cut(strings.TrimRight(string(line), "\r\n"), ":")
+		value = strings.TrimPrefix(value, " ")
+		if !ok || value == "" || !slices.Contains(narinfoKeys, key) {
+			continue
+		}
+		if _, err := signature.ParseSignature(value); key == "Sig" && err != nil {
+			continue // of a kind to come; one that is known suffices
+		}
+		fmt.Fprintf(&known, "%s: %s\n", key, value)
+	}
+	info, err := narinfo.Parse(&known)
+	if err != nil {
+		return nil, fmt.Errorf("reading narinfo: %w", err)
+	}
+	if info.StorePath != string(want) {
+		return nil, fmt.Errorf("reading narinfo: it is about %.300q", info.StorePath)
+	}
+	if info.NarHash == nil || info.NarHash.Algo() != nixhash.SHA256 {
+		return nil, errors.New("reading narinfo: it has no SHA-256 hash of the archive")
+	}
+	if info.NarSize == 0 || info.NarSize > maxArchiveBytes || info.FileSize > maxArchiveBytes {
+		return nil, fmt.Errorf("reading narinfo: it has the sizes %d and %d", info.NarSize, info.FileSize)
+	}
+	s := &statement{
+		PathInfo: store.PathInfo{Path: want, NarSize: int64(info.NarSize)},
+		narHash:  info.NarHash.Digest(), file: info.URL, compression: info.Compression, fileBytes: int64(info.FileSize),
+	}
+	if info.FileHash != nil && info.FileHash.Algo() == nixhash.SHA256 {
+		s.fileHash = info.FileHash.Digest()
+	}
+	slices.Sort(info.References) // as they were signed
+	info.References = slices.Compact(info.References)
+	for _, reference := range info.References {
+		p, err := store.ParsePath(store.Dir + "/" + reference)
+		if err != nil {
+			return nil, fmt.Errorf("reading narinfo: reference: %w", err)
+		}
+		s.References = append(s.References, p)
+	}
+	if err := checkName(s.file); err != nil {
+		return nil, fmt.Errorf("reading narinfo: %w", err)
+	}
+	if !slices.Contains(compressions, s.compression) {
+		return nil, fmt.Errorf("reading narinfo: the compression is %q, none of %s", s.compression, strings.Join(compressions, ", "))
+	}
+	if !signed(info, keys) {
+		return nil, errUntrusted
+	}
+	return s, nil
+}
+
+// signed tells whether one of the signatures is by one of the keys. A path may have several by keys of the same name.
+func signed(info *narinfo.NarInfo, keys []signature.PublicKey) bool {
+	fingerprint := info.Fingerprint()
+	for _, sig := range info.Signatures {
+		for _, key := range keys {
+			if key.Verify(fingerprint, sig) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// defaultPriority is that of a cache which says none.
+const defaultPriority = 50
+
+// parseCacheInfo reads nix-cache-info: whether the cache is for this store, and which of several caches is to be asked first.
+func parseCacheInfo(text []byte) (priority int, err error) {
+	priority = defaultPriority
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "StoreDir":
+			if value != store.Dir {
+				return 0, fmt.Errorf("reading nix-cache-info: the cache is for the store %.100q, not %s", value, store.Dir)
+			}
+		case "Priority":
+			if priority, err = strconv.Atoi(value); err != nil || priority < 0 {
+				return 0, fmt.Errorf("reading nix-cache-info: the priority is %.100q", value)
+			}
+		}
+	}
+	return priority, nil
+}

@@ -1,0 +1,130 @@
+package binarycache
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+)
+
+// Options are which binary caches there are, and whom to believe.
+type Options struct {
+	// Substituters are the URLs of caches: http, https and file. Their only parameter is Nix's priority (https://cache.example.org?priority=10), which
+	// comes before the cache's own.
+	Substituters []string
+	// TrustedPublicKeys are in Nix's form, NAME:BASE64.
+	TrustedPublicKeys []string
+	// Attempts is how often a request is tried that fails for what may pass, or an archive's download goes on where it was cut off; zero: 3.
+	Attempts int
+	// Pause is the time before the second attempt; each further one waits twice as long. Zero: 300 ms.
+	Pause time.Duration
+	// Patience is how long an answer may take to begin, and how long 64 KiB of it may take to arrive; zero: 30 s.
+	Patience time.Duration
+}
+
+// CheckSubstituters tells all that is wrong with the URLs, joined.
+func (o Options) CheckSubstituters() error {
+	var faults []error
+	if len(o.Substituters) == 0 {
+		faults = append(faults, errors.New("none, and storeless builds take all from binary caches"))
+	}
+	for _, substituter := range o.Substituters {
+		if _, err := parseSubstituter(substituter); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// CheckTrustedPublicKeys tells all that is wrong with the keys, joined.
+func (o Options) CheckTrustedPublicKeys() error {
+	var faults []error
+	if len(o.TrustedPublicKeys) == 0 {
+		faults = append(faults, errors.New("none, and storeless builds take only what a trusted key has signed"))
+	}
+	for _, key := range o.TrustedPublicKeys {
+		if _, err := signature.ParsePublicKey(key); err != nil {
+			faults = append(faults, fmt.Errorf("%q is not NAME:BASE64: %w", key, err))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// New prepares the use of binary caches. None is asked before it is needed.
+func New(o Options) (*Caches, error) {
+	if err := errors.Join(o.CheckSubstituters(), o.CheckTrustedPublicKeys()); err != nil {
+		return nil, fmt.Errorf("configuring binary caches: %w", err)
+	}
+	o.Attempts = cmp.Or(o.Attempts, 3)
+	o.Pause = cmp.Or(o.Pause, 300*time.Millisecond)
+	o.Patience = cmp.Or(o.Patience, 30*time.Second)
+	keys := make([]signature.PublicKey, len(o.TrustedPublicKeys))
+	for i, key := range o.TrustedPublicKeys {
+		var err error
+		if keys[i], err = signature.ParsePublicKey(key); err != nil {
+			return nil, err
+		}
+	}
+	client := newClient(o.Patience)
+	caches := make([]*cache, len(o.Substituters))
+	for i, substituter := range o.Substituters {
+		parsed, err := parseSubstituter(substituter)
+		if err != nil {
+			return nil, err
+		}
+		caches[i] = &cache{substituter: parsed, options: o}
+		if parsed.url.Scheme == "file" {
+			caches[i].files = directory(parsed.url.Path)
+		} else {
+			caches[i].files = website{client: client, base: parsed.url, patience: o.Patience}
+		}
+	}
+	return newCaches(caches, keys), nil
+}
+
+// A substituter is a cache's URL, read.
+type substituter struct {
+	url *url.URL
+	// priority is -1 if the URL has none.
+	priority int
+}
+
+func parseSubstituter(text string) (substituter, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return substituter{}, errors.New("a substituter is not a URL") // whose error would have the credentials
+	}
+	s := substituter{url: u, priority: -1}
+	switch u.Scheme {
+	case "http", "https":
+		if u.Host == "" {
+			return s, fmt.Errorf("%q has no host", u.Redacted())
+		}
+	case "file":
+		if u.Host != "" || !filepath.IsAbs(u.Path) {
+			return s, fmt.Errorf("%q is not file:// and an absolute path", u.Redacted())
+		}
+		u.Path = filepath.Clean(u.Path)
+		if info, err := os.Stat(u.Path); err != nil || !info.IsDir() {
+			return s, fmt.Errorf("%q is not a directory", u.Redacted())
+		}
+	default:
+		return s, fmt.Errorf("%q is not a cache that storeless builds can read: they take http, https and file", u.Redacted())
+	}
+	for key, values := range u.Query() {
+		if key != "priority" {
+			return s, fmt.Errorf("%q: storeless builds know no parameter but priority", u.Redacted())
+		}
+		if s.priority, err = strconv.Atoi(values[0]); err != nil || s.priority < 0 {
+			return s, fmt.Errorf("%q: the priority is not a whole number", u.Redacted())
+		}
+	}
+	u.RawQuery, u.Fragment = "", ""
+	return s, nil
+}

@@ -37,7 +37,7 @@ rec {
     src = source;
 
     # Of the directory that `go mod vendor` makes. The test TestDefaultNix says the new one when dependencies have changed.
-    vendorHash = "sha256-E3NSE3LNdpWgPjBcPS8kr1mJNJcu3xN3d93DK6+98DE=";
+    vendorHash = "sha256-sGHfZcUjnChzgnmNZbJbRuRKjWnw6Emqm0A9Q32sbuc=";
 
     subPackages = [ "cmd/registry" ];
     env.CGO_ENABLED = 0;

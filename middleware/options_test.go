@@ -39,18 +39,19 @@ func packageSet(t *testing.T) string {
 
 func TestParseOptions(t *testing.T) {
 	t.Setenv("CACHE_DIRECTORY", "/var/cache/test")
+	const key = "cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 	set := packageSet(t)
 	want := defaults()
 	want.Packages.Path = set
 	all := want
 	all.Platforms = []string{"linux/arm64", "linux/amd64"}
 	all.Names = NamesOptions{Prefix: "nix", Allow: []string{"python3*"}, Deny: []string{"*evil*"}, MaxPackages: 3}
-	all.Build = BuildOptions{Timeout: 90 * time.Second, Concurrency: 3, Queue: 0, PerClient: 1, MaxSize: 8 << 30, Hold: 20 * time.Second}
+	all.Build = BuildOptions{Timeout: 90 * time.Second, Concurrency: 3, Queue: 0, PerClient: 1, MaxSize: 8 << 30, Hold: 20 * time.Second, Storeless: true}
 	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
 	all.Shell, all.Include = []string{"bash"}, []string{}
 	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
 	all.Nix = NixOptions{
-		Substituters: []string{}, TrustedPublicKeys: []string{"k:1"}, Builders: "@/etc/nix/machines",
+		Substituters: []string{"https://cache.example.org"}, TrustedPublicKeys: []string{key}, Builders: "@/etc/nix/machines",
 		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute,
 	}
 	all.CacheDir = "/srv/cache"
@@ -63,12 +64,13 @@ func TestParseOptions(t *testing.T) {
 packages: {path: ` + set + `}
 platforms: [linux/arm64, linux/amd64]
 names: {prefix: nix, allow: ["python3*"], deny: ["*evil*"], maxpackages: 3}
-build: {timeout: 90s, concurrency: 3, queue: 0, perclient: 1, maxsize: 8GiB, hold: 20s}
+build: {timeout: 90s, concurrency: 3, queue: 0, perclient: 1, maxsize: 8GiB, hold: 20s, storeless: true}
 image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []
 prebuild: [nix/shell/git, "nix/hello:staging"]
 nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m}
+nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m}
 cachedir: /srv/cache
 `, all},
 	} {
@@ -182,6 +184,12 @@ refresh: 0s`, want: []string{
 			},
 			want: []string{options + "prebuild: nothing is built in read-only mode"},
 		},
+		{name: "storeless with nothing", stanza: path + "build: {storeless: true}", want: []string{
+			options + "nix.substituters: none, and storeless", options + "nix.trustedpublickeys: none, and storeless",
+		}},
+		{name: "storeless with what it can't use", stanza: path + "build: {storeless: true}\nnix: {substituters: [\"s3://bucket\", \"https://x?a=b\"], trustedpublickeys: [\"k:1\"]}", want: []string{
+			options + "nix.substituters: \"https://x?a=b\": storeless builds know no parameter", options + "nix.substituters: \"s3://bucket\" is not a cache", options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",
+		}},
 		{name: "no platform", stanza: path + "platforms: []", want: []string{options + "platforms: none"}},
 		{name: "a platform twice", stanza: path + "platforms: [linux/amd64, linux/amd64]", want: []string{options + "platforms: one is named twice"}},
 		{

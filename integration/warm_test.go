@@ -346,7 +346,7 @@ func TestLayoutWhole(t *testing.T) {
 // TestLayoutOfBinaryCache knows packages from what a binary cache says of them.
 func TestLayoutOfBinaryCache(t *testing.T) {
 	t.Parallel()
-	cache := newBinaryCache(t)
+	cache := newBinaryCache(t, "quick")
 	settings := []string{"nix.packages.path=" + cache.packages, `nix.nix.substituters=["` + cache.url + `"]`, `nix.nix.trustedpublickeys=["` + cache.publicKey + `"]`}
 	for _, test := range []struct {
 		name    string

@@ -125,6 +125,12 @@ func newArchives(l *listings, closure []*binarycache.Archive, tempDir string) *a
 	return a
 }
 
+// await returns at once: paths are downloaded when they are packed.
+func (*archives) await(context.Context, []store.Path) error { return nil }
+
+// files are those of listings, which are gathered when the paths are packed.
+func (a *archives) files() rootfs.Files { return a }
+
 // pack writes the layer of paths while they are downloaded.
 func (a *archives) pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error) {
 	return layer.PackArchives(ctx, w, compressor, paths, layer.Options{TempDir: a.tempDir}, func(p store.Path, visit func(nar.Entry) error) error { return a.read(ctx, p, visit) })
@@ -257,7 +263,10 @@ func (b *Builder) substitute(ctx context.Context, o order) (Manifest, error) {
 			for i, archive := range found {
 				closure[i] = archive.PathInfo
 			}
-			manifest, err = b.assemble(ctx, o, closure, newArchives(b.listings, found, b.options.CacheDir))
+			from := newArchives(b.listings, found, b.options.CacheDir)
+			if manifest, err = b.assemble(ctx, o, closure, from); err == nil {
+				err = from.keepListings(ctx)
+			}
 		}
 		if !errors.As(err, &missing) {
 			return manifest, err

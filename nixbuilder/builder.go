@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -22,6 +23,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -133,7 +135,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		options:   options,
 		source:    packages,
 		evaluator: evaluator,
-		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: options.Concurrency + warmConns}),
+		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns}),
 		building:  make(chan struct{}, options.Concurrency),
 		packages:  newResolver(evaluator, state, options.Concurrency),
 		layout:    newLayout(state),
@@ -186,7 +188,8 @@ func removeLeftovers(scratch string) {
 // daemonOptions are how the Nix store is spoken to.
 func daemonOptions(options Options) daemon.Options {
 	settings := map[string]string{
-		"timeout": strconv.Itoa(int(options.BuildTimeout.Seconds())),
+		"timeout":  strconv.Itoa(int(options.BuildTimeout.Seconds())),
+		"max-jobs": "auto", // as many as there are cores; clients of Nix don't read it from nix.conf
 		// A binary cache that is down costs seconds, not minutes.
 		"connect-timeout":   "5",
 		"download-attempts": "2",
@@ -284,11 +287,24 @@ func (b *Builder) buildFor(ctx context.Context, platform string, request names.R
 	return b.fromStore(ctx, o)
 }
 
-// fromStore makes an image out of the Nix store, after Nix has made what is not there.
+// fromStore makes an image out of the Nix store, which Nix fills with what is not there. What it downloads is packed as it arrives; should binary caches
+// then not give what they said they have, it is built.
 func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
-	conn, err := b.realise(ctx, o.packages, o.pinned, o.system)
+	conn, coming, err := b.realise(ctx, o, true)
 	if err != nil {
 		return Manifest{}, err
+	}
+	if coming != nil {
+		manifest, err := b.assemble(ctx, o, coming.closure, coming)
+		coming.close()
+		b.daemons.Put(conn)
+		if !errors.Is(err, errNotDownloaded) {
+			return manifest, err
+		}
+		logrus.WithError(err).Warn("nix: building what can't be downloaded")
+		if conn, _, err = b.realise(ctx, o, false); err != nil {
+			return Manifest{}, err
+		}
 	}
 	defer b.daemons.Put(conn) // until then, the closure can't be collected
 	closure, err := conn.Closure(ctx, o.packages.outputs())
@@ -298,8 +314,18 @@ func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
 	return b.assemble(ctx, o, closure, nil)
 }
 
-// assemble stores the blobs of an image. Its closure is in the Nix store, or in binary caches if from is not nil.
-func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInfo, from *archives) (Manifest, error) {
+// An origin is where the store paths of an image come from.
+type origin interface {
+	// await returns when paths can be packed.
+	await(ctx context.Context, paths []store.Path) error
+	// pack is a packing.
+	pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error)
+	// files are those of all paths, when all are packed: nil stands for the Nix store's.
+	files() rootfs.Files
+}
+
+// assemble stores the blobs of an image. If from is nil, its closure is in the Nix store.
+func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInfo, from origin) (Manifest, error) {
 	if size := narSize(closure); size > b.options.MaxBytes {
 		return Manifest{}, tooLarge(size, b.options.MaxBytes)
 	}
@@ -329,7 +355,7 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 }
 
 // pack stores the layers of an image, the root layer first, grouped as they were when the same store paths were packed before.
-func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from *archives) ([]packedLayer, profile, error) {
+func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from origin) ([]packedLayer, profile, error) {
 	key := b.closureKey(closure)
 	known, grouped, err := b.images.Get(ctx, key)
 	if err != nil {
@@ -353,7 +379,7 @@ func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, f
 }
 
 // layers stores the root layer and one for each group, in this order.
-func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo, groups [][]store.Path, from *archives) (layers []packedLayer, root profile, err error) {
+func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo, groups [][]store.Path, from origin) (layers []packedLayer, root profile, err error) {
 	var first packedLayer
 	packRoot := func(ctx context.Context) (err error) {
 		first, err = b.packer.root(ctx, root, o.repo)
@@ -366,24 +392,25 @@ func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo,
 		all, ctx := errgroup.WithContext(ctx)
 		all.Go(func() error { return packRoot(ctx) })
 		all.Go(func() (err error) {
-			layers, err = b.packer.layers(ctx, groups, o.repo, packStore)
+			layers, err = b.packer.layers(ctx, groups, o.repo, atOnce, packStore)
 			return err
 		})
 		err = all.Wait()
 		return append([]packedLayer{first}, layers...), root, err
 	}
-	// What the root layer needs to know of the store paths is gathered while they are packed.
-	if layers, err = b.packer.layers(ctx, groups, o.repo, from.pack); err != nil {
+	// What the root layer is made of is there, or known, when all is packed.
+	if layers, err = b.packer.layers(ctx, groups, o.repo, from.await, from.pack); err != nil {
 		return nil, root, err
 	}
-	if root, err = newProfile(ctx, o.packages, closure, from); err != nil {
+	if root, err = newProfile(ctx, o.packages, closure, from.files()); err != nil {
 		return nil, root, err
 	}
-	if err = from.keepListings(ctx); err == nil {
-		err = packRoot(ctx)
-	}
+	err = packRoot(ctx)
 	return append([]packedLayer{first}, layers...), root, err
 }
+
+// atOnce awaits what is there.
+func atOnce(context.Context, []store.Path) error { return nil }
 
 func (b *Builder) closureKey(closure []store.PathInfo) string {
 	parts := []string{packFormat, b.options.Compression.String(), fmt.Sprint(b.options.Layers)}

@@ -62,14 +62,23 @@ func packStore(ctx context.Context, w io.Writer, compressor *layer.Compressor, p
 	return layer.Pack(ctx, w, compressor, paths, layer.Options{})
 }
 
-// layers makes sure that a layer for each group of paths is in the repository, and returns them in this order.
-func (p *packer) layers(ctx context.Context, groups [][]store.Path, repo Repository, pack packing) ([]packedLayer, error) {
+// layers makes sure that a layer for each group of paths is in the repository, and returns them in this order. Await returns when paths
+// can be packed.
+func (p *packer) layers(ctx context.Context, groups [][]store.Path, repo Repository, await func(context.Context, []store.Path) error, pack packing) ([]packedLayer, error) {
 	layers := make([]packedLayer, len(groups))
 	all, ctx := errgroup.WithContext(ctx)
-	all.SetLimit(layersInFlight)
+	inFlight := make(chan struct{}, layersInFlight)
 	for i, paths := range groups {
 		layers[i].Paths = paths
-		all.Go(func() (err error) {
+		all.Go(func() error {
+			if err := await(ctx, paths); err != nil {
+				return err
+			}
+			leave, err := enter(ctx, inFlight)
+			if err != nil {
+				return err
+			}
+			defer leave()
 			layers[i].Blob, err = p.layer(ctx, p.key(paths), repo, func(w io.Writer) (layer.Result, error) {
 				return pack(ctx, w, p.compressor, paths)
 			})

@@ -33,29 +33,33 @@ func tooLarge(size, most int64) error {
 	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
 }
 
-// realise makes the outputs of packages valid: what is not in the store is downloaded where a binary cache has it, and built otherwise.
-// They stay valid until the connection that it returns is put back. Images that Nix has nothing to do for do not wait for others.
-func (b *Builder) realise(ctx context.Context, wanted packages, pinned source.Pinned, system string) (*daemon.Conn, error) {
-	outputs := wanted.outputs()
+// realise makes the outputs of an order's packages valid: what is not in the store is downloaded where a binary cache has it, and built otherwise. They
+// stay valid until the connection that it returns is put back. If they can all be downloaded, and early is true, it does not wait for that, and
+// returns the download too, which the caller must close before. Images that Nix has nothing to do for do not wait for others.
+func (b *Builder) realise(ctx context.Context, o order, early bool) (*daemon.Conn, *download, error) {
+	outputs := o.packages.outputs()
 	conn, absent, err := b.hold(ctx, outputs)
 	if err != nil || len(absent) == 0 {
-		return conn, err
+		return conn, nil, err
 	}
 	b.daemons.Put(conn) // whoever waits holds none
-	select {
-	case b.building <- struct{}{}:
-		defer func() { <-b.building }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	leave, err := enter(ctx, b.building)
+	if err != nil {
+		return nil, nil, err
 	}
 	if conn, absent, err = b.hold(ctx, outputs); err != nil || len(absent) == 0 {
-		return conn, err
+		leave()
+		return conn, nil, err
 	}
-	if err := b.work(ctx, conn, wanted, absent, pinned, system); err != nil {
+	coming, err := b.work(ctx, conn, o, absent, early, leave)
+	if coming == nil {
+		leave()
+	}
+	if err != nil {
 		b.daemons.Put(conn)
-		return nil, err
+		return nil, nil, err
 	}
-	return conn, nil
+	return conn, coming, nil
 }
 
 // hold opens a connection that keeps paths from Nix's garbage collector, and tells which of them are not there.
@@ -82,35 +86,41 @@ func (b *Builder) hold(ctx context.Context, paths []store.Path) (conn *daemon.Co
 }
 
 // work has Nix make absent outputs, if that stays within the limits. Derivations are only written where binary caches do not have it
-// all, or do not give what they say they have: Nix takes nothing that is not signed by a key that it trusts.
-func (b *Builder) work(ctx context.Context, conn *daemon.Conn, wanted packages, absent []store.Path, pinned source.Pinned, system string) error {
+// all, or do not give what they say they have: Nix takes nothing that is not signed by a key that it trusts. With early, what can all be
+// downloaded is returned as a download, which calls ended.
+func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent []store.Path, early bool, ended func()) (*download, error) {
 	targets := make([]daemon.DerivedPath, len(absent))
 	for i, p := range absent {
 		targets[i] = daemon.Opaque(p)
 	}
 	missing, err := conn.QueryMissing(ctx, targets)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(missing.Unknown) == 0 {
+		if early {
+			if coming, err := b.download(ctx, conn, targets, missing, ended); coming != nil || err != nil {
+				return coming, err
+			}
+		}
 		failures, _, err := b.run(ctx, conn, targets, missing)
 		if err != nil || len(failures) == 0 {
-			return err
+			return nil, err
 		}
 		logrus.Warnf("nix: building what can't be downloaded: %s", failures[0].Message)
 	}
-	if targets, err = b.derivations(ctx, conn, wanted, absent, pinned, system); err != nil {
-		return err
+	if targets, err = b.derivations(ctx, conn, o.packages, absent, o.pinned, o.system); err != nil {
+		return nil, err
 	}
 	if missing, err = conn.QueryMissing(ctx, targets); err != nil {
-		return err
+		return nil, err
 	}
 	failures, tails, err := b.run(ctx, conn, targets, missing)
 	if err != nil || len(failures) == 0 {
-		return err
+		return nil, err
 	}
 	slices.SortStableFunc(failures, func(a, b daemon.Result) int { return blame(a) - blame(b) })
-	return explainBuild(failures[0], tails)
+	return nil, explainBuild(failures[0], tails)
 }
 
 // derivations adds those of the packages with absent outputs to the store, and returns what to ask of them.

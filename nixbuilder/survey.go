@@ -234,7 +234,7 @@ func (s *survey) realiseAll(ctx context.Context) error {
 	running.SetLimit(s.options.Concurrency)
 	for i, c := range s.found {
 		running.Go(func() error {
-			conn, err := s.realise(ctx, packages{c}, s.pinned, s.system)
+			conn, _, err := s.realise(ctx, order{packages: packages{c}, pinned: s.pinned, system: s.system}, false)
 			if failure := (*Error)(nil); errors.As(err, &failure) {
 				logrus.Warnf("nix: %s is left out: %s", c.attribute(), failure.Message)
 				return nil

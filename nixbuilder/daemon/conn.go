@@ -54,6 +54,7 @@ type Conn struct {
 	r          reader
 	w          writer
 	nixVersion string
+	settings   map[string]string
 	warnings   []string
 	tempRoots  int
 	err        error
@@ -95,12 +96,14 @@ func converse(ctx context.Context, p peer, settings map[string]string) (*Conn, e
 		peer: p,
 		r:    reader{r: bufio.NewReaderSize(p, 64<<10)},
 		w:    writer{bufio.NewWriterSize(p, requestBuffer)},
+
+		settings: settings,
 	}
 	err := c.do(ctx, "opening a connection to Nix", func() error {
 		if err := c.greet(); err != nil {
 			return err
 		}
-		return c.setOptions(settings)
+		return c.setOptions(settings, func(l LogLine) { c.warnings = append(c.warnings, l.Text) })
 	})
 	if err != nil {
 		c.Close()

@@ -51,7 +51,7 @@ const (
 	levelWarning = 1
 )
 
-func (c *Conn) setOptions(settings map[string]string) error {
+func (c *Conn) setOptions(settings map[string]string, onLog func(LogLine)) error {
 	fixed, err := fixedOptions(settings)
 	if err != nil {
 		return err
@@ -65,7 +65,7 @@ func (c *Conn) setOptions(settings map[string]string) error {
 		c.w.string(name)
 		c.w.string(settings[name])
 	}
-	return c.request(func(l LogLine) { c.warnings = append(c.warnings, l.Text) })
+	return c.request(onLog)
 }
 
 // fixedOptions are the settings that have a place of their own in SetOptions: whatever stands there replaces what

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -99,6 +101,17 @@ func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath) (m Missi
 	slices.Sort(m.WillSubstitute)
 	slices.Sort(m.Unknown)
 	return m, nil
+}
+
+// SetJobs changes how many derivations are built at a time, and, before Nix 2.16, how many paths are downloaded. The setting max-jobs says it before that, and
+// again if jobs is 0.
+func (c *Conn) SetJobs(ctx context.Context, jobs int) error {
+	settings := make(map[string]string)
+	maps.Copy(settings, c.settings)
+	if jobs > 0 {
+		settings["max-jobs"] = strconv.Itoa(jobs)
+	}
+	return c.do(ctx, "setting how many jobs there may be", func() error { return c.setOptions(settings, nil) })
 }
 
 // Infos returns what the store knows about those of paths that are in it, in their order.

@@ -1,0 +1,178 @@
+package nixbuilder
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// arrivalPause is how long it may take until it is noticed that a path has been downloaded.
+const arrivalPause = 50 * time.Millisecond
+
+// downloadsAtOnce is how many paths are downloaded at a time, as later Nix has it.
+const downloadsAtOnce = 16
+
+// errNotDownloaded is that binary caches do not give what they say they have.
+var errNotDownloaded = errors.New("not downloaded")
+
+// A download is under way: Nix fills its store with what binary caches have of an image. What is there is packed meanwhile. It is an origin.
+type download struct {
+	closure []store.PathInfo
+	stop    context.CancelFunc
+	done    chan struct{} // closed at the end
+
+	mu      sync.Mutex
+	absent  map[store.Path]bool
+	arrived chan struct{} // closed when something has arrived, and replaced
+	err     error         // that ended it, once done is closed
+}
+
+// download begins to fetch targets over conn, which is the download's until it ends, unless binary caches do not tell enough about them: then it is
+// nil. It calls ended at the end. The closure can't be collected until conn is put back.
+func (b *Builder) download(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing, ended func()) (*download, error) {
+	infos, err := conn.SubstitutableInfos(ctx, missing.WillSubstitute, nil)
+	if err != nil || len(infos) < len(missing.WillSubstitute) {
+		return nil, err
+	}
+	d := &download{done: make(chan struct{}), absent: make(map[store.Path]bool, len(infos)), arrived: make(chan struct{})}
+	var needed, all []store.Path
+	for _, info := range infos {
+		d.absent[info.Path] = true
+		needed = append(needed, info.References...)
+		if info.NarSize == 0 {
+			return nil, nil // not every cache says it
+		}
+	}
+	slices.Sort(needed)
+	needed = slices.DeleteFunc(slices.Compact(needed), func(p store.Path) bool { return d.absent[p] })
+	if err := conn.AddTempRoots(ctx, needed); err != nil {
+		return nil, err
+	}
+	there, err := conn.Closure(ctx, needed)
+	if err != nil {
+		return nil, err
+	}
+	d.closure = append(infos, there...)
+	slices.SortFunc(d.closure, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	for _, info := range d.closure {
+		all = append(all, info.Path)
+	}
+	if err := conn.AddTempRoots(ctx, all); err != nil {
+		return nil, err
+	}
+	watcher, err := b.daemons.Get(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoStore, err)
+	}
+	ctx, d.stop = context.WithCancel(ctx)
+	go func() {
+		defer ended()
+		watching, stopWatching := context.WithCancel(ctx)
+		var watched sync.WaitGroup
+		watched.Go(func() {
+			defer b.daemons.Put(watcher)
+			d.watch(watching, watcher)
+		})
+		failures, err := b.fetch(ctx, conn, targets, missing)
+		if err == nil && len(failures) > 0 {
+			err = fmt.Errorf("%w: %s", errNotDownloaded, failures[0].Message)
+		}
+		stopWatching()
+		watched.Wait()
+		d.end(err)
+	}()
+	return d, nil
+}
+
+// fetch is run for what is not built.
+func (b *Builder) fetch(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) ([]daemon.Result, error) {
+	if err := conn.SetJobs(ctx, downloadsAtOnce); err != nil {
+		return nil, err
+	}
+	failures, _, err := b.run(ctx, conn, targets, missing)
+	return failures, cmp.Or(err, conn.SetJobs(ctx, 0))
+}
+
+// watch notes what arrives until ctx ends.
+func (d *download) watch(ctx context.Context, conn *daemon.Conn) {
+	for {
+		select {
+		case <-time.After(arrivalPause):
+		case <-ctx.Done():
+			return
+		}
+		d.mu.Lock()
+		asked := make([]store.Path, 0, len(d.absent))
+		for p := range d.absent {
+			asked = append(asked, p)
+		}
+		d.mu.Unlock()
+		there, err := conn.ValidPaths(ctx, asked)
+		if err != nil {
+			return // the download goes on, and is noticed at its end
+		}
+		d.mu.Lock()
+		for _, p := range there {
+			delete(d.absent, p)
+		}
+		if len(there) > 0 {
+			close(d.arrived)
+			d.arrived = make(chan struct{})
+		}
+		d.mu.Unlock()
+	}
+}
+
+func (d *download) end(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err = err; err == nil {
+		clear(d.absent)
+	}
+	close(d.done)
+}
+
+// await returns when paths are in the store.
+func (d *download) await(ctx context.Context, paths []store.Path) error {
+	for {
+		d.mu.Lock()
+		missing := slices.ContainsFunc(paths, func(p store.Path) bool { return d.absent[p] })
+		arrived, err := d.arrived, d.err
+		d.mu.Unlock()
+		if !missing {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-arrived:
+		case <-d.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// close ends the download, unless it has ended, and returns when its connection can be used again.
+func (d *download) close() {
+	d.stop()
+	<-d.done
+}
+
+func (*download) pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error) {
+	return packStore(ctx, w, compressor, paths)
+}
+
+func (*download) files() rootfs.Files { return nil }

@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: help run test lint bench build demo setup-run setup-test fuzz clean
+.PHONY: help run test lint bench build demo setup-run setup-test setup-bench fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -23,8 +23,8 @@ lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 	git ls-files -z '*.nix' | xargs -0 -n 1 nix-instantiate --parse >/dev/null
 
-bench: setup-test ## Print the tables of docs/layering.md, measured on this machine
-	apt-cache dumpavail | go run ./nixbuilder/layering/simulate
+bench: setup-bench build demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 PEER=URL choose what
+	@go run ./integration/bench -groups '$(GROUP)' -runs '$(or $(RUNS),3)' -peer '$(PEER)'
 
 build: build/registry ## Build build/registry
 
@@ -40,6 +40,9 @@ setup-run:
 
 setup-test:
 	@scripts/setup.sh test
+
+setup-bench:
+	@scripts/setup.sh bench
 
 fuzz: ## Run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh '$(or $(FUZZTIME),30s)'

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing on a Debian machine to run the registry (`run`) or to test it (`test`). Says what it does before it does it,
-# and does nothing where everything is there. A Nix that is already installed is used as it is.
+# Installs what is missing on a Debian machine to run the registry (`run`), to test it (`test`) or to measure it (`bench`). Says what it does before
+# it does it, and does nothing where everything is there. A Nix that is already installed is used as it is.
 #
-# Usage: scripts/setup.sh run|test
+# Usage: scripts/setup.sh run|test|bench
 # Needs: Debian 12 or later, root (or sudo) if anything is missing.
 set -euo pipefail
 
@@ -41,6 +41,11 @@ case "${1:-}" in
     need redis-server redis-server
     need qemu-aarch64-static qemu-user-static
     need sshd openssh-server
+    ;;
+  bench)
+    need git git
+    need pigz pigz
+    need wrk wrk
     ;;
   *)
     sed -n '2,6s/^# \{0,1\}//p' "$0" >&2

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// registryModule is the stock registry, in the version of go.mod.
+const registryModule = "github.com/distribution/distribution/v3/cmd/registry"
+
+type options struct {
+	names []string // of images, smallest first
+	runs  int
+	peer  string // a URL, or empty
+}
+
+// demoImages are names of about 50, 270 and 700 store paths. The last is nearly all that the demo set has.
+func demoImages() []string {
+	return []string{
+		"shell/git",
+		"shell/git/ffmpeg/imagemagick",
+		"shell/nodepackages.npm/ffmpeg/imagemagick/graphviz/git/vim/w3m/python3/ruby/haproxy/wget/openssh/lighttpd/tcpdump/rsync/tmux/util-linux/" +
+			"procps/iproute2/mtr/iperf3/tcl/htop",
+	}
+}
+
+// An image is a name with what its closure is.
+type image struct {
+	name    string
+	paths   []string // sorted
+	list    string   // a file with the paths, relative to /
+	tarSize int64    // bytes of a plain tar of them
+}
+
+func (i image) String() string {
+	return fmt.Sprintf("%d paths, %s", len(i.paths), megabytes(i.tarSize))
+}
+
+// bench is what the groups share. They run one after the other.
+type bench struct {
+	options
+	out       io.Writer
+	root, dir string // the checkout, and what is written
+	stock     string // the stock registry's program
+	images    []image
+	targets   []target
+}
+
+// newBench builds the stock registry, makes sure that the packages of the images are in the Nix store and evaluated, and prints what
+// is measured where.
+func newBench(ctx context.Context, out io.Writer, o options) (*bench, error) {
+	module, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return nil, fmt.Errorf("looking for the checkout: %w", err)
+	}
+	b := &bench{options: o, out: out, root: filepath.Dir(strings.TrimSpace(string(module)))}
+	b.dir = filepath.Join(b.root, "build", "bench")
+	b.stock = filepath.Join(b.dir, "stock-registry")
+	for _, made := range []string{b.program(), b.demo()} {
+		if _, err := os.Stat(made); err != nil {
+			return nil, fmt.Errorf("%w: run `make build demo` first", err)
+		}
+	}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return nil, err
+	}
+	b.progress("building the stock registry")
+	build := exec.CommandContext(ctx, "go", "build", "-o", b.stock, registryModule)
+	build.Dir = b.root
+	if text, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building %s: %w\n%s", registryModule, err, text)
+	}
+	if err := b.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("preparing the images: %w", err)
+	}
+	return b, b.printMachine(ctx)
+}
+
+func (b *bench) program() string { return filepath.Join(b.root, "build", "registry") }
+func (b *bench) demo() string    { return filepath.Join(b.root, "build", "demo") }
+
+// prepare pulls each image once, so that Nix has built it and the registry remembers its evaluation, and learns the closures.
+func (b *bench) prepare(ctx context.Context) error {
+	if err := b.empty(); err != nil && !errors.Is(err, fs.ErrNotExist) { // the first time, there is nothing
+		return err
+	}
+	s, err := b.start(ctx, settings{compression: "none"})
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	for i, name := range b.names {
+		b.progress("preparing %s (the first time, Nix builds it)", name)
+		m, err := s.pull(ctx, name)
+		if err != nil {
+			return err
+		}
+		img := image{name: name, list: filepath.Join(b.dir, fmt.Sprintf("image-%d", i))}
+		if img.paths, err = s.closure(ctx, name, m); err != nil {
+			return err
+		}
+		var lines strings.Builder
+		for _, path := range img.paths {
+			fmt.Fprintln(&lines, strings.TrimPrefix(path, "/"))
+		}
+		if err := os.WriteFile(img.list, []byte(lines.String()), 0o644); err != nil {
+			return err
+		}
+		plain, err := b.piped(ctx, img, "cat")
+		if err != nil {
+			return err
+		}
+		img.tarSize = plain.bytes
+		b.images = append(b.images, img)
+	}
+	return nil
+}
+
+func (b *bench) largest() image { return b.images[len(b.images)-1] }
+
+// progress tells who waits what is done now.
+func (b *bench) progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: %s %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, args...))
+}
+
+// printMachine says what the figures hold for.
+func (b *bench) printMachine(ctx context.Context) error {
+	var kernel unix.Utsname
+	if err := unix.Uname(&kernel); err != nil {
+		return err
+	}
+	say := func(name string, args ...string) string { // what a command says, or that it can't
+		command := exec.CommandContext(ctx, name, args...)
+		command.Dir = b.root
+		text, err := command.Output()
+		if err != nil {
+			return "unknown"
+		}
+		return strings.TrimSpace(string(text))
+	}
+	fmt.Fprintf(b.out, "Measured %s at commit %s: %s, %d cores, %s; Linux %s; %s on %s; %s; %s; load %s when it began. Medians of %d runs.\n",
+		time.Now().UTC().Format(time.DateOnly), say("git", "describe", "--always", "--dirty"),
+		field("/proc/cpuinfo", "model name"), runtime.NumCPU(), field("/proc/meminfo", "MemTotal"),
+		unix.ByteSliceToString(kernel.Release[:]), say("findmnt", "-no", "FSTYPE", "--target", b.dir), disk(b.dir),
+		say("nix", "--version"), runtime.Version(), load(), b.runs)
+	fmt.Fprint(b.out, "\n| image | store paths | as a tar | name |\n|---|---|---|---|\n")
+	for _, i := range b.images {
+		fmt.Fprintf(b.out, "| %s | %d | %s | `%s` |\n", i, len(i.paths), megabytes(i.tarSize), i.name)
+	}
+	return nil
+}
+
+// field is the value of a line "NAME: VALUE" of a file below /proc.
+func field(file, name string) string {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "unknown " + name
+	}
+	for line := range bytes.Lines(content) {
+		key, value, ok := strings.Cut(string(line), ":")
+		if ok && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown " + name
+}
+
+func load() string {
+	content, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(content), " ")
+	return cmp.Or(first, "unknown")
+}
+
+// disk is what kind of device holds a directory, as far as the kernel knows.
+func disk(dir string) string {
+	var stat unix.Stat_t
+	if err := unix.Stat(dir, &stat); err != nil {
+		return "an unknown disk"
+	}
+	device := fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(stat.Dev), unix.Minor(stat.Dev))
+	for _, queue := range []string{device + "/queue", device + "/../queue"} { // a partition's is its disk's
+		if rotational, err := os.ReadFile(queue + "/rotational"); err == nil {
+			name, _ := filepath.EvalSymlinks(device)
+			kind := map[string]string{"0": "not rotating", "1": "rotating"}[strings.TrimSpace(string(rotational))]
+			return fmt.Sprintf("%s (%s)", filepath.Base(name), kind)
+		}
+	}
+	return "an unknown disk"
+}
+
+// A target is something to be reached, on two cores.
+type target struct {
+	what, want, got string
+	reached         bool
+}
+
+// aim compares what was measured with what is wanted, which may be reached with equality.
+func (b *bench) aim(what string, got, most float64, format string) {
+	b.targets = append(b.targets, target{what, "≤ " + fmt.Sprintf(format, most), fmt.Sprintf(format, got), got <= most})
+}
+
+// aimLeast is aim where more is better.
+func (b *bench) aimLeast(what string, got, least float64, format string) {
+	b.targets = append(b.targets, target{what, "≥ " + fmt.Sprintf(format, least), fmt.Sprintf(format, got), got >= least})
+}
+
+func (b *bench) printTargets() {
+	if len(b.targets) == 0 {
+		return
+	}
+	t := newTable("target, on two cores", "wanted", "measured", "")
+	for _, target := range b.targets {
+		t.row(target.what, target.want, target.got, map[bool]string{true: "reached", false: "**not reached**"}[target.reached])
+	}
+	fmt.Fprintf(b.out, "\n## targets\n\n%s", t)
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// extras are packages that other images are made different with.
+func extras() []string { return []string{"bc", "jq", "less", "tree", "unzip"} }
+
+// A mixture are names that hold about as much and have nobody asked for, one for each measurement.
+type mixture struct {
+	about string
+	names []string
+}
+
+// mixtures adds each of the extras to each of the images.
+func (b *bench) mixtures() []mixture {
+	var all []mixture
+	for _, img := range b.images {
+		m := mixture{about: img.String() + ", and one more"}
+		for _, extra := range extras() {
+			m.names = append(m.names, img.name+"/"+extra)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+// combination measures images whose packages were all served before, each alone.
+func (b *bench) combination(ctx context.Context) error {
+	if err := b.empty(); err != nil {
+		return err
+	}
+	s, err := b.start(ctx, settings{})
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	peer := &server{url: b.peer, client: newClient()}
+	for _, name := range slices.Sorted(slices.Values(append(strings.Split(b.largest().name, "/"), extras()...))) {
+		b.progress("combination: serving %s alone", name)
+		if _, err := s.pull(ctx, name); err != nil {
+			return err
+		}
+		if b.peer != "" {
+			if _, err := peer.pull(ctx, name); err != nil {
+				return err
+			}
+		}
+	}
+	before, err := b.programs()
+	if err != nil {
+		return err
+	}
+	t := newTable("image", "pull", "slowest", "CPU", "against", "takes", "**time, ratio**", "peer")
+	for i, m := range b.mixtures() {
+		b.progress("combination: %s", m.about)
+		var ours, others, peers []cost
+		for _, name := range m.names {
+			pull, err := s.timedPull(ctx, name)
+			if err != nil {
+				return err
+			}
+			other, err := timed(ctx, "nix-store", append([]string{"--query", "--requisites"}, b.images[i].paths...)...)
+			if err != nil {
+				return err
+			}
+			ours, others = append(ours, pull), append(others, other)
+			if b.peer != "" {
+				if pull, err = peer.timedPull(ctx, name); err != nil {
+					return err
+				}
+				peers = append(peers, pull)
+			}
+		}
+		theirs := "–"
+		if b.peer != "" {
+			theirs = duration(medianOf(peers, cost.time))
+		}
+		typical := medianOf(ours, cost.time)
+		t.row(m.about, typical, quantile(times(ours), 1), medianOf(ours, cost.cpuTime), "nix-store --query --requisites", medianOf(others, cost.time),
+			ratios(ours, others, wallRatio), theirs)
+		b.aim("combination, "+m.about+", ms", milliseconds(typical), 40, "%.1f")
+	}
+	after, err := b.programs()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(b.out, t)
+	b.aim("combination: programs of Nix started, evaluations among them", float64(after-before), 0, "%.0f")
+	return nil
+}
+
+func times(costs []cost) []time.Duration {
+	all := make([]time.Duration, len(costs))
+	for i, c := range costs {
+		all[i] = c.wall
+	}
+	return all
+}

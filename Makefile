@@ -1,4 +1,4 @@
-# The two commands: `make run` and `make test`. Both set up what is missing on a Debian machine with Go, and are quick when run again.
+# The commands: `make run`, `make test` and `make bench`. They set up what is missing on a Debian machine with Go, and are quick when run again.
 
 ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
@@ -23,7 +23,7 @@ lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 	git ls-files -z '*.nix' | xargs -0 -n 1 nix-instantiate --parse >/dev/null
 
-bench: setup-bench build demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 PEER=URL choose what
+bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 PEER=URL choose what
 	@go run ./integration/bench -groups '$(GROUP)' -runs '$(or $(RUNS),3)' -peer '$(PEER)'
 
 build: build/registry ## Build build/registry

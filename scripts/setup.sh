@@ -41,6 +41,8 @@ case "${1:-}" in
     need redis-server redis-server
     need qemu-aarch64-static qemu-user-static
     need sshd openssh-server
+    need pigz pigz
+    need wrk wrk
     ;;
   bench)
     need git git

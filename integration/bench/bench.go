@@ -25,6 +25,7 @@ type options struct {
 	names []string // of images, smallest first
 	runs  int
 	peer  string // a URL, or empty
+	dir   string // for all that is written; anyone must be able to read it, as evaluations are nobody's
 }
 
 // demoImages are names of about 50, 270 and 700 store paths. The last is nearly all that the demo set has.
@@ -52,36 +53,41 @@ func (i image) String() string {
 // bench is what the groups share. They run one after the other.
 type bench struct {
 	options
-	out       io.Writer
-	root, dir string // the checkout, and what is written
-	stock     string // the stock registry's program
-	images    []image
-	targets   []target
+	out     io.Writer
+	root    string // of the checkout
+	images  []image
+	targets []target
+	lock    *os.File // held until the process ends
 }
 
-// newBench builds the stock registry, makes sure that the packages of the images are in the Nix store and evaluated, and prints what
-// is measured where.
+// newBench builds both registries, makes sure that the packages of the images are in the Nix store and evaluated, and prints what
+// is measured where. One at a time can have the directory.
 func newBench(ctx context.Context, out io.Writer, o options) (*bench, error) {
 	module, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return nil, fmt.Errorf("looking for the checkout: %w", err)
 	}
 	b := &bench{options: o, out: out, root: filepath.Dir(strings.TrimSpace(string(module)))}
-	b.dir = filepath.Join(b.root, "build", "bench")
-	b.stock = filepath.Join(b.dir, "stock-registry")
-	for _, made := range []string{b.program(), b.demo()} {
-		if _, err := os.Stat(made); err != nil {
-			return nil, fmt.Errorf("%w: run `make build demo` first", err)
-		}
+	b.dir = cmp.Or(o.dir, filepath.Join(b.root, "build", "bench"))
+	if _, err := os.Stat(b.demo()); err != nil {
+		return nil, fmt.Errorf("%w: run `make demo` first", err)
 	}
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return nil, err
 	}
-	b.progress("building the stock registry")
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.stock, registryModule)
-	build.Dir = b.root
-	if text, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building %s: %w\n%s", registryModule, err, text)
+	if b.lock, err = os.Create(filepath.Join(b.dir, "lock")); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(b.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, fmt.Errorf("%s is in use: wait for the other measurement to end", b.dir)
+	}
+	for program, what := range map[string]string{b.program(): "./cmd/registry", b.stock(): registryModule} {
+		b.progress("building %s", what)
+		build := exec.CommandContext(ctx, "go", "build", "-o", program, what)
+		build.Dir = b.root
+		if text, err := build.CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("building %s: %w\n%s", what, err, text)
+		}
 	}
 	if err := b.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("preparing the images: %w", err)
@@ -89,7 +95,8 @@ func newBench(ctx context.Context, out io.Writer, o options) (*bench, error) {
 	return b, b.printMachine(ctx)
 }
 
-func (b *bench) program() string { return filepath.Join(b.root, "build", "registry") }
+func (b *bench) program() string { return filepath.Join(b.dir, "registry") }
+func (b *bench) stock() string   { return filepath.Join(b.dir, "stock-registry") }
 func (b *bench) demo() string    { return filepath.Join(b.root, "build", "demo") }
 
 // prepare pulls each image once, so that Nix has built it and the registry remembers its evaluation, and learns the closures.
@@ -160,6 +167,7 @@ func (b *bench) printMachine(ctx context.Context) error {
 	for _, i := range b.images {
 		fmt.Fprintf(b.out, "| %s | %d | %s | `%s` |\n", i, len(i.paths), megabytes(i.tarSize), i.name)
 	}
+	fmt.Fprintln(b.out)
 	return nil
 }
 
@@ -225,5 +233,5 @@ func (b *bench) printTargets() {
 	for _, target := range b.targets {
 		t.row(target.what, target.want, target.got, map[bool]string{true: "reached", false: "**not reached**"}[target.reached])
 	}
-	fmt.Fprintf(b.out, "\n## targets\n\n%s", t)
+	fmt.Fprintf(b.out, "## targets\n\n%s", t)
 }

@@ -1,6 +1,9 @@
 package main
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // layers prints the table of docs/layering.md, by the Debian packages that apt knows.
 func (b *bench) layers(ctx context.Context) error {
@@ -17,5 +20,6 @@ func (b *bench) layers(ctx context.Context) error {
 	if err := simulate.Run(); err != nil {
 		return err
 	}
+	fmt.Fprintln(b.out)
 	return packages.Wait()
 }

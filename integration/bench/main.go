@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
@@ -37,7 +38,7 @@ func main() {
 	flag.StringVar(&o.peer, "peer", "", "`URL` of another server, to be asked the same; its storage should be empty")
 	chosen := flag.String("groups", "", "`names` of groups, separated by commas (default: all)")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "Usage: make bench [GROUP=NAMES] [RUNS=N] [PEER=URL], or, when `make build demo` is done: go run ./integration/bench [flags]")
+		fmt.Fprintln(os.Stderr, "Usage: make bench [GROUP=NAMES] [RUNS=N] [PEER=URL], or, after `make demo`: go run ./integration/bench [flags]")
 		flag.PrintDefaults()
 		fmt.Fprintln(os.Stderr, "\nGroups:")
 		for _, g := range groups() {
@@ -46,7 +47,7 @@ func main() {
 	}
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, o, *chosen, flag.Args())
+	err := run(ctx, os.Stdout, o, *chosen, flag.Args())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -55,7 +56,7 @@ func main() {
 }
 
 // run measures the groups of a list. What was measured before an error or a signal is printed.
-func run(ctx context.Context, o options, list string, args []string) error {
+func run(ctx context.Context, out io.Writer, o options, list string, args []string) error {
 	selected, err := choose(list)
 	if err != nil {
 		return err
@@ -64,13 +65,14 @@ func run(ctx context.Context, o options, list string, args []string) error {
 		return errors.New("takes no arguments but flags, and at least one run: see --help")
 	}
 	o.peer = strings.TrimSuffix(o.peer, "/")
-	b, err := newBench(ctx, os.Stdout, o)
+	b, err := newBench(ctx, out, o)
 	if err != nil {
 		return err
 	}
+	defer b.printTargets()
 	for _, g := range selected {
 		b.progress("%s: %s", g.name, g.about)
-		fmt.Fprintf(b.out, "\n## %s\n\n", g.name)
+		fmt.Fprintf(b.out, "## %s\n\n", g.name)
 		if err := g.measure(b, ctx); err != nil {
 			if ctx.Err() != nil {
 				return errors.New("interrupted")
@@ -78,7 +80,6 @@ func run(ctx context.Context, o options, list string, args []string) error {
 			return fmt.Errorf("%s: %w", g.name, err)
 		}
 	}
-	b.printTargets()
 	return nil
 }
 

@@ -45,11 +45,11 @@ type server struct {
 // settings are what differs between the registries of the groups. The zero value serves the demo set in gzip.
 type settings struct {
 	compression string
-	packages    map[string]any    // in place of the demo set
-	refresh     time.Duration     // 0: the default
-	nix         map[string]any    // in place of no substituters
-	wrap        []string          // a command that runs the rest of its arguments
-	env         map[string]string // for the registry and the programs of Nix
+	packages    map[string]any // in place of the demo set
+	refresh     time.Duration  // 0: the default
+	nix         map[string]any // in place of no substituters
+	wrap        []string       // a command that runs the rest of its arguments
+	conf        string         // NIX_CONF_DIR for the programs of Nix, or empty
 }
 
 // The directories of the one registry that runs at a time, and of the stock one beside it.
@@ -117,20 +117,17 @@ func (b *bench) startCold(ctx context.Context, with settings) (*server, error) {
 	}
 	config := b.config()
 	config["middleware"] = map[string]any{"repository": []any{map[string]any{"name": "nix", "options": options}}}
-	bin, err := b.countPrograms()
+	bin, err := b.countPrograms(with.conf)
 	if err != nil {
 		return nil, err
 	}
 	env := append(os.Environ(), "OTEL_TRACES_EXPORTER=none", "PATH="+bin+":"+os.Getenv("PATH"))
-	for name, value := range with.env {
-		env = append(env, name+"="+value)
-	}
 	return b.launch(ctx, "registry", config, env, slices.Concat(with.wrap, []string{b.program()}))
 }
 
 // startStock starts the stock registry on the same storage.
 func (b *bench) startStock(ctx context.Context) (*server, error) {
-	return b.launch(ctx, "stock", b.config(), append(os.Environ(), "OTEL_TRACES_EXPORTER=none"), []string{b.stock})
+	return b.launch(ctx, "stock", b.config(), append(os.Environ(), "OTEL_TRACES_EXPORTER=none"), []string{b.stock()})
 }
 
 // config is what both registries have.
@@ -147,7 +144,7 @@ func (b *bench) config() map[string]any {
 }
 
 // countPrograms makes a directory of programs of Nix that write a line before they do what is expected of them.
-func (b *bench) countPrograms() (string, error) {
+func (b *bench) countPrograms(conf string) (string, error) {
 	bin := filepath.Join(b.dir, "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return "", err
@@ -163,7 +160,11 @@ func (b *bench) countPrograms() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		script := fmt.Sprintf("#!/bin/sh\necho %s >>'%s'\nexec '%s' \"$@\"\n", name, b.programsFile(), program)
+		script := fmt.Sprintf("#!/bin/sh\necho %s >>'%s'\n", name, b.programsFile())
+		if conf != "" {
+			script += fmt.Sprintf("export NIX_CONF_DIR='%s'\n", conf)
+		}
+		script += fmt.Sprintf("exec '%s' \"$@\"\n", program)
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
 			return "", err
 		}

@@ -8,11 +8,10 @@ import (
 	"time"
 )
 
-// connections keep both registries busy, and windTime is how long each is asked at a time.
-const (
-	connections = 16
-	windTime    = 2 * time.Second
-)
+// wrkArgs keep a registry busy with 16 connections, for a second at a time.
+func wrkArgs() []string {
+	return []string{"--threads=1", "--connections=16", "--duration=1s", "--timeout=30s", "--latency", "--header=Accept: " + accept}
+}
 
 // A throughput is what wrk says.
 type throughput struct {
@@ -99,8 +98,7 @@ func (b *bench) stored(ctx context.Context) error {
 }
 
 func wrk(ctx context.Context, url string) (throughput, error) {
-	out, err := command(ctx, "wrk", "--threads=1", fmt.Sprint("--connections=", connections), fmt.Sprint("--duration=", windTime), "--timeout=30s",
-		"--latency", "--header=Accept: "+accept, url).Output()
+	out, err := command(ctx, "wrk", append(wrkArgs(), url)...).Output()
 	if err != nil {
 		return throughput{}, fmt.Errorf("wrk %s: %w", url, err)
 	}
@@ -113,7 +111,7 @@ func wrk(ctx context.Context, url string) (throughput, error) {
 
 var (
 	wrkRate  = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
-	wrkP99   = regexp.MustCompile(`\s99%\s+([0-9.]+(?:us|ms|s|m))\n`)
+	wrkP99   = regexp.MustCompile(`\s99%\s+([0-9.]+(?:us|ms|s|m)) *\n`)
 	wrkFault = regexp.MustCompile(`(?:Non-2xx or 3xx responses|Socket errors):.*`)
 )
 

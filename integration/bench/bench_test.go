@@ -1,0 +1,139 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRun measures small images: that the tables are whole, not what is in them.
+func TestRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not with -short")
+	}
+	for _, tool := range []string{"nix-daemon", "git", "pigz", "zstd", "wrk"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("%s is needed: %v", tool, err)
+			}
+			t.Skipf("%s is needed: %v", tool, err)
+		}
+	}
+	demo := filepath.Join("..", "..")
+	if out, err := exec.CommandContext(t.Context(), filepath.Join(demo, "examples", "debian", "make.sh"), filepath.Join(demo, "build", "demo")).CombinedOutput(); err != nil {
+		t.Fatalf("making the demo package set: %v\n%s", err, out)
+	}
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var report strings.Builder
+	o := options{names: []string{"hello", "shell/hello/less"}, runs: 1, dir: dir}
+	if err := run(t.Context(), &report, o, "cold,substituted,combination,again,many,stored,memory", nil); err != nil {
+		t.Fatalf("%v\n%s", err, &report)
+	}
+	for _, want := range []string{
+		`(?m)^\| \d+ paths, [\d.]+ MB \| \d+ \| [\d.]+ MB \| .hello. \|$`,
+		`(?m)^\| \d+ paths, .* \| zstd \| .* \| tar, zstd -1 -T2 \| .* \| [\d.]+ of zstd -1 \|$`,
+		`(?m)^\| \d+ paths, .* \| tar, sha256sum \| `,
+		`(?m)^(\| \d+ paths, .* \| xz \| |Not measured: )`,
+		`(?m)^\| combination: programs of Nix started, .* \| ≤ 0 \| 0 \| reached \|$`,
+		`(?m)^\| packages in git, after .refresh. \| `,
+		`(?m)^\| 200 clients \| .* \| .* \| 1 \| `, // built once for all of them
+		`(?m)^\| manifest by digest \| `,
+		`(?m)^\| 8 at a time \| gzip \| `,
+	} {
+		if !regexp.MustCompile(want).MatchString(report.String()) {
+			t.Errorf("the report has no %s", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(report.String())
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for _, test := range []struct {
+		list string
+		want []string
+	}{
+		{list: "", want: []string{"cold", "substituted", "combination", "again", "many", "stored", "memory", "layers"}},
+		{list: "memory,cold", want: []string{"cold", "memory"}},
+		{list: "cold,warm"},
+		{list: "cold,"},
+	} {
+		got, err := choose(test.list)
+		var names []string
+		for _, g := range got {
+			names = append(names, g.name)
+		}
+		if !slices.Equal(names, test.want) || (err == nil) != (test.want != nil) {
+			t.Errorf("choosing %q: %q, %v; want %q", test.list, names, err, test.want)
+		}
+	}
+}
+
+func TestParseWrk(t *testing.T) {
+	const report = `Running 2s test @ http://127.0.0.1:41753/v2/hello/manifests/latest
+  1 threads and 16 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     4.05ms    2.61ms  33.27ms   84.21%
+    Req/Sec     4.13k   298.70     4.61k    75.00%
+  Latency Distribution
+     50%    3.47ms
+     75%    4.95ms
+     90%    6.89ms
+     99%   13.60ms
+  8222 requests in 2.00s, 18.52MB read
+`
+	for _, test := range []struct {
+		name, report string
+		want         throughput // zero: an error
+	}{
+		{"whole", report + "Requests/sec:   4109.53\nTransfer/sec:      9.26MB\n", throughput{4109.53, 13600 * time.Microsecond}},
+		{"slow", strings.Replace(report, "13.60ms", " 1.04s ", 1) + "Requests/sec:     29.96\n", throughput{29.96, 1040 * time.Millisecond}},
+		{"cut", report, throughput{}},
+		{"no answers", report + "  Socket errors: connect 0, read 16, write 0, timeout 0\nRequests/sec:   4109.53\n", throughput{}},
+		{"errors", report + "  Non-2xx or 3xx responses: 8222\nRequests/sec:   4109.53\n", throughput{}},
+		{"empty", "", throughput{}},
+	} {
+		got, err := parseWrk(test.report)
+		if got != test.want || (err == nil) != (test.want != throughput{}) {
+			t.Errorf("%s: %v, %v; want %v", test.name, got, err, test.want)
+		}
+	}
+}
+
+func TestRotations(t *testing.T) {
+	want := []string{"shell/a/b/c", "shell/b/c/a", "shell/c/a/b", "shell/a/b/c"}
+	if got := rotations("shell/a/b/c", 4); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	for _, test := range []struct {
+		values []int
+		part   float64
+		want   int
+	}{
+		{[]int{7}, 0.5, 7},
+		{[]int{3, 1, 2}, 0.5, 2},
+		{[]int{3, 1, 2}, 0.99, 3},
+		{[]int{3, 1, 2}, 1, 3},
+		{[]int{4, 3, 2, 1}, 0, 1},
+	} {
+		if got := quantile(test.values, test.part); got != test.want {
+			t.Errorf("quantile %v of %v is %d, want %d", test.part, test.values, got, test.want)
+		}
+	}
+}

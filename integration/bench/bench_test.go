@@ -99,8 +99,8 @@ func TestParseWrk(t *testing.T) {
 		name, report string
 		want         throughput // zero: an error
 	}{
-		{"whole", report + "Requests/sec:   4109.53\nTransfer/sec:      9.26MB\n", throughput{4109.53, 13600 * time.Microsecond}},
-		{"slow", strings.Replace(report, "13.60ms", " 1.04s ", 1) + "Requests/sec:     29.96\n", throughput{29.96, 1040 * time.Millisecond}},
+		{"whole", report + "Requests/sec:   4109.53\nTransfer/sec:      9.26MB\n", throughput{perSecond: 4109.53, p99: 13600 * time.Microsecond, requests: 8222}},
+		{"slow", strings.Replace(report, "13.60ms", " 1.04s ", 1) + "Requests/sec:     29.96\n", throughput{perSecond: 29.96, p99: 1040 * time.Millisecond, requests: 8222}},
 		{"cut", report, throughput{}},
 		{"no answers", report + "  Socket errors: connect 0, read 16, write 0, timeout 0\nRequests/sec:   4109.53\n", throughput{}},
 		{"errors", report + "  Non-2xx or 3xx responses: 8222\nRequests/sec:   4109.53\n", throughput{}},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -17,7 +18,16 @@ func wrkArgs() []string {
 type throughput struct {
 	perSecond float64
 	p99       time.Duration
+	requests  int
+	cpu       time.Duration // that the server took for all of them, by its own processes
 }
+
+func (t throughput) rate() float64          { return t.perSecond }
+func (t throughput) slowest() time.Duration { return t.p99 }
+func (t throughput) each() time.Duration    { return t.cpu / time.Duration(max(t.requests, 1)) }
+func rateRatio(a, b throughput) float64     { return a.perSecond / b.perSecond }
+func slowestRatio(a, b throughput) float64  { return a.p99.Seconds() / b.p99.Seconds() }
+func eachRatio(a, b throughput) float64     { return a.each().Seconds() / b.each().Seconds() }
 
 // stored measures how many manifests and blobs the registry serves, against the stock registry on the same storage.
 func (b *bench) stored(ctx context.Context) error {
@@ -55,7 +65,7 @@ func (b *bench) stored(ctx context.Context) error {
 	}
 	revision := m.Annotations["org.opencontainers.image.revision"]
 	manifests, blobs := "/v2/"+img.name+"/manifests/", "/v2/"+img.name+"/blobs/"
-	t := newTable("", "per second", "stock registry", "**throughput, ratio**", "p99", "stock registry", "p99, ratio")
+	t := newTable("", "per second", "stock registry", "**throughput, ratio**", "p99", "stock registry", "p99, ratio", "CPU of a request, ratio")
 	for _, c := range []struct{ about, path string }{
 		{"manifest by tag, `latest`", manifests + "latest"},
 		{"manifest by tag, the revision", manifests + revision},
@@ -71,63 +81,71 @@ func (b *bench) stored(ctx context.Context) error {
 				server *server
 				all    *[]throughput
 			}{{s, &ours}, {stock, &others}} {
-				got, err := wrk(ctx, turn.server.url+c.path)
+				got, err := turn.server.wrk(ctx, c.path)
 				if err != nil {
 					return err
 				}
 				*turn.all = append(*turn.all, got)
 			}
 		}
-		perSecond := func(t throughput) float64 { return t.perSecond }
-		p99 := func(t throughput) time.Duration { return t.p99 }
-		ratio := ratios(ours, others, func(a, b throughput) float64 { return a.perSecond / b.perSecond })
-		t.row(c.about, fmt.Sprintf("%.0f", medianOf(ours, perSecond)), fmt.Sprintf("%.0f", medianOf(others, perSecond)), ratio,
-			medianOf(ours, p99), medianOf(others, p99), ratios(ours, others, func(a, b throughput) float64 { return a.p99.Seconds() / b.p99.Seconds() }))
+		ratio := ratios(ours, others, rateRatio)
+		t.row(c.about, fmt.Sprintf("%.0f", medianOf(ours, throughput.rate)), fmt.Sprintf("%.0f", medianOf(others, throughput.rate)), ratio,
+			medianOf(ours, throughput.slowest), medianOf(others, throughput.slowest), ratios(ours, others, slowestRatio), ratios(ours, others, eachRatio))
 		b.aimLeast("stored, "+c.about+": throughput against the stock registry", ratio, 0.98, "%.2f")
 	}
 	if b.peer != "" {
 		b.progress("stored: peer")
-		got, err := wrk(ctx, b.peer+manifests+"latest")
+		got, err := (&server{url: b.peer}).wrk(ctx, manifests+"latest")
 		if err != nil {
 			return err
 		}
-		t.row("peer, manifest by tag, `latest`", fmt.Sprintf("%.0f", got.perSecond), "–", "–", got.p99, "–", "–")
+		t.row("peer, manifest by tag, `latest`", fmt.Sprintf("%.0f", got.perSecond), "–", "–", got.p99, "–", "–", "–")
 	}
 	fmt.Fprintln(b.out, t)
 	return nil
 }
 
-func wrk(ctx context.Context, url string) (throughput, error) {
-	out, err := command(ctx, "wrk", append(wrkArgs(), url)...).Output()
+// wrk keeps a server busy with GETs of a path.
+func (s *server) wrk(ctx context.Context, path string) (throughput, error) {
+	before, err := s.usage()
 	if err != nil {
-		return throughput{}, fmt.Errorf("wrk %s: %w", url, err)
+		return throughput{}, err
+	}
+	out, err := command(ctx, "wrk", append(wrkArgs(), s.url+path)...).Output()
+	if err != nil {
+		return throughput{}, fmt.Errorf("wrk %s: %w", s.url+path, err)
 	}
 	got, err := parseWrk(string(out))
 	if err != nil {
-		return throughput{}, fmt.Errorf("wrk %s: %w\n%s", url, err, out)
+		return throughput{}, fmt.Errorf("wrk %s: %w\n%s", s.url+path, err, out)
 	}
-	return got, nil
+	after, err := s.usage()
+	got.cpu = after.cpu - before.cpu
+	return got, err
 }
 
 var (
+	wrkCount = regexp.MustCompile(`\s(\d+) requests in `)
 	wrkRate  = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
 	wrkP99   = regexp.MustCompile(`\s99%\s+([0-9.]+(?:us|ms|s|m)) *\n`)
 	wrkFault = regexp.MustCompile(`(?:Non-2xx or 3xx responses|Socket errors):.*`)
 )
 
 // parseWrk reads the report of wrk --latency. Answers that are errors make it one.
-func parseWrk(report string) (throughput, error) {
+func parseWrk(report string) (got throughput, err error) {
 	if fault := wrkFault.FindString(report); fault != "" {
-		return throughput{}, fmt.Errorf("%s", fault)
+		return got, errors.New(fault)
 	}
-	rate, p99 := wrkRate.FindStringSubmatch(report), wrkP99.FindStringSubmatch(report)
-	if rate == nil || p99 == nil {
-		return throughput{}, fmt.Errorf("no rate or no latency in its report")
+	count, rate, p99 := wrkCount.FindStringSubmatch(report), wrkRate.FindStringSubmatch(report), wrkP99.FindStringSubmatch(report)
+	if count == nil || rate == nil || p99 == nil {
+		return got, errors.New("its report lacks the number of requests, their rate or their latency")
 	}
-	perSecond, err := strconv.ParseFloat(rate[1], 64)
-	if err != nil {
+	if got.requests, err = strconv.Atoi(count[1]); err != nil {
 		return throughput{}, err
 	}
-	latency, err := time.ParseDuration(p99[1])
-	return throughput{perSecond, latency}, err
+	if got.perSecond, err = strconv.ParseFloat(rate[1], 64); err != nil {
+		return throughput{}, err
+	}
+	got.p99, err = time.ParseDuration(p99[1])
+	return got, err
 }

@@ -38,7 +38,7 @@ func (b *bench) memory(ctx context.Context) error {
 			}
 		}
 	}
-	fmt.Fprintf(b.out, "%s\nThe stock registry needs %s when it serves a client all of that image.\n", t, megabytes(stock))
+	fmt.Fprintf(b.out, "%s\nThe stock registry needs %s when it serves a client all of that image.\n\n", t, megabytes(stock))
 	return nil
 }
 

@@ -48,6 +48,7 @@ type settings struct {
 	packages    map[string]any // in place of the demo set
 	refresh     time.Duration  // 0: the default
 	nix         map[string]any // in place of no substituters
+	storeless   bool           // packs what binary caches have, without a store
 	wrap        []string       // a command that runs the rest of its arguments
 	conf        string         // NIX_CONF_DIR for the programs of Nix, or empty
 }
@@ -102,6 +103,9 @@ func (b *bench) startCold(ctx context.Context, with settings) (*server, error) {
 		"image":    map[string]any{"compression": "gzip"},
 		"nix":      map[string]any{"substituters": []string{}},
 		"cachedir": filepath.Join(b.dir, "cache"),
+	}
+	if with.storeless {
+		options["build"].(map[string]any)["storeless"] = true
 	}
 	if with.compression != "" {
 		options["image"] = map[string]any{"compression": with.compression}

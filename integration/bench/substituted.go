@@ -21,7 +21,7 @@ func (b *bench) substituted(ctx context.Context) error {
 		fmt.Fprint(b.out, "Not measured: an empty Nix store is made with a mount namespace, for which this must run as root.\n\n")
 		return nil
 	}
-	t := newTable("image", "binary cache", "pull", "of it building", "CPU of the registry and Nix", "against", "takes", "CPU", "**time, ratio**", "CPU, ratio")
+	t := newTable("image", "binary cache", "by way of", "pull", "of it building", "CPU of the registry and Nix", "against", "takes", "CPU", "**time, ratio**", "CPU, ratio")
 	for _, c := range []struct {
 		img         image
 		compression string
@@ -30,22 +30,32 @@ func (b *bench) substituted(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var ours, others []cost
-		var built []time.Duration
+		ways := []struct {
+			about     string
+			storeless bool
+			pulls     []cost
+			built     []time.Duration
+		}{{about: "the store"}, {about: "nothing (`build.storeless`)", storeless: true}}
+		var others []cost
 		for run := range b.runs {
 			b.progress("substituted: %s, %s, run %d of %d", c.img, c.compression, run+1, b.runs)
-			pull, building, err := b.substitutedPull(ctx, c.img, cache)
-			if err != nil {
-				return err
+			for i := range ways {
+				pull, building, err := b.substitutedPull(ctx, c.img, cache, ways[i].storeless)
+				if err != nil {
+					return err
+				}
+				ways[i].pulls, ways[i].built = append(ways[i].pulls, pull), append(ways[i].built, building)
 			}
 			other, err := b.copied(ctx, c.img, cache)
 			if err != nil {
 				return err
 			}
-			ours, others, built = append(ours, pull), append(others, other), append(built, building)
+			others = append(others, other)
 		}
-		t.row(c.img, c.compression, medianOf(ours, cost.time), median(built), medianOf(ours, cost.cpuTime), "nix copy; tar, pigz -1 -p2",
-			medianOf(others, cost.time), medianOf(others, cost.cpuTime), ratios(ours, others, wallRatio), ratios(ours, others, cpuRatio))
+		for _, way := range ways {
+			t.row(c.img, c.compression, way.about, medianOf(way.pulls, cost.time), median(way.built), medianOf(way.pulls, cost.cpuTime), "nix copy; tar, pigz -1 -p2",
+				medianOf(others, cost.time), medianOf(others, cost.cpuTime), ratios(way.pulls, others, wallRatio), ratios(way.pulls, others, cpuRatio))
+		}
 	}
 	fmt.Fprintln(b.out, t)
 	return nil
@@ -86,7 +96,7 @@ func (c binaryCache) serve(ctx context.Context) (url string, stop func(), err er
 }
 
 // substitutedPull pulls from a registry that has just been started, in a mount namespace whose Nix store is empty.
-func (b *bench) substitutedPull(ctx context.Context, img image, cache binaryCache) (pull cost, building time.Duration, err error) {
+func (b *bench) substitutedPull(ctx context.Context, img image, cache binaryCache, storeless bool) (pull cost, building time.Duration, err error) {
 	url, stop, err := cache.serve(ctx)
 	if err != nil {
 		return cost{}, 0, err
@@ -103,7 +113,7 @@ func (b *bench) substitutedPull(ctx context.Context, img image, cache binaryCach
 	s, err := b.start(ctx, settings{
 		nix:  map[string]any{"substituters": []string{url}, "trustedpublickeys": []string{cache.publicKey}},
 		wrap: []string{"unshare", "--mount", "--propagation=private", "sh", "-euc", bindNix, "sh", store},
-		conf: conf,
+		conf: conf, storeless: storeless,
 	})
 	if err != nil {
 		return cost{}, 0, err

@@ -268,6 +268,7 @@ type order struct {
 	pinned           source.Pinned
 	platform, system string
 	repo             Repository
+	labels           map[string]string // what it is built from
 	started          time.Time
 }
 
@@ -329,22 +330,22 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 	if size := narSize(closure); size > b.options.MaxBytes {
 		return Manifest{}, tooLarge(size, b.options.MaxBytes)
 	}
-	layers, profile, err := b.pack(ctx, o, closure, from)
+	var err error
+	if o.labels, err = provenance(o.request, o.packages, o.pinned); err != nil {
+		return Manifest{}, err
+	}
+	layers, container, err := b.pack(ctx, o, closure, from)
 	if err != nil {
 		return Manifest{}, err
 	}
-	labels, err := provenance(o.request, o.packages, o.pinned)
-	if err != nil {
-		return Manifest{}, err
-	}
-	config, err := imageConfig(layers, o.platform, o.pinned, containerConfig(o.request, o.packages, profile, labels))
+	config, err := imageConfig(layers, o.platform, o.pinned, container)
 	if err != nil {
 		return Manifest{}, err
 	}
 	if err := o.repo.Put(ctx, v1.MediaTypeImageConfig, config); err != nil {
 		return Manifest{}, err
 	}
-	manifest, err := imageManifest(config, layers, b.options.Compression, labels)
+	manifest, err := imageManifest(config, layers, b.options.Compression, o.labels)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -354,12 +355,13 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 	return manifest, nil
 }
 
-// pack stores the layers of an image, the root layer first, grouped as they were when the same store paths were packed before.
-func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from origin) ([]packedLayer, profile, error) {
+// pack stores the layers of an image, the root layer first, grouped as they were when the same store paths were packed before. It also returns how
+// the image runs.
+func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from origin) ([]packedLayer, v1.ImageConfig, error) {
 	key := b.closureKey(closure)
 	known, grouped, err := b.images.Get(ctx, key)
 	if err != nil {
-		return nil, profile{}, err
+		return nil, v1.ImageConfig{}, err
 	}
 	groups := make([][]store.Path, 0, len(known))
 	for _, l := range known {
@@ -368,45 +370,41 @@ func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, f
 	}
 	if !grouped {
 		if groups, err = b.layout.group(ctx, closure, b.options.Layers); err != nil {
-			return nil, profile{}, err
+			return nil, v1.ImageConfig{}, err
 		}
 	}
-	layers, root, err := b.layers(ctx, o, closure, groups, from)
+	layers, container, err := b.layers(ctx, o, closure, groups, from)
 	if err == nil && !grouped {
 		err = b.images.Put(ctx, key, layers[1:])
 	}
-	return layers, root, err
+	return layers, container, err
 }
 
 // layers stores the root layer and one for each group, in this order.
-func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo, groups [][]store.Path, from origin) (layers []packedLayer, root profile, err error) {
-	var first packedLayer
-	packRoot := func(ctx context.Context) (err error) {
-		first, err = b.packer.root(ctx, root, o.repo)
+func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo, groups [][]store.Path, from origin) (layers []packedLayer, container v1.ImageConfig, err error) {
+	var root packedLayer
+	packRoot := func(ctx context.Context, files rootfs.Files) error {
+		profile, err := newProfile(ctx, o.packages, closure, files)
+		if err != nil {
+			return err
+		}
+		container = containerConfig(o.request, o.packages, profile, o.labels)
+		root, err = b.packer.root(ctx, profile, o.repo)
 		return err
 	}
 	if from == nil {
-		if root, err = newProfile(ctx, o.packages, closure, nil); err != nil {
-			return nil, root, err
-		}
 		all, ctx := errgroup.WithContext(ctx)
-		all.Go(func() error { return packRoot(ctx) })
+		all.Go(func() error { return packRoot(ctx, nil) })
 		all.Go(func() (err error) {
 			layers, err = b.packer.layers(ctx, groups, o.repo, atOnce, packStore)
 			return err
 		})
 		err = all.Wait()
-		return append([]packedLayer{first}, layers...), root, err
+	} else if layers, err = b.packer.layers(ctx, groups, o.repo, from.await, from.pack); err == nil {
+		// What the root layer is made of is there, or known, when all is packed.
+		err = packRoot(ctx, from.files())
 	}
-	// What the root layer is made of is there, or known, when all is packed.
-	if layers, err = b.packer.layers(ctx, groups, o.repo, from.await, from.pack); err != nil {
-		return nil, root, err
-	}
-	if root, err = newProfile(ctx, o.packages, closure, from.files()); err != nil {
-		return nil, root, err
-	}
-	err = packRoot(ctx)
-	return append([]packedLayer{first}, layers...), root, err
+	return append([]packedLayer{root}, layers...), container, err
 }
 
 // atOnce awaits what is there.

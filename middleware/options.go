@@ -60,6 +60,8 @@ type PackagesOptions struct {
 type GitOptions struct {
 	URL string `mapstructure:"url"`
 	Ref string `mapstructure:"ref"`
+	// Submodules has the files of submodules fetched too.
+	Submodules bool `mapstructure:"submodules"`
 }
 
 // NamesOptions is which image names are made of packages, and which packages may be asked for.
@@ -291,7 +293,9 @@ func (o Options) packages() nixbuilder.Packages {
 		Channel: source.ChannelOptions{
 			Name: o.Packages.Channel, Channels: o.Packages.Channels, Archives: o.Packages.Archives, Keep: o.Packages.Keep, Refresh: o.Refresh,
 		},
-		Git: source.GitOptions{URL: o.Packages.Git.URL, Ref: o.Packages.Git.Ref, Keep: o.Packages.Keep, Refresh: o.Refresh},
+		Git: source.GitOptions{
+			URL: o.Packages.Git.URL, Ref: o.Packages.Git.Ref, Submodules: o.Packages.Git.Submodules, Keep: o.Packages.Keep, Refresh: o.Refresh,
+		},
 	}
 }
 
@@ -359,7 +363,7 @@ func (o Options) faults() []error {
 			fault("packages.path: %w", err)
 		}
 	}
-	if o.Packages.Git.Ref != "" && o.Packages.Git.URL == "" {
+	if o.Packages.Git != (GitOptions{}) && o.Packages.Git.URL == "" {
 		fault("packages.git.url: missing")
 	}
 	if len(o.Platforms) == 0 {

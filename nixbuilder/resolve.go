@@ -56,12 +56,12 @@ func (b *Builder) resolve(ctx context.Context, request names.Request, pinned sou
 	}
 	results, err := b.packages.find(ctx, pinned, system, wanted)
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-		return nil, Errorf(Denied, "%v", fault)
+		return nil, Errorf(Denied, "%v%s", fault, hint(pinned, fault.Message))
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := refusal(request.Packages, results); err != nil {
+	if err := refusal(request.Packages, results, pinned); err != nil {
 		return nil, err
 	}
 	var found packages
@@ -120,7 +120,7 @@ func (p packages) unique() packages {
 }
 
 // refusal says all that is wrong with the names of a request: first what does not exist.
-func refusal(requested []string, results map[string]eval.Result) error {
+func refusal(requested []string, results map[string]eval.Result, pinned source.Pinned) error {
 	var missing, refused []string
 	for _, name := range requested {
 		switch failure := results[name].Failure; {
@@ -132,7 +132,7 @@ func refusal(requested []string, results map[string]eval.Result) error {
 			}
 			missing = append(missing, message)
 		default:
-			refused = append(refused, failure.Message)
+			refused = append(refused, failure.Message+hint(pinned, failure.Message))
 		}
 	}
 	switch {
@@ -142,6 +142,16 @@ func refusal(requested []string, results map[string]eval.Result) error {
 		return Errorf(Denied, "%s", strings.Join(refused, "; "))
 	}
 	return nil
+}
+
+// hint is what to do about a failure for want of a submodule's files, empty for other failures.
+func hint(pinned source.Pinned, message string) string {
+	for _, path := range pinned.Absent {
+		if strings.Contains(message, "/"+path+"/") || strings.Contains(message, "/"+path+"'") {
+			return fmt.Sprintf(" (%s is a git submodule: they are fetched with packages.git.submodules: true)", path)
+		}
+	}
+	return ""
 }
 
 // A resolver remembers what names stand for. It is safe for concurrent use; a name is not evaluated twice at a time.
@@ -170,7 +180,7 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, system string
 	results := make(map[string]eval.Result, len(wanted))
 	keys := make(map[string]string, len(wanted))
 	for _, name := range wanted {
-		keys[name] = Key(pinned.Revision, system, r.expressions, name)
+		keys[name] = Key(pinned.Revision+pinned.Variant, system, r.expressions, name)
 	}
 	for {
 		unknown, err := r.recorded(ctx, keys, results)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -26,9 +27,14 @@ func TestRefusal(t *testing.T) {
 		{"what was perhaps meant", map[string]eval.Result{"a": fine, "b": {Failure: &eval.Failure{Kind: eval.NotFound, Message: "no b", NearMisses: []string{"bb", "bc"}}}}, &Error{NotFound, "no b (did you mean bb, bc?)"}},
 		{"missing goes before refused", map[string]eval.Result{"a": result(eval.Unfree, "unfree"), "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no b"}},
 		{"refused", map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")}, &Error{Denied, "a or A; too long"}},
+		{
+			"for want of a submodule", map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'")},
+			&Error{Denied, "opening 'packages/lib/x.nix' (lib is a git submodule: they are fetched with packages.git.submodules: true)"},
+		},
+		{"of much the same name", map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib2/x.nix'")}, &Error{Denied, "opening 'packages/lib2/x.nix'"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := refusal([]string{"a", "b"}, test.results)
+			err := refusal([]string{"a", "b"}, test.results, source.Pinned{Absent: []string{"lib"}})
 			var got *Error
 			if errors.As(err, &got) != (test.want != nil) || got != nil && *got != *test.want {
 				t.Errorf("refusal = %+v, want %+v", err, test.want)

@@ -132,7 +132,7 @@ func (s *survey) walk(ctx context.Context, names []string) error {
 				}
 			case failure.Kind == eval.NotPackage && depth > 0: // functions, texts, sets of other things
 			case depth == 0: // it was asked for
-				return refusal([]string{name}, map[string]eval.Result{name: result})
+				return refusal([]string{name}, map[string]eval.Result{name: result}, s.pinned)
 			default:
 				s.made.Failed++
 			}

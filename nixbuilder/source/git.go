@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +25,8 @@ type GitOptions struct {
 	URL string
 	// Ref is the branch, tag or commit that latest stands for; empty: the remote's HEAD.
 	Ref string
+	// Submodules has the files of submodules fetched too, theirs included, each at the commit that is recorded for it.
+	Submodules bool
 	// Dir is where objects and trees are kept; Keep is how many trees, zero: 4.
 	Dir  string
 	Keep int
@@ -39,7 +43,16 @@ type Git struct {
 	trees   *trees
 
 	fetching sync.Mutex // one fetch into the repository of objects at a time
+
+	setUpSSH sync.Once
+	ssh      []string // variables, from then on
 }
+
+// withSubmodules is what trees with the files of submodules are told apart by.
+const withSubmodules = "submodules"
+
+// remoteProtocols are those that do not read from this machine.
+const remoteProtocols = "https:http:ssh"
 
 var (
 	scpURL = regexp.MustCompile(`^[A-Za-z0-9._]+@[A-Za-z0-9.-]+:[^-]`)
@@ -65,7 +78,11 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 		return nil, err
 	}
 	options.Keep = cmp.Or(options.Keep, keptRevisions)
-	kept, err := newTrees(filepath.Join(options.Dir, "trees"), options.Keep)
+	trees := "trees"
+	if options.Submodules {
+		trees = "trees-" + withSubmodules
+	}
+	kept, err := newTrees(filepath.Join(options.Dir, trees), options.Keep)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +112,11 @@ func checkGitURL(text string) (name string, err error) {
 	return u.String(), nil
 }
 
+// local tells whether the repository is on this machine.
+func (g *Git) local() bool {
+	return strings.HasPrefix(g.options.URL, "/") || strings.HasPrefix(g.options.URL, "file:")
+}
+
 // Moves is false for commits.
 func (g *Git) Moves(tag string) bool {
 	return !commitTag.MatchString(tag) && (tag != Latest || !commitTag.MatchString(g.options.Ref))
@@ -107,6 +129,9 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 		ref = g.options.Ref // empty: HEAD
 	}
 	pinned := Pinned{Name: g.name, Revision: ref}
+	if g.options.Submodules {
+		pinned.Variant = withSubmodules
+	}
 	if !commitTag.MatchString(ref) {
 		if ref != "" && !gitRef.MatchString(ref) {
 			return Pinned{}, ErrUnknownTag
@@ -126,6 +151,9 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 		return Pinned{}, fmt.Errorf("fetching %s of %s: %w", pinned.Revision, g.name, err)
 	}
 	pinned.Path = g.trees.path(pinned.Revision)
+	if pinned.Absent, err = g.trees.absent(pinned.Revision); err != nil {
+		return Pinned{}, err
+	}
 	pinned.Date, err = g.trees.date(pinned.Revision)
 	return pinned, err
 }
@@ -173,12 +201,101 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 	if _, err := g.gitIn(ctx, objects, index, "--work-tree="+dir, "checkout-index", "--all", "--force", "--prefix="+dir+"/"); err != nil {
 		return time.Time{}, err
 	}
+	submodules, err := g.submodules(ctx, objects, index)
+	if err != nil {
+		return time.Time{}, err
+	}
+	switch {
+	case len(submodules) == 0:
+	case g.options.Submodules:
+		err = g.checkOutSubmodules(ctx, objects, index, dir)
+	default:
+		err = writeAbsent(dir, submodules)
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
 	output, err := g.gitIn(ctx, objects, index, "log", "-1", "--format=%ct", commit, "--")
 	if err != nil {
 		return time.Time{}, err
 	}
 	seconds, err := strconv.ParseInt(strings.TrimSpace(string(output)), 10, 64)
 	return time.Unix(seconds, 0), err
+}
+
+// submodules are the paths of the submodules of what is in an index, not those that they have themselves.
+func (g *Git) submodules(ctx context.Context, objects, index string) (paths []string, err error) {
+	output, err := g.gitIn(ctx, objects, index, "ls-files", "--stage", "-z")
+	if err != nil {
+		return nil, err
+	}
+	for entry := range strings.SplitSeq(string(output), "\x00") {
+		if status, path, ok := strings.Cut(entry, "\t"); ok && strings.HasPrefix(status, "160000 ") {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
+}
+
+// checkOutSubmodules has git put the submodules into dir, whose other files are there. Git itself refuses paths that lead out of the tree, also
+// through links, names that lead out of its own directory, URLs and paths that are options, and commands in .gitmodules. One commit of each is fetched where
+// the server gives out commits by name, else all there is.
+func (g *Git) checkOutSubmodules(ctx context.Context, objects, index, dir string) error {
+	repository := filepath.Join(filepath.Dir(dir), "submodules.git")
+	defer removeAll(repository)
+	var errs []error
+	for _, depth := range [][]string{{"--depth=1"}, nil} {
+		removeAll(repository)
+		err := g.updateSubmodules(ctx, objects, index, repository, dir, depth)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (g *Git) updateSubmodules(ctx context.Context, objects, index, repository, dir string, depth []string) error {
+	if _, err := g.git(ctx, "init", "--quiet", "--bare", "--template=", "--", repository); err != nil {
+		return err
+	}
+	alternates := filepath.Join(repository, "objects", "info", "alternates")
+	if err := errors.Join(
+		os.MkdirAll(filepath.Dir(alternates), 0o755),
+		os.WriteFile(alternates, []byte(filepath.Join(objects, "objects")+"\n"), 0o644),
+	); err != nil {
+		return err
+	}
+	// What relative URLs start from.
+	if _, err := g.gitIn(ctx, repository, "", "config", "remote.origin.url", g.options.URL); err != nil {
+		return err
+	}
+	env := []string{"GIT_DIR=" + repository, "GIT_WORK_TREE=" + dir, "GIT_INDEX_FILE=" + index}
+	if !g.local() {
+		// A remote has no say in what is read from this machine.
+		env = append(env, "GIT_ALLOW_PROTOCOL="+remoteProtocols)
+	}
+	args := append([]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--force", "--checkout"}, depth...)
+	if _, err := g.run(ctx, env, args); err != nil {
+		return err
+	}
+	return removeGitFiles(dir)
+}
+
+// removeGitFiles removes what git leaves in checked-out submodules. No commit has files of that name.
+func removeGitFiles(dir string) error {
+	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.Name() != ".git" {
+			return err
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			return filepath.SkipDir
+		}
+		return nil
+	})
 }
 
 // fetch gets a commit: alone where the server gives out commits by name, else with the branch or tag that it was found by, else with all
@@ -221,24 +338,43 @@ func (g *Git) gitIn(ctx context.Context, objects, index string, args ...string) 
 
 func (g *Git) git(ctx context.Context, args ...string) ([]byte, error) { return g.run(ctx, nil, args) }
 
+// gitVariables are what git is set up by, beside its files of configuration.
+var gitVariables = []string{
+	"PATH", "HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM",
+	"SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT",
+	"SSL_CERT_FILE", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_SSL_CERT", "GIT_SSL_KEY",
+	"HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy",
+}
+
 // run runs git without questions to anybody, for the protocols that URLs may have, with the user's own credentials.
 func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
-	env = append(env,
-		"LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=true", "SSH_ASKPASS=true", "GIT_ALLOW_PROTOCOL=https:http:ssh:file",
-	)
-	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "GIT_SSL_CAINFO", "HTTPS_PROXY", "https_proxy", "http_proxy", "NO_PROXY", "no_proxy"} {
+	inherited := []string{
+		"LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=false", "SSH_ASKPASS=false", "SSH_ASKPASS_REQUIRE=force",
+		"GIT_ALLOW_PROTOCOL=" + remoteProtocols + ":file",
+	}
+	for _, name := range gitVariables {
 		if value, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+value)
+			inherited = append(inherited, name+"="+value)
 		}
 	}
-	ssh := os.Getenv("GIT_SSH_COMMAND")
-	if ssh == "" {
-		ssh = "ssh -oBatchMode=yes"
-	}
-	env = append(env, "GIT_SSH_COMMAND="+ssh)
+	g.setUpSSH.Do(func() { g.ssh = g.batchMode(ctx, inherited) })
+	env = slices.Concat(inherited, g.ssh, env)
 	options := []string{"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0"}
 	output, err := g.runner.Run(ctx, proc.Command{Program: "git", Args: append(options, args...), Env: env})
 	return output.Stdout, err
+}
+
+// batchMode is what keeps ssh from asking on a terminal, unless git is set up with another ssh.
+func (g *Git) batchMode(ctx context.Context, env []string) []string {
+	if os.Getenv("GIT_SSH_COMMAND") != "" || os.Getenv("GIT_SSH") != "" {
+		return nil
+	}
+	// Outside of any repository this is the configuration of the user and of the machine.
+	args := []string{"config", "--get", "core.sshCommand"}
+	if _, err := g.runner.Run(ctx, proc.Command{Program: "git", Args: args, Env: append(slices.Clip(env), "GIT_DIR=/nonexistent")}); err == nil {
+		return nil
+	}
+	return []string{"GIT_SSH_COMMAND=ssh -oBatchMode=yes"}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -104,7 +105,7 @@ func TestPathCopyIsImmutable(t *testing.T) {
 	if got := read(t, after.Path+"/default.nix"); got != "new" {
 		t.Errorf("the new copy says %q, want %q", got, "new")
 	}
-	if old, err := p.Pin(t.Context(), before.Revision); err != nil || old != before {
+	if old, err := p.Pin(t.Context(), before.Revision); err != nil || !reflect.DeepEqual(old, before) {
 		t.Errorf("Pin of the old revision = %+v, %v, want %+v", old, err, before)
 	}
 	for _, tag := range []string{"main", strings.Repeat("0", 64), "../" + before.Revision, ""} {
@@ -148,7 +149,7 @@ func TestPathSingleFile(t *testing.T) {
 		t.Errorf("the copy says %q, want %q", got, "{ }")
 	}
 	write(t, dir+"/unrelated", "y")
-	if again := pin(t, p); again != pinned {
+	if again := pin(t, p); !reflect.DeepEqual(again, pinned) {
 		t.Errorf("a file beside the set changed the revision to %+v", again)
 	}
 }
@@ -191,7 +192,7 @@ func TestPathVanishes(t *testing.T) {
 	if err := os.Rename(origin+"-away", origin); err != nil {
 		t.Fatal(err)
 	}
-	if after := pin(t, p); after != before {
+	if after := pin(t, p); !reflect.DeepEqual(after, before) {
 		t.Errorf("Pin = %+v once the path is back, want %+v", after, before)
 	}
 }

@@ -6,11 +6,13 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -396,6 +398,166 @@ func TestGitRunsNothing(t *testing.T) {
 	if text := read(t, got.Path+"/x.nix"); text != "x" {
 		t.Errorf("x.nix holds %q", text)
 	}
+}
+
+// submodules makes a repository with a submodule, which has one itself, and returns the three and the first's commit.
+func submodules(t *testing.T, url func(inner, repository string) string) (outer, middle, inner remote, commit string) {
+	t.Helper()
+	outer, middle, inner = newRemote(t), newRemote(t), newRemote(t)
+	inner.commit("inner.nix", "inner")
+	add := func(r, submodule remote, path string) string {
+		r.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--name", "a name", "--", submodule.dir, path)
+		r.git("config", "--file", ".gitmodules", "submodule.a name.url", url(submodule.dir, r.dir))
+		return r.commit("with.nix", path)
+	}
+	add(middle, inner, "deep/inner")
+	commit = add(outer, middle, "middle")
+	return outer, middle, inner, commit
+}
+
+func TestGitSubmodules(t *testing.T) {
+	absolute := func(submodule, _ string) string { return submodule }
+	relative := func(submodule, repository string) string {
+		path, err := filepath.Rel(repository, submodule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	t.Parallel()
+	for name, url := range map[string]func(string, string) string{"absolute URLs": absolute, "relative URLs": relative} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			outer, middle, inner, commit := submodules(t, url)
+			middle.commit("later.nix", "is not the recorded commit")
+			inner.git("checkout", "--quiet", "-b", "other")
+			inner.git("commit", "--quiet", "--amend", "-m", "the recorded commit is not the tip of any branch")
+			inner.git("branch", "--quiet", "-D", "main")
+			inner.git("tag", "recorded", "other@{1}")
+
+			dir := t.TempDir()
+			got, err := newGit(t, GitOptions{URL: "file://" + outer.dir, Dir: dir, Submodules: true}).Pin(t.Context(), Latest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Revision != commit || len(got.Absent) > 0 {
+				t.Errorf("Pin = %+v, want %s and nothing absent", got, commit)
+			}
+			var files []string
+			err = filepath.WalkDir(got.Path, func(path string, entry fs.DirEntry, err error) error {
+				if err == nil && !entry.IsDir() {
+					files = append(files, strings.TrimPrefix(path, got.Path+"/"))
+				}
+				return err
+			})
+			want := []string{
+				".gitmodules", "default.nix", "middle/.gitmodules", "middle/deep/inner/default.nix", "middle/deep/inner/inner.nix", "middle/default.nix",
+				"middle/with.nix", "with.nix",
+			}
+			if err != nil || !slices.Equal(files, want) {
+				t.Errorf("the tree has %q, %v, want %q", files, err, want)
+			}
+
+			// The same commit without them is another tree, which says what it lacks, also when it is there already.
+			without := newGit(t, GitOptions{URL: "file://" + outer.dir, Dir: dir})
+			for range 2 {
+				off, err := without.Pin(t.Context(), Latest)
+				if err != nil || !slices.Equal(off.Absent, []string{"middle"}) || off.Path == got.Path || off.Variant == got.Variant {
+					t.Errorf("without submodules, Pin = %+v, %v", off, err)
+				}
+				if entries, err := os.ReadDir(off.Path + "/middle"); err != nil || len(entries) > 0 {
+					t.Errorf("without submodules, middle has %v, %v", entries, err)
+				}
+			}
+		})
+	}
+}
+
+// Whoever may write to the repository can neither run anything here, nor write outside of the tree, nor read what is no submodule's.
+func TestGitHostileSubmodules(t *testing.T) {
+	t.Parallel()
+	marker := filepath.Join(t.TempDir(), "marker")
+	for _, test := range []struct {
+		name string
+		harm func(r remote)
+	}{
+		{"a URL that is an option", func(r remote) { r.set("url", "--upload-pack=touch "+marker) }},
+		{"a URL that is an option behind dots", func(r remote) { r.set("url", "./-u./x") }},
+		{"a transport that is a command", func(r remote) { r.set("url", "ext::touch "+marker) }},
+		{"a host that is an option", func(r remote) { r.set("url", "ssh://-oProxyCommand=touch "+marker+"/x") }},
+		{"a URL with a line break", func(r remote) { r.set("url", "https://127.0.0.1:1/\nhost=example.org") }},
+		{"an update that is a command", func(r remote) { r.set("update", "!touch "+marker) }},
+		{"a name that climbs", func(r remote) { r.replace("a name", "../../../hostile") }},
+		{"a path that is an option", func(r remote) { r.set("path", "--x") }},
+		{"a path that climbs", func(r remote) { r.set("path", "../../hostile") }},
+		{"a commit that is nowhere", func(r remote) {
+			r.git("update-index", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",middle")
+			r.git("commit", "--quiet", "-m", "hostile")
+		}},
+		{"no .gitmodules", func(r remote) {
+			r.git("rm", "--quiet", "--force", "--cached", ".gitmodules")
+			r.git("commit", "--quiet", "-m", "x")
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			outer, _, _, _ := submodules(t, func(submodule, _ string) string { return submodule })
+			test.harm(outer)
+			dir := t.TempDir()
+			got, err := newGit(t, GitOptions{URL: outer.dir, Dir: filepath.Join(dir, "git"), Submodules: true}).Pin(t.Context(), Latest)
+			if err == nil || errors.Is(err, ErrUnknownTag) {
+				t.Errorf("Pin = %+v, %v", got, err)
+			}
+			if _, err := os.Stat(marker); err == nil {
+				t.Error("a command of the repository's was run")
+			}
+			entries, err := os.ReadDir(filepath.Join(dir, "git", "trees-submodules"))
+			if err != nil || len(entries) > 0 {
+				t.Errorf("%v is left, %v", entries, err)
+			}
+			_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, _ error) error {
+				if entry.Name() == "hostile" {
+					t.Errorf("%s was made", path)
+				}
+				return nil
+			})
+			// Without submodules it is a set like others.
+			if _, err := newGit(t, GitOptions{URL: outer.dir}).Pin(t.Context(), Latest); err != nil {
+				t.Errorf("without submodules, Pin = %v", err)
+			}
+		})
+	}
+}
+
+// A repository elsewhere has no say in which repositories of this machine are read.
+func TestGitRemoteSubmodulesAreRemote(t *testing.T) {
+	t.Parallel()
+	outer, _, _, _ := submodules(t, func(submodule, _ string) string { return submodule })
+	outer.git("update-server-info")
+	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(outer.dir, ".git"))))
+	defer server.Close()
+	if _, err := newGit(t, GitOptions{URL: server.URL}).Pin(t.Context(), Latest); err != nil {
+		t.Fatal(err)
+	}
+	_, err := newGit(t, GitOptions{URL: server.URL, Submodules: true}).Pin(t.Context(), Latest)
+	if err == nil || !strings.Contains(err.Error(), "transport 'file' not allowed") {
+		t.Errorf("Pin = %v, want it not allowed", err)
+	}
+}
+
+// set writes a value of the submodule into .gitmodules.
+func (r remote) set(key, value string) {
+	r.t.Helper()
+	r.git("config", "--file", ".gitmodules", "submodule.a name."+key, value)
+	r.git("commit", "--quiet", "--all", "-m", "hostile")
+}
+
+// replace replaces text of .gitmodules.
+func (r remote) replace(old, text string) {
+	r.t.Helper()
+	name := filepath.Join(r.dir, ".gitmodules")
+	write(r.t, name, strings.ReplaceAll(read(r.t, name), old, text))
+	r.git("commit", "--quiet", "--all", "-m", "hostile")
 }
 
 func TestNewGitRefuses(t *testing.T) {

@@ -18,6 +18,10 @@ type Pinned struct {
 	Name string
 	// Revision is immutable and is a valid tag.
 	Revision string
+	// Variant is what else the files depend on, beside the revision: a setting of the source's. Mostly empty.
+	Variant string
+	// Absent are paths of submodules that the source was not asked to fetch.
+	Absent []string
 	// Date is when the revision was made, by its own account; zero where it has none.
 	Date time.Time
 	// Stale is why the source could not be asked, when the revision is the one that it last had; nil otherwise.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -29,6 +30,8 @@ func newTrees(dir string, keep int) (*trees, error) {
 const (
 	treeName = "tree"
 	dateName = "date" // a file with the revision's date, if it has one
+	// a file with the paths that are not in the tree though they belong there, each with a zero byte behind it; there are seldom any
+	absentName = "absent"
 )
 
 // path is where the tree of a revision is, or would be.
@@ -44,6 +47,23 @@ func (t *trees) date(revision string) (date time.Time, err error) {
 		err = date.UnmarshalText(text)
 	}
 	return date, err
+}
+
+// absent are the paths of what belongs into the tree of a revision but is not there.
+func (t *trees) absent(revision string) ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(t.dir, revision, absentName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00"), nil
+}
+
+// writeAbsent says of the tree in dir, while it is filled, what it lacks.
+func writeAbsent(dir string, paths []string) error {
+	return os.WriteFile(filepath.Join(filepath.Dir(dir), absentName), []byte(strings.Join(paths, "\x00")+"\x00"), 0o644)
 }
 
 // have tells whether there is a tree of a revision, and keeps it for a while if so.

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,26 +21,8 @@ import (
 // TestGitSource serves a package set from a git repository, by branch, tag and commit, and goes on when the repository is gone.
 func TestGitSource(t *testing.T) {
 	t.Parallel()
-	Needs(t, "git")
-	packages := FreshPackages(t)
-	git := func(args ...string) string {
-		t.Helper()
-		command := exec.CommandContext(t.Context(), "git", append([]string{"-C", packages, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
-		command.Env = append(os.Environ(), "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z")
-		output, err := command.CombinedOutput()
-		if err != nil {
-			t.Fatalf("git %q: %v: %s", args, err, output)
-		}
-		return strings.TrimSpace(string(output))
-	}
-	commit := func(text string) string {
-		t.Helper()
-		Write(t, filepath.Join(packages, "text"), text)
-		git("add", ".")
-		git("commit", "--quiet", "-m", text)
-		return git("rev-parse", "HEAD")
-	}
-	git("init", "--quiet", "--initial-branch=main")
+	repository := newRepository(t)
+	packages, git, commit := repository.dir, repository.git, repository.commit
 	one := commit("one")
 	git("tag", "-a", "v1", "-m", "the first")
 	two := commit("two")

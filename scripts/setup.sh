@@ -36,6 +36,8 @@ case "${1:-}" in
     need jq jq
     need git git
     need ps procps
+    need ssh openssh-client
+    PATH=$PATH:/usr/sbin need sshd openssh-server
     need debootstrap debootstrap
     need systemd-analyze systemd
     need redis-server redis-server

@@ -412,3 +412,51 @@ func TestGitSubmodules(t *testing.T) {
 		t.Errorf("with another commit of the submodule, latest is %s from %v", again.Digest, again.Annotations)
 	}
 }
+
+// TestFlake serves packages of a flake in git, whose packages come from an input that is beside it and one that is fetched.
+func TestFlake(t *testing.T) {
+	t.Parallel()
+	packages := newRepository(t)
+	inner := FreshPackages(t)
+	archive := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := writeArchive(w, inner, "inner"); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer archive.Close()
+	for from, to := range map[string]string{"default.nix": "own/set.nix", "salt": "own/salt"} {
+		if err := os.MkdirAll(filepath.Join(packages.dir, "own"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(packages.dir, from), filepath.Join(packages.dir, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := filepath.Join(packages.dir, "own", "set.nix")
+	Write(t, set, strings.NewReplacer("./bin", "../bin", "./text", "../text").Replace(read(t, set)))
+	Write(t, filepath.Join(packages.dir, "flake.nix"), fmt.Sprintf(`{
+  inputs.inner = { url = "%s/inner.tar.gz"; flake = false; };
+  outputs = { self, inner }: {
+    legacyPackages.x86_64-linux = import ./own/set.nix { system = "x86_64-linux"; };
+    packages.x86_64-linux = { quick = throw "the other one is meant"; other = import inner { system = "x86_64-linux"; }; };
+  };
+}
+`, archive.URL))
+	packages.commit("without a lock file")
+	registry := StartRegistry(t, append(gitSettings("file://"+packages.dir), fmt.Sprintf(`nix.nix.alloweduris=[%q]`, archive.URL))...)
+	registry.refuses(t, "latest", http.StatusForbidden, "DENIED", "flake.lock does not lock", "inner", "nix flake lock")
+
+	Exec(t, "env", "HOME="+Dir(t), "nix", "--extra-experimental-features", "nix-command flakes", "flake", "lock", "path:"+packages.dir)
+	one := packages.commit("with a lock file")
+	packages.checkServed(t, registry, one)
+	registry.CheckWhole(t, registry.Pull(t, "other.quick"))
+
+	// What is locked is what is used.
+	Write(t, filepath.Join(inner, "text"), "another")
+	packages.commit("the archive is another now")
+	fresh := StartRegistry(t, append(gitSettings("file://"+packages.dir), fmt.Sprintf(`nix.nix.alloweduris=[%q]`, archive.URL))...)
+	status, _, body, err := fresh.Get(t.Context(), "/v2/other.quick/manifests/latest", v1.MediaTypeImageManifest)
+	if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "hash mismatch") {
+		t.Errorf("with another archive than the lock says, the answer is %d %s, %v", status, body, err)
+	}
+}

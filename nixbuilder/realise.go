@@ -149,7 +149,7 @@ func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted pac
 	if err != nil || len(written) == len(paths) {
 		return targets, err
 	}
-	_, err = b.evaluator.Instantiate(ctx, eval.Source{Path: pinned.Path}, system, names)
+	_, err = b.evaluator.Instantiate(ctx, sourceOf(pinned), system, names)
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 		return nil, Errorf(Denied, "%v", fault)
 	}

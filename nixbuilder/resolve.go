@@ -144,6 +144,11 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 	return nil
 }
 
+// sourceOf is a pinned set as it is evaluated.
+func sourceOf(pinned source.Pinned) eval.Source {
+	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date}
+}
+
 // hint is what to do about a failure for want of a submodule's files, empty for other failures.
 func hint(pinned source.Pinned, message string) string {
 	for _, path := range pinned.Absent {
@@ -259,7 +264,7 @@ func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system st
 		return context.Cause(ctx)
 	}
 	for names := range slices.Chunk(mine, eval.MaxNames) {
-		found, err := r.evaluator.Evaluate(ctx, eval.Source{Path: pinned.Path}, system, names)
+		found, err := r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
 		if err != nil {
 			return err
 		}

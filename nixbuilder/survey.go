@@ -175,7 +175,7 @@ func (s *survey) evaluate(ctx context.Context, names []string, take func(string,
 		running.SetLimit(s.options.Concurrency)
 		for _, chunk := range chunks {
 			running.Go(func() error {
-				results, err := s.evaluator.Walk(ctx, eval.Source{Path: s.pinned.Path}, s.system, chunk)
+				results, err := s.evaluator.Walk(ctx, sourceOf(s.pinned), s.system, chunk)
 				if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 					return Errorf(Denied, "%v", fault)
 				}

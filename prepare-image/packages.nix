@@ -2,9 +2,9 @@
 #
 # Results go to stderr one by one, through builtins.trace, because some errors end the whole evaluation: what came before such an
 # error stands, and the first name without a result is the culprit. Before the names, it says that it has begun and what the set is.
-# Nothing here depends on nixpkgs: a set only has to be an attribute set of derivations, or a function to one.
+# Nothing here depends on nixpkgs: a set only has to be an attribute set of derivations, a function to one, or a flake.
 {
-  # Absolute path of the package set, as a string: a directory with a default.nix, or a .nix file.
+  # Absolute path of the package set, as a string: a directory with a default.nix or a flake.nix, or a .nix file.
   src,
   # The system to evaluate for, such as x86_64-linux.
   system,
@@ -16,6 +16,11 @@
   rethrow ? "false",
   # "true": say of attribute sets what is in them, and whether they ask to be searched for packages. The name "" is the whole set.
   walk ? "false",
+  # For a directory with a flake.nix: what makes a set of it, which is flake.nix beside this file, with arguments of its own.
+  flake ? null,
+  # The git commit that such a directory is, empty if it is none, and when it was made, in seconds since 1970.
+  commit ? "",
+  lastModified ? 0,
 }:
 
 let
@@ -67,7 +72,20 @@ let
       { inherit system; }
     else
       intersectAttrs (functionArgs imported) arguments;
-  set = if isFunction imported then imported called else imported;
+  set =
+    if flake != null then
+      flake {
+        inherit
+          src
+          system
+          commit
+          lastModified
+          ;
+      }
+    else if isFunction imported then
+      imported called
+    else
+      imported;
 
   letters = text: genList (n: substring n 1 text) (stringLength text);
   toLower = replaceStrings (letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") (letters "abcdefghijklmnopqrstuvwxyz");

@@ -52,11 +52,23 @@ type Evaluator struct {
 	version string
 }
 
-// A Source is a package set: a directory with a default.nix, or a single .nix file that needs no other. Unprivileged users must be able to read it, and
-// nothing may change it while it is evaluated.
+// A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix file that needs no other. Unprivileged users must be
+// able to read it, and nothing may change it while it is evaluated.
 type Source struct {
 	// Path is absolute.
 	Path string
+	// Commit is the git commit that it is, empty if it is none, and Date is when it was made. Flakes may ask for both.
+	Commit string
+	Date   time.Time
+}
+
+// isFlake tells whether a set at an absolute path is a flake. One that works without flakes, too, is not taken for one.
+func isFlake(path string) bool {
+	exists := func(name string) bool {
+		_, err := os.Stat(filepath.Join(path, name))
+		return err == nil
+	}
+	return exists("flake.nix") && !exists("default.nix")
 }
 
 // New finds Nix and asks for its version.
@@ -107,7 +119,7 @@ func (e *Evaluator) Version() string { return e.version }
 // It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs another, and so does each that refuses (Unfree, Broken, Throws, ...).
 //
 // A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a store that lasts, once it was seen to need them and if
-// Options.AllowedURIs lets it fetch anything. That costs it one more evaluation, the first time.
+// Options.AllowedURIs lets it fetch anything. That costs it one more evaluation, the first time. A flake has a store that lasts in any case.
 func (e *Evaluator) Evaluate(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
 	return e.readOnly(ctx, source, system, names, false)
 }
@@ -127,7 +139,15 @@ func (e *Evaluator) readOnly(ctx context.Context, source Source, system string, 
 		return e.evaluate(ctx, source, system, names, lasting, walk)
 	}
 	// A store that is only imagined: paths are computed, nothing is kept.
-	results, err := e.evaluate(ctx, source, system, names, evalStore{uri: "dummy://", cache: "/nonexistent"}, walk)
+	first := evalStore{uri: "dummy://", cache: "/nonexistent"}
+	if lasting.flake {
+		// Flakes read their own files from the store.
+		first = lasting.offline()
+		if err := e.prepare(first); err != nil {
+			return nil, err
+		}
+	}
+	results, err := e.evaluate(ctx, source, system, names, first, walk)
 	if !lasting.fetches || !wantsToFetch(results, err) {
 		return results, err
 	}
@@ -154,7 +174,14 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 	if err != nil {
 		return nil, err
 	}
-	if fetched := target.fetches && target.exists(); !fetched {
+	switch fetched := target.fetches && target.exists(); {
+	case fetched:
+	case target.flake:
+		target = target.offline()
+		if err := e.prepare(target); err != nil {
+			return nil, err
+		}
+	default:
 		target = evalStore{uri: cache, cache: dir}
 	}
 	target.write = true
@@ -173,7 +200,7 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 	}
 	slices.Sort(derivations)
 	derivations = slices.Compact(derivations)
-	if target.fetches {
+	if target.lasts {
 		// The lasting store is a database that untrusted work has made, so its own user takes the derivations out of it.
 		if err := e.copy(ctx, target.uri, cache, derivations, &proc.Confinement{Memory: e.options.Memory}); err != nil {
 			return nil, err
@@ -237,6 +264,7 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 	s := &session{
 		Evaluator: e,
 		store:     nixStore,
+		source:    source,
 		path:      path,
 		hostPaths: hidePaths(source, path, !info.IsDir(), nixStore.cache),
 		system:    system,

@@ -35,8 +35,8 @@ func isFetch(message string) bool {
 	return strings.Contains(message, "access to URI") && strings.Contains(message, forbidden)
 }
 
-// lasting is the store of a package set that fetches, a directory of the unprivileged user's. It is not made yet. Only evaluations of that set see
-// it.
+// lasting is the store of a package set that fetches or is a flake, a directory of the unprivileged user's. It is not made yet. Only evaluations of
+// that set see it.
 func (e *Evaluator) lasting(source Source) (evalStore, error) {
 	path, err := filepath.EvalSymlinks(source.Path)
 	if err != nil {
@@ -44,7 +44,19 @@ func (e *Evaluator) lasting(source Source) (evalStore, error) {
 	}
 	sum := sha256.Sum256([]byte(path))
 	dir := filepath.Join(e.options.ScratchDir, "fetched", hex.EncodeToString(sum[:16]))
-	return evalStore{uri: "local?root=" + dir + "/root", cache: dir, fetches: len(e.options.AllowedURIs) > 0}, nil
+	return lastingIn(dir, evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path)}), nil
+}
+
+func lastingIn(dir string, s evalStore) evalStore {
+	s.uri, s.cache, s.lasts = "local?root="+dir+"/root", dir, true
+	s.write = s.flake // a flake's own files, at least
+	return s
+}
+
+// offline is another lasting store for the same set, which it has while it is not known to fetch.
+func (s evalStore) offline() evalStore {
+	s.fetches = false
+	return lastingIn(s.cache+"-offline", s)
 }
 
 func (s evalStore) exists() bool {
@@ -52,8 +64,11 @@ func (s evalStore) exists() bool {
 	return os.Chtimes(s.cache, now, now) == nil
 }
 
-// prepare makes the directory of a lasting store, and removes those that were not used for long.
+// prepare makes the directory of a lasting store, unless it is there, and removes those that were not used for long.
 func (e *Evaluator) prepare(s evalStore) error {
+	if s.exists() {
+		return nil
+	}
 	all := filepath.Dir(s.cache)
 	if err := os.MkdirAll(all, 0o755); err != nil {
 		return fmt.Errorf("making a store for what is fetched: %w", err)

@@ -153,3 +153,21 @@ func TestNoNetworkUnlessNeeded(t *testing.T) {
 		t.Errorf("a store for what is fetched was made: %v", err)
 	}
 }
+
+// A package whose source could not be fetched may be had on another day.
+func TestFailedFetchIsNotKept(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	source := writeSet(t, "default.nix", `{ system, ... }: { gone = import (fetchTarball "`+server.URL+`/x.tar.gz"); list = [ ]; }`)
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}})
+	results, err := e.Evaluate(t.Context(), source, system, []string{"gone", "list"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone := results["gone"]; gone.Failure == nil || !strings.Contains(gone.Failure.Message, "404") || gone.Cacheable() {
+		t.Errorf("%+v is kept", gone.Failure)
+	}
+	if list := results["list"]; list.Failure == nil || !list.Cacheable() {
+		t.Errorf("%+v is not kept", list)
+	}
+}

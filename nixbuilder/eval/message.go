@@ -31,7 +31,7 @@ func (m nixMessage) position() string {
 
 // hidePaths replaces what a host's user calls the place of a package set, and what is around it, by what its clients may know.
 func hidePaths(set Source, resolved string, isFile bool, scratch string) *strings.Replacer {
-	pairs := []string{scratch, "scratch"}
+	pairs := []string{scratch + "/root" + store.Dir, store.Dir, scratch, "scratch"}
 	for _, path := range []string{resolved, set.Path} {
 		if isFile {
 			path = filepath.Dir(path)

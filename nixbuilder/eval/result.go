@@ -75,6 +75,8 @@ type Failure struct {
 	Candidates []string `json:"candidates,omitempty"`
 	// NearMisses are up to three attributes that a name that was not found may have meant, nearest first.
 	NearMisses []string `json:"nearMisses,omitempty"`
+	// Passing says that the package's evaluation could fetch, or was not allowed to, so that it may succeed on another day.
+	Passing bool `json:"-"`
 
 	// Attributes are what a set has that is not a package, and Recurse is whether it says that there are packages among them
 	// (recurseForDerivations). Only Walk tells.
@@ -82,8 +84,11 @@ type Failure struct {
 	Recurse    bool     `json:"-"`
 }
 
-// Cacheable reports whether evaluating the same package set again must give the same result. What ran into a limit may succeed on another day.
-func (r Result) Cacheable() bool { return r.Failure == nil || r.Failure.Kind != Limit }
+// Cacheable reports whether evaluating the same package set again must give the same result. What ran into a limit may succeed on
+// another day, and so may what fetches.
+func (r Result) Cacheable() bool {
+	return r.Failure == nil || r.Failure.Kind != Limit && !r.Failure.Passing
+}
 
 func failed(kind Kind, format string, args ...any) Result {
 	return Result{Failure: &Failure{Kind: kind, Message: fmt.Sprintf(format, args...)}}

@@ -127,6 +127,7 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	if err != nil {
 		return Pinned{}, fmt.Errorf("fetching nixpkgs %s: %w", pinned.Revision, err)
 	}
+	pinned.Commit = pinned.Revision
 	pinned.Path = c.trees.path(pinned.Revision)
 	pinned.Date, err = c.trees.date(pinned.Revision)
 	return pinned, err

@@ -150,6 +150,7 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	if err != nil {
 		return Pinned{}, fmt.Errorf("fetching %s of %s: %w", pinned.Revision, g.name, err)
 	}
+	pinned.Commit = pinned.Revision
 	pinned.Path = g.trees.path(pinned.Revision)
 	if pinned.Absent, err = g.trees.absent(pinned.Revision); err != nil {
 		return Pinned{}, err

@@ -62,11 +62,12 @@ func NewPath(origin, copies string) (*Path, error) {
 		return nil, err
 	}
 	if info.IsDir() {
-		if _, err := os.Stat(filepath.Join(origin, "default.nix")); err != nil {
-			return nil, fmt.Errorf("%s has no default.nix", origin)
+		_, err := os.Stat(filepath.Join(origin, "default.nix"))
+		if _, flakeErr := os.Stat(filepath.Join(origin, "flake.nix")); err != nil && flakeErr != nil {
+			return nil, fmt.Errorf("%s has neither a default.nix nor a flake.nix", origin)
 		}
 	} else if filepath.Ext(origin) != ".nix" {
-		return nil, fmt.Errorf("%s is neither a directory with a default.nix nor a .nix file", origin)
+		return nil, fmt.Errorf("%s is neither a directory with a default.nix or flake.nix nor a .nix file", origin)
 	}
 	id := sha256.Sum256([]byte(origin))
 	kept, err := newTrees(filepath.Join(copies, hex.EncodeToString(id[:8])), keptRevisions)

@@ -18,6 +18,8 @@ type Pinned struct {
 	Name string
 	// Revision is immutable and is a valid tag.
 	Revision string
+	// Commit is the git commit that the files are of, empty if they are of none.
+	Commit string
 	// Variant is what else the files depend on, beside the revision: a setting of the source's. Mostly empty.
 	Variant string
 	// Absent are paths of submodules that the source was not asked to fetch.

@@ -1,0 +1,212 @@
+package eval
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// aPackage is an expression for a derivation that needs what is given.
+func aPackage(name, needs string) string {
+	return `derivation { name = "` + name + `-1"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ ` + needs + ` ]; }`
+}
+
+// flakeOf is a directory with files that everybody can read, by name.
+func flakeOf(t *testing.T, files map[string]string) (dir string) {
+	t.Helper()
+	dir = openDir(t, "flake")
+	for name, content := range files {
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// nixFlake runs a command of Nix's own flakes, which are what these tests compare with.
+func nixFlake(t *testing.T, args ...string) string {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "nix", append([]string{"--extra-experimental-features", "nix-command flakes", "--option", "use-registries", "false"}, args...)...)
+	home := t.TempDir()
+	command.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home)
+	var stderr strings.Builder
+	command.Stderr = &stderr
+	output, err := command.Output()
+	if err != nil {
+		t.Fatalf("nix %q: %v: %s", args, err, &stderr)
+	}
+	return string(output)
+}
+
+// TestFlakeLikeNix compares the derivations of a flake that has inputs of all kinds with those that Nix makes of it.
+func TestFlakeLikeNix(t *testing.T) {
+	archive, requests := remoteSet(t)
+	repository := remoteRepository(t)
+	elsewhere := flakeOf(t, map[string]string{"flake.nix": `{ outputs = { self }: { text = "${self}/text"; here = ./.; }; }`, "text": "elsewhere"})
+	dir := flakeOf(t, map[string]string{
+		"text":            "text",
+		"part/flake.nix":  `{ outputs = inputs: { text = ./text; all = inputs.self; }; }`,
+		"part/text":       "a part",
+		"lib/default.nix": "x: x",
+		"flake.nix": `{
+  inputs = {
+    part.url = "path:./part";
+    elsewhere.url = "path:` + elsewhere + `";
+    archive = { url = "` + archive + `"; flake = false; };
+    repository = { url = "git+` + repository + `?ref=main"; flake = false; };
+    again.follows = "elsewhere";
+  };
+  outputs = { self, part, elsewhere, archive, repository, again }: {
+    packages.x86_64-linux = {
+      self = ` + aPackage("self", `self "${self}/text" (self + "/text") ./text ./.`) + `;
+      part = ` + aPackage("part", `part.text part.all`) + `;
+      elsewhere = ` + aPackage("elsewhere", `elsewhere.text elsewhere.here again.text`) + `;
+      archive = ` + aPackage("archive", `archive (import archive { system = "x86_64-linux"; }).inner`) + `;
+      repository = ` + aPackage("repository", `repository "${repository}/file" repository.rev repository.shortRev`) + `;
+      imports = import "${self}/lib" ` + aPackage("imports", `archive.narHash repository.lastModifiedDate elsewhere.lastModifiedDate (toString elsewhere.lastModified)`) + `;
+    };
+  };
+}`,
+	})
+	nixFlake(t, "flake", "lock", "path:"+dir)
+	names := []string{"self", "part", "elsewhere", "archive", "repository", "imports"}
+	want := make(map[string]string)
+	for _, name := range names {
+		want[name] = nixFlake(t, "eval", "--raw", "path:"+dir+"#packages.x86_64-linux."+name+".drvPath")
+	}
+
+	target := openDir(t, "target")
+	e, runner := newEvaluator(t, Options{
+		ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive, repository, "path:" + elsewhere}, CPU: 20 * time.Second, Store: "local?root=" + target,
+	})
+	source := Source{Path: dir}
+	results, err := e.Evaluate(t.Context(), source, system, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if p := results[name].Package; p == nil || string(p.Derivation) != want[name] {
+			t.Errorf("%s is %+v %+v, Nix has %s", name, p, results[name].Failure, want[name])
+		}
+	}
+	fetched, started := requests.Load(), runner.Started()
+	if _, err := e.Evaluate(t.Context(), source, system, names); err != nil {
+		t.Error(err)
+	}
+	if requests.Load() != fetched || runner.Started()-started != 1 {
+		t.Errorf("asked again: %d requests, %d processes, want 0 and 1", requests.Load()-fetched, runner.Started()-started)
+	}
+	if _, err := e.Instantiate(t.Context(), source, system, names); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if _, err := os.Stat(target + want[name]); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// Where only some of it may be fetched, what needs the rest says so.
+	e, _ = newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second})
+	results, err = e.Evaluate(t.Context(), source, system, names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, refused := range map[string]string{"self": "", "part": "", "archive": "", "repository": repository, "elsewhere": elsewhere} {
+		failure := results[name].Failure
+		if (failure != nil) != (refused != "") || failure != nil && !strings.Contains(failure.Message, "forbidden in restricted mode") {
+			t.Errorf("%s is %+v %+v", name, results[name].Package, failure)
+		}
+	}
+	if f := results["repository"].Failure; f == nil || results["repository"].Cacheable() {
+		t.Errorf("%+v is kept, though other settings may allow it", f)
+	}
+}
+
+func TestFlakes(t *testing.T) {
+	simple := func(outputs string) map[string]string {
+		return map[string]string{"flake.nix": "{ outputs = { self }: " + outputs + "; }"}
+	}
+	with := func(files map[string]string, name, text string) map[string]string {
+		files[name] = text
+		return files
+	}
+	lock := func(locked string) string {
+		return `{"version": 7, "root": "root", "nodes": {"root": {"inputs": {"dep": "dep"}}, "dep": {"locked": {` + locked + `}}}}`
+	}
+	dependent := func(locked string) map[string]string {
+		return map[string]string{
+			"flake.nix":  `{ outputs = { self, dep }: { packages.x86_64-linux.hello = ` + aPackage("hello", "dep") + `; }; }`,
+			"flake.lock": lock(locked),
+		}
+	}
+	hello, other := aPackage("hello", ""), aPackage("other", "")
+	date := time.Date(2024, 2, 29, 23, 59, 7, 0, time.UTC)
+	commit := strings.Repeat("ab", 20)
+	for _, test := range []struct {
+		name  string
+		files map[string]string
+		pname string // of hello
+		want  string // in the error of the set, or of hello
+	}{
+		{"packages", simple("{ packages.x86_64-linux.hello = " + hello + "; }"), "hello", ""},
+		{"legacyPackages", simple("{ legacyPackages.x86_64-linux.hello = " + hello + "; }"), "hello", ""},
+		{"legacyPackages go first", simple("{ packages.x86_64-linux.hello = " + other + "; legacyPackages.x86_64-linux.hello = " + hello + "; }"), "hello", ""},
+		{"packages go second", simple("{ packages.x86_64-linux.hello = " + hello + "; legacyPackages.x86_64-linux.other = " + other + "; }"), "hello", ""},
+		{"a default.nix goes first", with(simple("{ }"), "default.nix", "{ ... }: { hello = "+hello+"; }"), "hello", ""},
+		{"what a flake knows of itself", simple(`{ packages.x86_64-linux.hello = assert self.rev == "` + commit + `"; assert self.shortRev == "abababa";
+			assert self.lastModified == 1709251147; assert self.lastModifiedDate == "20240229235907"; assert self.inputs == { }; assert self.packages ? x86_64-linux; ` + hello + "; }"), "hello", ""},
+		{"inputs that are not used", with(map[string]string{"flake.nix": `{ outputs = { self, ... }: { packages.x86_64-linux.hello = ` + hello + `; }; }`},
+			"flake.lock", lock(`"type": "tarball", "url": "https://127.0.0.1:1/x", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`)), "hello", ""},
+		{"a part without a hash", with(dependent(`"type": "path", "path": "./sub"`), "sub/flake.nix", "{ outputs = _: { }; }"), "hello", ""},
+
+		{"another system", simple("{ packages.vax-linux.hello = " + hello + "; }"), "", "neither legacyPackages.x86_64-linux nor packages.x86_64-linux"},
+		{"no lock file", map[string]string{"flake.nix": `{ inputs.dep.url = "https://example.org/x.tar.gz"; outputs = { self, dep }: { }; }`}, "", "needs: dep. Run `nix flake lock`"},
+		{"an input that only outputs ask for", map[string]string{"flake.nix": `{ outputs = { self, nixpkgs }: { }; }`}, "", "needs: nixpkgs. Run `nix flake lock`"},
+		{"not locked", dependent(`"type": "tarball", "url": "https://example.org/x.tar.gz"`), "", "dep is not locked by a narHash: run `nix flake lock`"},
+		{"not locked to a commit", dependent(`"type": "git", "url": "https://example.org/x.git"`), "", "dep is not locked to a commit: run `nix flake lock`"},
+		{"a registry's name", dependent(`"type": "indirect", "id": "nixpkgs"`), "", "dep is of type indirect, which is not supported"},
+		{"another hash", with(dependent(`"type": "path", "path": "./sub", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "sub/flake.nix", "{ outputs = _: { }; }"), "", "mismatch"},
+		{"outside", dependent(`"type": "path", "path": "../x"`), "", "dep is outside of the flake, at ../x"},
+		{"outside behind a part", dependent(`"type": "path", "path": "./sub/../../x"`), "", "dep is outside of the flake"},
+		{"a file of the host", dependent(`"type": "path", "path": "/etc", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
+		{"an archive of the host", dependent(`"type": "tarball", "url": "file:///etc/x.tar.gz", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
+		{"GitHub", dependent(`"type": "github", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "'https://github.com/o/r/archive/" + commit + ".tar.gz' is forbidden"},
+		{"GitLab", dependent(`"type": "gitlab", "host": "git.example.org", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "'https://git.example.org/api/v4/projects/o%2Fr/repository/archive.tar.gz?sha=" + commit + "' is forbidden"},
+		{"an option for git", dependent(`"type": "git", "url": "--upload-pack=touch /tmp/x", "rev": "` + commit + `"`), "", "--upload-pack"},
+		{"a lock of the future", with(simple("{ packages.x86_64-linux.hello = "+hello+"; }"), "flake.lock", `{"version": 99, "root": "root", "nodes": {"root": {}}}`), "", "flake.lock is of version 99"},
+		{"a lock that is none", with(simple("{ packages.x86_64-linux.hello = "+hello+"; }"), "flake.lock", `<html>`), "", "parse error"},
+		{"no outputs", map[string]string{"flake.nix": "{ }"}, "", "the flake.nix of the package set has no function outputs"},
+		{"no flake", map[string]string{"flake.nix": "[ ]"}, "", "the flake.nix of the package set has no function outputs"},
+		{"a syntax error", map[string]string{"flake.nix": "{\n  outputs = ;\n}"}, "", "unexpected ';'"},
+		{"reads the host", simple("{ packages.x86_64-linux.hello = import /etc/passwd; }"), "", "forbidden in restricted mode"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := flakeOf(t, test.files)
+			scratch := openDir(t, "scratch")
+			e, _ := newEvaluator(t, Options{ScratchDir: scratch})
+			results, err := e.Evaluate(t.Context(), Source{Path: dir, Commit: commit, Date: date}, system, []string{"hello", "none"})
+			message := ""
+			switch refused := (*SourceError)(nil); {
+			case errors.As(err, &refused):
+				message = refused.Message
+			case err != nil:
+				t.Fatal(err)
+			case results["hello"].Failure != nil:
+				message = results["hello"].Failure.Message
+			case results["hello"].Package.Pname != test.pname || results["none"].Failure == nil || results["none"].Failure.Kind != NotFound:
+				t.Errorf("%+v", results)
+			}
+			if (message == "") != (test.want == "") || !strings.Contains(message, test.want) {
+				t.Errorf("error %q, want %q", message, test.want)
+			}
+			if strings.Contains(message, dir) || strings.Contains(message, scratch) {
+				t.Errorf("%q shows the host", message)
+			}
+		})
+	}
+}

@@ -241,7 +241,7 @@ func (s sshServer) url(dir string) string {
 
 // command is a client that knows the server and nothing of this machine's user.
 func (s sshServer) command() string {
-	return "ssh -F /dev/null -oBatchMode=yes -oUserKnownHostsFile=" + s.knownHosts()
+	return "ssh -F /dev/null -oUserKnownHostsFile=" + s.knownHosts()
 }
 
 // newSSHKey makes a key without a passphrase; the public half is beside it.
@@ -418,8 +418,11 @@ func TestFlake(t *testing.T) {
 	t.Parallel()
 	packages := newRepository(t)
 	inner := FreshPackages(t)
-	archive := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if err := writeArchive(w, inner, "inner"); err != nil {
+	var down atomic.Bool
+	archive := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if down.Load() {
+			http.NotFound(w, request)
+		} else if err := writeArchive(w, inner, "inner"); err != nil {
 			t.Error(err)
 		}
 	}))
@@ -443,7 +446,8 @@ func TestFlake(t *testing.T) {
 }
 `, archive.URL))
 	packages.commit("without a lock file")
-	registry := StartRegistry(t, append(gitSettings("file://"+packages.dir), fmt.Sprintf(`nix.nix.alloweduris=[%q]`, archive.URL))...)
+	settings := append(gitSettings("file://"+packages.dir), fmt.Sprintf(`nix.nix.alloweduris=[%q]`, archive.URL))
+	registry := StartRegistry(t, settings...)
 	registry.refuses(t, "latest", http.StatusForbidden, "DENIED", "flake.lock does not lock", "inner", "nix flake lock")
 
 	Exec(t, "env", "HOME="+Dir(t), "nix", "--extra-experimental-features", "nix-command flakes", "flake", "lock", "path:"+packages.dir)
@@ -451,12 +455,27 @@ func TestFlake(t *testing.T) {
 	packages.checkServed(t, registry, one)
 	registry.CheckWhole(t, registry.Pull(t, "other.quick"))
 
-	// What is locked is what is used.
+	// In turn: an input that can't be fetched now, one that can, and one that is another than the lock file says.
+	other := func(registry *Registry) (status int, header http.Header, body string) {
+		t.Helper()
+		status, header, content, err := registry.Get(t.Context(), "/v2/other.quick/manifests/latest", v1.MediaTypeImageManifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status, header, string(content)
+	}
+	down.Store(true)
+	late := StartRegistry(t, settings...)
+	late.CheckWhole(t, late.Pull(t, "quick")) // which needs no input
+	status, header, body := other(late)
+	if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || !strings.Contains(body, "unable to download") {
+		t.Errorf("with an input that can't be fetched, the answer is %d %v %s", status, header, body)
+	}
+	down.Store(false)
+	late.CheckWhole(t, late.Pull(t, "other.quick"))
+
 	Write(t, filepath.Join(inner, "text"), "another")
-	packages.commit("the archive is another now")
-	fresh := StartRegistry(t, append(gitSettings("file://"+packages.dir), fmt.Sprintf(`nix.nix.alloweduris=[%q]`, archive.URL))...)
-	status, _, body, err := fresh.Get(t.Context(), "/v2/other.quick/manifests/latest", v1.MediaTypeImageManifest)
-	if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "hash mismatch") {
-		t.Errorf("with another archive than the lock says, the answer is %d %s, %v", status, body, err)
+	if status, _, body := other(StartRegistry(t, settings...)); status != http.StatusForbidden || !strings.Contains(body, "hash mismatch") {
+		t.Errorf("with another archive than the lock file says, the answer is %d %s", status, body)
 	}
 }

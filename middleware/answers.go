@@ -54,6 +54,9 @@ func (s *Service) explain(name string, p pull, err error) error {
 		case nixbuilder.Busy:
 			retry(retryBusy)
 			return errcode.ErrorCodeTooManyRequests.WithMessage(asked.Message)
+		case nixbuilder.Unavailable:
+			retry(retryUnavailable)
+			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
 		}
 	}
 	switch {

@@ -47,7 +47,7 @@ type PackagesOptions struct {
 	// Channel is a channel of Nix or NixOS, or a full commit of nixpkgs.
 	Channel string     `mapstructure:"channel"`
 	Git     GitOptions `mapstructure:"git"`
-	// Path is a directory with a default.nix, or a .nix file.
+	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path string `mapstructure:"path"`
 	// Channels and Archives are where channels and nixpkgs are fetched from.
 	Channels string `mapstructure:"channels"`

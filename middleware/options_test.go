@@ -128,6 +128,8 @@ func TestSetupFaults(t *testing.T) {
 			options + "packages.channel: \"example.org\" is not an http", options + "packages.channel: \"stable\" is neither a channel",
 		}},
 		{name: "no git repository", stanza: "packages: {git: {url: --all, ref: a:b}}", want: []string{options + "packages.git: \"--all\" is not a URL", options + "packages.git: \"a:b\" is not a branch"}},
+		{name: "submodules of nothing", stanza: path[:len(path)-2] + ", git: {submodules: true}}", want: []string{options + "packages.git.url: missing"}},
+		{name: "submodules of a number", stanza: "packages: {git: {url: /srv/x, submodules: 1}}", want: []string{options + "packages.git.submodules: 1 is not true or false"}},
 		{name: "a ref of nothing", stanza: path[:len(path)-2] + ", git: {ref: main}, keep: 0}\nrefresh: -1s", want: []string{
 			options + "packages.git.url: missing", options + "packages.keep: 0 is not between", options + "refresh: -1s is not between",
 		}},

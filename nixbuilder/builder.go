@@ -77,7 +77,7 @@ type Options struct {
 
 // Packages is where a package set comes from: the one field that is not empty. Directories of fetched sets are the Builder's to choose.
 type Packages struct {
-	// Path is a directory with a default.nix, or a .nix file.
+	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path    string
 	Channel source.ChannelOptions
 	Git     source.GitOptions

@@ -15,6 +15,8 @@ const (
 	Denied
 	// Busy is that too much is under way. Asking again later helps.
 	Busy
+	// Unavailable is that the package set needs something that can't be fetched at the moment. Asking again later may help.
+	Unavailable
 )
 
 // An Error is for the one who asked for the image: Message names the thing and the way out, and carries neither paths of the host
@@ -34,5 +36,5 @@ func Errorf(kind Kind, format string, args ...any) *Error {
 // Lasting tells whether err is one that asking again would only give once more.
 func Lasting(err error) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Kind != Busy
+	return errors.As(err, &e) && e.Kind != Busy && e.Kind != Unavailable
 }

@@ -56,7 +56,7 @@ func (b *Builder) resolve(ctx context.Context, request names.Request, pinned sou
 	}
 	results, err := b.packages.find(ctx, pinned, system, wanted)
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-		return nil, Errorf(Denied, "%v%s", fault, hint(pinned, fault.Message))
+		return nil, faultOf(pinned, fault)
 	}
 	if err != nil {
 		return nil, err
@@ -122,6 +122,7 @@ func (p packages) unique() packages {
 // refusal says all that is wrong with the names of a request: first what does not exist.
 func refusal(requested []string, results map[string]eval.Result, pinned source.Pinned) error {
 	var missing, refused []string
+	kind := Denied
 	for _, name := range requested {
 		switch failure := results[name].Failure; {
 		case failure == nil:
@@ -132,6 +133,9 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 			}
 			missing = append(missing, message)
 		default:
+			if failure.Kind == eval.Unfetched {
+				kind = Unavailable
+			}
 			refused = append(refused, failure.Message+hint(pinned, failure.Message))
 		}
 	}
@@ -139,7 +143,7 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 	case len(missing) > 0:
 		return Errorf(NotFound, "%s", strings.Join(missing, "; "))
 	case len(refused) > 0:
-		return Errorf(Denied, "%s", strings.Join(refused, "; "))
+		return Errorf(kind, "%s", strings.Join(refused, "; "))
 	}
 	return nil
 }
@@ -147,6 +151,15 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 // sourceOf is a pinned set as it is evaluated.
 func sourceOf(pinned source.Pinned) eval.Source {
 	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date}
+}
+
+// faultOf is what those who ask for an image are told of a set that can't be used.
+func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
+	kind := Denied
+	if fault.Unfetched {
+		kind = Unavailable
+	}
+	return Errorf(kind, "%v%s", fault, hint(pinned, fault.Message))
 }
 
 // hint is what to do about a failure for want of a submodule's files, empty for other failures.

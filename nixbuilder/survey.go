@@ -177,7 +177,7 @@ func (s *survey) evaluate(ctx context.Context, names []string, take func(string,
 			running.Go(func() error {
 				results, err := s.evaluator.Walk(ctx, sourceOf(s.pinned), s.system, chunk)
 				if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-					return Errorf(Denied, "%v", fault)
+					return faultOf(s.pinned, fault)
 				}
 				if err != nil {
 					return err

@@ -164,8 +164,13 @@ func TestFailedFetchIsNotKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if gone := results["gone"]; gone.Failure == nil || !strings.Contains(gone.Failure.Message, "404") || gone.Cacheable() {
+	if gone := results["gone"]; gone.Failure == nil || gone.Failure.Kind != Unfetched || !strings.Contains(gone.Failure.Message, "404") || gone.Cacheable() {
 		t.Errorf("%+v is kept", gone.Failure)
+	}
+	var whole *SourceError
+	set := writeSet(t, "default.nix", `import (fetchTarball "`+server.URL+`/x.tar.gz")`)
+	if _, err := e.Evaluate(t.Context(), set, system, []string{"gone"}); !errors.As(err, &whole) || !whole.Unfetched {
+		t.Errorf("a set that can't be fetched at all is %v", err)
 	}
 	if list := results["list"]; list.Failure == nil || !list.Cacheable() {
 		t.Errorf("%+v is not kept", list)

@@ -57,7 +57,7 @@ func (s *session) clean(text string) string {
 }
 
 // classify tells from the text why a package refuses to be evaluated. The words are those of nixpkgs, which other sets
-// use too.
+// use too, and of Nix.
 func classify(message string) Kind {
 	for _, phrase := range []struct {
 		text string
@@ -68,6 +68,9 @@ func classify(message string) Kind {
 		{"marked as insecure", Insecure},
 		{"is not available on the requested", Unsupported},
 		{"is not supported on", Unsupported},
+		{"unable to download", Unfetched},
+		{"program 'git' failed", Unfetched},
+		{"ailed to fetch git repository", Unfetched},
 	} {
 		if strings.Contains(message, phrase.text) {
 			return phrase.kind

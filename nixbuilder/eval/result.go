@@ -64,6 +64,7 @@ const (
 	Throws      Kind = "throws"        // the set refuses it for another reason
 	Crashes     Kind = "crashes"       // a fault in the package's own expressions, such as a type error
 	BadImage    Kind = "bad image"     // passthru.image has unknown keys or values of wrong types
+	Unfetched   Kind = "unfetched"     // what it is made of could not be fetched
 	Limit       Kind = "limit"         // evaluating it takes too much memory, processor time or output
 )
 
@@ -100,6 +101,8 @@ type SourceError struct {
 	Message string
 	// Limit says that it took too much memory, processor time or output, so that trying again may help.
 	Limit bool
+	// Unfetched says that what the set is made of could not be fetched, which may be possible later.
+	Unfetched bool
 }
 
 func (e *SourceError) Error() string { return "evaluating the package set: " + e.Message }

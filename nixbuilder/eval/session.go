@@ -70,7 +70,7 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 			return err
 		}
 		if end.set == "" {
-			return &SourceError{Message: end.message, Limit: end.limit}
+			return &SourceError{Message: end.message, Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
 		}
 		if end.set != "set" {
 			return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
@@ -89,8 +89,11 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 			return fmt.Errorf("evaluating %q: %w", names, errNoAnswer)
 		}
 		kind := Crashes
-		if end.limit {
+		switch {
+		case end.limit:
 			kind = Limit
+		case s.store.fetches && classify(end.message) == Unfetched:
+			kind = Unfetched
 		}
 		results[names[0]] = Result{Failure: &Failure{Kind: kind, Message: end.message, Passing: s.store.fetches || isFetch(end.message)}}
 		names = names[1:]
@@ -113,7 +116,7 @@ func (s *session) explainAll(ctx context.Context, results map[string]Result) err
 			continue
 		}
 		failure.Kind, failure.Message = classify(end.message), end.message
-		failure.Passing = failure.Kind == Throws && s.store.fetches
+		failure.Passing = s.store.fetches && (failure.Kind == Throws || failure.Kind == Unfetched)
 	}
 	return nil
 }
@@ -194,7 +197,7 @@ func (s *session) arguments() []string {
 	}
 	if s.store.fetches {
 		for _, uri := range s.options.AllowedURIs {
-			if directory, ok := strings.CutPrefix(uri, "path:"); ok {
+			if directory, ok := strings.CutPrefix(uri, "path:"); ok && strings.HasPrefix(directory, "/") {
 				args = append(args, "-I", "allowed="+directory)
 			}
 		}

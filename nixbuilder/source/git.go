@@ -141,7 +141,7 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 			return g.remote(ctx, ref)
 		})
 		if err != nil {
-			return Pinned{}, fmt.Errorf("looking up %q in %s: %w", ref, g.name, err)
+			return Pinned{}, fmt.Errorf("looking up %s in %s: %w", cmp.Or(ref, "HEAD"), g.name, err)
 		}
 	}
 	err := g.trees.make(pinned.Revision, func(dir string) (time.Time, error) {

@@ -24,7 +24,7 @@ const (
 	raceWindow = time.Second
 )
 
-// Path is a package set in a directory with a default.nix, or in one .nix file, on this machine. Its revision is the
+// Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on this machine. Its revision is the
 // SHA-256 of its names, kinds, executable bits and contents. A .git directory at its top is no part of it. Every Pin walks the
 // tree; only files whose status changed are read again, and hard links share the others between copies.
 type Path struct {

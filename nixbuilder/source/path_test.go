@@ -218,6 +218,18 @@ func TestPathConcurrentPins(t *testing.T) {
 	wg.Wait()
 }
 
+func TestPathOfAFlake(t *testing.T) {
+	origin := t.TempDir()
+	write(t, origin+"/flake.nix", "{ }")
+	p, err := NewPath(origin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, pin(t, p).Path+"/flake.nix"); got != "{ }" {
+		t.Errorf("the copy says %q", got)
+	}
+}
+
 func TestNewPathRefuses(t *testing.T) {
 	empty := t.TempDir()
 	write(t, empty+"/set.txt", "")

@@ -28,7 +28,7 @@ type Pinned struct {
 	Date time.Time
 	// Stale is why the source could not be asked, when the revision is the one that it last had; nil otherwise.
 	Stale error
-	// Path is the immutable copy: a directory with a default.nix, or a .nix file.
+	// Path is the immutable copy: a directory with a default.nix or flake.nix, or a .nix file.
 	Path string
 }
 

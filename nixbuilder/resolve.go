@@ -166,7 +166,7 @@ func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
 func hint(pinned source.Pinned, message string) string {
 	for _, path := range pinned.Absent {
 		if strings.Contains(message, "/"+path+"/") || strings.Contains(message, "/"+path+"'") {
-			return fmt.Sprintf(" (%s is a git submodule: they are fetched with packages.git.submodules: true)", path)
+			return fmt.Sprintf(" (%s is a git submodule, and packages.git.submodules is not true)", path)
 		}
 	}
 	return ""

@@ -30,7 +30,7 @@ func TestRefusal(t *testing.T) {
 		{"refused and perhaps not the next time", map[string]eval.Result{"a": result(eval.Unfetched, "no net"), "b": result(eval.Unfree, "unfree")}, &Error{Unavailable, "no net; unfree"}},
 		{
 			"for want of a submodule", map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'")},
-			&Error{Denied, "opening 'packages/lib/x.nix' (lib is a git submodule: they are fetched with packages.git.submodules: true)"},
+			&Error{Denied, "opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)"},
 		},
 		{"of much the same name", map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib2/x.nix'")}, &Error{Denied, "opening 'packages/lib2/x.nix'"}},
 	} {

@@ -47,6 +47,7 @@ func (e *Evaluator) lasting(source Source) (evalStore, error) {
 	return lastingIn(dir, evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path)}), nil
 }
 
+// lastingIn is a lasting store in a directory.
 func lastingIn(dir string, s evalStore) evalStore {
 	s.uri, s.cache, s.lasts = "local?root="+dir+"/root", dir, true
 	s.write = s.flake // a flake's own files, at least

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +109,21 @@ func TestFlakeLikeNix(t *testing.T) {
 		if _, err := os.Stat(target + want[name]); err != nil {
 			t.Error(err)
 		}
+	}
+
+	all, err := e.Walk(t.Context(), source, system, []string{""})
+	if whole := all[""].Failure; err != nil || whole == nil || !slices.Equal(whole.Attributes, slices.Sorted(slices.Values(names))) {
+		t.Errorf("the whole flake is %+v, %v", whole, err)
+	}
+
+	// What is on this machine needs no network.
+	e, _ = newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{"path:" + elsewhere}})
+	results, err = e.Evaluate(t.Context(), source, system, []string{"elsewhere"})
+	if p := results["elsewhere"].Package; err != nil || p == nil || string(p.Derivation) != want["elsewhere"] {
+		t.Errorf("elsewhere is %+v, %v", results["elsewhere"], err)
+	}
+	if lasting, err := e.lasting(source); err != nil || lasting.exists() {
+		t.Errorf("for a directory of this machine there was a network: %v", err)
 	}
 
 	// Where only some of it may be fetched, what needs the rest says so.

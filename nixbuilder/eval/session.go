@@ -194,8 +194,6 @@ func (s *session) arguments() []string {
 	}
 	if s.store.lasts {
 		args = append(args, "--option", "fsync-metadata", "false") // what is lost with a power failure can be had again
-	}
-	if s.store.fetches {
 		for _, uri := range s.options.AllowedURIs {
 			if directory, ok := strings.CutPrefix(uri, "path:"); ok && strings.HasPrefix(directory, "/") {
 				args = append(args, "-I", "allowed="+directory)

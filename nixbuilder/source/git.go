@@ -247,6 +247,9 @@ func (g *Git) checkOutSubmodules(ctx context.Context, objects, index, dir string
 	var errs []error
 	for _, depth := range [][]string{{"--depth=1"}, nil} {
 		removeAll(repository)
+		if err := removeGitFiles(dir); err != nil { // of the first attempt, which may have come half-way
+			return err
+		}
 		err := g.updateSubmodules(ctx, objects, index, repository, dir, depth)
 		if err == nil {
 			return nil
@@ -356,7 +359,7 @@ func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
 		"GIT_ALLOW_PROTOCOL=" + remoteProtocols + ":file",
 	}
 	for _, name := range gitVariables {
-		if value, ok := os.LookupEnv(name); ok {
+		if value := os.Getenv(name); value != "" {
 			inherited = append(inherited, name+"="+value)
 		}
 	}

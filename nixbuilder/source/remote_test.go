@@ -473,6 +473,25 @@ func TestGitSubmodules(t *testing.T) {
 	}
 }
 
+// A server that gives out no single commits gives all, of submodules too.
+func TestGitSubmodulesOfAPlainServer(t *testing.T) {
+	t.Parallel()
+	outer, middle, inner, commit := submodules(t, func(submodule, _ string) string { return "../../" + filepath.Base(submodule) + "/.git" })
+	for _, r := range []remote{outer, middle, inner} {
+		r.git("update-server-info")
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Dir(outer.dir))))
+	defer server.Close()
+	url := server.URL + "/" + filepath.Base(outer.dir) + "/.git"
+	got, err := newGit(t, GitOptions{URL: url, Submodules: true}).Pin(t.Context(), Latest)
+	if err != nil || got.Revision != commit {
+		t.Fatalf("Pin = %+v, %v, want %s", got, err, commit)
+	}
+	if text := read(t, got.Path+"/middle/deep/inner/inner.nix"); text != "inner" {
+		t.Errorf("a submodule's submodule has %q", text)
+	}
+}
+
 // Whoever may write to the repository can neither run anything here, nor write outside of the tree, nor read what is no submodule's.
 func TestGitHostileSubmodules(t *testing.T) {
 	t.Parallel()
@@ -558,6 +577,41 @@ func (r remote) replace(old, text string) {
 	name := filepath.Join(r.dir, ".gitmodules")
 	write(r.t, name, strings.ReplaceAll(read(r.t, name), old, text))
 	r.git("commit", "--quiet", "--all", "-m", "hostile")
+}
+
+// Ssh is the one that git is set up with, and asks nobody in any case.
+func TestGitSSH(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	for _, name := range []string{"ssh", "other-ssh"} {
+		write(t, filepath.Join(dir, name), "#!/bin/sh\necho "+name+" \"$@\" $SSH_ASKPASS $SSH_ASKPASS_REQUIRE $GIT_TERMINAL_PROMPT >"+log+"\nexit 255\n")
+		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const asksNobody = " git@127.0.0.1 git-upload-pack 'x.git' false force 0\n"
+	for _, test := range []struct{ name, variable, config, want string }{
+		{"nothing", "", "", "ssh -oBatchMode=yes"},
+		{"a variable", "other-ssh -i key", "", "other-ssh -i key"},
+		{"the user's configuration", "", "other-ssh -i configured", "other-ssh -i configured"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+			t.Setenv("GIT_SSH_COMMAND", test.variable)
+			t.Setenv("GIT_SSH_VARIANT", "simple")
+			t.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(dir, "config"))
+			write(t, filepath.Join(dir, "config"), "")
+			if test.config != "" {
+				write(t, filepath.Join(dir, "config"), "[core]\n\tsshCommand = "+test.config+"\n")
+			}
+			if _, err := newGit(t, GitOptions{URL: "git@127.0.0.1:x.git"}).Pin(t.Context(), Latest); err == nil {
+				t.Error("Pin gives no error")
+			}
+			if got := read(t, log); got != test.want+asksNobody {
+				t.Errorf("git runs %q, want %q", got, test.want+asksNobody)
+			}
+		})
+	}
 }
 
 func TestNewGitRefuses(t *testing.T) {

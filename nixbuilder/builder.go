@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -104,6 +105,7 @@ type Builder struct {
 	evaluator *eval.Evaluator
 	daemons   *daemon.Pool
 	building  chan struct{} // a token for each image that Nix builds or downloads for
+	merging   chan struct{} // a token for each root directory in memory, which can be megabytes
 	packages  *resolver
 	layout    *layout
 	packer    *packer
@@ -137,6 +139,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		evaluator: evaluator,
 		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns}),
 		building:  make(chan struct{}, options.Concurrency),
+		merging:   make(chan struct{}, runtime.GOMAXPROCS(0)),
 		packages:  newResolver(evaluator, state, options.Concurrency),
 		layout:    newLayout(state),
 		packer:    newPacker(state, options.Compression),
@@ -384,6 +387,11 @@ func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, f
 func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo, groups [][]store.Path, from origin) (layers []packedLayer, container v1.ImageConfig, err error) {
 	var root packedLayer
 	packRoot := func(ctx context.Context, files rootfs.Files) error {
+		leave, err := enter(ctx, b.merging)
+		if err != nil {
+			return err
+		}
+		defer leave()
 		profile, err := newProfile(ctx, o.packages, closure, files)
 		if err != nil {
 			return err

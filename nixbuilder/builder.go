@@ -110,6 +110,7 @@ type Builder struct {
 	layout    *layout
 	packer    *packer
 	images    *Records[[]packedLayer]
+	files     rootfs.Files        // of the Nix store, or nil where there is none
 	caches    *binarycache.Caches // nil: all goes through the Nix store
 	listings  *listings           // nil: as caches
 }
@@ -144,6 +145,11 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		layout:    newLayout(state),
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
+	}
+	if files, err := rootfs.OpenStore(""); err == nil {
+		b.files = files
+	} else if !options.Storeless {
+		return nil, err
 	}
 	if options.Storeless {
 		if b.listings, err = newListings(state); err != nil {
@@ -324,7 +330,7 @@ type origin interface {
 	await(ctx context.Context, paths []store.Path) error
 	// pack is a packing.
 	pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error)
-	// files are those of all paths, when all are packed: nil stands for the Nix store's.
+	// files are those of all paths, when all are packed; nil: the Nix store's.
 	files() rootfs.Files
 }
 
@@ -402,7 +408,7 @@ func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo,
 	}
 	if from == nil {
 		all, ctx := errgroup.WithContext(ctx)
-		all.Go(func() error { return packRoot(ctx, nil) })
+		all.Go(func() error { return packRoot(ctx, b.files) })
 		all.Go(func() (err error) {
 			layers, err = b.packer.layers(ctx, groups, o.repo, atOnce, packStore)
 			return err
@@ -410,7 +416,11 @@ func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo,
 		err = all.Wait()
 	} else if layers, err = b.packer.layers(ctx, groups, o.repo, from.await, from.pack); err == nil {
 		// What the root layer is made of is there, or known, when all is packed.
-		err = packRoot(ctx, from.files())
+		files := from.files()
+		if files == nil {
+			files = b.files
+		}
+		err = packRoot(ctx, files)
 	}
 	return append([]packedLayer{root}, layers...), container, err
 }

@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -49,12 +47,12 @@ type Options struct {
 func Merge(ctx context.Context, packages []Package, closure []store.Path, options Options) (*Tree, error) {
 	files := options.Files
 	if files == nil {
-		dir, err := os.OpenRoot(filepath.Join(cmp.Or(options.StoreRoot, "/"), store.Dir))
+		opened, err := OpenStore(options.StoreRoot)
 		if err != nil {
-			return nil, fmt.Errorf("opening the store: %w", err)
+			return nil, err
 		}
-		defer dir.Close()
-		files = storeFiles{dir}
+		defer opened.Close()
+		files = opened
 	}
 	m := newMerger(files, closure)
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -265,12 +266,12 @@ func TestMergeRefuses(t *testing.T) {
 				}
 			}
 		}
-		dir, err := os.OpenRoot(filepath.Join(makeStore(t, files...), store.Dir))
+		opened, err := OpenStore(makeStore(t, files...))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer dir.Close()
-		m := newMerger(storeFiles{dir}, closure)
+		defer opened.Close()
+		m := newMerger(opened, closure)
 		m.entries = maxEntries - 10_000 // the rest takes long
 		_, errA := m.output(context.Background(), a)
 		_, errB := m.output(context.Background(), b)
@@ -405,5 +406,41 @@ func BenchmarkMerge(bench *testing.B) {
 	bench.ReportAllocs()
 	for bench.Loop() {
 		packed(bench, merged(bench, root, one("a", 5, a), one("b", 5, b)))
+	}
+}
+
+func TestStoreFilesRemember(t *testing.T) {
+	root := makeStore(t, file{name: a + "/bin/x"}, file{name: a + "/bin/y", link: "x"}, file{name: b + "/z"})
+	files, err := OpenStore(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	list := func(dir store.Path) []File {
+		found, err := files.ReadDir(t.Context(), dir.Base())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	want := []File{{Name: "x"}, {Name: "y", Type: fs.ModeSymlink}}
+	if got := list(a + "/bin"); !slices.Equal(got, want) {
+		t.Errorf("listed %v, want %v", got, want)
+	}
+	if err := os.RemoveAll(filepath.Join(root, string(a))); err != nil {
+		t.Fatal(err)
+	}
+	if got := list(a + "/bin"); !slices.Equal(got, want) {
+		t.Errorf("remembered %v, want %v", got, want)
+	}
+	files.remembered = rememberedFiles - 2 // as if there were many more
+	list(b)
+	if got := list(b); len(got) != 1 || files.remembered > rememberedFiles {
+		t.Errorf("listed %v, %d files are remembered", got, files.remembered)
+	}
+	files.remembered = rememberedFiles + 1
+	list(b + "/.")
+	if _, err := files.ReadDir(t.Context(), store.Path(a+"/bin").Base()); err == nil {
+		t.Error("what was used longest ago is still remembered when there is no room")
 	}
 }

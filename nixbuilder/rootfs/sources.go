@@ -8,9 +8,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -40,10 +44,35 @@ type File struct {
 	Target string
 }
 
-// storeFiles are those of the Nix store.
-type storeFiles struct{ dir *os.Root }
+// rememberedFiles is how many files the directories may hold together that StoreFiles remember, which takes some 100 bytes for each.
+const rememberedFiles = 50_000
 
-func (s storeFiles) Lstat(_ context.Context, name string) (File, error) {
+// StoreFiles are those of a Nix store. Directories that were listed are remembered, the ones used last: store paths do not change. They are safe for
+// concurrent use.
+type StoreFiles struct {
+	dir *os.Root
+
+	mu         sync.Mutex
+	listed     *simplelru.LRU[string, []File] // not changed any more
+	remembered int                            // files in listed
+}
+
+// OpenStore opens the store below a root directory; empty means "/".
+func OpenStore(root string) (*StoreFiles, error) {
+	dir, err := os.OpenRoot(filepath.Join(cmp.Or(root, "/"), store.Dir))
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	s := &StoreFiles{dir: dir}
+	s.listed, err = simplelru.NewLRU(rememberedFiles, func(_ string, files []File) { s.remembered -= len(files) })
+	return s, err
+}
+
+// Close releases the store.
+func (s *StoreFiles) Close() error { return s.dir.Close() }
+
+// Lstat implements Files.
+func (s *StoreFiles) Lstat(_ context.Context, name string) (File, error) {
 	info, err := s.dir.Lstat(name)
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
 		return File{}, fs.ErrNotExist
@@ -58,7 +87,29 @@ func (s storeFiles) Lstat(_ context.Context, name string) (File, error) {
 	return file, err
 }
 
-func (s storeFiles) ReadDir(_ context.Context, name string) ([]File, error) {
+// ReadDir implements Files.
+func (s *StoreFiles) ReadDir(_ context.Context, name string) ([]File, error) {
+	s.mu.Lock()
+	files, known := s.listed.Get(name)
+	s.mu.Unlock()
+	if known {
+		return files, nil
+	}
+	files, err := s.list(name)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listed.Remove(name) // if it was listed meanwhile
+	s.listed.Add(name, files)
+	for s.remembered += len(files); s.remembered > rememberedFiles; {
+		s.listed.RemoveOldest()
+	}
+	return files, nil
+}
+
+func (s *StoreFiles) list(name string) ([]File, error) {
 	f, err := s.dir.Open(name)
 	if err != nil {
 		return nil, err
@@ -73,7 +124,8 @@ func (s storeFiles) ReadDir(_ context.Context, name string) ([]File, error) {
 	return files, err
 }
 
-func (s storeFiles) ReadFile(_ context.Context, name string, most int64) ([]byte, error) {
+// ReadFile implements Files.
+func (s *StoreFiles) ReadFile(_ context.Context, name string, most int64) ([]byte, error) {
 	f, err := s.dir.Open(name)
 	if err != nil {
 		return nil, err

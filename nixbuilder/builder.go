@@ -110,7 +110,7 @@ type Builder struct {
 	layout    *layout
 	packer    *packer
 	images    *Records[[]packedLayer]
-	files     rootfs.Files        // of the Nix store, or nil where there is none
+	files     *rootfs.StoreFiles
 	caches    *binarycache.Caches // nil: all goes through the Nix store
 	listings  *listings           // nil: as caches
 }
@@ -145,11 +145,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		layout:    newLayout(state),
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
-	}
-	if files, err := rootfs.OpenStore(""); err == nil {
-		b.files = files
-	} else if !options.Storeless {
-		return nil, err
+		files:     rootfs.NewStoreFiles(""),
 	}
 	if options.Storeless {
 		if b.listings, err = newListings(state); err != nil {

@@ -47,10 +47,7 @@ type Options struct {
 func Merge(ctx context.Context, packages []Package, closure []store.Path, options Options) (*Tree, error) {
 	files := options.Files
 	if files == nil {
-		opened, err := OpenStore(options.StoreRoot)
-		if err != nil {
-			return nil, err
-		}
+		opened := NewStoreFiles(options.StoreRoot)
 		defer opened.Close()
 		files = opened
 	}

@@ -266,10 +266,7 @@ func TestMergeRefuses(t *testing.T) {
 				}
 			}
 		}
-		opened, err := OpenStore(makeStore(t, files...))
-		if err != nil {
-			t.Fatal(err)
-		}
+		opened := NewStoreFiles(makeStore(t, files...))
 		defer opened.Close()
 		m := newMerger(opened, closure)
 		m.entries = maxEntries - 10_000 // the rest takes long
@@ -411,10 +408,7 @@ func BenchmarkMerge(bench *testing.B) {
 
 func TestStoreFilesRemember(t *testing.T) {
 	root := makeStore(t, file{name: a + "/bin/x"}, file{name: a + "/bin/y", link: "x"}, file{name: b + "/z"})
-	files, err := OpenStore(root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := NewStoreFiles(root)
 	defer files.Close()
 	list := func(dir store.Path) []File {
 		found, err := files.ReadDir(t.Context(), dir.Base())

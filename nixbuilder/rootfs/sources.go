@@ -50,30 +50,51 @@ const rememberedFiles = 50_000
 // StoreFiles are those of a Nix store. Directories that were listed are remembered, the ones used last: store paths do not change. They are safe for
 // concurrent use.
 type StoreFiles struct {
-	dir *os.Root
+	name string
 
 	mu         sync.Mutex
+	opened     *os.Root                       // nil until first used
 	listed     *simplelru.LRU[string, []File] // not changed any more
 	remembered int                            // files in listed
 }
 
-// OpenStore opens the store below a root directory; empty means "/".
-func OpenStore(root string) (*StoreFiles, error) {
-	dir, err := os.OpenRoot(filepath.Join(cmp.Or(root, "/"), store.Dir))
-	if err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
+// NewStoreFiles are those of the store below a root directory; empty means "/". There need be none yet.
+func NewStoreFiles(root string) *StoreFiles {
+	s := &StoreFiles{name: filepath.Join(cmp.Or(root, "/"), store.Dir)}
+	var err error
+	if s.listed, err = simplelru.NewLRU(rememberedFiles, func(_ string, files []File) { s.remembered -= len(files) }); err != nil {
+		panic(err) // only a constant below 1
 	}
-	s := &StoreFiles{dir: dir}
-	s.listed, err = simplelru.NewLRU(rememberedFiles, func(_ string, files []File) { s.remembered -= len(files) })
-	return s, err
+	return s
 }
 
 // Close releases the store.
-func (s *StoreFiles) Close() { _ = s.dir.Close() } // nothing was written
+func (s *StoreFiles) Close() {
+	if s.opened != nil {
+		_ = s.opened.Close() // nothing was written
+	}
+}
+
+func (s *StoreFiles) dir() (*os.Root, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.opened == nil {
+		opened, err := os.OpenRoot(s.name)
+		if err != nil {
+			return nil, fmt.Errorf("opening the store: %w", err)
+		}
+		s.opened = opened
+	}
+	return s.opened, nil
+}
 
 // Lstat implements Files.
 func (s *StoreFiles) Lstat(_ context.Context, name string) (File, error) {
-	info, err := s.dir.Lstat(name)
+	dir, err := s.dir()
+	if err != nil {
+		return File{}, err
+	}
+	info, err := dir.Lstat(name)
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
 		return File{}, fs.ErrNotExist
 	}
@@ -82,7 +103,7 @@ func (s *StoreFiles) Lstat(_ context.Context, name string) (File, error) {
 	}
 	file := File{Type: info.Mode().Type()}
 	if file.Type == fs.ModeSymlink {
-		file.Target, err = s.dir.Readlink(name)
+		file.Target, err = dir.Readlink(name)
 	}
 	return file, err
 }
@@ -110,7 +131,11 @@ func (s *StoreFiles) ReadDir(_ context.Context, name string) ([]File, error) {
 }
 
 func (s *StoreFiles) list(name string) ([]File, error) {
-	f, err := s.dir.Open(name)
+	dir, err := s.dir()
+	if err != nil {
+		return nil, err
+	}
+	f, err := dir.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +151,11 @@ func (s *StoreFiles) list(name string) ([]File, error) {
 
 // ReadFile implements Files.
 func (s *StoreFiles) ReadFile(_ context.Context, name string, most int64) ([]byte, error) {
-	f, err := s.dir.Open(name)
+	dir, err := s.dir()
+	if err != nil {
+		return nil, err
+	}
+	f, err := dir.Open(name)
 	if err != nil {
 		return nil, err
 	}

@@ -35,6 +35,7 @@ let
     fromJSON
     functionArgs
     genList
+    groupBy
     head
     intersectAttrs
     isAttrs
@@ -42,12 +43,14 @@ let
     isInt
     isList
     isString
+    lessThan
     listToAttrs
     map
     parseDrvName
     removeAttrs
     replaceStrings
     seq
+    sort
     split
     stringLength
     substring
@@ -88,7 +91,10 @@ let
       imported;
 
   letters = text: genList (n: substring n 1 text) (stringLength text);
-  toLower = replaceStrings (letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") (letters "abcdefghijklmnopqrstuvwxyz");
+  lowerCase = letters "abcdefghijklmnopqrstuvwxyz";
+  upperCase = letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+  toLower = replaceStrings upperCase lowerCase;
+  toUpper = replaceStrings lowerCase upperCase;
   isPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
 
   # Values of the set are of any type, and using one as another type ends the evaluation: look before use.
@@ -103,30 +109,44 @@ let
     if tried.success then tried.value else default;
   isDerivation = value: isAttrs value && (value.type or null) == "derivation";
 
-  # The attributes of attrs that a name may mean: itself, else with `_` before it, else those that differ in case only.
-  matches =
-    attrs: name:
+  # The attributes of a set by their first letters. Sets may be very large, and toLower is slow.
+  index = attrs: groupBy (substring 0 1) (attrNames attrs);
+  # Those that begin as a name does, in either case.
+  beginning =
+    indexed: name:
     let
-      wanted = [
-        (toLower name)
-        (toLower "_${name}")
-      ];
-      lengths = map stringLength wanted;
+      first = substring 0 1 name;
+      lower = toLower first;
+      upper = toUpper first;
+    in
+    indexed.${upper} or [ ] ++ (if lower == upper then [ ] else indexed.${lower} or [ ]);
+
+  # The attributes of attrs, whose index is indexed, that a name may mean: itself, else with `_` before it, else those that differ
+  # in case only.
+  matches =
+    attrs: indexed: name:
+    let
+      same =
+        name:
+        let
+          wanted = toLower name;
+          length = stringLength name;
+        in
+        filter (attr: stringLength attr == length && toLower attr == wanted) (beginning indexed name);
     in
     if attrs ? ${name} then
       [ name ]
     else if attrs ? ${"_${name}"} then
       [ "_${name}" ]
     else
-      filter (attr: elem (stringLength attr) lengths && elem (toLower attr) wanted) (attrNames attrs);
+      sort lessThan (same name ++ same "_${name}");
 
   # Attributes that are worth a closer look when name is none: of about the same length with the same first letter, or one
   # begins with the other. The distance itself is the caller's work.
   similar =
-    attrs: name:
+    indexed: name:
     let
       wanted = toLower name;
-      first = substring 0 1 wanted;
       length = stringLength name;
     in
     filter (
@@ -135,18 +155,19 @@ let
         difference = stringLength attr - length;
         candidate = toLower attr;
       in
-      (difference <= 2 && difference >= -2 && substring 0 1 candidate == first)
+      (difference <= 2 && difference >= -2)
       || isPrefix wanted candidate
       || (stringLength attr > 2 && isPrefix candidate wanted)
-    ) (attrNames attrs);
+    ) (beginning indexed name);
 
-  # Follows the parts of a name from value, which stands at path. What is inside a package (its source, its stdenv, its
-  # outputs) is nothing that a user would install, so packages are not entered.
+  # Follows the parts of a name from value, which stands at path and has an index. What is inside a package (its source, its
+  # stdenv, its outputs) is nothing that a user would install, so packages are not entered.
   follow =
-    value: path: parts:
+    value: indexed: path: parts:
     let
       part = head parts;
-      found = matches value part;
+      found = matches value indexed part;
+      next = value.${head found};
     in
     if parts == [ ] then
       describe value path
@@ -165,7 +186,7 @@ let
       {
         failure = "not-found";
         inherit path;
-        similar = similar value part;
+        similar = similar indexed part;
       }
     else if tail found != [ ] then
       {
@@ -174,15 +195,21 @@ let
         candidates = found;
       }
     else
-      follow value.${head found} (path ++ [ (head found) ]) (tail parts);
+      follow next (index next) (path ++ [ (head found) ]) (tail parts);
 
   # Names may contain dots themselves, so a name is first tried as a whole.
+  setIndex = index set;
   find =
     name:
+    let
+      parts = filter isString (split "[.]" name);
+    in
     if name == "" then
       describe set [ ]
     else
-      follow set [ ] (if matches set name != [ ] then [ name ] else filter isString (split "[.]" name));
+      follow set setIndex [ ] (
+        if tail parts != [ ] && matches set setIndex name != [ ] then [ name ] else parts
+      );
 
   describe =
     value: path:

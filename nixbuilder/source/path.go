@@ -4,16 +4,16 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -26,29 +26,16 @@ const (
 
 // Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on this machine. Its revision is the
 // SHA-256 of its names, kinds, executable bits and contents. A .git directory at its top is no part of it. Every Pin walks the
-// tree; only files whose status changed are read again, and hard links share the others between copies.
+// tree; only files whose status changed are read again, even if the process ended in between, and hard links share the others between copies.
 type Path struct {
 	origin string // what is watched
+	single bool   // it is a .nix file
 	copies *trees
 
-	walking sync.Mutex // one walk at a time; guards what follows
-	files   map[string]file
+	walking sync.Mutex      // one walk at a time; guards what follows
+	files   map[string]file // of pinned, by path
 	pinned  Pinned
 	started time.Time // when the walk that gave pinned began
-}
-
-// A file is what a walk found, and the hash of its content by then.
-type file struct {
-	status status
-	sha256 [sha256.Size]byte
-}
-
-// A status is all that changes when a file does.
-type status struct {
-	mode         fs.FileMode
-	size         int64
-	inode        uint64
-	mtime, ctime syscall.Timespec
 }
 
 // NewPath watches a directory or .nix file and keeps its copies below the directory copies, which it makes if need be.
@@ -74,7 +61,10 @@ func NewPath(origin, copies string) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Path{origin: origin, copies: kept}, nil
+	p := &Path{origin: origin, single: !info.IsDir(), copies: kept}
+	p.pinned.Revision, p.files = kept.recall()
+	p.pinned = p.at(p.pinned.Revision)
+	return p, nil
 }
 
 // Moves is true for latest alone.
@@ -117,7 +107,7 @@ func (p *Path) old(tag string) (Pinned, error) {
 func (p *Path) at(revision string) Pinned {
 	name := filepath.Base(p.origin)
 	pinned := Pinned{Name: "path:" + name, Revision: revision, Path: p.copies.path(revision)}
-	if filepath.Ext(name) == ".nix" {
+	if p.single {
 		pinned.Path = filepath.Join(pinned.Path, name)
 	}
 	return pinned
@@ -125,134 +115,74 @@ func (p *Path) at(revision string) Pinned {
 
 // copy walks the origin, and makes a copy of it if there is none of that revision.
 func (p *Path) copy(ctx context.Context) (Pinned, error) {
-	paths, files, changed, err := p.walk(ctx)
+	origin, err := filepath.EvalSymlinks(p.origin)
 	if err != nil {
 		return Pinned{}, err
 	}
-	if !changed {
-		if _, err := os.Stat(p.pinned.Path); err == nil {
-			return p.pinned, nil
-		}
+	found, err := p.walk(ctx, origin)
+	if err != nil {
+		return Pinned{}, err
 	}
+	if _, err := os.Stat(p.pinned.Path); err != nil {
+		p.files = nil // there is nothing to share files with
+	}
+	if !p.changed(found) {
+		return p.pinned, nil
+	}
+	slices.SortFunc(found, func(a, b file) int { return strings.Compare(a.Rel, b.Rel) }) // a directory comes before what it holds
 	staging, err := p.copies.stage()
 	if err != nil {
 		return Pinned{}, err
 	}
 	defer removeAll(staging)
-	now := time.Now()
-	set := sha256.New()
-	for _, rel := range paths {
-		if err := ctx.Err(); err != nil {
-			return Pinned{}, err
-		}
-		f := files[rel]
-		target := filepath.Join(staging, treeName, rel)
-		if known, ok := p.files[rel]; ok && f.status.mode.IsRegular() && known.status == f.status &&
-			os.Link(filepath.Join(p.copies.path(p.pinned.Revision), rel), target) == nil {
-			f.sha256 = known.sha256
-		} else if f.sha256, err = copyFile(filepath.Join(p.top(), rel), target, f.status.mode); err != nil {
-			return Pinned{}, err
-		}
-		fmt.Fprintf(set, "%q %v %t %x\n", rel, f.status.mode.Type(), f.executable(), f.sha256)
-		if age := now.Sub(time.Unix(f.status.ctime.Unix())); age < raceWindow {
-			f.status = status{} // matches nothing: looked at again next time
-		}
-		files[rel] = f
+	begun := time.Now()
+	c := &copying{known: p.files, last: p.copies.path(p.pinned.Revision), to: filepath.Join(staging, treeName), found: found}
+	c.source = func(rel string) string { return filepath.Join(origin, rel) }
+	if p.single {
+		c.source = func(string) string { return origin }
 	}
-	pinned := p.at(hex.EncodeToString(set.Sum(nil)))
-	if err := p.copies.publish(staging, pinned.Revision); err != nil {
+	if err := c.changed(ctx); err != nil {
 		return Pinned{}, err
 	}
-	p.files = files
+	pinned := p.at(revision(found))
+	there, err := p.copies.have(pinned.Revision)
+	if err == nil && !there {
+		if err = c.unchanged(ctx); err == nil {
+			err = p.copies.publish(staging, pinned.Revision)
+		}
+	}
+	if err != nil {
+		return Pinned{}, err
+	}
+	p.files = make(map[string]file, len(found))
+	for i, f := range found {
+		if age := begun.Sub(time.Unix(f.Status.Ctime.Unix())); age < raceWindow && !f.isDir() {
+			found[i].Status = status{} // matches nothing: looked at again next time
+		}
+		p.files[f.Rel] = found[i]
+	}
+	p.copies.remember(pinned.Revision, found)
 	return pinned, nil
 }
 
-// top is the directory that the walk's relative paths start from.
-func (p *Path) top() string {
-	if filepath.Ext(p.origin) == ".nix" {
-		return filepath.Dir(p.origin)
+func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
+	if !p.single {
+		return walk(ctx, origin)
 	}
-	return p.origin
+	status, err := statusAt(unix.AT_FDCWD, origin)
+	return []file{{Rel: filepath.Base(p.origin), Status: status}}, err
 }
 
-// walk lists the origin, directories before what they hold, and tells whether anything differs from the last copy.
-func (p *Path) walk(ctx context.Context) (paths []string, files map[string]file, changed bool, err error) {
-	files = make(map[string]file, len(p.files))
-	err = filepath.WalkDir(p.origin, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(p.top(), path)
-		if err != nil || rel == "." {
-			return err
-		}
-		if rel == ".git" {
-			if entry.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		now := statusOf(info)
-		paths = append(paths, rel)
-		files[rel] = file{status: now}
-		if p.files[rel].status != now {
-			changed = true
-		}
-		return nil
-	})
-	return paths, files, changed || len(files) != len(p.files) || len(files) == 0, err
+// changed tells whether a walk found anything else than the last one that was copied.
+func (p *Path) changed(found []file) bool {
+	return len(found) != len(p.files) || slices.ContainsFunc(found, func(f file) bool { return p.files[f.Rel].Status != f.Status })
 }
 
-func statusOf(info fs.FileInfo) status {
-	s := status{mode: info.Mode()}
-	if info.IsDir() {
-		return s // what a directory holds is walked itself
+// revision is the hash of files that are sorted by path.
+func revision(files []file) string {
+	set := sha256.New()
+	for _, f := range files {
+		fmt.Fprintf(set, "%q %v %t %x\n", f.Rel, f.Status.Mode.Type(), f.executable(), f.SHA256)
 	}
-	sys := info.Sys().(*syscall.Stat_t)
-	s.size, s.inode, s.mtime, s.ctime = sys.Size, sys.Ino, sys.Mtim, sys.Ctim
-	return s
-}
-
-func (f file) executable() bool { return f.status.mode.IsRegular() && f.status.mode&0o111 != 0 }
-
-// copyFile copies one entry of a tree, and returns the hash of what the copy holds.
-func copyFile(from, to string, mode fs.FileMode) (sum [sha256.Size]byte, err error) {
-	switch {
-	case mode.IsDir():
-		return sum, os.Mkdir(to, 0o755)
-	case mode&fs.ModeSymlink != 0:
-		target, err := os.Readlink(from)
-		if err != nil {
-			return sum, err
-		}
-		return sha256.Sum256([]byte(target)), os.Symlink(target, to)
-	case !mode.IsRegular():
-		return sum, fmt.Errorf("%s is neither a file, a directory nor a symlink", from)
-	}
-	in, err := os.OpenFile(from, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return sum, err
-	}
-	defer in.Close()
-	permissions := fs.FileMode(0o644)
-	if mode&0o111 != 0 {
-		permissions = 0o755
-	}
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, permissions)
-	if err != nil {
-		return sum, err
-	}
-	hash := sha256.New()
-	_, err = io.Copy(io.MultiWriter(out, hash), in)
-	if err := errors.Join(err, out.Chmod(permissions), out.Close()); err != nil {
-		return sum, err
-	}
-	return [sha256.Size]byte(hash.Sum(nil)), nil
+	return hex.EncodeToString(set.Sum(nil))
 }

@@ -134,6 +134,91 @@ func TestPathSharesUnchangedFiles(t *testing.T) {
 	if a, b := inode(t, before.Path+"/default.nix"), inode(t, after.Path+"/default.nix"); a == b {
 		t.Error("a changed file is shared between two copies")
 	}
+	made := inode(t, after.Path)
+	if again := pin(t, p); again.Path != after.Path || inode(t, again.Path) != made {
+		t.Errorf("what may have changed but did not gives %+v, want the copy that is there", again)
+	}
+}
+
+// What another process has read and copied is not read again: a file that can be told to be the same counts as the same.
+func TestPathRestarts(t *testing.T) {
+	origin, copies := t.TempDir(), t.TempDir()
+	write(t, origin+"/default.nix", "{ }")
+	write(t, origin+"/sub/x.nix", "1")
+	time.Sleep(raceWindow + 100*time.Millisecond)
+	p, err := NewPath(origin, copies)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := pin(t, p)
+	for _, test := range []struct {
+		name    string
+		prepare func() error
+		known   bool
+	}{
+		{"nothing", func() error { return nil }, true},
+		{"what was remembered is damaged", func() error { return os.Truncate(filepath.Dir(before.Path)+"/"+walkName, 100) }, false},
+		{"nothing again", func() error { return nil }, true},
+		{"what was remembered is gone", func() error { return os.Remove(filepath.Dir(before.Path) + "/" + walkName) }, false},
+		{"the copy is gone", func() error { return os.RemoveAll(filepath.Dir(before.Path)) }, false},
+	} {
+		if err := test.prepare(); err != nil {
+			t.Fatal(err)
+		}
+		restarted, err := NewPath(origin, copies)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, err := restarted.walk(t.Context(), origin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if known := !restarted.changed(found); known != test.known {
+			t.Errorf("%s: the files are known: %t, want %t", test.name, known, test.known)
+		}
+		if after := pin(t, restarted); after.Path != before.Path || after.Revision != before.Revision {
+			t.Errorf("%s: Pin = %+v, want %+v", test.name, after, before)
+		}
+		if got := read(t, before.Path+"/sub/x.nix"); got != "1" {
+			t.Errorf("%s: the copy says %q", test.name, got)
+		}
+	}
+	write(t, origin+"/sub/x.nix", "2")
+	restarted, err := NewPath(origin, copies)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after := pin(t, restarted); after.Revision == before.Revision || read(t, after.Path+"/sub/x.nix") != "2" || read(t, after.Path+"/default.nix") != "{ }" {
+		t.Errorf("after an edit, Pin = %+v", after)
+	}
+}
+
+// An operator moves from one release to the next by changing a link.
+func TestPathIsSymlink(t *testing.T) {
+	for _, test := range []struct{ name, link, one, two, file string }{
+		{"directory", "set", "one", "two", "default.nix"},
+		{"file", "set.nix", "one/a.nix", "two/b.nix", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, test.one, test.file), "1")
+			write(t, filepath.Join(dir, test.two, test.file), "2")
+			link := filepath.Join(dir, test.link)
+			for release, want := range map[string]string{test.one: "1", test.two: "2"} {
+				if err := errors.Join(os.RemoveAll(link), os.Symlink(release, link)); err != nil {
+					t.Fatal(err)
+				}
+				p, err := NewPath(link, t.TempDir())
+				if err != nil {
+					t.Fatal(err)
+				}
+				pinned := pin(t, p)
+				if got := read(t, filepath.Join(pinned.Path, test.file)); got != want || pinned.Name != "path:"+test.link {
+					t.Errorf("the copy of %s says %q, want %q", pinned.Name, got, want)
+				}
+			}
+		})
+	}
 }
 
 func TestPathSingleFile(t *testing.T) {

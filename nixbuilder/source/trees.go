@@ -1,6 +1,8 @@
 package source
 
 import (
+	"bufio"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,6 +34,7 @@ const (
 	dateName = "date" // a file with the revision's date, if it has one
 	// a file with the paths that are not in the tree though they belong there, each with a zero byte behind it; there are seldom any
 	absentName = "absent"
+	walkName   = "walk" // a file with what a path's tree was copied from
 )
 
 // path is where the tree of a revision is, or would be.
@@ -150,6 +153,50 @@ func (t *trees) prune(current string) error {
 		}
 	}
 	return nil
+}
+
+// remember keeps what a path's tree was copied from, so that after a restart not all of it has to be read again. Without it only time is lost.
+func (t *trees) remember(revision string, files []file) {
+	dir := filepath.Join(t.dir, revision)
+	out, err := os.CreateTemp(dir, walkName+"-")
+	if err != nil {
+		return
+	}
+	if errors.Join(gob.NewEncoder(out).Encode(files), out.Close()) == nil {
+		err = os.Rename(out.Name(), filepath.Join(dir, walkName))
+	}
+	if err != nil {
+		_ = os.Remove(out.Name())
+	}
+}
+
+// recall returns what was remembered last, nothing if that can't be read.
+func (t *trees) recall() (revision string, files map[string]file) {
+	names, err := filepath.Glob(filepath.Join(t.dir, "*", walkName))
+	if err != nil {
+		return "", nil
+	}
+	var latest time.Time
+	var name string
+	for _, candidate := range names {
+		if info, err := os.Stat(candidate); err == nil && info.ModTime().After(latest) {
+			latest, name = info.ModTime(), candidate
+		}
+	}
+	in, err := os.Open(name)
+	if err != nil {
+		return "", nil
+	}
+	defer in.Close()
+	var list []file
+	if gob.NewDecoder(bufio.NewReader(in)).Decode(&list) != nil {
+		return "", nil
+	}
+	files = make(map[string]file, len(list))
+	for _, f := range list {
+		files[f.Rel] = f
+	}
+	return filepath.Base(filepath.Dir(name)), files
 }
 
 // removeAll cleans up. What can't be removed now is found again by the next prune.

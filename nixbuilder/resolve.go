@@ -172,12 +172,13 @@ func hint(pinned source.Pinned, message string) string {
 	return ""
 }
 
-// A resolver remembers what names stand for. It is safe for concurrent use; a name is not evaluated twice at a time.
+// A resolver remembers what names stand for. It is safe for concurrent use. A name is not evaluated twice at a time, unless that takes
+// long: others then no longer wait for it, as it may be another name of the same request that does.
 type resolver struct {
 	evaluator   *eval.Evaluator
 	expressions string // results depend on how names are looked up
 	records     *Records[eval.Result]
-	running     chan struct{} // a token for each evaluation
+	lanes       *lanes // for evaluations
 
 	mu         sync.Mutex
 	evaluating map[string]chan struct{} // by key; closed when the evaluation is over
@@ -188,7 +189,7 @@ func newResolver(evaluator *eval.Evaluator, state State, concurrency int) *resol
 		evaluator:   evaluator,
 		expressions: prepareimage.Hash(),
 		records:     NewRecords[eval.Result](state, "packages", packagesCached),
-		running:     make(chan struct{}, concurrency),
+		lanes:       newLanes(concurrency, quickTime),
 		evaluating:  make(map[string]chan struct{}),
 	}
 }
@@ -207,8 +208,9 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, system string
 		}
 		mine, others := r.claim(unknown, keys)
 		if len(mine) > 0 {
-			err := r.evaluate(ctx, pinned, system, mine, keys, results)
-			r.release(mine, keys)
+			release := sync.OnceFunc(func() { r.release(mine, keys) })
+			err := r.lanes.do(ctx, func(ctx context.Context) error { return r.evaluate(ctx, pinned, system, mine, keys, results) }, release)
+			release()
 			if err != nil {
 				return nil, err
 			}
@@ -269,13 +271,13 @@ func (r *resolver) release(mine []string, keys map[string]string) {
 	}
 }
 
+// evaluate adds results for names, of which some may be known by now.
 func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system string, mine []string, keys map[string]string, results map[string]eval.Result) error {
-	select {
-	case r.running <- struct{}{}:
-		defer func() { <-r.running }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	unknown, err := r.recorded(ctx, keys, results)
+	if err != nil {
+		return err
 	}
+	mine = slices.DeleteFunc(slices.Clone(mine), func(name string) bool { return !slices.Contains(unknown, name) })
 	for names := range slices.Chunk(mine, eval.MaxNames) {
 		found, err := r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
 		if err != nil {

@@ -243,14 +243,19 @@ func (r *Registry) countPrograms() {
 		r.t.Fatal(err)
 	}
 	for _, name := range []string{"nix-instantiate", "nix-daemon", "nix-store", "nix"} {
-		program, err := exec.LookPath(name)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		script := fmt.Sprintf("#!/bin/sh\necho %s >>'%s'\nexec '%s' \"$@\"\n", name, r.programsFile(), program)
-		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
-			r.t.Fatal(err)
-		}
+		r.count(name)
+	}
+}
+
+func (r *Registry) count(name string) {
+	r.t.Helper()
+	program, err := exec.LookPath(name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	script := fmt.Sprintf("#!/bin/sh\necho %s >>'%s'\nexec '%s' \"$@\"\n", name, r.programsFile(), program)
+	if err := os.WriteFile(filepath.Join(r.Dir, "bin", name), []byte(script), 0o755); err != nil {
+		r.t.Fatal(err)
 	}
 }
 

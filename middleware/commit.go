@@ -113,7 +113,7 @@ func (s *Service) commit(ctx context.Context, repo distribution.Repository, imag
 		}
 	}
 	record := built{
-		Source: image.Source, Revision: image.Revision, Index: len(image.Children) > 0, Missing: image.Missing, At: time.Now().UTC(),
+		Source: image.Source, Revision: image.Revision, Nix: image.NixVersion, Index: len(image.Children) > 0, Missing: image.Missing, At: time.Now().UTC(),
 	}
 	if err := putManifest(ctx, manifests, image.Manifest, distribution.WithTag(tags[0])); err != nil {
 		return err
@@ -180,6 +180,8 @@ type stored struct {
 type built struct {
 	Source   string `json:"source"`
 	Revision string `json:"revision"`
+	// Nix is its version, which the image does not have: two hosts make the same image.
+	Nix string `json:"nix"`
 	// Index says that the tag is for an index, and Missing which platforms it lacks; At is when that was found out.
 	Index   bool      `json:"index,omitempty"`
 	Missing []string  `json:"missing,omitempty"`

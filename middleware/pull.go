@@ -160,7 +160,7 @@ func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pul
 			return "", err
 		}
 	}
-	p.header.Set("Warning", fmt.Sprintf("299 - %q", "built by Nix from "+image.Source+" at "+image.Revision))
+	p.header.Set("Warning", fmt.Sprintf("299 - %q", "built by Nix "+image.Nix+" from "+image.Source+" at "+image.Revision))
 	for _, platform := range image.Missing {
 		p.header.Add("Warning", fmt.Sprintf("299 - %q", "there is no image for "+platform))
 	}

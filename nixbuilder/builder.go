@@ -229,7 +229,7 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 // Build makes the image of a request and stores its blobs in a repository. It is for the caller to store the manifests, and to see to
 // it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
 func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, repo Repository) (Image, error) {
-	image := Image{Source: pinned.Name, Revision: pinned.Revision}
+	image := Image{Source: pinned.Name, Revision: pinned.Revision, NixVersion: b.evaluator.Version()}
 	platforms := b.options.Platforms
 	if request.Arch != "" {
 		platforms = []string{"linux/" + request.Arch}

@@ -39,6 +39,8 @@ type Image struct {
 	Missing []string
 	// Source and Revision are what it was built from.
 	Source, Revision string
+	// NixVersion is of the Nix that evaluated its packages.
+	NixVersion string
 }
 
 // A Manifest is the bytes of one, and what they are.

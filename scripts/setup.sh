@@ -42,7 +42,6 @@ case "${1:-}" in
     need systemd-analyze systemd
     need redis-server redis-server
     need qemu-aarch64-static qemu-user-static
-    need sshd openssh-server
     need pigz pigz
     need wrk wrk
     ;;
@@ -57,11 +56,31 @@ case "${1:-}" in
     ;;
 esac
 
+# Programs are wanted, not the services that some packages start: no port is to be open after this. Where services are kept from
+# starting already, that is left as it is.
+policy=/usr/sbin/policy-rc.d
+forbid_services() {
+  [ ! -e "$policy" ] || return 0
+  printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+  as_root chmod 755 "$policy"
+  trap 'as_root rm -f "$policy"' EXIT
+}
+# disable_service PACKAGE UNIT…: unless the package was there before, its units do not start with the machine either.
+disable_service() {
+  [[ " ${missing[*]} " == *" $1 "* ]] || return 0
+  shift
+  as_root systemctl --quiet disable "$@" 2>/dev/null || true # without systemd, there is nothing to disable
+}
+
 if [ "${#missing[@]}" -gt 0 ]; then
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
   echo "Installing Debian packages: ${missing[*]}"
   as_root apt-get update -qq || true # another source on the machine may be out of reach
+  forbid_services
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  disable_service openssh-server ssh.service
+  disable_service redis-server redis-server.service
+  disable_service docker.io docker.service docker.socket containerd.service
 fi
 
 # As root, Nix builds as the users of the group nixbld, which Debian's package does not make.

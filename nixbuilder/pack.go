@@ -171,10 +171,8 @@ func (p *packer) pack(ctx context.Context, key string, repo Repository, pack fun
 
 // enter takes a token, which leave gives back.
 func enter(ctx context.Context, tokens chan struct{}) (leave func(), err error) {
-	select {
-	case tokens <- struct{}{}:
-		return func() { <-tokens }, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	if err := take(ctx, tokens); err != nil {
+		return nil, err
 	}
+	return func() { <-tokens }, nil
 }

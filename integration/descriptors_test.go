@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -19,15 +18,7 @@ func startRedis(t *testing.T) string {
 	Needs(t, "redis-server", "redis-cli")
 	dir := Dir(t)
 	socket := filepath.Join(dir, "redis.sock")
-	server := exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir)
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
-	})
+	startServer(t, exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir))
 	Eventually(t, startTime, "Redis answers", func() bool {
 		answer, _, err := TryExec(t.Context(), "redis-cli", "-s", socket, "ping")
 		return err == nil && answer == "PONG"

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -200,17 +199,12 @@ func startSSH(t *testing.T) sshServer {
 	server := exec.Command(program, "-D", "-e", "-f", filepath.Join(s.dir, "config"))
 	var log strings.Builder
 	server.Stderr = &log
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM)
-		_ = server.Wait()
+	t.Cleanup(func() { // when it has ended
 		if t.Failed() {
 			t.Logf("sshd's log:\n%s", &log)
 		}
 	})
+	startServer(t, server)
 	Eventually(t, startTime, "sshd listens", func() bool {
 		conn, err := net.Dial("tcp", s.addr)
 		if err != nil {
@@ -256,15 +250,7 @@ func newSSHKey(t *testing.T) (file string) {
 func startAgent(t *testing.T, key string) (socket string) {
 	t.Helper()
 	socket = filepath.Join(Dir(t), "agent")
-	agent := exec.Command("ssh-agent", "-D", "-a", socket)
-	agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := agent.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = agent.Process.Signal(syscall.SIGTERM)
-		_ = agent.Wait()
-	})
+	startServer(t, exec.Command("ssh-agent", "-D", "-a", socket))
 	Eventually(t, startTime, "the agent listens", func() bool {
 		_, err := os.Stat(socket)
 		return err == nil

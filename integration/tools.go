@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -96,4 +97,17 @@ func (s *suite) installCrane() (string, error) {
 		return "", fmt.Errorf("installing %s: %w\n%s", craneModule, err, out)
 	}
 	return program, nil
+}
+
+// startServer starts a program that is stopped when the test ends, or when the tests are ended without notice.
+func startServer(t testing.TB, server *exec.Cmd) {
+	t.Helper()
+	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Signal(syscall.SIGTERM)
+		_ = server.Wait()
+	})
 }

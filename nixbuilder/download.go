@@ -42,8 +42,11 @@ type download struct {
 // nil. It calls ended at the end. The closure can't be collected until conn is put back.
 func (b *Builder) download(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing, ended func()) (*download, error) {
 	infos, err := conn.SubstitutableInfos(ctx, missing.WillSubstitute, nil)
-	if err != nil || len(infos) < len(missing.WillSubstitute) {
+	if err != nil && !errors.As(err, new(*daemon.Error)) {
 		return nil, err
+	}
+	if len(infos) < len(missing.WillSubstitute) {
+		return nil, nil // a cache has just gone down
 	}
 	d := &download{done: make(chan struct{}), absent: make(map[store.Path]bool, len(infos)), arrived: make(chan struct{})}
 	var needed, all []store.Path

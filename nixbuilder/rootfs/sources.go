@@ -88,6 +88,14 @@ func (s *StoreFiles) dir() (*os.Root, error) {
 	return s.opened, nil
 }
 
+func (s *StoreFiles) open(name string) (*os.File, error) {
+	dir, err := s.dir()
+	if err != nil {
+		return nil, err
+	}
+	return dir.Open(name)
+}
+
 // Lstat implements Files.
 func (s *StoreFiles) Lstat(_ context.Context, name string) (File, error) {
 	dir, err := s.dir()
@@ -131,11 +139,7 @@ func (s *StoreFiles) ReadDir(_ context.Context, name string) ([]File, error) {
 }
 
 func (s *StoreFiles) list(name string) ([]File, error) {
-	dir, err := s.dir()
-	if err != nil {
-		return nil, err
-	}
-	f, err := dir.Open(name)
+	f, err := s.open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -151,11 +155,7 @@ func (s *StoreFiles) list(name string) ([]File, error) {
 
 // ReadFile implements Files.
 func (s *StoreFiles) ReadFile(_ context.Context, name string, most int64) ([]byte, error) {
-	dir, err := s.dir()
-	if err != nil {
-		return nil, err
-	}
-	f, err := dir.Open(name)
+	f, err := s.open(name)
 	if err != nil {
 		return nil, err
 	}

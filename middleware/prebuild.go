@@ -94,7 +94,7 @@ func (s *Service) make(ctx context.Context, w wanted) (Made, error) {
 	if made.Digest = image.digest; err != nil || pushed {
 		return made, err
 	}
-	if image.digest == "" || s.builder.Moves(w.tag) || s.due(image) {
+	if !s.isCurrent(w.tag, image) {
 		if image, err = s.refresh(ctx, nil, repo, pull{tag: w.tag, client: own}, w.request, image); err != nil {
 			return made, err
 		}

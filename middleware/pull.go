@@ -42,7 +42,7 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if err != nil {
 		return "", nixbuilder.Errorf(nixbuilder.NotFound, "%v", err)
 	}
-	if image.digest != "" && !s.builder.Moves(p.tag) && !s.due(image) {
+	if s.isCurrent(p.tag, image) {
 		return s.serve(ctx, repo, p, image)
 	}
 	hold := time.NewTimer(s.options.Build.Hold)
@@ -58,6 +58,15 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 		return "", err
 	}
 	return s.serve(ctx, repo, p, fresh)
+}
+
+// isCurrent tells whether a stored image is of the package set as it is now, where that can be told at once.
+func (s *Service) isCurrent(tag string, image stored) bool {
+	if image.digest == "" || s.due(image) {
+		return false
+	}
+	revision, ok := s.builder.Current(tag)
+	return ok && revision == image.Revision
 }
 
 // due tells whether it is time to try again for platforms that an image lacks.

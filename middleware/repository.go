@@ -2,7 +2,6 @@ package middleware
 
 import (
 	"context"
-	"mime"
 	"net"
 	"net/http"
 	"strconv"
@@ -104,11 +103,9 @@ func acceptsOf(header http.Header) accepts {
 	said := false
 	for _, line := range header.Values("Accept") {
 		for entry := range strings.SplitSeq(line, ",") {
-			mediaType, _, err := mime.ParseMediaType(entry)
-			if err != nil {
-				continue
-			}
-			said = true
+			mediaType, _, _ := strings.Cut(entry, ";")
+			mediaType = strings.ToLower(strings.TrimSpace(mediaType))
+			said = said || mediaType != ""
 			switch mediaType {
 			case v1.MediaTypeImageIndex:
 				a.index = true

@@ -211,8 +211,8 @@ func daemonOptions(options Options) daemon.Options {
 	}
 }
 
-// Moves tells whether a tag may stand for another revision of the package set later.
-func (b *Builder) Moves(tag string) bool { return b.source.Moves(tag) }
+// Current tells which revision of the package set a tag stands for now, if that can be told at once.
+func (b *Builder) Current(tag string) (revision string, ok bool) { return b.source.Current(tag) }
 
 // Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound if there is none.
 func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -44,11 +45,13 @@ func NewRecords[V any](state State, kind string, cached int) *Records[V] {
 
 // Key makes the key of a record out of what it depends on: different parts, different keys.
 func Key(parts ...string) string {
-	hash := sha256.New()
+	text := make([]byte, 0, 512) // which most are shorter than: every pull makes one
 	for _, part := range parts {
-		fmt.Fprintf(hash, "%d:%s", len(part), part)
+		text = strconv.AppendInt(text, int64(len(part)), 10)
+		text = append(append(text, ':'), part...)
 	}
-	return hex.EncodeToString(hash.Sum(nil))
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // Get returns false if there is no such record. One that is not as it was put counts as none, with a warning: it will be

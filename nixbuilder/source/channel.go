@@ -96,17 +96,22 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 	return &Channel{options: options, client: &http.Client{Timeout: fetchTime}, lookups: known, trees: kept}, nil
 }
 
-// Moves is false for commits.
-func (c *Channel) Moves(tag string) bool {
-	return !commitTag.MatchString(tag) && (tag != Latest || !commitTag.MatchString(c.options.Name))
+// name is the channel or commit that a tag stands for.
+func (c *Channel) name(tag string) string {
+	if tag == Latest {
+		return c.options.Name
+	}
+	return tag
+}
+
+// Current knows commits, and channels that were looked up lately.
+func (c *Channel) Current(tag string) (revision string, ok bool) {
+	return c.lookups.current(c.name(tag))
 }
 
 // Pin looks the channel up, unless it did so lately, and fetches the commit unless it is there.
 func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
-	name := tag
-	if tag == Latest {
-		name = c.options.Name
-	}
+	name := c.name(tag)
 	pinned := Pinned{Name: "nixpkgs", Revision: name}
 	if !commitTag.MatchString(name) {
 		if !channelTag.MatchString(name) {

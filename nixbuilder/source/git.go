@@ -117,17 +117,22 @@ func (g *Git) local() bool {
 	return strings.HasPrefix(g.options.URL, "/") || strings.HasPrefix(g.options.URL, "file:")
 }
 
-// Moves is false for commits.
-func (g *Git) Moves(tag string) bool {
-	return !commitTag.MatchString(tag) && (tag != Latest || !commitTag.MatchString(g.options.Ref))
+// ref is what a tag is to git. Empty: HEAD.
+func (g *Git) ref(tag string) string {
+	if tag == Latest {
+		return g.options.Ref
+	}
+	return tag
+}
+
+// Current knows commits, and what the remote was lately asked for.
+func (g *Git) Current(tag string) (revision string, ok bool) {
+	return g.lookups.current(g.ref(tag))
 }
 
 // Pin asks the remote what a branch or tag stands for, unless it did so lately, and fetches the commit unless it is there.
 func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
-	ref := tag
-	if tag == Latest {
-		ref = g.options.Ref // empty: HEAD
-	}
+	ref := g.ref(tag)
 	pinned := Pinned{Name: g.name, Revision: ref}
 	if g.options.Submodules {
 		pinned.Variant = withSubmodules

@@ -48,6 +48,17 @@ func newLookups(file string, refresh time.Duration) (*lookups, error) {
 	return l, nil
 }
 
+// current returns what a name stands for where there is no need to ask: a commit stands for itself.
+func (l *lookups) current(name string) (revision string, ok bool) {
+	if commitTag.MatchString(name) {
+		return name, true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last, ok := l.known[name]
+	return last.Revision, ok && time.Since(last.Asked) < l.refresh
+}
+
 // get returns what a name stands for. If the remote can't be asked, that is the last answer that it gave, and stale says why.
 func (l *lookups) get(ctx context.Context, name string, ask func(context.Context) (string, error)) (revision string, stale, err error) {
 	l.mu.Lock()

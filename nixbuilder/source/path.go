@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,11 +23,14 @@ const (
 	// raceWindow is how old a change must be before a file's times are believed to tell it from the next change: kernels
 	// stamp files with a clock that ticks every few milliseconds.
 	raceWindow = time.Second
+	// believed is how long a watch is believed that nothing has happened, for what it is not told.
+	believed = 10 * time.Second
 )
 
 // Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on this machine. Its revision is the
-// SHA-256 of its names, kinds, executable bits and contents. A .git directory at its top is no part of it. Every Pin walks the
-// tree; only files whose status changed are read again, even if the process ended in between, and hard links share the others between copies.
+// SHA-256 of its names, kinds, executable bits and contents. A .git directory at its top is no part of it. Pin walks the
+// tree, unless the kernel says that nothing has happened there since the last walk, which was a few seconds ago; only files whose status changed are read
+// again, even if the process ended in between, and hard links share the others between copies.
 type Path struct {
 	origin string // what is watched
 	single bool   // it is a .nix file
@@ -36,6 +40,20 @@ type Path struct {
 	files   map[string]file // of pinned, by path
 	pinned  Pinned
 	started time.Time // when the walk that gave pinned began
+	watch   *watch    // of what that walk found; nil: none
+	top     place     // of that walk
+	unseen  bool      // the set can't be watched
+}
+
+// A place is where a name leads to.
+type place struct{ device, inode uint64 }
+
+func placeOf(name string) (place, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(name, &stat); err != nil {
+		return place{}, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	return place{stat.Dev, stat.Ino}, nil
 }
 
 // NewPath watches a directory or .nix file and keeps its copies below the directory copies, which it makes if need be.
@@ -67,8 +85,17 @@ func NewPath(origin, copies string) (*Path, error) {
 	return p, nil
 }
 
-// Moves is true for latest alone.
-func (p *Path) Moves(tag string) bool { return tag == Latest }
+// Current knows of latest what the kernel tells. The tag of a revision is the revision.
+func (p *Path) Current(tag string) (revision string, ok bool) {
+	if tag != Latest {
+		return tag, revisionTag.MatchString(tag)
+	}
+	if !p.walking.TryLock() {
+		return "", false
+	}
+	defer p.walking.Unlock()
+	return p.pinned.Revision, p.quiet()
+}
 
 var revisionTag = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
@@ -83,13 +110,54 @@ func (p *Path) Pin(ctx context.Context, tag string) (Pinned, error) {
 	if p.started.After(asked) {
 		return p.pinned, nil // a walk that began after this question answers it too
 	}
+	if p.quiet() {
+		return p.pinned, nil
+	}
 	started := time.Now()
+	p.rewatch()
 	pinned, err := p.copy(ctx)
 	if err != nil {
+		p.unwatch()
 		return Pinned{}, fmt.Errorf("reading the package set: %w", err)
+	}
+	if p.watch != nil && p.watch.failed.Load() {
+		p.unwatch()
+		p.unseen = true
 	}
 	p.pinned, p.started = pinned, started
 	return pinned, nil
+}
+
+// quiet tells whether what was pinned last is still what there is, as far as that can be told without a walk.
+func (p *Path) quiet() bool {
+	if p.watch == nil || time.Since(p.started) > believed || !p.watch.quiet() {
+		return false
+	}
+	// The origin may be a symbolic link, or lie behind some, and the copy was perhaps removed.
+	top, err := placeOf(p.origin)
+	if err != nil || top != p.top {
+		return false
+	}
+	_, err = os.Stat(p.pinned.Path)
+	return err == nil
+}
+
+// rewatch begins a new watch, unless the set can't be watched, or is a single file, which is looked at as fast.
+func (p *Path) rewatch() {
+	p.unwatch()
+	if p.unseen || p.single {
+		return
+	}
+	if w, err := newWatch(); err == nil {
+		p.watch = w
+	}
+}
+
+func (p *Path) unwatch() {
+	if p.watch != nil {
+		p.watch.close()
+		p.watch = nil
+	}
 }
 
 func (p *Path) old(tag string) (Pinned, error) {
@@ -117,6 +185,9 @@ func (p *Path) at(revision string) Pinned {
 func (p *Path) copy(ctx context.Context) (Pinned, error) {
 	origin, err := filepath.EvalSymlinks(p.origin)
 	if err != nil {
+		return Pinned{}, err
+	}
+	if p.top, err = placeOf(origin); err != nil {
 		return Pinned{}, err
 	}
 	found, err := p.walk(ctx, origin)
@@ -167,7 +238,7 @@ func (p *Path) copy(ctx context.Context) (Pinned, error) {
 
 func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
 	if !p.single {
-		return walk(ctx, origin)
+		return walk(ctx, origin, p.watch)
 	}
 	status, err := statusAt(unix.AT_FDCWD, origin)
 	return []file{{Rel: filepath.Base(p.origin), Status: status}}, err

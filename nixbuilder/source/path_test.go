@@ -342,3 +342,121 @@ func inode(t *testing.T, path string) uint64 {
 	}
 	return info.Sys().(*syscall.Stat_t).Ino
 }
+
+// settled is a Path whose set has not changed for long enough to be believed, and which is pinned.
+func settled(t *testing.T, origin string) *Path {
+	t.Helper()
+	p, err := NewPath(origin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pin(t, p)
+	if p.unseen {
+		if os.Getenv("CI") != "" {
+			t.Fatal("the file system of the temporary directory can't be watched")
+		}
+		t.Skip("the file system of the temporary directory can't be watched")
+	}
+	return p
+}
+
+// What nobody has touched is not walked again, and whatever is done to it is seen by the next Pin.
+func TestPathIsWatched(t *testing.T) {
+	top := t.TempDir()
+	origin := top + "/set"
+	write(t, origin+"/default.nix", "{ }")
+	write(t, origin+"/a/b/c.nix", "1")
+	write(t, top+"/other/default.nix", "{ other=1; }")
+	if err := os.Symlink("set", top+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	p := settled(t, top+"/link")
+	for _, step := range []struct {
+		name string
+		edit func() error
+	}{
+		{"a file far below", func() error { return os.WriteFile(origin+"/a/b/c.nix", []byte("2"), 0o644) }},
+		{"a directory", func() error { return os.Mkdir(origin+"/new", 0o755) }},
+		{"a file in a new directory", func() error { return os.WriteFile(origin+"/new/x.nix", []byte("x"), 0o644) }},
+		{"a directory in place of another", func() error {
+			return errors.Join(os.MkdirAll(top+"/b/sub", 0o755), os.Rename(origin+"/a/b", top+"/was"), os.Rename(top+"/b", origin+"/a/b"))
+		}},
+		{"a file in what came from elsewhere", func() error { return os.WriteFile(origin+"/a/b/sub/y.nix", []byte("y"), 0o644) }},
+		{"executable", func() error { return os.Chmod(origin+"/new/x.nix", 0o755) }},
+		{"the set moved away, another in its place", func() error {
+			return errors.Join(os.Rename(origin, top+"/old"), os.Rename(top+"/other", origin))
+		}},
+		{"a link that leads elsewhere", func() error {
+			return errors.Join(os.Symlink("old", top+"/new-link"), os.Rename(top+"/new-link", top+"/link"))
+		}},
+	} {
+		before, walked := pin(t, p), p.started
+		if again := pin(t, p); p.started != walked || again.Revision != before.Revision {
+			t.Errorf("before %s: the set was walked again though nothing had happened", step.name)
+		}
+		if got, ok := p.Current(Latest); !ok || got != before.Revision {
+			t.Errorf("before %s: Current = %s, %t, want %s", step.name, got, ok, before.Revision)
+		}
+		if err := step.edit(); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := p.Current(Latest); ok {
+			t.Errorf("%s: Current = %s", step.name, got)
+		}
+		if after := pin(t, p); after.Revision == before.Revision {
+			t.Errorf("%s: not seen", step.name)
+		}
+	}
+}
+
+// What the kernel does not tell is found a little later.
+func TestPathIsWalkedNowAndThen(t *testing.T) {
+	origin := t.TempDir()
+	write(t, origin+"/default.nix", "{ }")
+	if err := os.Link(origin+"/default.nix", origin+".linked"); err != nil {
+		t.Fatal(err)
+	}
+	p := settled(t, origin)
+	before := pin(t, p)
+	write(t, origin+".linked", "{ a=1; }")
+	p.started = p.started.Add(-believed)
+	if after := pin(t, p); after.Revision == before.Revision {
+		t.Error("an edit through another link is never seen")
+	}
+}
+
+// A set that can't be read is not answered for by what it was before.
+func TestPathFailsAgain(t *testing.T) {
+	origin := t.TempDir()
+	write(t, origin+"/default.nix", "{ }")
+	p := settled(t, origin)
+	if err := syscall.Mkfifo(origin+"/pipe", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if pinned, err := p.Pin(t.Context(), Latest); err == nil {
+			t.Fatalf("Pin = %+v, want an error about the pipe", pinned)
+		}
+	}
+	if err := os.Remove(origin + "/pipe"); err != nil {
+		t.Fatal(err)
+	}
+	pin(t, p)
+}
+
+// Where others may write unseen, or there is nothing to watch, every Pin walks.
+func TestWatchRefuses(t *testing.T) {
+	for _, dir := range []string{"/proc/self", "/sys", t.TempDir() + "/missing"} {
+		w, err := newWatch()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !w.quiet() {
+			t.Error("a watch of nothing is not quiet")
+		}
+		if w.add(dir); w.quiet() {
+			t.Errorf("%s: quiet", dir)
+		}
+		w.close()
+	}
+}

@@ -188,14 +188,31 @@ func TestChannelMoves(t *testing.T) {
 	if n := m.downloads.Load(); n != 2 {
 		t.Errorf("%d downloads, want one for each commit", n)
 	}
-	for tag, want := range map[string]bool{Latest: true, "nixos-25.11": true, commitA: false} {
-		if got := c.Moves(tag); got != want {
-			t.Errorf("Moves(%q) = %t", tag, got)
+}
+
+func TestChannelCurrent(t *testing.T) {
+	m, options := newMirror(t)
+	options.Refresh = time.Hour
+	c := channel(t, options)
+	if got, ok := c.Current(Latest); ok {
+		t.Errorf("Current = %s before anybody has looked the channel up", got)
+	}
+	if _, err := c.Pin(t.Context(), Latest); err != nil {
+		t.Fatal(err)
+	}
+	m.set(func() { m.down = true })
+	for tag, want := range map[string]string{Latest: commitA, "nixos-25.11": commitA, commitB: commitB, "nixos-unstable": "", "nonsense": ""} {
+		if got, ok := c.Current(tag); ok != (want != "") || got != want {
+			t.Errorf("Current(%q) = %s, %t, want %q", tag, got, ok, want)
 		}
 	}
-	options.Name = commitA
-	if channel(t, options).Moves(Latest) {
-		t.Error("a pinned commit moves")
+	options.Refresh = time.Nanosecond
+	if got, ok := channel(t, options).Current(Latest); ok {
+		t.Errorf("Current = %s when it is time to look the channel up again", got)
+	}
+	options.Name = commitB
+	if got, ok := channel(t, options).Current(Latest); !ok || got != commitB {
+		t.Errorf("Current of a pinned commit = %s, %t", got, ok)
 	}
 }
 
@@ -344,8 +361,8 @@ func TestGit(t *testing.T) {
 	if got, err := newGit(t, GitOptions{URL: r.dir, Ref: "side"}).Pin(t.Context(), Latest); err != nil || got.Revision != side {
 		t.Errorf("Pin of another ref = %+v, %v", got, err)
 	}
-	if g := newGit(t, GitOptions{URL: r.dir, Ref: one}); g.Moves(Latest) {
-		t.Error("a pinned commit moves")
+	if got, ok := newGit(t, GitOptions{URL: r.dir, Ref: one}).Current(Latest); !ok || got != one {
+		t.Errorf("Current of a pinned commit = %s, %t", got, ok)
 	}
 }
 

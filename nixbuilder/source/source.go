@@ -37,6 +37,7 @@ type Source interface {
 	// Pin tells what a tag stands for now. The error is ErrUnknownTag if the source has nothing of that name, anything
 	// else means that the source can't be read at the moment.
 	Pin(ctx context.Context, tag string) (Pinned, error)
-	// Moves tells whether a tag may stand for another revision later.
-	Moves(tag string) bool
+	// Current returns the revision of Pin where that can be told at once: without a walk, without asking a remote, and not behind others who do. The files of
+	// the revision need not be there.
+	Current(tag string) (revision string, ok bool)
 }

@@ -54,9 +54,9 @@ func statusAt(dir int, name string) (status, error) {
 	return s, nil
 }
 
-// walk lists what is below the directory top, in no order, without a .git at the top. A set like nixpkgs has 100,000 files and more, each a
-// system call, so several threads do it.
-func walk(ctx context.Context, top string) (files []file, err error) {
+// walk lists what is below the directory top, in no order, without a .git at the top, and has w watch it, if not nil. A set like nixpkgs has 100,000 files
+// and more, each a system call, so several threads do it.
+func walk(ctx context.Context, top string, w *watch) (files []file, err error) {
 	var mu sync.Mutex // guards files
 	threads, ctx := errgroup.WithContext(ctx)
 	threads.SetLimit(runtime.GOMAXPROCS(0))
@@ -64,6 +64,9 @@ func walk(ctx context.Context, top string) (files []file, err error) {
 	list = func(rel string) error {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if w != nil {
+			w.add(filepath.Join(top, rel)) // first, so that nothing happens in between
 		}
 		found, err := listDir(top, rel)
 		if err != nil {

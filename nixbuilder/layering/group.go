@@ -3,6 +3,7 @@ package layering
 import (
 	"cmp"
 	"fmt"
+	"hash/fnv"
 	"slices"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -16,8 +17,10 @@ const DefaultBudget = 94
 const (
 	// ownLayerSize is the size from which a path has a layer to itself.
 	ownLayerSize = 2 << 20
-	// maxRest is how large the layer of what is over the budget may be before fewer paths have one to themselves.
+	// maxRest is how large the layers of what is over the budget may be together before fewer paths have one to themselves.
 	maxRest = 16_000_000
+	// restPart is the part of the budget that layers of what is over it take, at least one.
+	restPart = 30
 	// ownTenths is the part of the budget, in tenths, that such paths may then take.
 	ownTenths = 6
 )
@@ -31,7 +34,8 @@ type Options struct {
 // paths are sorted. Each path of the closure is in exactly one layer.
 //
 // Paths of 2 MiB and more have a layer to themselves, the others share one with all that have the same head; a key that
-// heads does not know is its own head. What is over the budget, the smallest, goes into one layer.
+// heads does not know is its own head. What is over the budget, the smallest, goes into a few layers, by the names of the heads: an image with
+// one package more makes one or two of them anew, not all.
 //
 // The closure may be in any order and is not changed. A path given twice, a negative size, a reference that leaves the
 // closure and a negative budget are errors. The result depends on the closure, the heads of its keys and opts alone.
@@ -46,17 +50,15 @@ func Group(closure []store.PathInfo, heads Heads, opts Options) ([][]store.Path,
 	}
 
 	layers := split(paths, heads, ownLayerSize)
-	if rest := restSize(layers, budget); rest > maxRest {
+	if rest := sizeOf(over(layers, budget)); rest > maxRest {
 		if size := sizeAt(paths, budget*ownTenths/10); size >= ownLayerSize {
-			if fewer := split(paths, heads, size+1); restSize(fewer, budget) < rest {
+			if fewer := split(paths, heads, size+1); sizeOf(over(fewer, budget)) < rest {
 				layers = fewer
 			}
 		}
 	}
-	if len(layers) > budget {
-		rest := slices.Concat(pathsOf(layers[budget-1:])...)
-		slices.Sort(rest)
-		layers = append(layers[:budget-1], layer{restSize(layers, budget), rest})
+	if rest := over(layers, budget); len(rest) > 0 {
+		layers = append(layers[:len(layers)-len(rest)], gather(rest, restLayers(budget))...)
 		slices.SortFunc(layers, largestFirst)
 	}
 	return pathsOf(layers), nil
@@ -64,8 +66,43 @@ func Group(closure []store.PathInfo, heads Heads, opts Options) ([][]store.Path,
 
 // layer is a group of paths, sorted.
 type layer struct {
+	head  Key
 	size  int64
 	paths []store.Path
+}
+
+// restLayers is how many layers of a budget are for what is over it.
+func restLayers(budget int) int { return 1 + budget/restPart }
+
+// over is what can't have layers of its own within the budget; layers are largest first.
+func over(layers []layer, budget int) []layer {
+	if len(layers) <= budget {
+		return nil
+	}
+	return layers[budget-restLayers(budget):]
+}
+
+func sizeOf(layers []layer) (size int64) {
+	for _, l := range layers {
+		size += l.size
+	}
+	return size
+}
+
+// gather puts layers together, into n or fewer. Where one goes depends on the name of its head alone.
+func gather(layers []layer, n int) []layer {
+	gathered := make([]layer, n)
+	for _, l := range layers {
+		hash := fnv.New32a()
+		hash.Write([]byte(l.head))
+		into := &gathered[hash.Sum32()%uint32(n)]
+		into.size += l.size
+		into.paths = append(into.paths, l.paths...)
+	}
+	for _, l := range gathered {
+		slices.Sort(l.paths)
+	}
+	return slices.DeleteFunc(gathered, func(l layer) bool { return len(l.paths) == 0 })
 }
 
 func largestFirst(a, b layer) int {
@@ -78,7 +115,7 @@ func split(paths []member, heads Heads, ownSize int64) []layer {
 	shared := make(map[Key]int) // head to index in layers
 	for _, path := range paths {
 		if path.NarSize >= ownSize {
-			layers = append(layers, layer{path.NarSize, []store.Path{path.Path}})
+			layers = append(layers, layer{path.key, path.NarSize, []store.Path{path.Path}})
 			continue
 		}
 		head, ok := heads(path.key)
@@ -89,7 +126,7 @@ func split(paths []member, heads Heads, ownSize int64) []layer {
 		if !ok {
 			i = len(layers)
 			shared[head] = i
-			layers = append(layers, layer{})
+			layers = append(layers, layer{head: head})
 		}
 		layers[i].size += path.NarSize
 		layers[i].paths = append(layers[i].paths, path.Path)
@@ -99,18 +136,6 @@ func split(paths []member, heads Heads, ownSize int64) []layer {
 	}
 	slices.SortFunc(layers, largestFirst)
 	return layers
-}
-
-// restSize is the size of what goes into one layer to stay within the budget; layers are largest first.
-func restSize(layers []layer, budget int) int64 {
-	if len(layers) <= budget {
-		return 0
-	}
-	var size int64
-	for _, l := range layers[budget-1:] {
-		size += l.size
-	}
-	return size
 }
 
 // sizeAt is the size of the path that n paths come before, largest first; 0 if there are no more than n.

@@ -469,3 +469,27 @@ func BenchmarkImage(b *testing.B) {
 		})
 	}
 }
+
+// One package more leaves most of the layers as they are, also those of what is over the budget.
+func TestOneMoreOverTheBudget(t *testing.T) {
+	var lines strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&lines, "package%c%c-1.%d %d\n", 'a'+i/26, 'a'+i%26, i, 1000+i)
+	}
+	before, err := Group(closureOf(t, lines.String()), memory{}.head, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, more := range []string{"small-1 1", "middling-1 1100", "large-1 1999", "own-1 9000000"} {
+		after, err := Group(closureOf(t, lines.String()+more+"\n"), memory{}.head, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := slices.DeleteFunc(after, func(layer []store.Path) bool {
+			return slices.ContainsFunc(before, func(known []store.Path) bool { return slices.Equal(known, layer) })
+		})
+		if len(changed) == 0 || len(changed) > 2 {
+			t.Errorf("with %s, %d layers are others, want one or two", more, len(changed))
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -96,24 +97,40 @@ func (s *StoreFiles) open(name string) (*os.File, error) {
 	return dir.Open(name)
 }
 
-// Lstat implements Files.
-func (s *StoreFiles) Lstat(_ context.Context, name string) (File, error) {
+// Lstat implements Files. It lists the directory that name is in: whoever asks for one file of it will ask for others.
+func (s *StoreFiles) Lstat(ctx context.Context, name string) (File, error) {
 	dir, err := s.dir()
 	if err != nil {
 		return File{}, err
 	}
-	info, err := dir.Lstat(name)
+	file, err := s.find(ctx, dir, name)
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) {
 		return File{}, fs.ErrNotExist
 	}
-	if err != nil {
-		return File{}, err
-	}
-	file := File{Type: info.Mode().Type()}
-	if file.Type == fs.ModeSymlink {
+	if err == nil && file.Type == fs.ModeSymlink {
 		file.Target, err = dir.Readlink(name)
 	}
 	return file, err
+}
+
+func (s *StoreFiles) find(ctx context.Context, dir *os.Root, name string) (File, error) {
+	parent, base := path.Split(name)
+	if parent == "" { // a store path
+		info, err := dir.Lstat(name)
+		if err != nil {
+			return File{}, err
+		}
+		return File{Type: info.Mode().Type()}, nil
+	}
+	files, err := s.ReadDir(ctx, path.Clean(parent))
+	if err != nil {
+		return File{}, err
+	}
+	i, found := slices.BinarySearchFunc(files, base, func(f File, name string) int { return cmp.Compare(f.Name, name) })
+	if !found {
+		return File{}, fs.ErrNotExist
+	}
+	return File{Type: files[i].Type}, nil
 }
 
 // ReadDir implements Files.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,9 @@ func (r *repository) Manifests(ctx context.Context, options ...distribution.Mani
 	manifests, err := r.Repository.Manifests(ctx, options...)
 	if err != nil {
 		return nil, err
+	}
+	if r.service.manifests != nil {
+		manifests = keptManifests{manifests, r.service.manifests}
 	}
 	pull, ok := pullOf(ctx)
 	if !ok {
@@ -86,11 +90,18 @@ func pullOf(ctx context.Context) (pull, bool) {
 		}
 		client = address
 	}
-	held, err := strconv.Atoi(request.URL.Query().Get(holdParameter))
-	if err != nil || held < 0 {
-		held = 0
+	return pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: heldOf(request.URL), header: response.Header()}, true
+}
+
+func heldOf(asked *url.URL) int {
+	if asked.RawQuery == "" { // as nearly always
+		return 0
 	}
-	return pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: held, header: response.Header()}, true
+	held, err := strconv.Atoi(asked.Query().Get(holdParameter))
+	if err != nil || held < 0 {
+		return 0
+	}
+	return held
 }
 
 // accepts are the forms of an image that a client takes.

@@ -14,6 +14,8 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
@@ -40,6 +42,7 @@ type Service struct {
 	namespace distribution.Namespace
 	blobs     distribution.BlobStatter
 	built     *nixbuilder.Records[built]
+	manifests *lru.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
 	jobs      *jobs
 	announcer announcer
 }
@@ -146,6 +149,11 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	s.namespace = namespace
 	s.blobs = namespace.BlobStatter()
 	s.built = nixbuilder.NewRecords[built](records, "tags", builtCached)
+	if len(s.config.Notifications.Endpoints) == 0 {
+		if s.manifests, err = lru.New[digest.Digest, distribution.Manifest](manifestsKept); err != nil {
+			return err
+		}
+	}
 	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
 	if s.serves && len(s.options.Prebuild) == 0 {
 		return nil

@@ -138,7 +138,7 @@ func (p *Path) quiet() bool {
 	if err != nil || top != p.top {
 		return false
 	}
-	_, err = os.Stat(p.pinned.Path)
+	_, err = placeOf(p.pinned.Path)
 	return err == nil
 }
 

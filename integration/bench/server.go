@@ -125,11 +125,11 @@ func (b *bench) startCold(ctx context.Context, with settings) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	env := append(os.Environ(), "OTEL_TRACES_EXPORTER=none", "PATH="+bin+":"+os.Getenv("PATH"))
+	env := append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
 	return b.launch(ctx, "registry", config, env, slices.Concat(with.wrap, []string{b.program()}))
 }
 
-// startStock starts the stock registry on the same storage.
+// startStock starts the stock registry on the same storage. It sends traces unless it is told not to.
 func (b *bench) startStock(ctx context.Context) (*server, error) {
 	return b.launch(ctx, "stock", b.config(), append(os.Environ(), "OTEL_TRACES_EXPORTER=none"), []string{b.stock()})
 }

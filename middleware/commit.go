@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
@@ -58,80 +59,136 @@ func (m mountOf) Apply(options any) error {
 	return nil
 }
 
-// Upload stores what write writes, as a stream. Nothing is kept of it if write fails.
-func (t target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) (err error) {
-	upload, err := t.Blobs(ctx).Create(ctx)
-	if err != nil {
-		return fmt.Errorf("beginning an upload: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, upload.Cancel(context.WithoutCancel(ctx)))
+// heldBytes is how large a blob may be to be stored in one piece. An upload asks the storage three times as often.
+const heldBytes = 1 << 20
+
+// Upload stores what write writes. Up to heldBytes are held in memory, what is larger is a stream. Nothing is kept of it if write fails.
+func (t target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error {
+	var held []byte
+	var upload *upload // nil: all is held
+	dgst, err := write(writerFunc(func(p []byte) (int, error) {
+		if upload == nil && len(held)+len(p) <= heldBytes {
+			held = append(held, p...)
+			return len(p), nil
 		}
-	}()
-	// A single ReadFrom, as not every driver takes several writes.
-	reader, writer := io.Pipe()
-	stored := make(chan error, 1)
-	go func() {
-		_, err := upload.ReadFrom(reader)
-		reader.CloseWithError(err)
-		stored <- err
-	}()
-	dgst, err := write(writer)
-	writer.CloseWithError(err)
-	if storeErr := <-stored; err == nil && storeErr != nil {
-		err = fmt.Errorf("storing a blob: %w", storeErr)
+		if upload == nil {
+			var err error
+			if upload, err = t.begin(ctx); err != nil {
+				return 0, err
+			}
+			if _, err := upload.pipe.Write(held); err != nil {
+				return 0, err
+			}
+			held = nil
+		}
+		return upload.pipe.Write(p)
+	}))
+	if upload != nil {
+		return upload.end(ctx, dgst, err)
 	}
 	if err != nil {
 		return err
 	}
-	if _, err := upload.Commit(ctx, v1.Descriptor{Digest: dgst}); err != nil {
-		return fmt.Errorf("committing blob %s: %w", dgst, err)
+	desc, err := t.Blobs(ctx).Put(ctx, "application/octet-stream", held)
+	if err != nil {
+		return fmt.Errorf("storing blob %s: %w", dgst, err)
+	}
+	if desc.Digest != dgst {
+		return fmt.Errorf("storing blob %s: it became %s", dgst, desc.Digest)
 	}
 	return nil
 }
 
-// Put stores a small blob, such as a config.
-func (t target) Put(ctx context.Context, mediaType string, content []byte) error {
-	if _, err := t.Blobs(ctx).Put(ctx, mediaType, content); err != nil {
-		return fmt.Errorf("storing a %s: %w", mediaType, err)
-	}
-	return nil
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// An upload is a stream into the storage.
+type upload struct {
+	blob   distribution.BlobWriter
+	pipe   *io.PipeWriter
+	stored chan error // how the reading end ended
 }
 
-// commit stores an image's manifests, those in an index before it, then the record of what built them, and then tags: whoever sees a tag sees the image, and
-// knows that it was built.
+func (t target) begin(ctx context.Context) (*upload, error) {
+	blob, err := t.Blobs(ctx).Create(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("beginning an upload: %w", err)
+	}
+	reader, writer := io.Pipe()
+	u := &upload{blob, writer, make(chan error, 1)}
+	go func() {
+		_, err := blob.ReadFrom(reader) // a single one, as not every driver takes several writes
+		reader.CloseWithError(err)
+		u.stored <- err
+	}()
+	return u, nil
+}
+
+// end commits what was written, unless that failed.
+func (u *upload) end(ctx context.Context, dgst digest.Digest, err error) error {
+	u.pipe.CloseWithError(err)
+	if storeErr := <-u.stored; err == nil && storeErr != nil {
+		err = fmt.Errorf("storing a blob: %w", storeErr)
+	}
+	if err == nil {
+		if _, err = u.blob.Commit(ctx, v1.Descriptor{Digest: dgst}); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("committing blob %s: %w", dgst, err)
+	}
+	return errors.Join(err, u.blob.Cancel(context.WithoutCancel(ctx)))
+}
+
+// commit stores an image's configs and manifests, and the records of what built them, and then tags: whoever sees a tag sees the image, and knows that it was built.
 func (s *Service) commit(ctx context.Context, repo distribution.Repository, image nixbuilder.Image, tags []string) error {
 	// The builder has just stored or mounted every blob. The registry would look for each of them again, one after the other.
 	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification())
 	if err != nil {
 		return err
 	}
+	storing, storingCtx := errgroup.WithContext(ctx)
 	for _, child := range image.Children {
-		if err := putManifest(ctx, manifests, child); err != nil {
-			return err
-		}
+		storing.Go(func() error { return putConfig(storingCtx, repo, child) })
+		storing.Go(func() error { return putManifest(storingCtx, manifests, child) })
 	}
+	storing.Go(func() error { return putConfig(storingCtx, repo, image.Manifest) })
+	storing.Go(func() error { return putManifest(storingCtx, manifests, image.Manifest, distribution.WithTag(tags[0])) })
 	record := built{
 		Source: image.Source, Revision: image.Revision, Nix: image.NixVersion, Index: len(image.Children) > 0, Missing: image.Missing, At: time.Now().UTC(),
 	}
-	if err := putManifest(ctx, manifests, image.Manifest, distribution.WithTag(tags[0])); err != nil {
+	for _, tag := range tags {
+		storing.Go(func() error { return s.built.Put(storingCtx, builtKey(repo, tag, image.Manifest.Digest), record) })
+	}
+	if err := storing.Wait(); err != nil {
 		return err
 	}
+	tagging, ctx := errgroup.WithContext(ctx)
 	for _, tag := range tags {
-		if _, pushed, err := s.lookUp(ctx, repo, tag); err != nil || pushed {
-			if err != nil {
-				return err
-			}
-			continue // meanwhile, and a pushed tag is never replaced
-		}
-		if err := s.built.Put(ctx, builtKey(repo, tag, image.Manifest.Digest), record); err != nil {
-			return err
-		}
-		desc := v1.Descriptor{MediaType: image.Manifest.MediaType, Digest: image.Manifest.Digest, Size: int64(len(image.Manifest.Payload))}
-		if err := repo.Tags(ctx).Tag(ctx, tag, desc); err != nil {
-			return fmt.Errorf("tagging %s:%s: %w", repo.Named().Name(), tag, err)
-		}
+		tagging.Go(func() error { return s.tag(ctx, repo, tag, image.Manifest) })
+	}
+	return tagging.Wait()
+}
+
+// tag has a tag stand for a manifest, unless it was pushed meanwhile: that is never replaced.
+func (s *Service) tag(ctx context.Context, repo distribution.Repository, tag string, manifest nixbuilder.Manifest) error {
+	if _, pushed, err := s.lookUp(ctx, repo, tag); err != nil || pushed {
+		return err
+	}
+	desc := v1.Descriptor{MediaType: manifest.MediaType, Digest: manifest.Digest, Size: int64(len(manifest.Payload))}
+	if err := repo.Tags(ctx).Tag(ctx, tag, desc); err != nil {
+		return fmt.Errorf("tagging %s:%s: %w", repo.Named().Name(), tag, err)
+	}
+	return nil
+}
+
+// putConfig stores the config of a manifest, if it has one.
+func putConfig(ctx context.Context, repo distribution.Repository, m nixbuilder.Manifest) error {
+	if m.Config == nil {
+		return nil
+	}
+	if _, err := repo.Blobs(ctx).Put(ctx, v1.MediaTypeImageConfig, m.Config); err != nil {
+		return fmt.Errorf("storing the config of manifest %s: %w", m.Digest, err)
 	}
 	return nil
 }

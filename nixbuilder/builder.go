@@ -226,7 +226,7 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	return pinned, err
 }
 
-// Build makes the image of a request and stores its blobs in a repository. It is for the caller to store the manifests, and to see to
+// Build makes the image of a request and stores its layers in a repository. It is for the caller to store the configs and manifests, and to see to
 // it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
 func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, repo Repository) (Image, error) {
 	image := Image{Source: pinned.Name, Revision: pinned.Revision, NixVersion: b.evaluator.Version()}
@@ -330,7 +330,7 @@ type origin interface {
 	files() rootfs.Files
 }
 
-// assemble stores the blobs of an image. If from is nil, its closure is in the Nix store.
+// assemble stores the layers of an image. If from is nil, its closure is in the Nix store.
 func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInfo, from origin) (Manifest, error) {
 	if size := narSize(closure); size > b.options.MaxBytes {
 		return Manifest{}, tooLarge(size, b.options.MaxBytes)
@@ -347,9 +347,6 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 	if err != nil {
 		return Manifest{}, err
 	}
-	if err := o.repo.Put(ctx, v1.MediaTypeImageConfig, config); err != nil {
-		return Manifest{}, err
-	}
 	manifest, err := imageManifest(config, layers, b.options.Compression, o.labels)
 	if err != nil {
 		return Manifest{}, err
@@ -360,33 +357,8 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 	return manifest, nil
 }
 
-// pack stores the layers of an image, the root layer first, grouped as they were when the same store paths were packed before. It also returns how
-// the image runs.
-func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from origin) ([]packedLayer, v1.ImageConfig, error) {
-	key := b.closureKey(closure)
-	known, grouped, err := b.images.Get(ctx, key)
-	if err != nil {
-		return nil, v1.ImageConfig{}, err
-	}
-	groups := make([][]store.Path, 0, len(known))
-	for _, l := range known {
-		groups = append(groups, l.Paths)
-		b.packer.recall(l)
-	}
-	if !grouped {
-		if groups, err = b.layout.group(ctx, closure, b.options.Layers); err != nil {
-			return nil, v1.ImageConfig{}, err
-		}
-	}
-	layers, container, err := b.layers(ctx, o, closure, groups, from)
-	if err == nil && !grouped {
-		err = b.images.Put(ctx, key, layers[1:])
-	}
-	return layers, container, err
-}
-
-// layers stores the root layer and one for each group, in this order.
-func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo, groups [][]store.Path, from origin) (layers []packedLayer, container v1.ImageConfig, err error) {
+// pack stores the layers of an image, the root layer first, and returns how the image runs, too.
+func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from origin) (layers []packedLayer, container v1.ImageConfig, err error) {
 	var root packedLayer
 	packRoot := func(ctx context.Context, files rootfs.Files) error {
 		leave, err := enter(ctx, b.merging)
@@ -406,11 +378,11 @@ func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo,
 		all, ctx := errgroup.WithContext(ctx)
 		all.Go(func() error { return packRoot(ctx, b.files) })
 		all.Go(func() (err error) {
-			layers, err = b.packer.layers(ctx, groups, o.repo, atOnce, packStore)
+			layers, err = b.packClosure(ctx, o, closure, atOnce, packStore)
 			return err
 		})
 		err = all.Wait()
-	} else if layers, err = b.packer.layers(ctx, groups, o.repo, from.await, from.pack); err == nil {
+	} else if layers, err = b.packClosure(ctx, o, closure, from.await, from.pack); err == nil {
 		// What the root layer is made of is there, or known, when all is packed.
 		files := from.files()
 		if files == nil {
@@ -419,6 +391,32 @@ func (b *Builder) layers(ctx context.Context, o order, closure []store.PathInfo,
 		err = packRoot(ctx, files)
 	}
 	return append([]packedLayer{root}, layers...), container, err
+}
+
+// packClosure stores the layers of store paths, grouped as they were when the same ones were packed before.
+func (b *Builder) packClosure(
+	ctx context.Context, o order, closure []store.PathInfo, await func(context.Context, []store.Path) error, pack packing,
+) ([]packedLayer, error) {
+	key := b.closureKey(closure)
+	known, grouped, err := b.images.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	groups := make([][]store.Path, 0, len(known))
+	for _, l := range known {
+		groups = append(groups, l.Paths)
+		b.packer.recall(l)
+	}
+	if !grouped {
+		if groups, err = b.layout.group(ctx, closure, b.options.Layers); err != nil {
+			return nil, err
+		}
+	}
+	layers, err := b.packer.layers(ctx, groups, o.repo, await, pack)
+	if err == nil && !grouped {
+		err = b.images.Put(ctx, key, layers)
+	}
+	return layers, err
 }
 
 // atOnce awaits what is there.

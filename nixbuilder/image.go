@@ -29,7 +29,7 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // epoch is when images were created whose package set has no date: a second past 1970, as everything in the Nix store.
 var epoch = time.Unix(1, 0).UTC()
 
-// An Image is a built image, all of whose blobs are stored.
+// An Image is a built image, all of whose layers are stored.
 type Image struct {
 	// Manifest is what a tag is for: an image manifest, or the index of Children.
 	Manifest Manifest
@@ -48,6 +48,8 @@ type Manifest struct {
 	MediaType string
 	Digest    digest.Digest
 	Payload   []byte
+	// Config is the blob that an image's manifest begins with.
+	Config []byte
 }
 
 // A Blob is a layer as it is stored.
@@ -120,7 +122,9 @@ func imageManifest(config []byte, layers []packedLayer, compression layer.Compre
 	for _, l := range layers {
 		manifest.Layers = append(manifest.Layers, v1.Descriptor{MediaType: compression.MediaType(), Digest: l.Digest, Size: l.Size, Annotations: l.Annotations})
 	}
-	return newManifest(manifest.MediaType, manifest)
+	made, err := newManifest(manifest.MediaType, manifest)
+	made.Config = config
+	return made, err
 }
 
 // AnnotationMissing names, in an index, the platforms that it should have and could not get, separated by commas.

@@ -21,14 +21,12 @@ const uploadsPerCore = 2
 // packFormat is part of every key of a layer's record. It changes with the bytes that packages layer and rootfs write.
 const packFormat = "2"
 
-// A Repository is where an image's blobs go. It is safe for concurrent use.
+// A Repository is where an image's layers go. It is safe for concurrent use.
 type Repository interface {
 	// Mount makes a blob that the registry holds, in whatever repository, part of this one. It is false if the registry does not hold it.
 	Mount(context.Context, digest.Digest) (bool, error)
 	// Upload stores, as a stream, what write writes, if that is what the digest says that write returns.
 	Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error
-	// Put stores a small blob.
-	Put(ctx context.Context, mediaType string, content []byte) error
 }
 
 // A packer turns what belongs into layers into blobs of repositories, each layer once, however many images want it. It is safe

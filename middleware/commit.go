@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/distribution/distribution/v3"
@@ -68,6 +69,9 @@ func (t target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest
 	var upload *upload // nil: all is held
 	dgst, err := write(writerFunc(func(p []byte) (int, error) {
 		if upload == nil && len(held)+len(p) <= heldBytes {
+			if held != nil {
+				held = slices.Grow(held, heldBytes-len(held)) // once: most blobs are written in one piece
+			}
 			held = append(held, p...)
 			return len(p), nil
 		}

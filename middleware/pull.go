@@ -144,6 +144,7 @@ func (s *Service) start(ctx context.Context, repo distribution.Repository, p pul
 }
 
 func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned) error {
+	defer s.busy.begin()()
 	image, err := s.builder.Build(ctx, request, pinned, target{repo, s.blobs})
 	if err != nil {
 		return err

@@ -36,6 +36,7 @@ type Service struct {
 	readOnly bool
 	serves   bool // or else it is a command's
 	recent   outcomes
+	busy     busy
 
 	// Set by attach, before the first request.
 	builder   *nixbuilder.Builder

@@ -19,7 +19,7 @@ import (
 const uploadsPerCore = 2
 
 // packFormat is part of every key of a layer's record. It changes with the bytes that packages layer and rootfs write.
-const packFormat = "2"
+const packFormat = "3"
 
 // A Repository is where an image's layers go. It is safe for concurrent use.
 type Repository interface {

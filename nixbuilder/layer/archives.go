@@ -15,6 +15,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
+// heldBytes is how large a file of an archive may be to be held in memory.
+const heldBytes = 1 << 20
+
 // PackArchives is Pack for store paths that come as archives, and writes the same bytes. Read visits all that is in a path, once, in the order of
 // nar.Read. What was written to w is worthless if it fails.
 //
@@ -25,7 +28,7 @@ func PackArchives(ctx context.Context, w io.Writer, c *Compressor, paths []store
 		if err := storeDirs(t); err != nil {
 			return err
 		}
-		p := &archivePacker{packer: newPacker(t, nil), seen: make(map[fileKind]bool), tempDir: options.TempDir}
+		p := &archivePacker{packer: newPacker(t, nil, make([]byte, heldBytes)), seen: make(map[fileKind]bool), tempDir: options.TempDir}
 		defer func() { err = errors.Join(err, p.close()) }()
 		for _, path := range paths {
 			if err := read(path, func(e nar.Entry) error { return p.pack(path, e) }); err != nil {

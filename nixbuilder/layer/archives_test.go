@@ -43,8 +43,8 @@ func checkArchives(t *testing.T, root string, c Compression, paths ...store.Path
 }
 
 func TestPackArchivesSameBytes(t *testing.T) {
-	large := strings.Repeat("large", copyBytes/4)
-	other := strings.Repeat("other", copyBytes/4)
+	large := strings.Repeat("large", heldBytes/4)
+	other := strings.Repeat("other", heldBytes/4)
 	for _, test := range []struct {
 		name  string
 		files []file
@@ -63,9 +63,9 @@ func TestPackArchivesSameBytes(t *testing.T) {
 			{name: b + "/2", content: large + "."}, {name: b + "/3", content: other, exec: true},
 		}},
 		{"about as large as the buffer", []file{
-			{name: a + "/1", content: strings.Repeat("1", copyBytes)}, {name: a + "/2", content: strings.Repeat("2", copyBytes)},
-			{name: b + "/1", content: strings.Repeat("1", copyBytes)}, {name: b + "/2", content: strings.Repeat("2", copyBytes+1)},
-			{name: b + "/3", content: strings.Repeat("2", copyBytes+1)}, {name: b + "/4", content: strings.Repeat("2", copyBytes-1)},
+			{name: a + "/1", content: strings.Repeat("1", heldBytes)}, {name: a + "/2", content: strings.Repeat("2", heldBytes)},
+			{name: b + "/1", content: strings.Repeat("1", heldBytes)}, {name: b + "/2", content: strings.Repeat("2", heldBytes+1)},
+			{name: b + "/3", content: strings.Repeat("2", heldBytes+1)}, {name: b + "/4", content: strings.Repeat("2", heldBytes-1)},
 		}},
 		{"sorted by component", []file{{name: a + "/b/c"}, {name: a + "/b-c"}, {name: a + "/b.c/d"}, {name: a + "/bc"}}},
 		{"not UTF-8", []file{{name: a + "/\xff", content: "1"}, {name: a + "/l", link: "\xfe"}}},
@@ -95,7 +95,7 @@ func TestPackArchivesFails(t *testing.T) {
 		e.Content = io.MultiReader(e.Content, errReader{gone})
 		return e
 	}
-	const large = 2 * copyBytes
+	const large = 2 * heldBytes
 	for _, test := range []struct {
 		name    string
 		entries []nar.Entry

@@ -19,9 +19,10 @@ const (
 // zstd file. Decompressors take them for one. The sizes are part of the format of layers, and a compromise with memory, where parts wait for
 // each other: a part begins with nothing to refer back to. That costs gzip less than 0.1 %, and zstd 1.8 %.
 const (
-	gzipPartBytes   = 4 << 20
-	zstdPartBytes   = 8 << 20
-	zstdWindowBytes = 4 << 20
+	gzipPartBytes = 4 << 20
+	zstdPartBytes = 8 << 20
+	// The encoder that takes less memory would move a smaller window down for every block of 128 KiB, which takes a tenth of the time.
+	zstdWindowBytes = zstdPartBytes
 )
 
 // A Compressor compresses layers. All layers together use as many cores for it as it was made for, and one alone uses them all. The

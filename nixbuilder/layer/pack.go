@@ -54,7 +54,9 @@ func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, o
 		if err := storeDirs(t); err != nil {
 			return err
 		}
-		return walkAll(dir, paths, newPacker(t, sizes).pack)
+		buf := c.block()
+		defer c.recycle(buf)
+		return walkAll(dir, paths, newPacker(t, sizes, buf[:cap(buf)]).pack)
 	})
 }
 
@@ -145,11 +147,11 @@ type packer struct {
 	tar     *Tar
 	sizes   map[fileKind]int
 	written map[content]*original
-	buf     []byte
+	buf     []byte // files that are smaller are read at once
 }
 
-func newPacker(t *Tar, sizes map[fileKind]int) *packer {
-	return &packer{tar: t, sizes: sizes, written: map[content]*original{}, buf: make([]byte, copyBytes)}
+func newPacker(t *Tar, sizes map[fileKind]int, buf []byte) *packer {
+	return &packer{tar: t, sizes: sizes, written: map[content]*original{}, buf: buf}
 }
 
 func (p *packer) pack(e entry) error {

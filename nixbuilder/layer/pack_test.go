@@ -105,7 +105,7 @@ func list(t testing.TB, archive []byte) []string {
 
 func TestPackEntries(t *testing.T) {
 	long := strings.Repeat("long", 60)
-	big := strings.Repeat("0123456789abcdef", copyBytes/8)
+	big := strings.Repeat("0123456789abcdef", heldBytes/8)
 	for _, test := range []struct {
 		name  string
 		files []file
@@ -335,8 +335,8 @@ func TestPackChangedFile(t *testing.T) {
 		{"longer", 10, 11},
 		{"emptied", 10, 0},
 		{"was empty", 0, 1},
-		{"shorter, larger than the buffer", 2*copyBytes + 1, 2 * copyBytes},
-		{"longer, larger than the buffer", 2 * copyBytes, 2*copyBytes + 1},
+		{"shorter, larger than the buffer", 2*heldBytes + 1, 2 * heldBytes},
+		{"longer, larger than the buffer", 2 * heldBytes, 2*heldBytes + 1},
 	} {
 		for _, shared := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, shared size %t", test.name, shared), func(t *testing.T) {
@@ -355,7 +355,7 @@ func TestPackChangedFile(t *testing.T) {
 				}
 				e := entry{dir: dir, name: "f", path: "f", info: info}
 				_, err = Write(context.Background(), io.Discard, NewCompressor(None, 1), func(a *Tar) error {
-					p := newPacker(a, map[fileKind]int{})
+					p := newPacker(a, map[fileKind]int{}, make([]byte, heldBytes))
 					if shared {
 						p.sizes[e.kind()] = 2
 					}
@@ -378,7 +378,7 @@ func TestPackManyLinks(t *testing.T) {
 	defer dir.Close()
 	var out bytes.Buffer
 	_, err = Write(context.Background(), &out, NewCompressor(None, 1), func(tar *Tar) error {
-		p := newPacker(tar, map[fileKind]int{{1, 0o444}: maxLinks + 2})
+		p := newPacker(tar, map[fileKind]int{{1, 0o444}: maxLinks + 2}, make([]byte, heldBytes))
 		p.written[content{0o444, sha256.Sum256([]byte("x"))}] = &original{path: "full", links: maxLinks}
 		return walkAll(dir, []store.Path{pathA, pathB}, p.pack)
 	})

@@ -11,9 +11,6 @@ import (
 	"unicode/utf8"
 )
 
-// copyBytes is how much of a file is read at once. Files up to this size are read once, whole.
-const copyBytes = 1 << 20
-
 // whiteout begins the names that delete files of lower layers (OCI image-spec, layer.md). A file of that name cannot
 // be put in a layer.
 const whiteout = ".wh."

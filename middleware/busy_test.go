@@ -1,0 +1,52 @@
+package middleware
+
+import (
+	"runtime"
+	"runtime/debug"
+	"testing"
+)
+
+func garbage() int {
+	percent := debug.SetGCPercent(usualGarbage)
+	debug.SetGCPercent(percent)
+	return percent
+}
+
+// The process is set to building while there is a build, as long as nobody has set it to anything else.
+func TestBusy(t *testing.T) {
+	defer debug.SetGCPercent(garbage())
+	defer runtime.SetDefaultGOMAXPROCS()
+	for _, test := range []struct {
+		name             string
+		threads, garbage int
+		wantThreads      int
+		wantGarbage      int
+	}{
+		{"usual", runtime.NumCPU(), usualGarbage, busyThreads * runtime.NumCPU(), busyGarbage},
+		{"another number of cores", runtime.NumCPU() + 1, usualGarbage, runtime.NumCPU() + 1, busyGarbage},
+		{"another limit of garbage", runtime.NumCPU(), 30, busyThreads * runtime.NumCPU(), 30},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			runtime.GOMAXPROCS(test.threads)
+			debug.SetGCPercent(test.garbage)
+			check := func(when string, threads, percent int) {
+				t.Helper()
+				if got := runtime.GOMAXPROCS(0); got != threads {
+					t.Errorf("%s: %d threads, want %d", when, got, threads)
+				}
+				if got := garbage(); got != percent {
+					t.Errorf("%s: %d %% of garbage, want %d", when, got, percent)
+				}
+			}
+			var b busy
+			one, two := b.begin(), b.begin()
+			check("with two builds", test.wantThreads, test.wantGarbage)
+			one()
+			check("with one build", test.wantThreads, test.wantGarbage)
+			two()
+			check("afterwards", test.threads, test.garbage)
+			b.begin()()
+			check("after another build", test.threads, test.garbage)
+		})
+	}
+}

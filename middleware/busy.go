@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // What the process is set to while images are built.
@@ -17,6 +18,9 @@ const (
 	busyGarbage = 30
 
 	usualGarbage = 100
+
+	// busyAfter is how long builds take that are worth it. To set the process takes a millisecond or two, and has garbage collected.
+	busyAfter = 100 * time.Millisecond
 )
 
 // busy changes settings of the whole process while images are built. With nothing to build, they would only cost: a few hundredths of the requests per
@@ -24,24 +28,24 @@ const (
 // limit would have to wait, pulls too), and GOGC. It is safe for concurrent use.
 type busy struct {
 	mu     sync.Mutex
-	builds int
+	builds int // that take long
 	undo   []func()
 }
 
 // begin returns what is to be called when the build ends.
 func (b *busy) begin() (end func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.builds++; b.builds == 1 {
-		b.set()
+	later := time.AfterFunc(busyAfter, b.set)
+	return func() {
+		if !later.Stop() {
+			b.reset()
+		}
 	}
-	return b.end
 }
 
-func (b *busy) end() {
+func (b *busy) reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.builds--; b.builds > 0 {
+	if b.builds--; b.builds != 0 {
 		return
 	}
 	for _, undo := range b.undo {
@@ -51,6 +55,11 @@ func (b *busy) end() {
 }
 
 func (b *busy) set() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.builds++; b.builds != 1 {
+		return // the build may have ended just before
+	}
 	if cores := runtime.NumCPU(); runtime.GOMAXPROCS(0) == cores {
 		runtime.GOMAXPROCS(busyThreads * cores)
 		b.undo = append(b.undo, runtime.SetDefaultGOMAXPROCS)

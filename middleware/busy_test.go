@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func garbage() int {
@@ -27,26 +29,36 @@ func TestBusy(t *testing.T) {
 		{"another limit of garbage", runtime.NumCPU(), 30, busyThreads * runtime.NumCPU(), 30},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			runtime.GOMAXPROCS(test.threads)
-			debug.SetGCPercent(test.garbage)
-			check := func(when string, threads, percent int) {
-				t.Helper()
-				if got := runtime.GOMAXPROCS(0); got != threads {
-					t.Errorf("%s: %d threads, want %d", when, got, threads)
+			synctest.Test(t, func(t *testing.T) {
+				runtime.GOMAXPROCS(test.threads)
+				debug.SetGCPercent(test.garbage)
+				check := func(when string, threads, percent int) {
+					t.Helper()
+					synctest.Wait()
+					if got := runtime.GOMAXPROCS(0); got != threads {
+						t.Errorf("%s: %d threads, want %d", when, got, threads)
+					}
+					if got := garbage(); got != percent {
+						t.Errorf("%s: %d %% of garbage, want %d", when, got, percent)
+					}
 				}
-				if got := garbage(); got != percent {
-					t.Errorf("%s: %d %% of garbage, want %d", when, got, percent)
-				}
-			}
-			var b busy
-			one, two := b.begin(), b.begin()
-			check("with two builds", test.wantThreads, test.wantGarbage)
-			one()
-			check("with one build", test.wantThreads, test.wantGarbage)
-			two()
-			check("afterwards", test.threads, test.garbage)
-			b.begin()()
-			check("after another build", test.threads, test.garbage)
+				var b busy
+				one := b.begin()
+				time.Sleep(busyAfter / 2)
+				two := b.begin()
+				check("with short builds", test.threads, test.garbage)
+				time.Sleep(busyAfter / 2)
+				check("with one long build", test.wantThreads, test.wantGarbage)
+				time.Sleep(busyAfter / 2)
+				check("with two long builds", test.wantThreads, test.wantGarbage)
+				one()
+				check("with one of them", test.wantThreads, test.wantGarbage)
+				two()
+				check("afterwards", test.threads, test.garbage)
+				b.begin()()
+				time.Sleep(busyAfter)
+				check("after a short build", test.threads, test.garbage)
+			})
 		})
 	}
 }

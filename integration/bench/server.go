@@ -381,7 +381,7 @@ func (s *server) timedPull(ctx context.Context, name string) (cost, error) {
 	if err != nil {
 		return cost{}, err
 	}
-	c := cost{wall: time.Since(started), bytes: layerBytes(m)}
+	c := cost{wall: time.Since(started), bytes: layerBytes(m), layers: len(m.Layers)}
 	after, err := s.usage()
 	c.cpu = after.cpu - before.cpu
 	return c, err

@@ -19,6 +19,7 @@ import (
 type cost struct {
 	wall, cpu time.Duration // cpu is user and system time of all processes
 	bytes     int64         // what came out
+	layers    int           // of an image
 }
 
 func (c cost) time() time.Duration    { return c.wall }

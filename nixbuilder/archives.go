@@ -30,8 +30,6 @@ const (
 	listingsCached = 200
 	// freshBytes is how much of listings, compressed, is in memory because they came by.
 	freshBytes = 64 << 20
-	// recordsAtOnce is how many listings of an image are written to the State at a time.
-	recordsAtOnce = 16
 )
 
 // listings are what store paths hold but for the content of files, gathered while their archives pass. Those that root layers needed are also records. They

@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layering"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -86,21 +88,30 @@ func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int
 	return layering.Group(closure, l.head, layering.Options{Budget: budget})
 }
 
+// catchUp reads the segments that are new, side by side, and adds them in their order.
 func (l *layout) catchUp(ctx context.Context) error {
 	segments, err := l.state.List(ctx, layoutPrefix)
 	if err != nil {
 		return fmt.Errorf("listing the layout: %w", err)
 	}
-	for _, segment := range segments {
-		if l.read[segment] {
-			continue
-		}
-		record, err := l.state.Get(ctx, layoutPrefix+"/"+segment)
-		if err != nil {
-			return fmt.Errorf("reading layout segment %s: %w", segment, err)
-		}
+	segments = slices.DeleteFunc(segments, func(segment string) bool { return l.read[segment] })
+	records := make([][]byte, len(segments))
+	reading, ctx := errgroup.WithContext(ctx)
+	reading.SetLimit(recordsAtOnce)
+	for i, segment := range segments {
+		reading.Go(func() (err error) {
+			if records[i], err = l.state.Get(ctx, layoutPrefix+"/"+segment); err != nil {
+				return fmt.Errorf("reading layout segment %s: %w", segment, err)
+			}
+			return nil
+		})
+	}
+	if err := reading.Wait(); err != nil {
+		return err
+	}
+	for i, segment := range segments {
 		var heads []layering.Head
-		if err := json.Unmarshal(record, &heads); err != nil {
+		if err := json.Unmarshal(records[i], &heads); err != nil {
 			logrus.WithError(err).Warnf("nix: layout segment %s is damaged and left out", segment)
 		}
 		l.add(heads)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -227,15 +228,14 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, system string
 
 // recorded adds the known results, and returns the names that have none, sorted.
 func (r *resolver) recorded(ctx context.Context, keys map[string]string, results map[string]eval.Result) (unknown []string, err error) {
-	for name, key := range keys {
-		if _, ok := results[name]; ok {
-			continue
-		}
-		result, ok, err := r.records.Get(ctx, key)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
+	missing := maps.Clone(keys)
+	maps.DeleteFunc(missing, func(name, _ string) bool { _, ok := results[name]; return ok })
+	found, err := r.records.GetAll(ctx, slices.Collect(maps.Values(missing)))
+	if err != nil {
+		return nil, err
+	}
+	for name, key := range missing {
+		if result, ok := found[key]; ok {
 			results[name] = result
 		} else {
 			unknown = append(unknown, name)
@@ -283,14 +283,15 @@ func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system st
 		if err != nil {
 			return err
 		}
+		lasting := make(map[string]eval.Result, len(found))
 		for name, result := range found {
 			results[name] = result
-			if !result.Cacheable() {
-				continue
+			if result.Cacheable() {
+				lasting[keys[name]] = result
 			}
-			if err := r.records.Put(ctx, keys[name], result); err != nil {
-				return fmt.Errorf("keeping what %s is: %w", name, err)
-			}
+		}
+		if err := r.records.PutAll(ctx, lasting); err != nil {
+			return fmt.Errorf("keeping what packages are: %w", err)
 		}
 	}
 	return nil

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 )
 
 // ErrNoRecord is that a State holds nothing under a key.
@@ -73,6 +75,39 @@ func (r *Records[V]) Get(ctx context.Context, key string) (value V, ok bool, err
 	}
 	r.cache.Add(key, value)
 	return value, true, nil
+}
+
+// recordsAtOnce is how many records of an image the State is asked for at a time.
+const recordsAtOnce = 16
+
+// GetAll is Get for several keys, whose records are read side by side. Those that there are not are not in the map.
+func (r *Records[V]) GetAll(ctx context.Context, keys []string) (map[string]V, error) {
+	found := make(map[string]V, len(keys))
+	var mu sync.Mutex // guards found
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(recordsAtOnce)
+	for _, key := range keys {
+		all.Go(func() error {
+			value, ok, err := r.Get(ctx, key)
+			if ok {
+				mu.Lock()
+				defer mu.Unlock()
+				found[key] = value
+			}
+			return err
+		})
+	}
+	return found, all.Wait()
+}
+
+// PutAll is Put for several records, which are written side by side.
+func (r *Records[V]) PutAll(ctx context.Context, values map[string]V) error {
+	all, ctx := errgroup.WithContext(ctx)
+	all.SetLimit(recordsAtOnce)
+	for key, value := range values {
+		all.Go(func() error { return r.Put(ctx, key, value) })
+	}
+	return all.Wait()
 }
 
 // Cached tells whether a record is in memory.

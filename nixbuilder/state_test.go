@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -109,6 +110,52 @@ func TestRecords(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Many records are asked for side by side: the State of this test answers none before as many are asked for as may be.
+func TestRecordsSideBySide(t *testing.T) {
+	together := make(chan struct{})
+	state := &meetings{memory: newMemory(), want: recordsAtOnce, met: together}
+	records := NewRecords[int](state, "things", 100)
+	values := make(map[string]int)
+	keys := []string{Key("none")}
+	for i := range recordsAtOnce - 1 {
+		key := Key(strconv.Itoa(i))
+		values[key] = i
+		keys = append(keys, key)
+	}
+	if err := records.PutAll(t.Context(), values); err != nil {
+		t.Fatal(err)
+	}
+	got, err := NewRecords[int](state, "things", 100).GetAll(t.Context(), keys)
+	if err != nil || !maps.Equal(got, values) {
+		t.Errorf("GetAll = %v, %v, want %v", got, err, values)
+	}
+	state.fail = errors.New("storage is down")
+	if got, err := NewRecords[int](state, "things", 100).GetAll(t.Context(), keys); !errors.Is(err, state.fail) {
+		t.Errorf("GetAll = %v, %v, want the error of the storage", got, err)
+	}
+	if err := records.PutAll(t.Context(), values); !errors.Is(err, state.fail) {
+		t.Errorf("PutAll = %v, want the error of the storage", err)
+	}
+}
+
+// meetings is a memory whose Get returns when a number of callers are in it.
+type meetings struct {
+	*memory
+	mu   sync.Mutex
+	want int
+	met  chan struct{}
+}
+
+func (m *meetings) Get(ctx context.Context, key string) ([]byte, error) {
+	m.mu.Lock()
+	if m.want--; m.want == 0 {
+		close(m.met)
+	}
+	m.mu.Unlock()
+	<-m.met
+	return m.memory.Get(ctx, key)
 }
 
 func TestKeysDiffer(t *testing.T) {

@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -24,7 +25,7 @@ const (
 )
 
 // busy changes settings of the whole process while images are built. With nothing to build, they would only cost: a few hundredths of the requests per
-// second. Those that somebody has set otherwise are left alone: GOMAXPROCS, also where it is less than the cores because of a limit on the processor (what is over that
+// second. Those that somebody has set are left alone: GOMAXPROCS, also where it is less than the cores because of a limit on the processor (what is over that
 // limit would have to wait, pulls too), and GOGC. It is safe for concurrent use.
 type busy struct {
 	mu     sync.Mutex
@@ -60,7 +61,7 @@ func (b *busy) set() {
 	if b.builds++; b.builds != 1 {
 		return // the build may have ended just before
 	}
-	if cores := runtime.NumCPU(); runtime.GOMAXPROCS(0) == cores {
+	if cores := runtime.NumCPU(); runtime.GOMAXPROCS(0) == cores && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(busyThreads * cores)
 		b.undo = append(b.undo, runtime.SetDefaultGOMAXPROCS)
 	}

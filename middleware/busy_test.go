@@ -3,6 +3,7 @@ package middleware
 import (
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,15 +21,18 @@ func TestBusy(t *testing.T) {
 	defer runtime.SetDefaultGOMAXPROCS()
 	for _, test := range []struct {
 		name             string
+		variable         string
 		threads, garbage int
 		wantThreads      int
 		wantGarbage      int
 	}{
-		{"usual", runtime.NumCPU(), usualGarbage, busyThreads * runtime.NumCPU(), busyGarbage},
-		{"another number of cores", runtime.NumCPU() + 1, usualGarbage, runtime.NumCPU() + 1, busyGarbage},
-		{"another limit of garbage", runtime.NumCPU(), 30, busyThreads * runtime.NumCPU(), 30},
+		{"usual", "", runtime.NumCPU(), usualGarbage, busyThreads * runtime.NumCPU(), busyGarbage},
+		{"another number of cores", "", runtime.NumCPU() + 1, usualGarbage, runtime.NumCPU() + 1, busyGarbage},
+		{"a number that somebody has set", strconv.Itoa(runtime.NumCPU()), runtime.NumCPU(), usualGarbage, runtime.NumCPU(), busyGarbage},
+		{"another limit of garbage", "", runtime.NumCPU(), 30, busyThreads * runtime.NumCPU(), 30},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("GOMAXPROCS", test.variable)
 			synctest.Test(t, func(t *testing.T) {
 				runtime.GOMAXPROCS(test.threads)
 				debug.SetGCPercent(test.garbage)

@@ -84,7 +84,8 @@ func TestArm64(t *testing.T) {
 	t.Parallel()
 	set, forArm := armPackages(t)
 	emulateArm64(t)
-	r := StartRegistry(t, "nix.packages.path="+set, `nix.platforms=["linux/amd64", "linux/arm64"]`, `nix.shell=["bashInteractive", "coreutils"]`)
+	r := StartRegistry(t, "nix.packages.path="+set, `nix.platforms=["linux/amd64", "linux/arm64"]`, `nix.shell=["bashInteractive", "coreutils"]`,
+		"nix.build.hold=5m") // this client does not come back
 
 	t.Run("index", func(t *testing.T) {
 		status, _, body, err := r.Get(t.Context(), "/v2/git/htop/manifests/latest", v1.MediaTypeImageIndex)

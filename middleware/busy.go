@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"sync"
 	"time"
 )
@@ -65,9 +66,15 @@ func (b *busy) set() {
 		runtime.GOMAXPROCS(busyThreads * cores)
 		b.undo = append(b.undo, runtime.SetDefaultGOMAXPROCS)
 	}
-	if usual := debug.SetGCPercent(busyGarbage); usual != usualGarbage {
-		debug.SetGCPercent(usual)
-	} else {
-		b.undo = append(b.undo, func() { debug.SetGCPercent(usual) })
+	if garbage() == usualGarbage {
+		debug.SetGCPercent(busyGarbage)
+		b.undo = append(b.undo, func() { debug.SetGCPercent(usualGarbage) })
 	}
+}
+
+// garbage is what GOGC stands at.
+func garbage() uint64 {
+	percent := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(percent)
+	return percent[0].Value.Uint64()
 }

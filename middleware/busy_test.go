@@ -9,15 +9,9 @@ import (
 	"time"
 )
 
-func garbage() int {
-	percent := debug.SetGCPercent(usualGarbage)
-	debug.SetGCPercent(percent)
-	return percent
-}
-
 // The process is set to building while there is a build, as long as nobody has set it to anything else.
 func TestBusy(t *testing.T) {
-	defer debug.SetGCPercent(garbage())
+	defer debug.SetGCPercent(int(garbage()))
 	defer runtime.SetDefaultGOMAXPROCS()
 	for _, test := range []struct {
 		name             string
@@ -42,7 +36,7 @@ func TestBusy(t *testing.T) {
 					if got := runtime.GOMAXPROCS(0); got != threads {
 						t.Errorf("%s: %d threads, want %d", when, got, threads)
 					}
-					if got := garbage(); got != percent {
+					if got := int(garbage()); got != percent {
 						t.Errorf("%s: %d %% of garbage, want %d", when, got, percent)
 					}
 				}

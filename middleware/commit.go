@@ -66,29 +66,29 @@ const heldBytes = 1 << 20
 // Upload stores what write writes. Up to heldBytes are held in memory, what is larger is a stream. Nothing is kept of it if write fails.
 func (t target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error {
 	var held []byte
-	var upload *upload // nil: all is held
+	var stream *upload // nil: all is held
 	dgst, err := write(writerFunc(func(p []byte) (int, error) {
-		if upload == nil && len(held)+len(p) <= heldBytes {
+		if stream == nil && len(held)+len(p) <= heldBytes {
 			if held != nil {
 				held = slices.Grow(held, heldBytes-len(held)) // once: most blobs are written in one piece
 			}
 			held = append(held, p...)
 			return len(p), nil
 		}
-		if upload == nil {
+		if stream == nil {
 			var err error
-			if upload, err = t.begin(ctx); err != nil {
+			if stream, err = t.begin(ctx); err != nil {
 				return 0, err
 			}
-			if _, err := upload.pipe.Write(held); err != nil {
+			if _, err := stream.pipe.Write(held); err != nil {
 				return 0, err
 			}
 			held = nil
 		}
-		return upload.pipe.Write(p)
+		return stream.pipe.Write(p)
 	}))
-	if upload != nil {
-		return upload.end(ctx, dgst, err)
+	if stream != nil {
+		return stream.end(ctx, dgst, err)
 	}
 	if err != nil {
 		return err

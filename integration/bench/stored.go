@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// turns is how often each registry is kept busy in a run: a second is short.
+const turns = 3
+
 // wrkArgs keep a registry busy with 16 connections, for a second at a time.
 func wrkArgs() []string {
 	return []string{"--threads=1", "--connections=16", "--duration=1s", "--timeout=30s", "--latency", "--header=Accept: " + accept}
@@ -75,8 +78,8 @@ func (b *bench) stored(ctx context.Context) error {
 		{"largest layer, " + megabytes(large.Size), blobs + large.Digest.String()},
 	} {
 		var ours, others []throughput
-		for run := range b.runs {
-			b.progress("stored: %s, run %d of %d", c.about, run+1, b.runs)
+		for run := range b.runs * turns {
+			b.progress("stored: %s, turn %d of %d", c.about, run+1, b.runs*turns)
 			for _, turn := range []struct {
 				server *server
 				all    *[]throughput

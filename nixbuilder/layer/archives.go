@@ -79,7 +79,11 @@ func (p *archivePacker) file(path string, mode, size int64, data io.Reader) erro
 	if err != nil {
 		return fmt.Errorf("archiving %q: %w", path, err)
 	}
-	return p.once(path, mode, size, held)
+	id := content{mode: mode}
+	if id.sum, err = p.sum(held); err != nil {
+		return fmt.Errorf("archiving %q: %w", path, err)
+	}
+	return p.once(path, id, size, held)
 }
 
 // hold reads size bytes to where they can be read again, until the next call.

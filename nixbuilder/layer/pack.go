@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -147,11 +148,24 @@ type packer struct {
 	tar     *Tar
 	sizes   map[fileKind]int
 	written map[content]*original
-	buf     []byte // files that are smaller are read at once
+	known   map[inode]content // of files that have other names, too
+	buf     []byte            // files that are smaller are read at once
+}
+
+// inode is what names of the same file share.
+type inode struct{ device, number uint64 }
+
+// inode is false for a file of one name.
+func (e entry) inode() (inode, bool) {
+	stat, ok := e.info.Sys().(*syscall.Stat_t)
+	if !ok || stat.Nlink < 2 {
+		return inode{}, false
+	}
+	return inode{stat.Dev, stat.Ino}, true
 }
 
 func newPacker(t *Tar, sizes map[fileKind]int, buf []byte) *packer {
-	return &packer{tar: t, sizes: sizes, written: map[content]*original{}, buf: buf}
+	return &packer{tar: t, sizes: sizes, written: map[content]*original{}, known: map[inode]content{}, buf: buf}
 }
 
 func (p *packer) pack(e entry) error {
@@ -171,6 +185,12 @@ func (p *packer) pack(e entry) error {
 }
 
 func (p *packer) file(e entry) error {
+	node, linked := e.inode()
+	if id, ok := p.known[node]; ok && linked { // it need not be read again
+		if done, err := p.link(e.path, id); done || err != nil {
+			return err
+		}
+	}
 	f, err := e.dir.Open(e.name)
 	if err != nil {
 		return err
@@ -188,22 +208,33 @@ func (p *packer) file(e entry) error {
 	if e.info.Size() == 0 || p.sizes[e.kind()] < 2 {
 		return p.tar.File(e.path, e.mode(), e.info.Size(), data)
 	}
-
-	return p.once(e.path, e.mode(), e.info.Size(), data)
-}
-
-// once writes a file, or a link to an earlier one of the same content.
-func (p *packer) once(path string, mode, size int64, data io.ReadSeeker) (err error) {
-	id := content{mode: mode}
+	id := content{mode: e.mode()}
 	if id.sum, err = p.sum(data); err != nil {
 		return err
 	}
-	if first := p.written[id]; first != nil && first.links < maxLinks {
-		first.links++
-		return p.tar.HardLink(path, first.path, mode)
+	if linked {
+		p.known[node] = id
+	}
+	return p.once(e.path, id, e.info.Size(), data)
+}
+
+// once writes a file, or a link to an earlier one of the same content.
+func (p *packer) once(path string, id content, size int64, data io.Reader) error {
+	if done, err := p.link(path, id); done || err != nil {
+		return err
 	}
 	p.written[id] = &original{path: path, links: 1}
-	return p.tar.File(path, mode, size, data)
+	return p.tar.File(path, id.mode, size, data)
+}
+
+// link writes a link to an earlier file of the same content, if there is one that may have more names.
+func (p *packer) link(path string, id content) (bool, error) {
+	first := p.written[id]
+	if first == nil || first.links == maxLinks {
+		return false, nil
+	}
+	first.links++
+	return true, p.tar.HardLink(path, first.path, id.mode)
 }
 
 // sum hashes what is left of r, and goes back to its start.

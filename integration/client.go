@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -79,6 +80,15 @@ func (r *Registry) Blob(t testing.TB, image Image, blob v1.Descriptor) []byte {
 		t.Fatalf("blob %s of %s has %d bytes with digest %s, want %d bytes", blob.Digest, image.Name, len(body), digest.FromBytes(body), blob.Size)
 	}
 	return body
+}
+
+// Linked waits until the layers of all images are linked into their repositories, which begins when an image is served.
+func (r *Registry) Linked(t testing.TB) {
+	t.Helper()
+	Eventually(t, commandTime, "all layers are linked", func() bool {
+		owed, err := filepath.Glob(filepath.Join(r.Dir, "storage", "nix", "v1", "links", "*"))
+		return err == nil && len(owed) == 0
+	})
 }
 
 // CheckWhole checks that all blobs of an image are there, by digest.

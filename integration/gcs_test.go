@@ -258,8 +258,12 @@ func TestGCSCalls(t *testing.T) {
 		}
 	}
 
+	linked := func() {
+		Eventually(t, commandTime, "all layers are linked", func() bool { return len(g.Objects(t, "nix/v1/links/")) == 0 })
+	}
 	var image Image
 	built := measure("build", func() { image = r.Pull(t, "hello/tree") })
+	linked()
 	var layers []string
 	for _, layer := range image.Layers {
 		layers = append(layers, layer.Digest.Encoded())
@@ -267,14 +271,22 @@ func TestGCSCalls(t *testing.T) {
 	packed := built.about(append(layers, "/_uploads/", "nix/v1/layers/")...)
 	t.Logf("of them, for %d packed layers: %v", len(layers), packed)
 	check("packing", packed, 8*len(layers))
-	mounted := measure("build, all layers mounted", func() { r.Pull(t, "tree/hello") })
+	mounted := measure("build, all layers mounted", func() {
+		r.Pull(t, "tree/hello")
+		linked()
+	})
 	t.Logf("of them, for %d mounted layers: %v", len(layers), mounted.about(layers...))
 	check("mounting", mounted.about(layers...), 2*len(layers))
+	for _, layer := range layers {
+		if len(mounted.about("tree/hello/_layers/sha256/"+layer).of("write")) != 1 {
+			t.Errorf("layer %s was not linked once", layer)
+		}
+	}
 	check("an image that is there", measure("an image that is there", func() { r.Pull(t, "hello/tree") }), 3)
 	check("a blob", measure("a blob", blob(r, image)), 7)
 	r.Stop()
 	r.Start()
-	check("an image that is there, after a start", measure("an image that is there, after a start", func() { r.Pull(t, "hello/tree") }), 5)
+	check("an image that is there, after a start", measure("an image that is there, after a start", func() { r.Pull(t, "hello/tree") }), 6)
 
 	cached := g.Start(t, "storage.cache.blobdescriptor=inmemory")
 	measure("descriptors cached, an image that is there, after a start", func() { cached.Pull(t, "hello/tree") })

@@ -52,3 +52,20 @@ func TestKill(t *testing.T) {
 		})
 	}
 }
+
+// TestKillLinking kills the registry as soon as it has answered with an image of layers that it had: clients get them all the same.
+func TestKillLinking(t *testing.T) {
+	t.Parallel()
+	r := StartRegistry(t)
+	r.Pull(t, "shell/git/python3")
+	image := r.Pull(t, "git/python3")
+	r.Kill()
+	r.Start()
+	r.CheckWhole(t, image)
+	r.Linked(t)
+	for _, layer := range image.Layers {
+		if _, err := os.Stat(filepath.Join(r.storage(), "docker", "registry", "v2", "repositories", image.Name, "_layers", "sha256", layer.Digest.Encoded(), "link")); err != nil {
+			t.Errorf("a layer is not linked: %v", err)
+		}
+	}
+}

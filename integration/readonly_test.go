@@ -20,6 +20,7 @@ func TestReadOnly(t *testing.T) {
 	if status := ask(t, r, "sleeps.s0", "Accept", dockerManifest); status != http.StatusOK {
 		t.Fatalf("Docker's form is answered with %d", status)
 	}
+	r.Linked(t)
 	before := files(t, r.storage())
 	reconfigure(t, r, "storage.maintenance.readonly.enabled=true")
 	r.Start()

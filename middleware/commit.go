@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -23,10 +23,13 @@ import (
 type target struct {
 	distribution.Repository
 	blobs distribution.BlobStatter // of the whole registry, never cached
+
+	mu      sync.Mutex
+	mounted []v1.Descriptor // to be linked when the image is served
 }
 
-// Mount links a blob that the registry has into the repository. It is false if the registry does not have it.
-func (t target) Mount(ctx context.Context, dgst digest.Digest) (bool, error) {
+// Mount makes a blob that the registry has part of the image. It is false if the registry does not have it.
+func (t *target) Mount(ctx context.Context, dgst digest.Digest) (bool, error) {
 	stat, err := t.blobs.Stat(ctx, dgst)
 	if errors.Is(err, distribution.ErrBlobUnknown) {
 		return false, nil
@@ -34,37 +37,17 @@ func (t target) Mount(ctx context.Context, dgst digest.Digest) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("looking for blob %s: %w", dgst, err)
 	}
-	from, err := reference.WithDigest(reference.TrimNamed(t.Named()), dgst)
-	if err != nil {
-		return false, err
-	}
-	writer, err := t.Blobs(ctx).Create(ctx, storage.WithMountFrom(from), mountOf(stat))
-	if errors.As(err, new(distribution.ErrBlobMounted)) {
-		return true, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("mounting blob %s: %w", dgst, err)
-	}
-	return false, errors.Join(fmt.Errorf("mounting blob %s: the storage began an upload", dgst), writer.Cancel(ctx))
-}
-
-// mountOf lets a blob be mounted without asking any repository for it: it was just found in the registry.
-type mountOf v1.Descriptor
-
-func (m mountOf) Apply(options any) error {
-	create, ok := options.(*distribution.CreateOptions)
-	if !ok {
-		return fmt.Errorf("unexpected options type: %T", options)
-	}
-	create.Mount.Stat = (*v1.Descriptor)(&m)
-	return nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mounted = append(t.mounted, stat)
+	return true, nil
 }
 
 // heldBytes is how large a blob may be to be stored in one piece. An upload asks the storage three times as often.
 const heldBytes = 1 << 20
 
 // Upload stores what write writes. Up to heldBytes are held in memory, what is larger is a stream. Nothing is kept of it if write fails.
-func (t target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error {
+func (t *target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error {
 	var held []byte
 	var stream *upload // nil: all is held
 	dgst, err := write(writerFunc(func(p []byte) (int, error) {
@@ -114,7 +97,7 @@ type upload struct {
 	stored chan error // how the reading end ended
 }
 
-func (t target) begin(ctx context.Context) (*upload, error) {
+func (t *target) begin(ctx context.Context) (*upload, error) {
 	blob, err := t.Blobs(ctx).Create(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("beginning an upload: %w", err)
@@ -144,13 +127,19 @@ func (u *upload) end(ctx context.Context, dgst digest.Digest, err error) error {
 	return errors.Join(err, u.blob.Cancel(context.WithoutCancel(ctx)))
 }
 
-// commit stores an image's configs and manifests, and the records of what built them, and then tags: whoever sees a tag sees the image, and knows that it was built.
-func (s *Service) commit(ctx context.Context, repo distribution.Repository, image nixbuilder.Image, tags []string) error {
-	// The builder has just stored or mounted every blob. The registry would look for each of them again, one after the other.
+// commit stores an image's configs and manifests, and the records of what built them and of the links that it is owed, and then tags: whoever sees a tag
+// sees the image, and knows that it was built.
+func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Image, tags []string) error {
+	// The builder has just stored or found every blob. The registry would look for each of them again, one after the other.
 	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification())
 	if err != nil {
 		return err
 	}
+	debt, err := s.links.owe(ctx, repo.Repository, repo.mounted)
+	if err != nil {
+		return err
+	}
+	defer debt.pay(ctx)
 	storing, storingCtx := errgroup.WithContext(ctx)
 	for _, child := range image.Children {
 		storing.Go(func() error { return putConfig(storingCtx, repo, child) })

@@ -55,7 +55,7 @@ func TestUpload(t *testing.T) {
 			if test.lie {
 				dgst = digest.FromString("something else")
 			}
-			err = target{repo, registry.BlobStatter()}.Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
+			err = (&target{Repository: repo}).Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
 				for rest := content; len(rest) > 0; {
 					buf := bytes.Clone(rest[:min(test.piece, len(rest))])
 					if n, err := w.Write(buf); n != len(buf) || err != nil {

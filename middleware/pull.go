@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
@@ -145,7 +146,8 @@ func (s *Service) start(ctx context.Context, repo distribution.Repository, p pul
 
 func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned) error {
 	defer s.busy.begin()()
-	image, err := s.builder.Build(ctx, request, pinned, target{repo, s.blobs})
+	into := &target{Repository: repo, blobs: s.blobs}
+	image, err := s.builder.Build(ctx, request, pinned, into)
 	if err != nil {
 		return err
 	}
@@ -153,7 +155,7 @@ func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Reposito
 	if tag != pinned.Revision {
 		tags = append(tags, pinned.Revision)
 	}
-	return s.commit(ctx, repo, image, tags)
+	return s.commit(ctx, into, image, tags)
 }
 
 // serve chooses the form of a stored image that the client takes, and says what the image was built from.
@@ -201,7 +203,7 @@ func firstOf(ctx context.Context, repo distribution.Repository, index digest.Dig
 // garbage collection may take it. Where there is no such form (zstd), or it can't be stored, the answer is the
 // manifest itself.
 func (s *Service) dockerForm(ctx context.Context, repo distribution.Repository, oci digest.Digest) (digest.Digest, error) {
-	manifests, err := repo.Manifests(ctx)
+	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification()) // some may not be linked yet
 	if err != nil {
 		return "", err
 	}

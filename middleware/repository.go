@@ -41,6 +41,11 @@ func (r *repository) Manifests(ctx context.Context, options ...distribution.Mani
 	return manifests, nil
 }
 
+// Blobs has the layers of the repository's images, also those that are not linked yet.
+func (r *repository) Blobs(ctx context.Context) distribution.BlobStore {
+	return linkedBlobs{BlobStore: r.Repository.Blobs(ctx), repo: r.Repository, links: r.service.links}
+}
+
 // Tags answers with the manifest that the pull was promised.
 func (r *repository) Tags(ctx context.Context) distribution.TagService {
 	tags := r.Repository.Tags(ctx)

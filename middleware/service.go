@@ -42,6 +42,7 @@ type Service struct {
 	builder   *nixbuilder.Builder
 	namespace distribution.Namespace
 	blobs     distribution.BlobStatter
+	links     *links
 	built     *nixbuilder.Records[built]
 	manifests *lru.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
 	jobs      *jobs
@@ -149,6 +150,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	s.builder = builder
 	s.namespace = namespace
 	s.blobs = namespace.BlobStatter()
+	s.links = newLinks(records, namespace)
 	s.built = nixbuilder.NewRecords[built](records, "tags", builtCached)
 	if len(s.config.Notifications.Endpoints) == 0 {
 		if s.manifests, err = lru.New[digest.Digest, distribution.Manifest](manifestsKept); err != nil {
@@ -156,6 +158,9 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 		}
 	}
 	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
+	if s.serves && !s.readOnly {
+		go s.links.resume(ctx)
+	}
 	if s.serves && len(s.options.Prebuild) == 0 {
 		return nil
 	}
@@ -168,13 +173,14 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	return nil
 }
 
-// Close ends the builds under way, of which no tag remains, and the connections to Nix, and delivers what is left to be notified. That takes 20 s
-// at most. Nothing may be asked of the Service any more.
+// Close ends the builds under way, of which no tag remains, and the connections to Nix, links the layers of images that are served already, and
+// delivers what is left to be notified. That takes 30 s at most. Nothing may be asked of the Service any more.
 func (s *Service) Close() {
 	if s.jobs == nil {
 		return // it was not attached
 	}
 	s.jobs.close()
+	s.links.close()
 	s.builder.Close()
 	s.announcer.close()
 }

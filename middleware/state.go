@@ -30,6 +30,15 @@ func (s state) Put(ctx context.Context, key string, record []byte) error {
 	return s.driver.PutContent(ctx, stateRoot+key, record)
 }
 
+// Delete is without error if there is no such record.
+func (s state) Delete(ctx context.Context, key string) error {
+	err := s.driver.Delete(ctx, stateRoot+key)
+	if errors.As(err, new(driver.PathNotFoundError)) {
+		return nil
+	}
+	return err
+}
+
 func (s state) List(ctx context.Context, prefix string) ([]string, error) {
 	paths, err := s.driver.List(ctx, stateRoot+prefix)
 	if errors.As(err, new(driver.PathNotFoundError)) {

@@ -1,7 +1,6 @@
 package layer
 
 import (
-	"archive/tar"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -68,13 +67,13 @@ func archive(ctx context.Context, c *Compressor, fill func(*Tar) error, add func
 		}
 		return add(block)
 	}}
-	archive := tar.NewWriter(out)
 	buf := c.block()
 	defer c.recycle(buf)
-	if err := fill(&Tar{w: archive, buf: buf[:cap(buf)]}); err != nil {
+	archive := newTar(out, buf[:cap(buf)])
+	if err := fill(archive); err != nil {
 		return err
 	}
-	if err := errors.Join(archive.Close(), out.flush()); err != nil {
+	if err := errors.Join(archive.w.Close(), out.flush()); err != nil {
 		return fmt.Errorf("writing layer: %w", err)
 	}
 	return nil

@@ -19,8 +19,14 @@ const whiteout = ".wh."
 // directory and without "./"; modes are permission bits, with 01000 for sticky. What an entry lies in, or links to, must have
 // been written before it. It is not safe for concurrent use.
 type Tar struct {
-	w   *tar.Writer
-	buf []byte
+	w       *tar.Writer
+	out     io.Writer // what w writes to
+	headers headers
+	buf     []byte
+}
+
+func newTar(out io.Writer, buf []byte) *Tar {
+	return &Tar{w: tar.NewWriter(out), out: out, headers: headers{entries: make(map[entryKind][blockSize]byte)}, buf: buf}
 }
 
 // Dir writes a directory.
@@ -62,8 +68,23 @@ func (t *Tar) header(h tar.Header) error {
 		// PAX records are UTF-8 by definition; GNU headers hold bytes, and every client reads them.
 		h.Format = tar.FormatGNU
 	}
-	if err := t.w.WriteHeader(&h); err != nil {
+	if err := t.write(&h); err != nil {
 		return fmt.Errorf("archiving %q: %w", h.Name, err)
 	}
 	return nil
+}
+
+func (t *Tar) write(h *tar.Header) error {
+	encoded, err := t.headers.encode(h)
+	if err != nil {
+		return err
+	}
+	if encoded == nil {
+		return t.w.WriteHeader(h)
+	}
+	if err := t.w.Flush(); err != nil { // the end of the file before
+		return err
+	}
+	_, err = t.out.Write(encoded)
+	return err
 }

@@ -110,6 +110,7 @@ type Builder struct {
 	layout    *layout
 	packer    *packer
 	images    *Records[[]packedLayer]
+	closures  *closures
 	files     *rootfs.StoreFiles
 	caches    *binarycache.Caches // nil: all goes through the Nix store
 	listings  *listings           // nil: as caches
@@ -145,6 +146,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		layout:    newLayout(state),
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
+		closures:  newClosures(),
 		files:     rootfs.NewStoreFiles(""),
 	}
 	if options.Storeless {
@@ -313,7 +315,7 @@ func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
 		}
 	}
 	defer b.daemons.Put(conn) // until then, the closure can't be collected
-	closure, err := conn.Closure(ctx, o.packages.outputs())
+	closure, err := b.closures.of(ctx, conn, o.packages.outputs())
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -300,7 +301,20 @@ func TestQueries(t *testing.T) {
 		t.Errorf("Closure() = %v, %v, want %v", closure, err, wantClosure)
 	}
 
+	registrations, err := c.Registrations(ctx, paths)
+	if err != nil || len(registrations) != 2 {
+		t.Fatalf("Registrations() = %v, %v", registrations, err)
+	}
+	for i, r := range registrations {
+		if r.Path != paths[i] || !strings.HasPrefix(r.NarHash, "sha256:") && len(r.NarHash) != 64 || time.Since(r.Since) < 0 || time.Since(r.Since) > time.Hour {
+			t.Errorf("Registrations() has %+v", r)
+		}
+	}
+
 	var reported *Error
+	if _, err := c.Registrations(ctx, []store.Path{lib, absent}); !errors.As(err, &reported) || c.Err() != nil {
+		t.Errorf("Registrations() of an absent path: %v, connection: %v, want an *Error and a good connection", err, c.Err())
+	}
 	if _, err := c.Closure(ctx, []store.Path{lib, absent}); !errors.As(err, &reported) || c.Err() != nil {
 		t.Errorf("Closure() of an absent path: %v, connection: %v, want an *Error and a good connection", err, c.Err())
 	}

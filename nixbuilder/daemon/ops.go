@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -24,6 +25,9 @@ const (
 
 // maxPathRequest is the size of a request about the longest store path, in bytes: operation, length, path.
 const maxPathRequest = 8 + 8 + 256
+
+// maxHashBytes is how much is kept of the text of a hash. Nix's are 71 bytes.
+const maxHashBytes = 128
 
 // request sends what was written and reads up to where the answer begins.
 func (c *Conn) request(onLog func(LogLine)) error {
@@ -118,8 +122,8 @@ func (c *Conn) SetJobs(ctx context.Context, jobs int) error {
 func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.PathInfo, err error) {
 	err = c.do(ctx, "asking about paths", func() error {
 		return c.each(opQueryPathInfo, paths, func(p store.Path) {
-			if info, ok := c.r.pathInfo(p); ok {
-				infos = append(infos, info)
+			if r, ok := c.r.registration(p); ok {
+				infos = append(infos, r.PathInfo)
 			}
 		})
 	})
@@ -128,6 +132,35 @@ func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.Pat
 	}
 	return infos, nil
 }
+
+// A Registration is what the store knows about a path, and since when. While it is the same, so is the path's closure: Nix does not delete what a
+// valid path refers to.
+type Registration struct {
+	store.PathInfo
+	NarHash string
+	Since   time.Time // in seconds
+}
+
+// Registrations are those of paths, in their order. It fails with an *Error if one of them is not in the store.
+func (c *Conn) Registrations(ctx context.Context, paths []store.Path) (registrations []Registration, err error) {
+	err = c.do(ctx, "asking since when paths are there", func() error {
+		var invalid error
+		err := c.each(opQueryPathInfo, paths, func(p store.Path) {
+			r, ok := c.r.registration(p)
+			if !ok {
+				invalid = notValid(p)
+			}
+			registrations = append(registrations, r)
+		})
+		return cmp.Or(err, invalid)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return registrations, nil
+}
+
+func notValid(p store.Path) error { return &Error{fmt.Sprintf("path '%s' is not valid", p)} }
 
 // SubstitutableInfos returns what binary caches say about those of paths that they have, sorted by path. Nothing is fetched but
 // that: a request for each path and cache, one after the other. A cache that says no size gives 0. One that does not answer is taken for one
@@ -170,18 +203,18 @@ func (c *Conn) Closure(ctx context.Context, roots []store.Path) (closure []store
 		for len(next) > 0 {
 			var invalid, references []store.Path
 			err := c.each(opQueryPathInfo, next, func(p store.Path) {
-				info, ok := c.r.pathInfo(p)
+				r, ok := c.r.registration(p)
 				if !ok {
 					invalid = append(invalid, p)
 				}
-				closure = append(closure, info)
-				references = append(references, unseen(seen, info.References)...)
+				closure = append(closure, r.PathInfo)
+				references = append(references, unseen(seen, r.References)...)
 			})
 			if err != nil {
 				return err
 			}
 			if len(invalid) > 0 {
-				return &Error{fmt.Sprintf("path '%s' is not valid", invalid[0])}
+				return notValid(invalid[0])
 			}
 			if len(seen) > maxCount {
 				return fmt.Errorf("more than %d paths", maxCount)
@@ -208,22 +241,22 @@ func unseen(seen map[store.Path]bool, paths []store.Path) (unseen []store.Path) 
 	return unseen
 }
 
-// pathInfo reads what the store knows about p; ok is false if p is not in it.
-func (r *reader) pathInfo(p store.Path) (info store.PathInfo, ok bool) {
-	info.Path = p
+// registration reads what the store knows about p; ok is false if p is not in it.
+func (r *reader) registration(p store.Path) (known Registration, ok bool) {
+	known.Path = p
 	if r.uint() == 0 {
-		return info, false
+		return known, false
 	}
 	r.skipText() // deriver
-	r.skipText() // NAR hash
-	info.References = r.paths()
-	r.uint() // registration time
-	info.NarSize = r.size()
+	known.NarHash = r.text(maxHashBytes)
+	known.References = r.paths()
+	known.Since = time.Unix(r.size(), 0)
+	known.NarSize = r.size()
 	r.uint()      // whether it was built here
 	r.skipTexts() // signatures
 	r.skipText()  // content address
-	slices.Sort(info.References)
-	return info, true
+	slices.Sort(known.References)
+	return known, true
 }
 
 // each sends one request per path, as many at a time as can be on their way without waiting, and gives the paths whose answers

@@ -50,11 +50,11 @@ func (r *reader) uint() uint64 {
 	return n
 }
 
-// size reads a number of bytes.
+// size reads a number of bytes or seconds.
 func (r *reader) size() int64 {
 	n := r.uint()
 	if n > math.MaxInt64 {
-		r.fail(fmt.Errorf("reading a size: %d is out of range", n))
+		r.fail(fmt.Errorf("reading a number: %d is out of range", n))
 		return 0
 	}
 	return int64(n)

@@ -370,6 +370,14 @@ func (s *server) pull(ctx context.Context, name string) (v1.Manifest, error) {
 	return m, json.Unmarshal(body, &m)
 }
 
+func (s *server) blob(ctx context.Context, name string, dgst digest.Digest) ([]byte, error) {
+	status, body, err := s.get(ctx, "/v2/"+name+"/blobs/"+dgst.String())
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("getting blob %s of %s: status %d, %s", dgst, name, status, body)
+	}
+	return body, err
+}
+
 // timedPull is pull with what it costs: processor time is that of the server's processes, if they are ours, bytes are those of the layers.
 func (s *server) timedPull(ctx context.Context, name string) (cost, error) {
 	before, err := s.usage()
@@ -406,12 +414,9 @@ func layerBytes(m v1.Manifest) (n int64) {
 
 // closure reads from an image's history which store paths it has.
 func (s *server) closure(ctx context.Context, name string, m v1.Manifest) ([]string, error) {
-	status, body, err := s.get(ctx, "/v2/"+name+"/blobs/"+m.Config.Digest.String())
+	body, err := s.blob(ctx, name, m.Config.Digest)
 	if err != nil {
 		return nil, err
-	}
-	if status != http.StatusOK {
-		return nil, fmt.Errorf("getting the config of %s: status %d, %s", name, status, body)
 	}
 	var config v1.Image
 	if err := json.Unmarshal(body, &config); err != nil {

@@ -28,6 +28,8 @@ const (
 	linksAtOnce = 16
 	// imagesLinked is how many images may be owed links: the next one waits with its commit, so that builds do not outrun the storage.
 	imagesLinked = 8
+	// linkPatience is how long the links of an image give way to images that are being made.
+	linkPatience = time.Second / 2
 )
 
 // links makes layers that the registry has part of the repositories of images that need them. Upstream's storage has a link for each, up to 94
@@ -38,11 +40,12 @@ type links struct {
 	records   state
 	namespace distribution.Namespace
 	slots     chan struct{} // a token for each image that is owed links
+	gate      *gate
 	paying    sync.WaitGroup
 }
 
 func newLinks(records state, namespace distribution.Namespace) *links {
-	return &links{records: records, namespace: namespace, slots: make(chan struct{}, imagesLinked)}
+	return &links{records: records, namespace: namespace, slots: make(chan struct{}, imagesLinked), gate: newGate()}
 }
 
 // owed is the record of layers that an image needs in its repository.
@@ -67,10 +70,8 @@ func (l *links) owe(ctx context.Context, repo distribution.Repository, layers []
 	name := repo.Named().Name()
 	key := linksKind + "/" + owedTo(name) + strings.ToLower(rand.Text())
 	d := debt{owed: owed{Repository: name, Layers: layers}, links: l, repo: repo, key: key}
-	select {
-	case l.slots <- struct{}{}:
-	case <-ctx.Done():
-		return debt{}, context.Cause(ctx)
+	if err := l.enter(ctx); err != nil {
+		return debt{}, err
 	}
 	record, err := json.Marshal(d.owed)
 	if err == nil {
@@ -81,6 +82,22 @@ func (l *links) owe(ctx context.Context, repo distribution.Repository, layers []
 		return debt{}, fmt.Errorf("recording the layers of an image: %w", err)
 	}
 	return d, nil
+}
+
+// enter takes a slot, and hurries those that have one if there is none.
+func (l *links) enter(ctx context.Context) error {
+	select {
+	case l.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	defer l.gate.hurry()()
+	select {
+	case l.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // owedTo is what the records of a repository begin with.
@@ -103,10 +120,15 @@ func (d debt) pay(ctx context.Context) {
 
 // settle writes links and then forgets that they were owed.
 func (l *links) settle(ctx context.Context, repo distribution.Repository, key string, o owed) error {
+	patience, cancel := context.WithTimeout(ctx, linkPatience)
+	defer cancel()
 	all, allCtx := errgroup.WithContext(ctx)
 	all.SetLimit(linksAtOnce)
 	for _, layer := range o.Layers {
-		all.Go(func() error { return link(allCtx, repo, layer) })
+		all.Go(func() error {
+			l.gate.pass(patience.Done())
+			return link(allCtx, repo, layer)
+		})
 	}
 	if err := all.Wait(); err != nil {
 		return err
@@ -158,6 +180,7 @@ func (l *links) payFor(ctx context.Context, repo distribution.Repository, dgst d
 		}
 		for _, layer := range o.Layers {
 			if layer.Digest == dgst {
+				defer l.gate.hurry()() // the client will ask for the others, too
 				return true, link(ctx, repo, layer)
 			}
 		}

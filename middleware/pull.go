@@ -146,6 +146,7 @@ func (s *Service) start(ctx context.Context, repo distribution.Repository, p pul
 
 func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned) error {
 	defer s.busy.begin()()
+	defer s.links.gate.begin()()
 	into := &target{Repository: repo, blobs: s.blobs}
 	image, err := s.builder.Build(ctx, request, pinned, into)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -47,12 +48,15 @@ func (b *bench) combination(ctx context.Context) error {
 		return err
 	}
 	defer s.stop()
+	known := make(layerSet)
 	peer := &server{url: b.peer, client: newClient()}
 	for _, name := range slices.Sorted(slices.Values(append(strings.Split(b.largest().name, "/"), extras()...))) {
 		b.progress("combination: serving %s alone", name)
-		if _, err := s.pull(ctx, name); err != nil {
+		m, err := s.pull(ctx, name)
+		if err != nil {
 			return err
 		}
+		known.add(m)
 		if b.peer != "" {
 			if _, err := peer.pull(ctx, name); err != nil {
 				return err
@@ -64,13 +68,14 @@ func (b *bench) combination(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := newTable("image", "layers", "pull", "slowest", "with its config and root layer", "all layers linked", "CPU until then", "against", "takes", "**time, ratio**", "peer")
+	t := newTable("image", "layers", "new ones", "pull", "slowest", "with its config and root layer", "all layers linked", "CPU until then", "against", "takes", "**time, ratio**", "peer")
 	for _, m := range b.mixtures() {
 		b.progress("combination: %s", m.about)
 		var ours, loaded, linked, others, peers []cost
+		var fresh []int
 		layers := 0
 		for _, name := range m.names {
-			c, err := b.combine(ctx, s, name)
+			c, err := b.combine(ctx, s, name, known)
 			if err != nil {
 				return err
 			}
@@ -79,7 +84,7 @@ func (b *bench) combination(ctx context.Context) error {
 				return err
 			}
 			ours, loaded, linked, others = append(ours, c.pulled), append(loaded, c.loaded), append(linked, c.linked), append(others, links)
-			layers = max(layers, c.pulled.layers)
+			layers, fresh = max(layers, c.pulled.layers), append(fresh, c.fresh)
 			if b.peer != "" {
 				pull, err := peer.timedPull(ctx, name)
 				if err != nil {
@@ -93,7 +98,8 @@ func (b *bench) combination(ctx context.Context) error {
 			theirs = duration(medianOf(peers, cost.time))
 		}
 		typical := medianOf(ours, cost.time)
-		t.row(m.about, layers, typical, quantile(times(ours), 1), medianOf(loaded, cost.time), medianOf(linked, cost.time), medianOf(linked, cost.cpuTime),
+		slices.Sort(fresh)
+		t.row(m.about, layers, fresh[len(fresh)/2], typical, quantile(times(ours), 1), medianOf(loaded, cost.time), medianOf(linked, cost.time), medianOf(linked, cost.cpuTime),
 			"that many links alone", medianOf(others, cost.time),
 			ratios(ours, others, wallRatio), theirs)
 		b.aim("combination, "+m.about+", ms", milliseconds(typical), 40, "%.1f")
@@ -109,9 +115,24 @@ func (b *bench) combination(ctx context.Context) error {
 
 // combined is what an image costs from its request on: until its manifest is there, until a client has what is new of it, and until
 // all its layers are linked into its repository.
-type combined struct{ pulled, loaded, linked cost }
+type combined struct {
+	pulled, loaded, linked cost
+	fresh                  int // layers that no image had before
+}
 
-func (b *bench) combine(ctx context.Context, s *server, name string) (c combined, err error) {
+// layerSet are layers of images that were served.
+type layerSet map[digest.Digest]bool
+
+// add returns how many layers of an image are not in the set yet.
+func (s layerSet) add(m v1.Manifest) (fresh int) {
+	before := len(s)
+	for _, l := range m.Layers {
+		s[l.Digest] = true
+	}
+	return len(s) - before
+}
+
+func (b *bench) combine(ctx context.Context, s *server, name string, known layerSet) (c combined, err error) {
 	before, err := s.usage()
 	if err != nil {
 		return c, err
@@ -122,6 +143,7 @@ func (b *bench) combine(ctx context.Context, s *server, name string) (c combined
 		return c, err
 	}
 	c.pulled = cost{wall: time.Since(started), layers: len(m.Layers)}
+	c.fresh = known.add(m)
 	for _, blob := range []digest.Digest{m.Config.Digest, m.Layers[0].Digest} {
 		if _, err := s.blob(ctx, name, blob); err != nil {
 			return c, err

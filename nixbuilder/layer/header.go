@@ -22,7 +22,7 @@ const (
 
 var zeros [blockSize]byte
 
-// headers writes those of entries without content as archive/tar does, in a fifth of the time: it fills in what archive/tar wrote for another entry. A root
+// headers writes those of entries without content as archive/tar does, in a quarter of the time: it fills in what archive/tar wrote for another entry. A root
 // layer is thousands of symbolic links.
 type headers struct {
 	entries  map[entryKind][blockSize]byte

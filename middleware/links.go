@@ -165,10 +165,10 @@ func (m mountOf) Apply(options any) error {
 }
 
 // payFor writes the link of a single layer, if a repository is owed it.
-func (l *links) payFor(ctx context.Context, repo distribution.Repository, dgst digest.Digest) (bool, error) {
+func (l *links) payFor(ctx context.Context, repo distribution.Repository, dgst digest.Digest) error {
 	records, err := l.records.List(ctx, linksKind)
 	if err != nil {
-		return false, fmt.Errorf("listing owed links: %w", err)
+		return fmt.Errorf("listing owed links: %w", err)
 	}
 	for _, name := range records {
 		if !strings.HasPrefix(name, owedTo(repo.Named().Name())) {
@@ -176,16 +176,16 @@ func (l *links) payFor(ctx context.Context, repo distribution.Repository, dgst d
 		}
 		o, err := l.read(ctx, linksKind+"/"+name)
 		if err != nil {
-			return false, err
+			return err
 		}
 		for _, layer := range o.Layers {
 			if layer.Digest == dgst {
 				defer l.gate.hurry()() // the client will ask for the others, too
-				return true, link(ctx, repo, layer)
+				return link(ctx, repo, layer)
 			}
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // read returns a record. One that was settled meanwhile owes nothing, nor does a damaged one.
@@ -263,12 +263,8 @@ func (b linkedBlobs) Stat(ctx context.Context, dgst digest.Digest) (v1.Descripto
 	if !errors.Is(err, distribution.ErrBlobUnknown) {
 		return desc, err
 	}
-	linked, linkErr := b.links.payFor(ctx, b.repo, dgst)
-	if linkErr != nil {
-		return v1.Descriptor{}, linkErr
+	if err := b.links.payFor(ctx, b.repo, dgst); err != nil {
+		return v1.Descriptor{}, err
 	}
-	if !linked {
-		return desc, err
-	}
-	return b.BlobStore.Stat(ctx, dgst)
+	return b.BlobStore.Stat(ctx, dgst) // also if it was owed when we looked first, and is not any more
 }

@@ -51,6 +51,15 @@ func TestLinks(t *testing.T) {
 			l.debt.pay(t.Context())
 			return mine
 		}},
+		{"paid while it is asked for", func(t *testing.T, l *linking) *links {
+			l.files.beforeList = func() {
+				l.files.beforeList = nil
+				l.debt.pay(t.Context())
+				l.links.close()
+			}
+			l.check(t, "image", l.layers[3].Digest, true)
+			return l.links
+		}},
 		{"killed before", func(t *testing.T, l *linking) *links {
 			next := newLinks(state{l.files}, l.registry)
 			next.resume(t.Context())
@@ -259,10 +268,18 @@ func (l *linking) owed(t *testing.T) []string {
 
 var errBroken = errors.New("broken")
 
-// A brokenDriver does not write where a path contains broken, if that is not empty.
+// A brokenDriver does not write where a path contains broken, if that is not empty, and lists after what happens before.
 type brokenDriver struct {
 	driver.StorageDriver
-	broken string
+	broken     string
+	beforeList func()
+}
+
+func (d *brokenDriver) List(ctx context.Context, path string) ([]string, error) {
+	if d.beforeList != nil {
+		d.beforeList()
+	}
+	return d.StorageDriver.List(ctx, path)
 }
 
 func (d *brokenDriver) PutContent(ctx context.Context, path string, content []byte) error {

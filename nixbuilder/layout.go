@@ -28,12 +28,12 @@ type layout struct {
 	state State
 
 	mu    sync.Mutex
-	heads map[layering.Key]layering.Key
+	heads map[layering.Key]layering.Head
 	read  map[string]bool // segments
 }
 
 func newLayout(state State) *layout {
-	return &layout{state: state, heads: make(map[layering.Key]layering.Key), read: make(map[string]bool)}
+	return &layout{state: state, heads: make(map[layering.Key]layering.Head), read: make(map[string]bool)}
 }
 
 // extend decides about all of a closure that the map does not know yet, in one segment, and so whole or not at all: what is not decided together depends on the
@@ -59,7 +59,7 @@ func (l *layout) extend(ctx context.Context, closure []store.PathInfo) (added, k
 }
 
 // head looks a key up. The caller has the lock.
-func (l *layout) head(key layering.Key) (layering.Key, bool) {
+func (l *layout) head(key layering.Key) (layering.Head, bool) {
 	head, ok := l.heads[key]
 	return head, ok
 }
@@ -139,7 +139,7 @@ func (l *layout) keep(ctx context.Context, added []layering.Head) error {
 func (l *layout) add(heads []layering.Head) {
 	for _, h := range heads {
 		if _, ok := l.heads[h.Key]; !ok {
-			l.heads[h.Key] = h.Head
+			l.heads[h.Key] = h
 		}
 	}
 }

@@ -3,17 +3,21 @@ package layering
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
 // Heads looks a key up in the map of heads that the caller keeps. Assign and Group call it on their caller's goroutine.
-type Heads func(Key) (head Key, ok bool)
+type Heads func(Key) (entry Head, ok bool)
 
 // Head is an entry of the map of heads: a small path named Key shares a layer with the small paths of the same Head. A
 // key may be its own head.
 type Head struct {
 	Key, Head Key
+	// Patron says, of a key that is its own head, with which others it shares a layer where layers are scarce: those of the
+	// same patron. Empty: it has none.
+	Patron Key `json:",omitempty"`
 }
 
 // minTogether is the share of a path's dependents that its head must have too. A smaller one makes fewer and larger
@@ -28,12 +32,16 @@ const weighed = 1024
 //
 // The head of a path is one of the heads of the paths that refer to it: the one that the most paths depend on, if those
 // are at least half of all that depend on the path. Every closure that holds the head holds the path, so this is how
-// often the two are together, as far as one closure can tell. A path without such a head is its own.
+// often the two are together, as far as one closure can tell. A path without such a head is its own, and has the patron of that
+// one; if nothing refers to it, it is its own patron. So a patron is, mostly, the package that first brought what has it.
 //
 // The closure may be in any order and is not changed. A path may refer to itself. A path given twice, a negative size,
-// a reference that leaves the closure and a cycle of references are errors. The time is that of sorting the paths plus
+// a reference that leaves the closure and a cycle of references are errors, unless all keys are known. The time is that of sorting the paths plus
 // one machine word for each reference and 64 unknown paths; the memory is proportional to the closure, so that a whole package set can be one.
 func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
+	if !slices.ContainsFunc(closure, func(info store.PathInfo) bool { _, ok := known(KeyOf(info.Path)); return !ok }) {
+		return nil, nil
+	}
 	paths, err := members(closure)
 	if err != nil {
 		return nil, err
@@ -51,23 +59,25 @@ func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 			unknown++
 		}
 	}
-	if unknown == 0 {
-		return nil, nil
-	}
-
 	var added []Head
 	seen := make(map[Key]bool, unknown)
 	weight := weights(paths, order, bit, unknown)
 	candidate := make([]int, len(paths)) // the best head that a path's referrers offer, plus one
+	patron := make([]Key, len(paths))    // of those that are their own heads
 	for _, q := range order {
 		head := q
 		if bit[q] >= 0 {
-			if h := candidate[q] - 1; h >= 0 && float64(weight[h]) >= minTogether*float64(weight[q]) {
+			switch h := candidate[q] - 1; {
+			case h < 0:
+				patron[q] = paths[q].key
+			case float64(weight[h]) >= minTogether*float64(weight[q]):
 				head = h
+			default:
+				patron[q] = patron[h]
 			}
 			if key := paths[q].key; !seen[key] {
 				seen[key] = true
-				added = append(added, Head{key, paths[head].key})
+				added = append(added, Head{key, paths[head].key, patron[q]})
 			}
 		}
 		for _, r := range paths[q].references {

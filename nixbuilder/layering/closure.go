@@ -8,6 +8,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
+// maxSize of a path, in bytes, is one that thousands of can be summed up.
+const maxSize = 1 << 44
+
 // member is a path of a closure.
 type member struct {
 	store.PathInfo
@@ -30,7 +33,7 @@ func members(closure []store.PathInfo) ([]member, error) {
 		if _, ok := index[p.Path]; ok {
 			return nil, fmt.Errorf("grouping a closure: %s is in it twice", p.Path)
 		}
-		if p.NarSize < 0 {
+		if p.NarSize < 0 || p.NarSize > maxSize {
 			return nil, fmt.Errorf("grouping a closure: %s has a size of %d", p.Path, p.NarSize)
 		}
 		index[p.Path] = i

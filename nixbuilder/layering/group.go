@@ -18,11 +18,13 @@ const (
 	// ownLayerSize is the size from which a path has a layer to itself.
 	ownLayerSize = 2 << 20
 	// maxRest is how large the layers of what is over the budget may be together before fewer paths have one to themselves.
-	maxRest = 16_000_000
-	// restPart is the part of the budget that layers of what is over it take, at least one.
-	restPart = 30
+	maxRest = 32_000_000
 	// ownTenths is the part of the budget, in tenths, that such paths may then take.
 	ownTenths = 6
+	// restPart is the part of the budget that layers of what is left over take, at least one.
+	restPart = 30
+	// patronPart is the part of the size of a group with a layer of its own that is enough for a patron to have one, too.
+	patronPart = 4
 )
 
 // Options limit the layers of an image. The zero value means the defaults.
@@ -34,8 +36,9 @@ type Options struct {
 // paths are sorted. Each path of the closure is in exactly one layer.
 //
 // Paths of 2 MiB and more have a layer to themselves, the others share one with all that have the same head; a key that
-// heads does not know is its own head. What is over the budget, the smallest, goes into a few layers, by the names of the heads: an image with
-// one package more makes one or two of them anew, not all.
+// heads does not know is its own head. Where that makes too many, small groups go together by patron, and those with few of their own
+// patron into a few layers, by the patrons' names. How large a group must be to stay alone goes up in steps, and so changes with few
+// packages that are added: what an image with one package more has anew is, mostly, the layer of that package's patron.
 //
 // The closure may be in any order and is not changed. A path given twice, a negative size, a reference that leaves the
 // closure and a negative budget are errors. The result depends on the closure, the heads of its keys and opts alone.
@@ -49,18 +52,17 @@ func Group(closure []store.PathInfo, heads Heads, opts Options) ([][]store.Path,
 		return nil, err
 	}
 
-	layers := split(paths, heads, ownLayerSize)
-	if rest := sizeOf(over(layers, budget)); rest > maxRest {
-		if size := sizeAt(paths, budget*ownTenths/10); size >= ownLayerSize {
-			if fewer := split(paths, heads, size+1); sizeOf(over(fewer, budget)) < rest {
-				layers = fewer
-			}
+	layers, rest := within(budget, split(paths, heads, ownLayerSize), heads)
+	if rest > maxRest {
+		size := int64(ownLayerSize)
+		for count(paths, size) > budget*ownTenths/10 {
+			size *= 2
+		}
+		if fewer, left := within(budget, split(paths, heads, size), heads); left < rest {
+			layers = fewer
 		}
 	}
-	if rest := over(layers, budget); len(rest) > 0 {
-		layers = append(layers[:len(layers)-len(rest)], gather(rest, restLayers(budget))...)
-		slices.SortFunc(layers, largestFirst)
-	}
+	slices.SortFunc(layers, largestFirst)
 	return pathsOf(layers), nil
 }
 
@@ -71,38 +73,80 @@ type layer struct {
 	paths []store.Path
 }
 
-// restLayers is how many layers of a budget are for what is over it.
-func restLayers(budget int) int { return 1 + budget/restPart }
-
-// over is what can't have layers of its own within the budget; layers are largest first.
-func over(layers []layer, budget int) []layer {
-	if len(layers) <= budget {
-		return nil
-	}
-	return layers[budget-restLayers(budget):]
+// add makes other part of the layer, which is then not sorted.
+func (l *layer) add(other layer) {
+	l.size += other.size
+	l.paths = append(l.paths, other.paths...)
 }
 
-func sizeOf(layers []layer) (size int64) {
-	for _, l := range layers {
-		size += l.size
+// within puts groups together until there are no more than the budget, the smallest first, and tells how large they are that no longer have
+// a layer of their own. Groups are ordered, the largest first.
+func within(budget int, groups []layer, heads Heads) (layers []layer, rest int64) {
+	layers = groups
+	// In steps, not one size after the other: then every package that is added would move some group over the limit.
+	for alone := int64(1); len(layers) > budget; alone += 1 + alone/5 {
+		if groups[budget].size < alone { // else too many stay alone
+			layers, rest = gather(groups, heads, alone, 1+budget/restPart)
+		}
 	}
-	return size
-}
-
-// gather puts layers together, into n or fewer. Where one goes depends on the name of its head alone.
-func gather(layers []layer, n int) []layer {
-	gathered := make([]layer, n)
 	for _, l := range layers {
-		hash := fnv.New32a()
-		hash.Write([]byte(l.head))
-		into := &gathered[hash.Sum32()%uint32(n)]
-		into.size += l.size
-		into.paths = append(into.paths, l.paths...)
-	}
-	for _, l := range gathered {
 		slices.Sort(l.paths)
 	}
-	return slices.DeleteFunc(gathered, func(l layer) bool { return len(l.paths) == 0 })
+	return layers, rest
+}
+
+// gather puts groups smaller than alone together by patron, and patrons that are much smaller into n layers or fewer, where the name of the patron
+// says into which. A group without a patron is like a small one of its own.
+func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, rest int64) {
+	patrons := make(map[Key]*layer)
+	left := make([]layer, n)
+	leave := func(name Key, l layer) {
+		hash := fnv.New32a()
+		hash.Write([]byte(name))
+		left[hash.Sum32()%uint32(n)].add(l)
+	}
+	for _, group := range groups {
+		if group.size >= alone {
+			layers = append(layers, group)
+			continue
+		}
+		rest += group.size
+		entry, _ := heads(group.head)
+		if entry.Head != group.head { // a path that was alone for its size
+			entry, _ = heads(entry.Head)
+		}
+		switch patron := entry.Patron; {
+		case patron == "":
+			leave(group.head, group)
+		case patrons[patron] == nil:
+			patrons[patron] = &layer{size: group.size, paths: slices.Clone(group.paths)}
+		default:
+			patrons[patron].add(group)
+		}
+	}
+	for patron, l := range patrons {
+		if l.size >= alone/patronPart {
+			layers = append(layers, *l)
+		} else {
+			leave(patron, *l)
+		}
+	}
+	for _, l := range left {
+		if len(l.paths) > 0 {
+			layers = append(layers, l)
+		}
+	}
+	return layers, rest
+}
+
+// count is how many paths have at least a size.
+func count(paths []member, size int64) (n int) {
+	for _, path := range paths {
+		if path.NarSize >= size {
+			n++
+		}
+	}
+	return n
 }
 
 func largestFirst(a, b layer) int {
@@ -118,9 +162,9 @@ func split(paths []member, heads Heads, ownSize int64) []layer {
 			layers = append(layers, layer{path.key, path.NarSize, []store.Path{path.Path}})
 			continue
 		}
-		head, ok := heads(path.key)
-		if !ok {
-			head = path.key
+		head := path.key
+		if entry, ok := heads(path.key); ok {
+			head = entry.Head
 		}
 		i, ok := shared[head]
 		if !ok {
@@ -136,19 +180,6 @@ func split(paths []member, heads Heads, ownSize int64) []layer {
 	}
 	slices.SortFunc(layers, largestFirst)
 	return layers
-}
-
-// sizeAt is the size of the path that n paths come before, largest first; 0 if there are no more than n.
-func sizeAt(paths []member, n int) int64 {
-	if len(paths) <= n {
-		return 0
-	}
-	sizes := make([]int64, len(paths))
-	for i, path := range paths {
-		sizes[i] = path.NarSize
-	}
-	slices.Sort(sizes)
-	return sizes[len(sizes)-1-n]
 }
 
 func pathsOf(layers []layer) [][]store.Path {

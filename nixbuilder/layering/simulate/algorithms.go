@@ -37,9 +37,9 @@ func algorithms() []algorithm {
 }
 
 // headMap is the map of heads.
-type headMap map[layering.Key]layering.Key
+type headMap map[layering.Key]layering.Head
 
-func (m headMap) head(key layering.Key) (layering.Key, bool) { head, ok := m[key]; return head, ok }
+func (m headMap) head(key layering.Key) (layering.Head, bool) { head, ok := m[key]; return head, ok }
 
 // newHeads is what this product does.
 func newHeads(a *archive, keep bool) grouping {
@@ -82,7 +82,7 @@ func (a *archive) groupByHeads(img image, kept headMap) ([][]int, error) {
 		return nil, err
 	}
 	for _, h := range added {
-		kept[h.Key] = h.Head
+		kept[h.Key] = h
 	}
 	paths, err := layering.Group(closure, kept.head, layering.Options{Budget: budget})
 	if err != nil {

@@ -38,27 +38,28 @@ func run(index io.Reader, out io.Writer, rootsFile string, n amounts, seed uint6
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "| algorithm | (a) stored | (b) stored | (b) bytes over 100 pulls | updates, mass | updates, channel | layers, median |")
-	fmt.Fprintln(out, "|---|---|---|---|---|---|---|")
+	fmt.Fprintln(out, "| algorithm | (a) stored | (b) stored | (b) bytes over 100 pulls | updates, mass | updates, channel | layers, median | one package more |")
+	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|")
 	for _, algorithm := range algorithms() {
 		r, err := measure(a, w, algorithm.new)
 		if err != nil {
 			return fmt.Errorf("measuring %s: %w", algorithm.name, err)
 		}
-		fmt.Fprintf(out, "| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %d |\n",
-			algorithm.name, r.single, r.combined, r.pulled, r.mass, r.channel, r.layers)
+		fmt.Fprintf(out, "| %s | %.2f | %.2f | %.2f | %.2f | %.2f | %d | %.1f MB |\n",
+			algorithm.name, r.single, r.combined, r.pulled, r.mass, r.channel, r.layers, r.more)
 	}
 	return nil
 }
 
-// row is what was measured of an algorithm. All but layers are bytes of layers in proportion to bytes of paths.
+// row is what was measured of an algorithm. The ratios are bytes of layers in proportion to bytes of paths.
 type row struct {
 	single, combined, pulled, mass, channel float64
-	layers                                  int // median over the combined images
+	layers                                  int     // median over the combined images
+	more                                    float64 // megabytes of layers that a growing image has anew with a package more, median
 }
 
 // measure runs an algorithm over the workload. What an algorithm remembers begins anew for the single images, for the
-// combined ones, and for the combined ones with each sort of updates after them.
+// combined ones, for the combined ones with each sort of updates after them, and for each growing one.
 func measure(a *archive, w *workload, newGrouping func(*archive) grouping) (row, error) {
 	var r row
 	single := newLedger(a)
@@ -106,7 +107,32 @@ func measure(a *archive, w *workload, newGrouping func(*archive) grouping) (row,
 		}
 		*updates.ratio = pulled.ratio()
 	}
-	return r, nil
+	var err error
+	r.more, err = measureGrowth(a, w.growing, newGrouping)
+	return r, err
+}
+
+func measureGrowth(a *archive, growing []growth, newGrouping func(*archive) grouping) (more float64, err error) {
+	var fresh []int64
+	for _, g := range growing {
+		stored, group := newLedger(a), newGrouping(a)
+		for n, img := range slices.Concat(g.alone, []image{g.many}, g.more) {
+			before := stored.layerBytes
+			layers, err := group(img)
+			if err != nil {
+				return 0, err
+			}
+			stored.add(img, layers)
+			if n > len(g.alone) {
+				fresh = append(fresh, stored.layerBytes-before)
+			}
+		}
+	}
+	if len(fresh) == 0 {
+		return 0, nil
+	}
+	slices.Sort(fresh)
+	return float64(fresh[len(fresh)/2]) / 1e6, nil
 }
 
 // ledger is a registry's store, or that of a client that deletes nothing: each layer once.

@@ -155,7 +155,7 @@ func testIndex() string {
 }
 
 func TestRun(t *testing.T) {
-	few := amounts{combined: 6, pulled: 2, revisions: 1}
+	few := amounts{combined: 6, pulled: 2, revisions: 1, growing: 1}
 	roots := filepath.Join(t.TempDir(), "roots")
 	if err := os.WriteFile(roots, []byte("p000\np100\np200\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -17,10 +17,18 @@ type amounts struct {
 	combined  int // images of several packages
 	pulled    int // of those
 	revisions int // updates of the archive
+	growing   int // images of many packages
 }
 
 // published are the amounts of the table in docs/layering.md.
-func published() amounts { return amounts{roots: 300, combined: 1000, pulled: 100, revisions: 10} }
+func published() amounts {
+	return amounts{roots: 300, combined: 1000, pulled: 100, revisions: 10, growing: 20}
+}
+
+const (
+	manyRoots = 25 // of a growing image
+	moreRoots = 5  // that it is tried with, one at a time
+)
 
 // image is what somebody asked for, at one revision of the archive.
 type image struct {
@@ -36,6 +44,14 @@ type workload struct {
 	pulled   []int     // indexes of some of combined
 	mass     [][]image // those again, at each revision
 	channel  [][]image
+	growing  []growth
+}
+
+// growth is an image of many packages, and what else is asked for.
+type growth struct {
+	alone []image // each of its packages, and of those that it is tried with
+	many  image
+	more  []image // it, and one package more
 }
 
 // newWorkload makes images of the named packages, or of those that most packages depend on if there are no names. The
@@ -72,6 +88,23 @@ func newWorkload(a *archive, names []string, n amounts, seed uint64) (*workload,
 	w.pulled = random.Perm(n.combined)[:n.pulled]
 	w.mass = w.updates(a, n.revisions, random, massRebuild)
 	w.channel = w.updates(a, n.revisions, random, channelUpdate)
+	for range n.growing {
+		var g growth
+		var many []int
+		for n, i := range random.Perm(len(roots)) {
+			if n == manyRoots+moreRoots {
+				break
+			}
+			g.alone = append(g.alone, newImage([]int{roots[i]}))
+			if n < manyRoots {
+				many = append(many, roots[i])
+			} else {
+				g.more = append(g.more, newImage(append(slices.Clone(many), roots[i])))
+			}
+		}
+		g.many = newImage(many)
+		w.growing = append(w.growing, g)
+	}
 	return w, nil
 }
 

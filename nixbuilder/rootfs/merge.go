@@ -134,7 +134,7 @@ func (m *merger) merge(ctx context.Context, n *node, dir string) error {
 		switch here := n.children[name]; {
 		case leftOut(source) || n == m.root && name == "nix": // nix is for the layers of the store
 		case here != nil:
-			err = m.collide(ctx, n, name, source)
+			err = m.collide(ctx, n, e, source)
 		case e.Type.IsDir():
 			var sub *node
 			if sub, err = m.mkdir(n, name); err == nil {
@@ -150,13 +150,17 @@ func (m *merger) merge(ctx context.Context, n *node, dir string) error {
 	return nil
 }
 
-// collide merges source into what has its name already, if both are directories or links to such.
-func (m *merger) collide(ctx context.Context, n *node, name, source string) error {
-	dir, err := m.sources.directory(ctx, source)
-	if err != nil || dir == "" {
-		return err
+// collide merges file, which lies in a resolved directory under the name source, into what has its name already, if both are directories or links
+// to such.
+func (m *merger) collide(ctx context.Context, n *node, file File, source string) error {
+	dir := source
+	if !file.Type.IsDir() {
+		var err error
+		if dir, err = m.sources.directory(ctx, source); err != nil || dir == "" {
+			return err
+		}
 	}
-	here, err := m.open(ctx, n, name)
+	here, err := m.open(ctx, n, file.Name)
 	if err != nil || here == nil {
 		return err
 	}

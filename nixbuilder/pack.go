@@ -18,8 +18,12 @@ import (
 // uploadsPerCore bounds what storage drivers hold in memory for unfinished blobs (16 MB each with GCS, for example).
 const uploadsPerCore = 2
 
-// packFormat is part of every key of a layer's record. It changes with the bytes that packages layer and rootfs write.
-const packFormat = "3"
+// Part of every key of a layer's record. They change with the bytes that packages layer and rootfs write: packFormat for store paths, rootFormat for
+// root layers.
+const (
+	packFormat = "3"
+	rootFormat = "4"
+)
 
 // A Repository is where an image's layers go. It is safe for concurrent use.
 type Repository interface {

@@ -40,7 +40,7 @@ func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, 
 
 // key is that of the root layer's record: all that the root layer depends on.
 func (p profile) key(compression layer.Compression) string {
-	parts := []string{"profile", packFormat, compression.String()}
+	parts := []string{"profile", rootFormat, compression.String()}
 	for _, pkg := range p.packages {
 		parts = append(parts, pkg.Name, strconv.Itoa(pkg.Priority), joined(pkg.Outputs))
 	}

@@ -32,6 +32,7 @@ type Compressor struct {
 	partBytes   int
 	encoders    chan encoder // as many as there are cores; nil until first used
 	blocks      chan []byte  // to be used again
+	recurring   *recurring
 }
 
 // errStopped is that nobody waits for the result any more.
@@ -39,7 +40,7 @@ var errStopped = errors.New("compressing was stopped")
 
 // NewCompressor makes a Compressor for a number of cores, which must be positive.
 func NewCompressor(compression Compression, cores int) *Compressor {
-	c := &Compressor{compression: compression, partBytes: gzipPartBytes, encoders: make(chan encoder, cores), blocks: make(chan []byte, blocksKept)}
+	c := &Compressor{compression: compression, partBytes: gzipPartBytes, encoders: make(chan encoder, cores), blocks: make(chan []byte, blocksKept), recurring: newRecurring()}
 	if compression.isZstd() {
 		c.partBytes = zstdPartBytes
 	}
@@ -98,9 +99,10 @@ type parts struct {
 
 // part is one that is being compressed.
 type part struct {
-	in  chan []byte // as much as a whole part, so that the next one can begin before this one is compressed
-	out chan []byte
-	err error // read after out is closed
+	in   chan []byte // as much as a whole part, so that the next one can begin before this one is compressed
+	out  chan []byte
+	err  error // read after out is closed
+	kept bool  // what comes out is kept, and not to be used again
 }
 
 // begin starts to write to w, in order, what add is given. The caller must call end.
@@ -126,7 +128,9 @@ func (p *parts) write(w io.Writer) error {
 			if _, err := w.Write(block); err != nil {
 				return err
 			}
-			p.compressor.recycle(block)
+			if !next.kept {
+				p.compressor.recycle(block)
+			}
 		}
 		if next.err != nil {
 			return next.err
@@ -154,13 +158,9 @@ func (p *parts) add(ctx context.Context, block []byte) error {
 // next ends the current part and begins another, once a core is free for it.
 func (p *parts) next(ctx context.Context) error {
 	p.finish()
-	var e encoder
-	select {
-	case e = <-p.compressor.encoders:
-	case <-p.stop:
-		return errStopped
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	e, err := p.encoder(ctx)
+	if err != nil {
+		return err
 	}
 	size := p.compressor.partBytes / blockBytes
 	begun := &part{in: make(chan []byte, size), out: make(chan []byte, size)}
@@ -170,8 +170,25 @@ func (p *parts) next(ctx context.Context) error {
 		p.compressor.encoders <- e
 	}()
 	p.current, p.left = begun, p.compressor.partBytes
+	return p.enqueue(begun)
+}
+
+// encoder takes one, once a core is free for it.
+func (p *parts) encoder(ctx context.Context) (encoder, error) {
 	select {
-	case p.queue <- begun:
+	case e := <-p.compressor.encoders:
+		return e, nil
+	case <-p.stop:
+		return nil, errStopped
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// enqueue makes a part the next one that is written.
+func (p *parts) enqueue(next *part) error {
+	select {
+	case p.queue <- next:
 		return nil
 	case <-p.stop:
 		return errStopped

@@ -22,11 +22,11 @@ const (
 
 var zeros [blockSize]byte
 
-// headers writes those of entries without content as archive/tar does, in a quarter of the time: it fills in what archive/tar wrote for another entry. A root
+// headers writes those of entries without content as archive/tar does, in a fraction of the time: it fills in what archive/tar wrote for another entry. A root
 // layer is thousands of symbolic links.
 type headers struct {
-	entries  map[entryKind][blockSize]byte
-	extended [blockSize]byte // the header before a record of a long link
+	entries  map[entryKind]*block
+	extended *block // the header before a record of a long link
 	buf      []byte
 }
 
@@ -36,6 +36,14 @@ type entryKind struct {
 	mode     int64
 }
 
+// block is a header without names, and with the sum of its bytes.
+type block struct {
+	bytes [blockSize]byte
+	sum   int
+}
+
+func newHeaders() headers { return headers{entries: make(map[entryKind]*block)} }
+
 // encode returns what archive/tar writes for h, whose modification time is fixed, or nothing where that is not known here. It may be used until the
 // next call.
 func (t *headers) encode(h *tar.Header) ([]byte, error) {
@@ -43,51 +51,84 @@ func (t *headers) encode(h *tar.Header) ([]byte, error) {
 		return nil, nil
 	}
 	kind := entryKind{h.Typeflag, h.Mode}
-	entry, ok := t.entries[kind]
-	if !ok {
-		if err := t.learn(kind, h); err != nil {
+	entry := t.entries[kind]
+	if entry == nil {
+		var err error
+		if entry, err = t.learn(kind, h); err != nil {
 			return nil, err
 		}
-		entry = t.entries[kind]
 	}
 	t.buf = t.buf[:0]
-	if len(h.Linkname) > linkSize {
-		size := recordSize(len(" linkpath=\n") + len(h.Linkname))
-		if size > blockSize || h.Linkname[linkSize-1] == '/' {
+	link := h.Linkname
+	if len(link) > linkSize {
+		size := recordSize(len(" linkpath=\n") + len(link))
+		if size > blockSize || path.Clean(h.Name) != h.Name {
 			return nil, nil
 		}
-		dir, file := path.Split(h.Name)
-		extended := t.extended
-		fill(extended[:nameSize], strings.TrimRight(cut(path.Join(dir, "PaxHeaders.0", file)), "/"))
-		octal(extended[sizeField:sizeField+sizeSize-1], size)
-		sum(&extended)
-		t.buf = append(t.buf, extended[:]...)
+		t.extend(h.Name, size)
 		t.buf = strconv.AppendInt(t.buf, int64(size), 10)
-		t.buf = append(append(append(t.buf, " linkpath="...), h.Linkname...), '\n')
+		t.buf = append(append(append(t.buf, " linkpath="...), link...), '\n')
 		t.buf = append(t.buf, zeros[:2*blockSize-len(t.buf)]...)
+		link = link[:linkSize]
+		if link[linkSize-1] == '/' { // which archive/tar cuts off here
+			if link = link[:linkSize-1]; link[linkSize-2] == '/' {
+				return nil, nil
+			}
+		}
 	}
-	fill(entry[:nameSize], h.Name)
-	fill(entry[linkField:linkField+linkSize], cut(h.Linkname))
-	sum(&entry)
-	t.buf = append(t.buf, entry[:]...)
+	header := t.add(entry)
+	sum := entry.sum + fill(header[:nameSize], h.Name) + fill(header[linkField:linkField+linkSize], link)
+	putSum(header, sum)
 	return t.buf, nil
 }
 
+// extend adds the header of a record of some size that belongs to an entry of a clean name.
+func (t *headers) extend(name string, size int) {
+	header := t.add(t.extended)
+	dir, file := path.Split(name)
+	var of [2 * nameSize]byte
+	n := append(append(append(of[:0], dir...), "PaxHeaders.0/"...), file...)
+	n = n[:min(len(n), nameSize)]
+	for len(n) > 0 && n[len(n)-1] == '/' {
+		n = n[:len(n)-1]
+	}
+	sum := t.extended.sum + fill(header[:nameSize], string(n))
+	octal(header[sizeField:sizeField+sizeSize-1], size)
+	for _, digit := range header[sizeField : sizeField+sizeSize-1] {
+		sum += int(digit)
+	}
+	putSum(header, sum)
+}
+
+// add appends a header to what encode returns.
+func (t *headers) add(b *block) []byte {
+	begin := len(t.buf)
+	t.buf = append(t.buf, b.bytes[:]...)
+	return t.buf[begin:]
+}
+
 // learn has archive/tar write an entry of a kind, and one with records.
-func (t *headers) learn(kind entryKind, h *tar.Header) error {
+func (t *headers) learn(kind entryKind, h *tar.Header) (entry *block, err error) {
 	for _, link := range []string{strings.Repeat("x", linkSize+1), "x"} {
 		var written bytes.Buffer
 		like := tar.Header{Typeflag: kind.typeflag, Mode: kind.mode, Name: "x", Linkname: link, ModTime: h.ModTime}
 		if err := tar.NewWriter(&written).WriteHeader(&like); err != nil {
-			return err
+			return nil, err
 		}
+		entry = &block{bytes: [blockSize]byte(written.Bytes())}
+		clear(entry.bytes[:nameSize])
+		clear(entry.bytes[linkField : linkField+linkSize])
+		copy(entry.bytes[sumField:sumField+sumSize], "        ") // as which its own field counts
 		if written.Len() > blockSize {
-			t.extended = [blockSize]byte(written.Bytes())
-			continue
+			clear(entry.bytes[sizeField : sizeField+sizeSize])
+			t.extended = entry
 		}
-		t.entries[kind] = [blockSize]byte(written.Bytes())
+		for _, b := range entry.bytes {
+			entry.sum += int(b)
+		}
 	}
-	return nil
+	t.entries[kind] = entry
+	return entry, nil
 }
 
 // isPlain tells whether a name is ASCII, without NUL.
@@ -109,10 +150,13 @@ func recordSize(rest int) int {
 	}
 }
 
-// cut is as much of a name as a field holds.
-func cut(name string) string { return name[:min(len(name), nameSize)] }
-
-func fill(field []byte, value string) { clear(field[copy(field, value):]) }
+// fill puts a value at the beginning of a field of zeros, and returns the sum of its bytes.
+func fill(field []byte, value string) (sum int) {
+	for _, b := range field[:copy(field, value)] {
+		sum += int(b)
+	}
+	return sum
+}
 
 // octal fills a field with digits.
 func octal(field []byte, n int) {
@@ -122,14 +166,9 @@ func octal(field []byte, n int) {
 	}
 }
 
-// sum writes a header's checksum, which counts its own field as spaces.
-func sum(header *[blockSize]byte) {
+// putSum writes a header's checksum.
+func putSum(header []byte, sum int) {
 	field := header[sumField : sumField+sumSize]
-	copy(field, "        ")
-	total := 0
-	for _, b := range header {
-		total += int(b)
-	}
-	octal(field[:sumSize-2], total)
+	octal(field[:sumSize-2], sum)
 	field[sumSize-2] = 0
 }

@@ -3,6 +3,7 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -36,7 +37,7 @@ func TestHeaders(t *testing.T) {
 		add(tar.TypeLink, 0o555, names[i%len(names)], link)
 		add(tar.TypeSymlink, 0o777, names[i%len(names)], link)
 	}
-	known := headers{entries: make(map[entryKind][blockSize]byte)}
+	known := newHeaders()
 	learned := 0
 	for _, entry := range entries {
 		var want bytes.Buffer
@@ -62,7 +63,11 @@ func TestHeaders(t *testing.T) {
 // An archive is what archive/tar writes also where entries with and without content follow each other.
 func TestTarLikeArchiveTar(t *testing.T) {
 	var got, want bytes.Buffer
-	ours, theirs := newTar(&got, make([]byte, 1000)), tar.NewWriter(&want)
+	out := &blockWriter{compressor: NewCompressor(None, 1), add: func(block []byte) error {
+		got.Write(block)
+		return nil
+	}}
+	ours, theirs := newTar(out, make([]byte, 1000)), tar.NewWriter(&want)
 	both := func(err error, h tar.Header, content string) {
 		t.Helper()
 		h.ModTime, h.Size = time.Unix(1, 0), int64(len(content))
@@ -84,7 +89,7 @@ func TestTarLikeArchiveTar(t *testing.T) {
 		both(ours.Symlink(name, long), tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: long, Mode: 0o777}, "")
 		both(ours.HardLink("h"+name, "dir"+name+"/f", 0o644), tar.Header{Typeflag: tar.TypeLink, Name: "h" + name, Linkname: "dir" + name + "/f", Mode: 0o644}, "")
 	}
-	if err := ours.w.Close(); err != nil {
+	if err := errors.Join(ours.w.Close(), out.flush()); err != nil {
 		t.Fatal(err)
 	}
 	if err := theirs.Close(); err != nil {
@@ -113,7 +118,7 @@ func BenchmarkHeaders(b *testing.B) {
 		}
 	})
 	b.Run("here", func(b *testing.B) {
-		known := headers{entries: make(map[entryKind][blockSize]byte)}
+		known := newHeaders()
 		for b.Loop() {
 			if got, err := known.encode(&entry); err != nil || got == nil {
 				b.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 )
 
 // Result is what a manifest and a config say about a layer.
@@ -32,12 +33,49 @@ func Write(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) erro
 	case EStargz, ZstdChunked:
 		return writeSeekable(ctx, w, c, fill)
 	}
+	return write(ctx, w, c, false, fill)
+}
+
+// WriteRecurring is Write for an archive much of which was, most likely, in others before: what was compressed for them is used again. Its parts
+// are small and begin anew, for which it takes some more bytes than Write.
+func WriteRecurring(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
+	if c.compression == Gzip || c.compression == Zstd {
+		return write(ctx, w, c, true, fill)
+	}
+	return Write(ctx, w, c, fill)
+}
+
+// write makes the archive, hashes it and compresses it, each on a goroutine of its own.
+func write(ctx context.Context, w io.Writer, c *Compressor, recurring bool, fill func(*Tar) error) (Result, error) {
 	blob, diffID := &meter{w: w, hash: sha256.New()}, sha256.New()
 	compressed := c.begin(blob)
-	err := archive(ctx, c, fill, func(block []byte) error {
-		diffID.Write(block)
-		return compressed.add(ctx, block)
+	add := compressed.add
+	if recurring {
+		add = compressed.addPart
+	}
+	blocks := make(chan []byte, 1)
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(func() error {
+		defer close(blocks)
+		return archive(ctx, c, recurring, fill, func(block []byte) error {
+			select {
+			case blocks <- block:
+				return nil
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		})
 	})
+	all.Go(func() error {
+		for block := range blocks {
+			diffID.Write(block)
+			if err := add(ctx, block); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	err := all.Wait()
 	if writeErr := compressed.end(); writeErr != nil {
 		err = fmt.Errorf("writing layer: %w", writeErr) // which is why the archive could not be finished
 	}
@@ -50,7 +88,7 @@ func Write(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) erro
 // writePlain writes a layer that is its archive.
 func writePlain(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
 	blob := &meter{w: w, hash: sha256.New()}
-	err := archive(ctx, c, fill, func(block []byte) error {
+	err := archive(ctx, c, false, fill, func(block []byte) error {
 		_, err := blob.Write(block)
 		c.recycle(block)
 		return err
@@ -58,8 +96,8 @@ func writePlain(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar)
 	return Result{Digest: blob.digest(), Size: blob.size, DiffID: blob.digest()}, err
 }
 
-// archive gives the archive that fill fills to add, block by block.
-func archive(ctx context.Context, c *Compressor, fill func(*Tar) error, add func([]byte) error) error {
+// archive gives the archive that fill fills to add, block by block, all of them full but the last one, or cut where it may recur.
+func archive(ctx context.Context, c *Compressor, recurring bool, fill func(*Tar) error, add func([]byte) error) error {
 	out := &blockWriter{compressor: c, add: func(block []byte) error {
 		// Every byte of a layer passes here, so it is where a packing is cancelled.
 		if err := ctx.Err(); err != nil {
@@ -70,6 +108,7 @@ func archive(ctx context.Context, c *Compressor, fill func(*Tar) error, add func
 	buf := c.block()
 	defer c.recycle(buf)
 	archive := newTar(out, buf[:cap(buf)])
+	archive.cuts = recurring
 	if err := fill(archive); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func writeSeekable(ctx context.Context, w io.Writer, c *Compressor, fill func(*T
 		reader.CloseWithError(errors.Join(err, errStopped))
 		read <- err
 	}()
-	err := archive(ctx, c, func(t *Tar) error {
+	err := archive(ctx, c, false, func(t *Tar) error {
 		// Nothing need be loaded before it is asked for.
 		if err := t.File(estargz.NoPrefetchLandmark, 0o644, 1, strings.NewReader("\x0f")); err != nil {
 			return err

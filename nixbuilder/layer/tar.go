@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"path"
 	"strings"
@@ -20,13 +21,14 @@ const whiteout = ".wh."
 // been written before it. It is not safe for concurrent use.
 type Tar struct {
 	w       *tar.Writer
-	out     io.Writer // what w writes to
+	out     *blockWriter // what w writes to
+	cuts    bool         // into parts that may recur
 	headers headers
 	buf     []byte
 }
 
-func newTar(out io.Writer, buf []byte) *Tar {
-	return &Tar{w: tar.NewWriter(out), out: out, headers: headers{entries: make(map[entryKind][blockSize]byte)}, buf: buf}
+func newTar(out *blockWriter, buf []byte) *Tar {
+	return &Tar{w: tar.NewWriter(out), out: out, headers: newHeaders(), buf: buf}
 }
 
 // Dir writes a directory.
@@ -74,7 +76,27 @@ func (t *Tar) header(h tar.Header) error {
 	return nil
 }
 
+// cut ends a part before an entry whose name says so.
+func (t *Tar) cut(name string) error {
+	t.headers.buf = append(t.headers.buf[:0], name...)
+	if crc32.ChecksumIEEE(t.headers.buf)%cutsApart != 0 {
+		return nil
+	}
+	if err := t.w.Flush(); err != nil { // the end of the file before
+		return err
+	}
+	if len(t.out.block) < minRecurringBytes {
+		return nil
+	}
+	return t.out.flush()
+}
+
 func (t *Tar) write(h *tar.Header) error {
+	if t.cuts {
+		if err := t.cut(h.Name); err != nil {
+			return err
+		}
+	}
 	encoded, err := t.headers.encode(h)
 	if err != nil {
 		return err

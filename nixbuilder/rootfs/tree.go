@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"maps"
-	"path"
 	"slices"
 	"strings"
 
@@ -27,10 +26,10 @@ func (t *Tree) Has(name string) bool {
 	return !n.isDir()
 }
 
-// Pack writes the tree as a layer to w; see layer.Write. It fails if a package holds a name that stands for a
+// Pack writes the tree as a layer to w; see layer.WriteRecurring. It fails if a package holds a name that stands for a
 // deletion in a layer (.wh.…).
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *layer.Compressor) (layer.Result, error) {
-	return layer.Write(ctx, w, compressor, func(archive *layer.Tar) error { return t.root.pack(archive, "") })
+	return layer.WriteRecurring(ctx, w, compressor, func(archive *layer.Tar) error { return t.root.pack(archive, "") })
 }
 
 // node is a directory (children is not nil), a symbolic link (link is not empty) or else a regular file.
@@ -58,14 +57,17 @@ func (n *node) repeats(dir string) (count int) {
 	return count
 }
 
+// pack writes what lies below n. Prefix is empty or ends with a slash.
 func (n *node) pack(archive *layer.Tar, prefix string) error {
 	for _, name := range slices.Sorted(maps.Keys(n.children)) {
-		child, full := n.children[name], path.Join(prefix, name)
+		child, full := n.children[name], prefix+name
 		if err := child.packSelf(archive, full); err != nil {
 			return err
 		}
-		if err := child.pack(archive, full); err != nil {
-			return err
+		if child.isDir() {
+			if err := child.pack(archive, full+"/"); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

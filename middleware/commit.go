@@ -22,7 +22,9 @@ import (
 // notified like pushes.
 type target struct {
 	distribution.Repository
-	blobs distribution.BlobStatter // of the whole registry, never cached
+	blobs   distribution.BlobStatter // of the whole registry, never cached
+	held    chan struct{}            // a token for each blob in memory that is being stored, of the whole registry
+	storing errgroup.Group           // those of this image
 
 	mu      sync.Mutex
 	mounted []v1.Descriptor // to be linked when the image is served
@@ -43,11 +45,16 @@ func (t *target) Mount(ctx context.Context, dgst digest.Digest) (bool, error) {
 	return true, nil
 }
 
-// heldBytes is how large a blob may be to be stored in one piece. An upload asks the storage three times as often.
-const heldBytes = 1 << 20
+const (
+	// heldBytes is how large a blob may be to be held in memory and stored in one piece. An upload asks the storage three times as often.
+	heldBytes = 1 << 20
+	// heldAtOnce is how many such blobs are being stored at a time.
+	heldAtOnce = 4
+)
 
-// Upload stores what write writes. Up to heldBytes are held in memory, what is larger is a stream. Nothing is kept of it if write fails.
-func (t *target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error {
+// Upload stores what write writes. Up to heldBytes are held in memory, and stored when Upload has returned: their digest is known, so that what
+// refers to them can be written meanwhile. What is larger is a stream. Nothing is kept of it if write fails.
+func (t *target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error {
 	var held []byte
 	var stream *upload // nil: all is held
 	dgst, err := write(writerFunc(func(p []byte) (int, error) {
@@ -71,12 +78,26 @@ func (t *target) Upload(ctx context.Context, write func(io.Writer) (digest.Diges
 		return stream.pipe.Write(p)
 	}))
 	if stream != nil {
-		return stream.end(ctx, dgst, err)
+		return done(ctx, stream.end(ctx, dgst, err))
 	}
 	if err != nil {
-		return err
+		return done(ctx, err)
 	}
-	desc, err := t.Blobs(ctx).Put(ctx, "application/octet-stream", held)
+	select {
+	case t.held <- struct{}{}:
+	case <-ctx.Done():
+		return done(ctx, context.Cause(ctx))
+	}
+	ctx = context.WithoutCancel(ctx) // it outlives the packing
+	t.storing.Go(func() error {
+		defer func() { <-t.held }()
+		return done(ctx, t.put(ctx, dgst, held))
+	})
+	return nil
+}
+
+func (t *target) put(ctx context.Context, dgst digest.Digest, blob []byte) error {
+	desc, err := t.Blobs(ctx).Put(ctx, "application/octet-stream", blob)
 	if err != nil {
 		return fmt.Errorf("storing blob %s: %w", dgst, err)
 	}
@@ -127,20 +148,21 @@ func (u *upload) end(ctx context.Context, dgst digest.Digest, err error) error {
 	return errors.Join(err, u.blob.Cancel(context.WithoutCancel(ctx)))
 }
 
-// commit stores an image's configs and manifests, and the records of what built them and of the links that it is owed, and then tags: whoever sees a tag
-// sees the image, and knows that it was built.
+// commit stores an image's configs and manifests, and the records of what built them and of the links that it is owed, and sees the last of its
+// layers stored. Then it tags: whoever sees a tag sees the image, and knows that it was built. What it left when it was killed before that, nobody sees.
 func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Image, tags []string) error {
 	// The builder has just stored or found every blob. The registry would look for each of them again, one after the other.
 	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification())
 	if err != nil {
 		return err
 	}
-	debt, err := s.links.owe(ctx, repo.Repository, repo.mounted)
-	if err != nil {
-		return err
-	}
-	defer debt.pay(ctx)
 	storing, storingCtx := errgroup.WithContext(ctx)
+	storing.Go(repo.storing.Wait)
+	var debt debt
+	storing.Go(func() (err error) {
+		debt, err = s.links.owe(storingCtx, repo.Repository, repo.mounted)
+		return err
+	})
 	for _, child := range image.Children {
 		storing.Go(func() error { return putConfig(storingCtx, repo, child) })
 		storing.Go(func() error { return putManifest(storingCtx, manifests, child) })
@@ -153,7 +175,9 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 	for _, tag := range tags {
 		storing.Go(func() error { return s.built.Put(storingCtx, builtKey(repo, tag, image.Manifest.Digest), record) })
 	}
-	if err := storing.Wait(); err != nil {
+	err = storing.Wait()
+	defer debt.pay(ctx)
+	if err != nil {
 		return err
 	}
 	tagging, ctx := errgroup.WithContext(ctx)

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"testing"
@@ -55,7 +56,9 @@ func TestUpload(t *testing.T) {
 			if test.lie {
 				dgst = digest.FromString("something else")
 			}
-			err = (&target{Repository: repo}).Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
+			told := 0
+			into := &target{Repository: repo, held: make(chan struct{}, 1)}
+			err = into.Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
 				for rest := content; len(rest) > 0; {
 					buf := bytes.Clone(rest[:min(test.piece, len(rest))])
 					if n, err := w.Write(buf); n != len(buf) || err != nil {
@@ -65,7 +68,14 @@ func TestUpload(t *testing.T) {
 					clear(buf) // it is used for something else
 				}
 				return dgst, test.fail
+			}, func(_ context.Context, err error) error {
+				told++
+				return err
 			})
+			err = errors.Join(err, into.storing.Wait())
+			if told != 1 {
+				t.Errorf("told %d times how it ended", told)
+			}
 			got, readErr := repo.Blobs(t.Context()).Get(t.Context(), dgst)
 			switch failing := test.lie || test.fail != nil; {
 			case failing && (err == nil || readErr == nil || test.fail != nil && !errors.Is(err, test.fail)):

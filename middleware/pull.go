@@ -147,7 +147,8 @@ func (s *Service) start(ctx context.Context, repo distribution.Repository, p pul
 func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned) error {
 	defer s.busy.begin()()
 	defer s.links.gate.begin()()
-	into := &target{Repository: repo, blobs: s.blobs}
+	into := &target{Repository: repo, blobs: s.blobs, held: s.held}
+	defer func() { _ = into.storing.Wait() }() // commit returned its error, if it came to that
 	image, err := s.builder.Build(ctx, request, pinned, into)
 	if err != nil {
 		return err

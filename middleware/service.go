@@ -42,6 +42,7 @@ type Service struct {
 	builder   *nixbuilder.Builder
 	namespace distribution.Namespace
 	blobs     distribution.BlobStatter
+	held      chan struct{}
 	links     *links
 	built     *nixbuilder.Records[built]
 	manifests *lru.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
@@ -150,6 +151,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	s.builder = builder
 	s.namespace = namespace
 	s.blobs = namespace.BlobStatter()
+	s.held = make(chan struct{}, heldAtOnce)
 	s.links = newLinks(records, namespace)
 	s.built = nixbuilder.NewRecords[built](records, "tags", builtCached)
 	if len(s.config.Notifications.Endpoints) == 0 {

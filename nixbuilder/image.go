@@ -29,7 +29,7 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // epoch is when images were created whose package set has no date: a second past 1970, as everything in the Nix store.
 var epoch = time.Unix(1, 0).UTC()
 
-// An Image is a built image, all of whose layers are stored.
+// An Image is a built image, all of whose layers are stored or, as far as Repository.Upload returned before, being stored.
 type Image struct {
 	// Manifest is what a tag is for: an image manifest, or the index of Children.
 	Manifest Manifest

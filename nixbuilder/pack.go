@@ -29,8 +29,9 @@ const (
 type Repository interface {
 	// Mount makes a blob that the registry holds, in whatever repository, part of this one. It is false if the registry does not hold it.
 	Mount(context.Context, digest.Digest) (bool, error)
-	// Upload stores, as a stream, what write writes, if that is what the digest says that write returns.
-	Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error)) error
+	// Upload stores, as a stream, what write writes, if that is what the digest says that write returns. Done is called once: when the blob is
+	// stored, which may be after Upload has returned, or with why it is not. How done ends is how the upload ends.
+	Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error
 }
 
 // A packer turns what belongs into layers into blobs of repositories, each layer once, however many images want it. It is safe
@@ -140,20 +141,21 @@ func (p *packer) layer(ctx context.Context, key string, repo Repository, pack fu
 	}
 }
 
-// pack streams a layer into the repository. The caller has claimed its key.
+// pack streams a layer into the repository. The caller has claimed its key, which is free again when the layer is stored and recorded.
 func (p *packer) pack(ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error)) (Blob, error) {
-	defer func() {
+	release := func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		close(p.packing[key])
 		delete(p.packing, key)
-	}()
+	}
 	leave, err := enter(ctx, p.uploads)
 	if err != nil {
+		release()
 		return Blob{}, err
 	}
 	defer leave()
-	var packed layer.Result
+	var blob Blob
 	err = repo.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
 		// While this one is begun or committed, others can use the core.
 		leave, err := enter(ctx, p.cores)
@@ -161,14 +163,20 @@ func (p *packer) pack(ctx context.Context, key string, repo Repository, pack fun
 			return "", err
 		}
 		defer leave()
-		packed, err = pack(w)
+		packed, err := pack(w)
+		blob = Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID, Annotations: packed.Annotations}
 		return packed.Digest, err
+	}, func(ctx context.Context, err error) error {
+		defer release()
+		if err != nil {
+			return err
+		}
+		return p.records.Put(ctx, key, blob)
 	})
 	if err != nil {
 		return Blob{}, fmt.Errorf("packing a layer: %w", errors.Join(err, ctx.Err()))
 	}
-	blob := Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID, Annotations: packed.Annotations}
-	return blob, p.records.Put(ctx, key, blob)
+	return blob, nil
 }
 
 // enter takes a token, which leave gives back.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,8 +17,9 @@ import (
 
 // blobs is a registry's: repositories made from it see what others uploaded only once they mount it.
 type blobs struct {
-	mu     sync.Mutex
-	stored map[digest.Digest][]byte
+	storing sync.WaitGroup // uploads that have returned
+	mu      sync.Mutex
+	stored  map[digest.Digest][]byte
 }
 
 type repository struct {
@@ -35,19 +37,24 @@ func (r *repository) Mount(_ context.Context, d digest.Digest) (bool, error) {
 	return ok, nil
 }
 
-func (r *repository) Upload(_ context.Context, write func(io.Writer) (digest.Digest, error)) error {
+// Upload stores when it has returned.
+func (r *repository) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error {
 	var b bytes.Buffer
 	d, err := write(&b)
+	if err == nil && d != digest.FromBytes(b.Bytes()) {
+		err = errors.New("wrong digest")
+	}
 	if err != nil {
-		return err
+		return done(ctx, err)
 	}
-	if d != digest.FromBytes(b.Bytes()) {
-		return errors.New("wrong digest")
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.uploads.Add(1)
-	r.stored[d] = b.Bytes()
+	r.storing.Go(func() {
+		runtime.Gosched()
+		r.mu.Lock()
+		r.stored[d] = b.Bytes()
+		r.mu.Unlock()
+		_ = done(context.WithoutCancel(ctx), nil)
+	})
 	return nil
 }
 
@@ -97,6 +104,7 @@ func TestLayersArePackedOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	registry.storing.Wait()
 	if work.count.Load() != 1 || uploads.Load() != 1 || mounts.Load() != 99 {
 		t.Errorf("%d packs, %d uploads, %d mounts, want 1, 1, 99", work.count.Load(), uploads.Load(), mounts.Load())
 	}
@@ -112,6 +120,7 @@ func TestLayerRecordsAreHints(t *testing.T) {
 		if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err != nil {
 			t.Fatal(err)
 		}
+		registry.storing.Wait()
 	}
 	ask(newPacker(state, layer.None))
 	ask(newPacker(state, layer.None))
@@ -147,6 +156,7 @@ func TestFailedPacksLeaveNothing(t *testing.T) {
 	if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err != nil {
 		t.Errorf("after a failure: %v", err)
 	}
+	registry.storing.Wait()
 }
 
 func TestWaitingForALayerEndsWithTheContext(t *testing.T) {

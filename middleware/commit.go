@@ -156,6 +156,8 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 	if err != nil {
 		return err
 	}
+	end := s.links.commits.begin(repo.Named().Name())
+	defer end()
 	storing, storingCtx := errgroup.WithContext(ctx)
 	storing.Go(repo.storing.Wait)
 	var debt debt
@@ -176,6 +178,7 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 		storing.Go(func() error { return s.built.Put(storingCtx, builtKey(repo, tag, image.Manifest.Digest), record) })
 	}
 	err = storing.Wait()
+	end()
 	defer debt.pay(ctx)
 	if err != nil {
 		return err

@@ -41,6 +41,7 @@ type links struct {
 	namespace distribution.Namespace
 	slots     chan struct{} // a token for each image that is owed links
 	gate      *gate
+	commits   commits
 	paying    sync.WaitGroup
 }
 
@@ -166,6 +167,9 @@ func (m mountOf) Apply(options any) error {
 
 // payFor writes the link of a single layer, if a repository is owed it.
 func (l *links) payFor(ctx context.Context, repo distribution.Repository, dgst digest.Digest) error {
+	if err := l.commits.await(ctx, repo.Named().Name()); err != nil {
+		return err
+	}
 	records, err := l.records.List(ctx, linksKind)
 	if err != nil {
 		return fmt.Errorf("listing owed links: %w", err)

@@ -197,7 +197,7 @@ func (m *merger) put(n *node, name string, child *node) error {
 	if len(n.name)+1+len(name) > maxNameBytes {
 		return fmt.Errorf("naming %.40q…: longer than %d bytes", n.name, maxNameBytes)
 	}
-	n.children[name] = child
+	n.set(name, child)
 	return nil
 }
 

@@ -23,7 +23,7 @@ func skeleton() *node {
 		if d.parent != "" {
 			parent = root.children[d.parent]
 		}
-		parent.children[d.name] = &node{children: map[string]*node{}, mode: d.mode, parent: parent, name: path.Join(d.parent, d.name)}
+		parent.set(d.name, &node{children: map[string]*node{}, mode: d.mode, parent: parent, name: path.Join(d.parent, d.name)})
 	}
 	return root
 }

@@ -3,7 +3,6 @@ package rootfs
 import (
 	"context"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 
@@ -34,18 +33,27 @@ func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *layer.Compress
 
 // node is a directory (children is not nil), a symbolic link (link is not empty) or else a regular file.
 type node struct {
-	children map[string]*node
+	children map[string]*node // add to them by set
 	link     string
 	content  string
 	mode     int64 // of a directory or file
 
 	// Of directories:
+	names  []string // of children, as they came: sorted for most, whose content is one package's
 	parent *node
 	name   string   // the whole name, without a leading slash; the root directory's is empty
 	merged []string // the store's directories that have been merged into it
 }
 
 func (n *node) isDir() bool { return n.children != nil }
+
+// set gives a directory a child, in place of the one that has the name.
+func (n *node) set(name string, child *node) {
+	if n.children[name] == nil {
+		n.names = append(n.names, name)
+	}
+	n.children[name] = child
+}
 
 // repeats counts how often dir has been merged into this directory and those above it.
 func (n *node) repeats(dir string) (count int) {
@@ -59,7 +67,11 @@ func (n *node) repeats(dir string) (count int) {
 
 // pack writes what lies below n. Prefix is empty or ends with a slash.
 func (n *node) pack(archive *layer.Tar, prefix string) error {
-	for _, name := range slices.Sorted(maps.Keys(n.children)) {
+	names := n.names
+	if !slices.IsSorted(names) {
+		names = slices.Sorted(slices.Values(names)) // others may be packing the tree
+	}
+	for _, name := range names {
 		child, full := n.children[name], prefix+name
 		if err := child.packSelf(archive, full); err != nil {
 			return err

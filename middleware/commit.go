@@ -52,7 +52,7 @@ const (
 	heldAtOnce = 4
 )
 
-// Upload stores what write writes. Up to heldBytes are held in memory, and stored when Upload has returned: their digest is known, so that what
+// Upload stores what write writes. Up to heldBytes are held in memory, and stored after Upload has returned: their digest is known, so that what
 // refers to them can be written meanwhile. What is larger is a stream. Nothing is kept of it if write fails.
 func (t *target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error {
 	var held []byte

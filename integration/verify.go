@@ -205,7 +205,7 @@ func decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("media type %s", mediaType)
 }
 
-// readLayer reads a layer's archive and checks what holds in every layer: entries in order, directories before what is in
+// readLayer reads a layer's archive and checks what holds in every layer: those of store paths in order, directories before what is in
 // them and each name once; owner 0, time 1, no special files and modes; hard links to earlier files; equal files only once.
 func readLayer(r io.Reader) (layerEntries, error) {
 	entries := make(layerEntries)
@@ -221,7 +221,8 @@ func readLayer(r io.Reader) (layerEntries, error) {
 		}
 		name := strings.TrimSuffix(header.Name, "/")
 		parts := strings.Split(name, "/")
-		if !fs.ValidPath(name) || name == "." || slices.Compare(last, parts) >= 0 {
+		_, twice := entries[name]
+		if !fs.ValidPath(name) || name == "." || twice || parts[0] == "nix" && slices.Compare(last, parts) >= 0 {
 			return nil, fmt.Errorf("%q follows %q", header.Name, strings.Join(last, "/"))
 		}
 		last = parts

@@ -97,9 +97,16 @@ func (s cachedStore) removeArchives(t *testing.T) {
 	}
 }
 
+// files are those of the store.
+func (s cachedStore) files(t *testing.T) *rootfs.StoreFiles {
+	files := rootfs.NewStoreFiles(s.root)
+	t.Cleanup(files.Close)
+	return files
+}
+
 // rootLayer packs that of an image which has the first path as its package.
-func (s cachedStore) rootLayer(ctx context.Context, options rootfs.Options) ([]byte, error) {
-	tree, err := rootfs.Merge(ctx, []rootfs.Package{{Name: "a", Outputs: s.paths[:1]}}, s.paths, options)
+func (s cachedStore) rootLayer(ctx context.Context, files rootfs.Files) ([]byte, error) {
+	tree, err := rootfs.Merge(ctx, []rootfs.Package{{Name: "a", Outputs: s.paths[:1]}}, s.paths, files)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +159,7 @@ func manyLinks() map[string]string {
 // The root layer is the same out of a store and out of archives, and needs them once.
 func TestRootLayerOfArchives(t *testing.T) {
 	s := newCachedStore(t, manyLinks())
-	want, err := s.rootLayer(t.Context(), rootfs.Options{StoreRoot: s.root})
+	want, err := s.rootLayer(t.Context(), s.files(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +168,7 @@ func TestRootLayerOfArchives(t *testing.T) {
 	check := func(name string, l *listings) {
 		t.Helper()
 		a := s.archives(t, l)
-		got, err := s.rootLayer(t.Context(), rootfs.Options{Files: a})
+		got, err := s.rootLayer(t.Context(), a)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%s: the root layer is another one, %v", name, err)
 		}
@@ -179,7 +186,7 @@ func TestRootLayerOfArchives(t *testing.T) {
 	if err := os.Rename(filepath.Join(s.cache, "b.nar"), filepath.Join(s.cache, "kept")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.rootLayer(t.Context(), rootfs.Options{Files: s.archives(t, newTestListings(t, state))}); !errors.As(err, new(*binarycache.MissingError)) {
+	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); !errors.As(err, new(*binarycache.MissingError)) {
 		t.Errorf("without the archive that has a list of packages: %v", err)
 	}
 }
@@ -189,7 +196,7 @@ func TestListingsAreKept(t *testing.T) {
 	files := manyLinks()
 	delete(files, baseB+"/nix-support/propagated-user-env-packages")
 	s := newCachedStore(t, files)
-	want, err := s.rootLayer(t.Context(), rootfs.Options{StoreRoot: s.root})
+	want, err := s.rootLayer(t.Context(), s.files(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,16 +207,16 @@ func TestListingsAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.removeArchives(t)
-	if got, err := s.rootLayer(t.Context(), rootfs.Options{Files: a}); err != nil || !bytes.Equal(got, want) {
+	if got, err := s.rootLayer(t.Context(), a); err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("after packing: the root layer is another one, %v", err)
 	}
 	if err := a.keepListings(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.rootLayer(t.Context(), rootfs.Options{Files: s.archives(t, newTestListings(t, state))}); err != nil || !bytes.Equal(got, want) {
+	if got, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("in another process: the root layer is another one, %v", err)
 	}
-	if _, err := s.rootLayer(t.Context(), rootfs.Options{Files: s.archives(t, newTestListings(t, newMemory()))}); !errors.As(err, new(*binarycache.MissingError)) {
+	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, newMemory()))); !errors.As(err, new(*binarycache.MissingError)) {
 		t.Errorf("with nothing known: %v", err)
 	}
 }

@@ -128,7 +128,9 @@ func programs(t *testing.T, files ...string) profile {
 			t.Fatal(err)
 		}
 	}
-	tree, err := rootfs.Merge(t.Context(), []rootfs.Package{{Name: "p", Outputs: []store.Path{output}}}, []store.Path{output}, rootfs.Options{StoreRoot: root})
+	stored := rootfs.NewStoreFiles(root)
+	t.Cleanup(stored.Close)
+	tree, err := rootfs.Merge(t.Context(), []rootfs.Package{{Name: "p", Outputs: []store.Path{output}}}, []store.Path{output}, stored)
 	if err != nil {
 		t.Fatal(err)
 	}

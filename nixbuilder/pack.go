@@ -22,7 +22,7 @@ const uploadsPerCore = 2
 // root layers.
 const (
 	packFormat = "3"
-	rootFormat = "4"
+	rootFormat = "5"
 )
 
 // A Repository is where an image's layers go. It is safe for concurrent use.

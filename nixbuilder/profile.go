@@ -14,16 +14,13 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// caBundle is where nixpkgs' cacert has the certificates, and programs of Nix look for them.
-const caBundle = "etc/ssl/certs/ca-bundle.crt"
-
 // A profile is the root directory of an image: its packages, merged.
 type profile struct {
 	packages []rootfs.Package
 	tree     *rootfs.Tree
 }
 
-// newProfile merges packages, whose files are the Nix store's if files is nil.
+// newProfile merges packages.
 func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, files rootfs.Files) (profile, error) {
 	var p profile
 	for _, c := range chosen {
@@ -34,7 +31,7 @@ func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, 
 		paths[i] = info.Path
 	}
 	var err error
-	p.tree, err = rootfs.Merge(ctx, p.packages, paths, rootfs.Options{Files: files})
+	p.tree, err = rootfs.Merge(ctx, p.packages, paths, files)
 	return p, err
 }
 
@@ -51,8 +48,8 @@ func (p profile) key(compression layer.Compression) string {
 // whatever packages say of their images.
 func containerConfig(request names.Request, chosen packages, p profile, provenance map[string]string) v1.ImageConfig {
 	env := map[string]string{"PATH": searchPath}
-	if p.tree.Has(caBundle) {
-		env["SSL_CERT_FILE"] = "/" + caBundle
+	if p.tree.HasCABundle() {
+		env["SSL_CERT_FILE"] = "/" + rootfs.CABundle
 	}
 	config := v1.ImageConfig{Labels: map[string]string{}}
 	var asked packages
@@ -101,9 +98,9 @@ func containerConfig(request names.Request, chosen packages, p profile, provenan
 }
 
 func shellProgram(p profile) []string {
-	for _, shell := range []string{"bin/bash", "bin/sh"} {
-		if p.tree.Has(shell) {
-			return []string{"/" + shell}
+	for _, shell := range []string{"bash", "sh"} {
+		if p.tree.HasProgram(shell) {
+			return []string{"/bin/" + shell}
 		}
 	}
 	return nil
@@ -111,7 +108,7 @@ func shellProgram(p profile) []string {
 
 func mainProgram(c chosen, p profile) []string {
 	for _, program := range []string{c.MainProgram, c.Pname} {
-		if program != "" && p.tree.Has("bin/"+program) {
+		if p.tree.HasProgram(program) {
 			return []string{"/bin/" + program}
 		}
 	}

@@ -94,7 +94,8 @@ type parts struct {
 	written    chan error    // how the writer ended
 	stop       chan struct{} // closed when the writer ends
 	current    *part
-	left       int // bytes that the current part takes
+	left       int       // bytes that the current part takes
+	added      []partKey // by addPart
 }
 
 // part is one that is being compressed.

@@ -33,56 +33,63 @@ func Write(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) erro
 	case EStargz, ZstdChunked:
 		return writeSeekable(ctx, w, c, fill)
 	}
-	return write(ctx, w, c, false, fill)
-}
-
-// WriteRecurring is Write for an archive much of which was, most likely, in others before: what was compressed for them is used again. Its parts
-// are small and begin anew, for which it takes some more bytes than Write.
-func WriteRecurring(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
-	if c.compression == Gzip || c.compression == Zstd {
-		return write(ctx, w, c, true, fill)
-	}
-	return Write(ctx, w, c, fill)
+	return write(ctx, w, c, fill)
 }
 
 // write makes the archive, hashes it and compresses it, each on a goroutine of its own.
-func write(ctx context.Context, w io.Writer, c *Compressor, recurring bool, fill func(*Tar) error) (Result, error) {
-	blob, diffID := &meter{w: w, hash: sha256.New()}, sha256.New()
-	compressed := c.begin(blob)
-	add := compressed.add
-	if recurring {
-		add = compressed.addPart
-	}
-	blocks := make(chan []byte, 1)
-	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() error {
-		defer close(blocks)
-		return archive(ctx, c, recurring, fill, func(block []byte) error {
-			select {
-			case blocks <- block:
-				return nil
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+func write(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
+	return assemble(ctx, w, c, func(ctx context.Context, a *assembly) error {
+		return archive(ctx, c, false, fill, func(block []byte) error {
+			return a.then(ctx, func() error {
+				a.diffID.Write(block)
+				return a.parts.add(ctx, block)
+			})
 		})
 	})
+}
+
+// An assembly is a layer that is hashed and compressed, step by step, while its archive is made.
+type assembly struct {
+	diffID hash.Hash // which, like parts, is for steps alone
+	parts  *parts
+	steps  chan func() error
+}
+
+// assemble writes the layer whose archive produce makes.
+func assemble(ctx context.Context, w io.Writer, c *Compressor, produce func(context.Context, *assembly) error) (Result, error) {
+	blob := &meter{w: w, hash: sha256.New()}
+	a := &assembly{diffID: sha256.New(), parts: c.begin(blob), steps: make(chan func() error, 1)}
+	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error {
-		for block := range blocks {
-			diffID.Write(block)
-			if err := add(ctx, block); err != nil {
+		defer close(a.steps)
+		return produce(ctx, a)
+	})
+	all.Go(func() error {
+		for step := range a.steps {
+			if err := step(); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
 	err := all.Wait()
-	if writeErr := compressed.end(); writeErr != nil {
+	if writeErr := a.parts.end(); writeErr != nil {
 		err = fmt.Errorf("writing layer: %w", writeErr) // which is why the archive could not be finished
 	}
 	if err != nil {
 		return Result{}, err
 	}
-	return Result{Digest: blob.digest(), Size: blob.size, DiffID: digest.NewDigest(digest.SHA256, diffID)}, nil
+	return Result{Digest: blob.digest(), Size: blob.size, DiffID: digest.NewDigest(digest.SHA256, a.diffID)}, nil
+}
+
+// then has a step taken after those before it.
+func (a *assembly) then(ctx context.Context, step func() error) error {
+	select {
+	case a.steps <- step:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // writePlain writes a layer that is its archive.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 
@@ -32,10 +33,10 @@ func links(n int, more ...int) func(*Tar) error {
 	}
 }
 
-func writeLinks(t *testing.T, c *Compressor, fill func(*Tar) error) []byte {
+func writeLinks(t *testing.T, c *Compressor, rest func(*Tar) error, sections ...Section) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	result, err := WriteRecurring(t.Context(), &out, c, fill)
+	result, err := WriteRecurring(t.Context(), &out, c, sections, rest)
 	if err != nil {
 		t.Error(err)
 	}
@@ -89,6 +90,80 @@ func TestRecurringPartsAreKnown(t *testing.T) {
 	}
 }
 
+// A section is filled unless an archive began with it and all those before it, and that changes nothing but the time.
+func TestSections(t *testing.T) {
+	for _, compression := range compressions {
+		t.Run(compression.String(), func(t *testing.T) {
+			used := NewCompressor(compression, 2)
+			rest := links(100)
+			check := func(what, names, filled string) {
+				t.Helper()
+				write := func(c *Compressor) (archive []byte, filled string) {
+					var sections []Section
+					for _, name := range strings.Split(names, "") {
+						sections = append(sections, Section{Key: name, Fill: func(t *Tar) error {
+							filled += name
+							for i := range 1000 {
+								if err := t.Symlink(fmt.Sprintf("%s/%d", name, i), fmt.Sprintf("/nix/store/%s/%d", name, i)); err != nil {
+									return err
+								}
+							}
+							return nil
+						}})
+					}
+					return writeLinks(t, c, rest, sections...), filled
+				}
+				want, all := write(NewCompressor(compression, 1))
+				got, some := write(used)
+				if !bytes.Equal(got, want) {
+					t.Errorf("%s: other bytes with what others left in memory", what)
+				}
+				if compression != Gzip && compression != Zstd {
+					filled = all
+				}
+				if some != filled {
+					t.Errorf("%s: filled %q, want %q", what, some, filled)
+				}
+			}
+			check("the first archive", "abc", "abc")
+			check("the same", "abc", "")
+			check("one more at the end", "abcd", "d")
+			check("fewer", "ab", "")
+			check("one more in the middle", "abxc", "xc")
+			check("in another order", "bac", "bac")
+			used.recurring.parts.Purge()
+			check("parts are forgotten", "abc", "abc")
+			check("remembered again", "abc", "")
+			used.recurring.sections.Purge()
+			check("sections are forgotten, parts are not", "abc", "abc")
+		})
+	}
+}
+
+// A section of very many parts is not remembered, and the ones after it are not either.
+func TestSectionsAreBounded(t *testing.T) {
+	c := NewCompressor(Gzip, 1)
+	large := Section{Key: "large", Fill: func(archive *Tar) error {
+		for i := range sectionParts + 1 {
+			if err := errors.Join(archive.Symlink(fmt.Sprint(i), "/nix/store"), archive.endPart()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	small := Section{Key: "small", Fill: links(100)}
+	writeLinks(t, c, links(100), large, small)
+	if got := c.recurring.begin(sectionKeys([]Section{large, small})); got.sections != 0 {
+		t.Errorf("%d sections are known", got.sections)
+	}
+	for i := range 2 * sectionsKept {
+		writeLinks(t, c, links(0), Section{Key: fmt.Sprint(i), Fill: links(1)})
+	}
+	if got := c.recurring.sections.Len(); got != sectionsKept {
+		t.Errorf("%d sections are kept, want %d", got, sectionsKept)
+	}
+}
+
 func TestRecurringIsBounded(t *testing.T) {
 	r := newRecurring()
 	compressed := make([]byte, 100_000)
@@ -110,15 +185,15 @@ func TestRecurringFails(t *testing.T) {
 	c := NewCompressor(Gzip, 1)
 	broken := errors.New("the disk is full")
 	for range 2 { // with and without the parts in memory
-		if _, err := WriteRecurring(t.Context(), failing{broken}, c, links(10_000)); !errors.Is(err, broken) {
+		if _, err := WriteRecurring(t.Context(), failing{broken}, c, nil, links(10_000)); !errors.Is(err, broken) {
 			t.Errorf("to a writer that fails: %v", err)
 		}
-		if _, err := WriteRecurring(t.Context(), io.Discard, c, func(*Tar) error { return broken }); !errors.Is(err, broken) {
+		if _, err := WriteRecurring(t.Context(), io.Discard, c, nil, func(*Tar) error { return broken }); !errors.Is(err, broken) {
 			t.Errorf("of a source that fails: %v", err)
 		}
 		stopped, stop := context.WithCancelCause(t.Context())
 		stop(broken)
-		if _, err := WriteRecurring(stopped, io.Discard, c, links(10_000)); !errors.Is(err, broken) && !errors.Is(err, context.Canceled) {
+		if _, err := WriteRecurring(stopped, io.Discard, c, nil, links(10_000)); !errors.Is(err, broken) && !errors.Is(err, context.Canceled) {
 			t.Errorf("when nobody waits any more: %v", err)
 		}
 		writeLinks(t, c, links(10_000)) // and goes on working

@@ -91,6 +91,14 @@ func (t *Tar) cut(name string) error {
 	return t.out.flush()
 }
 
+// endPart ends a part after the entry that was written last.
+func (t *Tar) endPart() error {
+	if err := t.w.Flush(); err != nil {
+		return err
+	}
+	return t.out.flush()
+}
+
 func (t *Tar) write(h *tar.Header) error {
 	if t.cuts {
 		if err := t.cut(h.Name); err != nil {

@@ -29,28 +29,14 @@ type Package struct {
 	Outputs []store.Path
 }
 
-// Options say how packages are merged.
-type Options struct {
-	// StoreRoot is the directory that holds nix/store. Empty means "/".
-	StoreRoot string
-	// Files are where store paths are read instead, if not nil.
-	Files Files
-}
-
 // Merge makes the root directory of an image that holds packages. Their order does not matter. closure is the image's, of
-// which every output must be part.
+// which every output must be part. The Tree goes on to read its files.
 //
 // As in a Nix profile, what an output names in nix-support/propagated-user-env-packages is merged after all requested
 // packages, if it is in the closure; a link to a directory merges with another directory of the same name; Nix's own
 // files in an output are left out. Unlike there, files that begin with a dot are not left out, a link that leads nowhere
 // is a file, and a file and a directory of the same name are no error: the better priority has it.
-func Merge(ctx context.Context, packages []Package, closure []store.Path, options Options) (*Tree, error) {
-	files := options.Files
-	if files == nil {
-		opened := NewStoreFiles(options.StoreRoot)
-		defer opened.Close()
-		files = opened
-	}
+func Merge(ctx context.Context, packages []Package, closure []store.Path, files Files) (*Tree, error) {
 	m := newMerger(files, closure)
 
 	packages = slices.Clone(packages)
@@ -80,14 +66,18 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, option
 	if err := m.complete(ctx); err != nil {
 		return nil, fmt.Errorf("completing the root directory: %w", err)
 	}
-	return &Tree{m.root}, nil
+	if err := m.measure(ctx, m.root); err != nil {
+		return nil, fmt.Errorf("measuring the root directory: %w", err)
+	}
+	return &Tree{m.sources, m.root, m.sections}, nil
 }
 
 // merger puts packages into a root directory, the best one first: what is there stays.
 type merger struct {
-	sources sources
-	root    *node
-	entries int
+	sources  sources
+	root     *node
+	entries  int
+	sections []section
 }
 
 func newMerger(files Files, closure []store.Path) *merger {
@@ -124,6 +114,11 @@ func (m *merger) merge(ctx context.Context, n *node, dir string) error {
 	if slices.Contains(n.merged, dir) || n.repeats(dir) > 1 {
 		return nil
 	}
+	return m.fill(ctx, n, dir)
+}
+
+// fill is merge without a look at what has been merged.
+func (m *merger) fill(ctx context.Context, n *node, dir string) error {
 	n.merged = append(n.merged, dir)
 	entries, err := m.sources.list(ctx, dir)
 	if err != nil {
@@ -132,16 +127,15 @@ func (m *merger) merge(ctx context.Context, n *node, dir string) error {
 	for _, e := range entries {
 		name, source := e.Name, dir+"/"+e.Name
 		switch here := n.children[name]; {
-		case leftOut(source) || n == m.root && name == "nix": // nix is for the layers of the store
+		case leftOut(dir, name) || n == m.root && name == "nix": // nix is for the layers of the store
 		case here != nil:
 			err = m.collide(ctx, n, e, source)
-		case e.Type.IsDir():
-			var sub *node
-			if sub, err = m.mkdir(n, name); err == nil {
-				err = m.merge(ctx, sub, source)
-			}
-		default:
+		case !e.Type.IsDir():
 			err = m.put(n, name, &node{link: source})
+		case n.repeats(source) > 1:
+			_, err = m.mkdir(n, name)
+		default:
+			err = m.put(n, name, &node{whole: source, mode: 0o755, parent: n, name: path.Join(n.name, name)})
 		}
 		if err != nil {
 			return err
@@ -167,10 +161,17 @@ func (m *merger) collide(ctx context.Context, n *node, file File, source string)
 	return m.merge(ctx, here, dir)
 }
 
-// open returns the directory name in n. If it is a link to a directory, it becomes one. It returns nil if it is neither.
+// open returns the directory name in n, to be changed. If it is a link to a directory, it becomes one. It returns nil if it is neither.
 func (m *merger) open(ctx context.Context, n *node, name string) (*node, error) {
 	here := n.children[name]
-	if here == nil || here.isDir() {
+	if here == nil {
+		return nil, nil
+	}
+	if dir := here.whole; dir != "" {
+		here.whole, here.children = "", make(map[string]*node)
+		return here, m.fill(ctx, here, dir)
+	}
+	if here.isDir() {
 		return here, nil
 	}
 	dir, err := m.sources.directory(ctx, here.link)
@@ -191,24 +192,73 @@ func (m *merger) mkdir(n *node, name string) (*node, error) {
 }
 
 func (m *merger) put(n *node, name string, child *node) error {
-	if m.entries++; m.entries > maxEntries {
-		return fmt.Errorf("more than %d files", maxEntries)
-	}
-	if len(n.name)+1+len(name) > maxNameBytes {
-		return fmt.Errorf("naming %.40q…: longer than %d bytes", n.name, maxNameBytes)
+	if err := m.count(n.name, name); err != nil {
+		return err
 	}
 	n.set(name, child)
 	return nil
 }
 
+// count adds an entry, in a directory of the image, to those that there are.
+func (m *merger) count(dir, name string) error {
+	if m.entries++; m.entries > maxEntries {
+		return fmt.Errorf("more than %d files", maxEntries)
+	}
+	if len(dir)+1+len(name) > maxNameBytes {
+		return fmt.Errorf("naming %.40q…: longer than %d bytes", dir, maxNameBytes)
+	}
+	return nil
+}
+
+// measure counts what is in the whole directories below n, and finds sections among them.
+func (m *merger) measure(ctx context.Context, n *node) error {
+	for _, child := range n.children {
+		if child.whole == "" {
+			if err := m.measure(ctx, child); err != nil {
+				return err
+			}
+			continue
+		}
+		before := m.entries
+		if err := m.countAll(ctx, child.name, child.whole); err != nil {
+			return err
+		}
+		if entries := m.entries - before; entries >= minSection {
+			m.sections = append(m.sections, section{child, entries})
+		}
+	}
+	return nil
+}
+
+// countAll counts what is in dir, a directory of the store that has a name in the image.
+func (m *merger) countAll(ctx context.Context, name, dir string) error {
+	entries, err := m.sources.list(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if leftOut(dir, e.Name) {
+			continue
+		}
+		if err := m.count(name, e.Name); err != nil {
+			return err
+		}
+		if e.Type.IsDir() {
+			if err := m.countAll(ctx, name+"/"+e.Name, dir+"/"+e.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // leftOut reports whether a file of the store is of use to Nix only, or is brought by so many packages, each with another
-// content, that any one of them is of no use.
-func leftOut(source string) bool {
-	dir, name := path.Split(source)
+// content, that any one of them is of no use. It has that name in dir, a resolved directory.
+func leftOut(dir, name string) bool {
 	switch name {
 	case "nix-support", "propagated-build-inputs", "manifest.nix", "manifest.json", "log":
 		// Only at the top of an output: bin/log is a program like any other.
-		return path.Dir(path.Clean(dir)) == store.Dir
+		return path.Dir(dir) == store.Dir
 	case "dir":
 		return path.Base(dir) == "info"
 	}

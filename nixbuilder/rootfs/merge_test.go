@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,13 +56,20 @@ func makeStore(t testing.TB, files ...file) string {
 	return root
 }
 
+// opened are the files of a test's store.
+func opened(t testing.TB, root string) *StoreFiles {
+	files := NewStoreFiles(root)
+	t.Cleanup(files.Close)
+	return files
+}
+
 func one(name string, priority int, outputs ...store.Path) Package {
 	return Package{Name: name, Priority: priority, Outputs: outputs}
 }
 
 func merged(t testing.TB, root string, packages ...Package) *Tree {
 	t.Helper()
-	tree, err := Merge(context.Background(), packages, closure, Options{StoreRoot: root})
+	tree, err := Merge(context.Background(), packages, closure, opened(t, root))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +258,7 @@ func TestMergeRefuses(t *testing.T) {
 			[]file{{name: a + "/nix-support/propagated-user-env-packages", content: strings.Repeat(" ", maxPropagatedBytes+1)}}, []Package{one("a", 5, a)}, "larger than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := Merge(context.Background(), test.packages, closure, Options{StoreRoot: makeStore(t, test.files...)})
+			_, err := Merge(context.Background(), test.packages, closure, opened(t, makeStore(t, test.files...)))
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
@@ -266,9 +274,7 @@ func TestMergeRefuses(t *testing.T) {
 				}
 			}
 		}
-		opened := NewStoreFiles(makeStore(t, files...))
-		defer opened.Close()
-		m := newMerger(opened, closure)
+		m := newMerger(opened(t, makeStore(t, files...)), closure)
 		m.entries = maxEntries - 10_000 // the rest takes long
 		_, errA := m.output(context.Background(), a)
 		_, errB := m.output(context.Background(), b)
@@ -276,6 +282,20 @@ func TestMergeRefuses(t *testing.T) {
 			t.Errorf("got error %v, want one about the number of files", err)
 		}
 	})
+	for name, test := range map[string]struct {
+		files generatedFiles
+		want  string
+	}{
+		"names that are too long": {generatedFiles{1, 100}, "longer than 4096 bytes"},
+		"directories without end": {generatedFiles{100, 4}, "more than 500000 files"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Merge(t.Context(), []Package{one("a", 5, a)}, closure, test.files)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got error %v, want one with %q", err, test.want)
+			}
+		})
+	}
 	t.Run("whiteout", func(t *testing.T) {
 		tree := merged(t, makeStore(t, file{name: a + "/.wh.nix"}), one("a", 5, a))
 		if _, err := tree.Pack(context.Background(), io.Discard, layer.NewCompressor(layer.Gzip, 1)); err == nil {
@@ -285,26 +305,46 @@ func TestMergeRefuses(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		if _, err := Merge(ctx, []Package{one("a", 5, a)}, closure, Options{StoreRoot: makeStore(t, file{name: a})}); err == nil {
+		if _, err := Merge(ctx, []Package{one("a", 5, a)}, closure, opened(t, makeStore(t, file{name: a}))); err == nil {
 			t.Error("no error")
 		}
 	})
 }
 
+// generatedFiles are directories that hold so many others each, down to a depth, with names of 80 bytes.
+type generatedFiles struct{ wide, deep int }
+
+func (generatedFiles) Lstat(_ context.Context, name string) (File, error) {
+	if strings.Contains(name, "/") {
+		return File{}, fs.ErrNotExist
+	}
+	return File{Type: fs.ModeDir}, nil
+}
+
+func (f generatedFiles) ReadDir(_ context.Context, name string) (files []File, err error) {
+	if strings.Count(name, "/") < f.deep {
+		for i := range f.wide {
+			files = append(files, File{Name: fmt.Sprintf("%080d", i), Type: fs.ModeDir})
+		}
+	}
+	return files, nil
+}
+
+func (generatedFiles) ReadFile(context.Context, string, int64) ([]byte, error) {
+	return nil, fs.ErrNotExist
+}
+
 func TestHas(t *testing.T) {
 	tree := merged(t, makeStore(t, file{name: a + "/bin/bash"}, file{name: a + "/bin/dir/x"}), one("a", 5, a))
-	for _, test := range []struct {
-		name string
-		want bool
-	}{
-		{"bin/bash", true}, {"bin/sh", true}, {"etc/passwd", true},
-		{"bin/zsh", false}, {"bin", false}, {"bin/dir", false}, {"bin/bash/x", false}, {"", false}, {"..", false},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			if got := tree.Has(test.name); got != test.want {
-				t.Errorf("got %t, want %t", got, test.want)
-			}
-		})
+	for program, want := range map[string]bool{"bash": true, "sh": true, "zsh": false, "dir": false, "dir/x": false, "bash/x": false, "": false, "..": false} {
+		if got := tree.HasProgram(program); got != want {
+			t.Errorf("program %q: got %t, want %t", program, got, want)
+		}
+	}
+	for name, want := range map[string]bool{"/etc/ssl/certs/ca-bundle.crt": true, "/etc/ssl/certs/ca-bundle.crt/": false, "/etc/ssl/certs/": false, "/etc/ssl": false} {
+		if got := merged(t, makeStore(t, file{name: a + name}), one("a", 5, a)).HasCABundle(); got != want {
+			t.Errorf("certificates with %s: got %t, want %t", name, got, want)
+		}
 	}
 }
 
@@ -339,7 +379,7 @@ func FuzzMerge(f *testing.F) {
 			dir.Close()
 		}
 		packages := []Package{one("a", int(priorities&3), a), one("b", int(priorities>>2&3), b), one("c", int(priorities>>4&3), c)}
-		tree, err := Merge(context.Background(), packages, closure, Options{StoreRoot: root})
+		tree, err := Merge(context.Background(), packages, closure, opened(t, root))
 		if err != nil {
 			t.Skip(err) // too many files
 		}
@@ -372,17 +412,26 @@ func FuzzMerge(f *testing.F) {
 	})
 }
 
-func TestMergeAnyOrder(t *testing.T) {
+// manyFiles is a store whose packages have much in common, and more that they have alone.
+func manyFiles(t *testing.T) (root string, packages []Package) {
 	var files []file
-	var packages []Package
 	random := rand.New(rand.NewPCG(1, 1))
 	for i, p := range closure {
 		for range 200 {
-			files = append(files, file{name: fmt.Sprintf("%s/%d/%d/%d", p, random.IntN(3), random.IntN(3), random.IntN(20))})
+			files = append(files,
+				file{name: fmt.Sprintf("%s/%d/%d/%d", p, random.IntN(3), random.IntN(3), random.IntN(20))},
+				file{name: fmt.Sprintf("%s/%d/%d/%d", p, random.IntN(3), 3+random.IntN(100), random.IntN(20))},
+				file{name: fmt.Sprintf("%s/own%d/%d/%d", p, i, random.IntN(50), random.IntN(20))})
 		}
-		packages = append(packages, one(string("zyx"[i]), random.IntN(2), p))
+		packages = append(packages, one(string("zyx"[i]), 5, p))
 	}
-	root := makeStore(t, files...)
+	return makeStore(t, files...), packages
+}
+
+func TestMergeAnyOrder(t *testing.T) {
+	root, packages := manyFiles(t)
+	packages[1].Priority = 4
+	random := rand.New(rand.NewPCG(1, 1))
 	want := packed(t, merged(t, root, packages...))
 	for range 10 {
 		random.Shuffle(len(packages), func(i, j int) { packages[i], packages[j] = packages[j], packages[i] })
@@ -390,6 +439,135 @@ func TestMergeAnyOrder(t *testing.T) {
 			t.Fatal("the bytes differ")
 		}
 	}
+}
+
+// Large directories that are one package's come first, the largest before all others, with the directories that they are in.
+func TestPackSections(t *testing.T) {
+	var files []file
+	for i := range minSection {
+		files = append(files,
+			file{name: fmt.Sprintf("%s/share/big/%03d/x", a, i)}, file{name: fmt.Sprintf("%s/lib/large/%03d", a, i)}, file{name: fmt.Sprintf("%s/tmp/full/%03d", a, i)},
+			file{name: fmt.Sprintf("%s/libexec/other/%03d", b, i)})
+	}
+	files = append(files,
+		file{name: a + "/bin/x"}, file{name: a + "/lib/large/nix-support/x"}, file{name: a + "/share/info/dir"}, file{name: b + "/bin/y"}, file{name: b + "/share/big/000/y"})
+	root := makeStore(t, files...)
+	for _, test := range []struct {
+		packages []Package
+		want     string
+	}{
+		{[]Package{one("a", 5, a)},
+			"share/ share/big/ share/big/N/ share/big/N/x share/info/ lib/ lib/large/ lib/large/N lib/large/nix-support/ lib/large/nix-support/x tmp/ tmp/full/ tmp/full/N bin/ bin/x"},
+		{[]Package{one("a", 5, a), one("b", 5, b)},
+			"lib/ lib/large/ lib/large/N lib/large/nix-support/ lib/large/nix-support/x libexec/ libexec/other/ libexec/other/N tmp/ tmp/full/ tmp/full/N " +
+				"bin/ bin/x bin/y share/ share/big/ share/big/N/ share/big/N/x share/big/N/y share/info/"},
+	} {
+		base := list(t, merged(t, makeStore(t)))
+		var got []string
+		for _, line := range list(t, merged(t, root, test.packages...)) {
+			name, _, _ := strings.Cut(line, " ")
+			name = regexp.MustCompile("[0-9]{3}").ReplaceAllString(name, "N")
+			if !slices.Contains(got, name) && (name == "bin/" || name == "tmp/" || !slices.Contains(base, line)) {
+				got = append(got, name)
+			}
+		}
+		if got := strings.Join(got, " "); got != test.want {
+			t.Errorf("%v: got\n%s\nwant\n%s", test.packages, got, test.want)
+		}
+	}
+}
+
+// What is in a directory does not depend on whether something had to look into it.
+func TestMergeWhole(t *testing.T) {
+	root, packages := manyFiles(t)
+	want := list(t, merged(t, root, packages...))
+	m := newMerger(opened(t, root), closure)
+	for _, p := range []store.Path{c, b, a} { // as their names are sorted
+		if _, err := m.output(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.complete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	whole := 0
+	var openAll func(*node)
+	openAll = func(n *node) {
+		for _, name := range n.sorted() {
+			if !n.children[name].isDir() {
+				continue
+			}
+			if n.children[name].whole != "" {
+				whole++
+			}
+			sub, err := m.open(t.Context(), n, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			openAll(sub)
+		}
+	}
+	openAll(m.root)
+	if whole < 100 {
+		t.Errorf("%d directories are whole: the test shows nothing", whole)
+	}
+	got := list(t, &Tree{sources: m.sources, root: m.root})
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Error("they hold something else when they are looked into")
+	}
+}
+
+// A package that is added has no directory looked into that is in the beginning of an archive.
+func TestPackAgain(t *testing.T) {
+	var files []file
+	for i := range 3 * minSection {
+		files = append(files, file{name: fmt.Sprintf("%s/share/large/%d/x", a, i)}, file{name: fmt.Sprintf("%s/share/small/%d", b, i)})
+	}
+	counted := &countedFiles{Files: opened(t, makeStore(t, append(files, file{name: a + "/bin/x"}, file{name: b + "/bin/x"}, file{name: c + "/share/x"})...))}
+	pack := func(compressor *layer.Compressor, packages ...Package) (archive []byte, listed int) {
+		tree, err := Merge(t.Context(), packages, closure, counted)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted.listed = 0
+		var out bytes.Buffer
+		if _, err := tree.Pack(t.Context(), &out, compressor); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes(), counted.listed
+	}
+	used := layer.NewCompressor(layer.Gzip, 1)
+	pack(used, one("a", 5, a), one("c", 5, c))
+	for _, test := range []struct {
+		packages []Package
+		listed   int
+	}{
+		{[]Package{one("a", 5, a), one("c", 5, c)}, 0},
+		{[]Package{one("a", 5, a), one("b", 9, b)}, 1}, // share/small
+		{[]Package{one("a", 5, a), one("b", 1, b)}, 0},
+	} {
+		want, _ := pack(layer.NewCompressor(layer.Gzip, 1), test.packages...)
+		got, listed := pack(used, test.packages...)
+		if !bytes.Equal(got, want) {
+			t.Errorf("%v: other bytes with what others left in memory", test.packages)
+		}
+		if listed != test.listed {
+			t.Errorf("%v: %d directories were listed, want %d", test.packages, listed, test.listed)
+		}
+	}
+}
+
+// countedFiles count how many directories are listed.
+type countedFiles struct {
+	Files
+	listed int
+}
+
+func (f *countedFiles) ReadDir(ctx context.Context, name string) ([]File, error) {
+	f.listed++
+	return f.Files.ReadDir(ctx, name)
 }
 
 // BenchmarkMerge merges and packs two packages of 10,000 files each, half of which collide.

@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// CABundle is where nixpkgs' cacert has the certificates, and programs of Nix look for them.
+const CABundle = "etc/ssl/certs/ca-bundle.crt"
+
 // skeleton is the root directory before any package is merged: what must be a real directory whatever packages bring.
 //
 // dev, proc, run and sys are where container runtimes mount; they can make them themselves only in an image that is writable,
@@ -51,7 +54,7 @@ func (m *merger) complete(ctx context.Context) error {
 		{"bin/sh", "bin/bash"},
 		{"bin/sh", "bin/dash"},
 		{"bin/sh", "bin/busybox"},
-		{"etc/ssl/certs/ca-certificates.crt", "etc/ssl/certs/ca-bundle.crt"}, // Debian's name
+		{"etc/ssl/certs/ca-certificates.crt", CABundle}, // Debian's name
 	} {
 		of, err := m.find(ctx, alias.of)
 		if err != nil {

@@ -10,14 +10,23 @@ import (
 )
 
 // Tree is a merged root directory. It is not changed any more and safe for concurrent use.
-type Tree struct{ root *node }
+type Tree struct {
+	sources  sources
+	root     *node
+	sections []section // in no order
+}
 
-// Has reports whether there is a file or link of that name ("bin/bash"). Names are relative to the root
-// directory. Links to directories are not followed; /bin and /etc are always real.
-func (t *Tree) Has(name string) bool {
+// HasProgram reports whether there is a file or link of that name in /bin.
+func (t *Tree) HasProgram(name string) bool {
+	program := t.root.children["bin"].children[name]
+	return program != nil && !program.isDir()
+}
+
+// HasCABundle reports whether there is a file or link called CABundle.
+func (t *Tree) HasCABundle() bool {
 	n := t.root
-	for c := range strings.SplitSeq(name, "/") {
-		// A nil map has no children: files and links end the walk.
+	for c := range strings.SplitSeq(CABundle, "/") {
+		// The directories are not whole: complete has opened them. A nil map has no children: files and links end the walk.
 		if n = n.children[c]; n == nil {
 			return false
 		}
@@ -28,10 +37,11 @@ func (t *Tree) Has(name string) bool {
 // Pack writes the tree as a layer to w; see layer.WriteRecurring. It fails if a package holds a name that stands for a
 // deletion in a layer (.wh.…).
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *layer.Compressor) (layer.Result, error) {
-	return layer.WriteRecurring(ctx, w, compressor, func(archive *layer.Tar) error { return t.root.pack(archive, "") })
+	p := &packer{tree: t, written: make(map[*node]bool)}
+	return layer.WriteRecurring(ctx, w, compressor, p.sections(ctx), func(archive *layer.Tar) error { return p.rest(ctx, archive, t.root) })
 }
 
-// node is a directory (children is not nil), a symbolic link (link is not empty) or else a regular file.
+// node is a directory (whole is not empty, or children is not nil), a symbolic link (link is not empty) or else a regular file.
 type node struct {
 	children map[string]*node // add to them by set
 	link     string
@@ -39,13 +49,14 @@ type node struct {
 	mode     int64 // of a directory or file
 
 	// Of directories:
+	whole  string   // the store's directory that it is a copy of, if nothing had to look into it
 	names  []string // of children, as they came: sorted for most, whose content is one package's
 	parent *node
 	name   string   // the whole name, without a leading slash; the root directory's is empty
 	merged []string // the store's directories that have been merged into it
 }
 
-func (n *node) isDir() bool { return n.children != nil }
+func (n *node) isDir() bool { return n.whole != "" || n.children != nil }
 
 // set gives a directory a child, in place of the one that has the name.
 func (n *node) set(name string, child *node) {
@@ -53,6 +64,14 @@ func (n *node) set(name string, child *node) {
 		n.names = append(n.names, name)
 	}
 	n.children[name] = child
+}
+
+// sorted are the names of children, in the order of their bytes.
+func (n *node) sorted() []string {
+	if slices.IsSorted(n.names) {
+		return n.names
+	}
+	return slices.Sorted(slices.Values(n.names)) // others may be packing the tree
 }
 
 // repeats counts how often dir has been merged into this directory and those above it.
@@ -63,34 +82,4 @@ func (n *node) repeats(dir string) (count int) {
 		}
 	}
 	return count
-}
-
-// pack writes what lies below n. Prefix is empty or ends with a slash.
-func (n *node) pack(archive *layer.Tar, prefix string) error {
-	names := n.names
-	if !slices.IsSorted(names) {
-		names = slices.Sorted(slices.Values(names)) // others may be packing the tree
-	}
-	for _, name := range names {
-		child, full := n.children[name], prefix+name
-		if err := child.packSelf(archive, full); err != nil {
-			return err
-		}
-		if child.isDir() {
-			if err := child.pack(archive, full+"/"); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (n *node) packSelf(archive *layer.Tar, name string) error {
-	switch {
-	case n.isDir():
-		return archive.Dir(name, n.mode)
-	case n.link != "":
-		return archive.Symlink(name, n.link)
-	}
-	return archive.File(name, n.mode, int64(len(n.content)), strings.NewReader(n.content))
 }

@@ -88,12 +88,17 @@ func (t *target) Upload(ctx context.Context, write func(io.Writer) (digest.Diges
 	case <-ctx.Done():
 		return done(ctx, context.Cause(ctx))
 	}
-	ctx = context.WithoutCancel(ctx) // it outlives the packing
-	t.storing.Go(func() error {
+	t.Beside(ctx, func(ctx context.Context) error {
 		defer func() { <-t.held }()
 		return done(ctx, t.put(ctx, dgst, held))
 	})
 	return nil
+}
+
+// Beside does something that the commit waits for.
+func (t *target) Beside(ctx context.Context, do func(context.Context) error) {
+	ctx = context.WithoutCancel(ctx) // it outlives the packing
+	t.storing.Go(func() error { return do(ctx) })
 }
 
 func (t *target) put(ctx context.Context, dgst digest.Digest, blob []byte) error {

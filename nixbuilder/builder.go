@@ -228,8 +228,8 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	return pinned, err
 }
 
-// Build makes the image of a request and stores its layers in a repository. It is for the caller to store the configs and manifests, to wait for uploads that
-// have returned before they were done, and to see to it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
+// Build makes the image of a request and stores its layers in a repository. It is for the caller to store the configs and manifests, to wait for what
+// its Repository has not done yet, and to see to it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
 func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, repo Repository) (Image, error) {
 	image := Image{Source: pinned.Name, Revision: pinned.Revision, NixVersion: b.evaluator.Version()}
 	platforms := b.options.Platforms
@@ -416,7 +416,7 @@ func (b *Builder) packClosure(
 	}
 	layers, err := b.packer.layers(ctx, groups, o.repo, await, pack)
 	if err == nil && !grouped {
-		err = b.images.Put(ctx, key, layers)
+		o.repo.Beside(ctx, func(ctx context.Context) error { return b.images.Put(ctx, key, layers) })
 	}
 	return layers, err
 }

@@ -32,6 +32,8 @@ type Repository interface {
 	// Upload stores, as a stream, what write writes, if that is what the digest says that write returns. Done is called once: when the blob is
 	// stored, which may be after Upload has returned, or with why it is not. How done ends is how the upload ends.
 	Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error
+	// Beside does something else for the image, and may return before it is done. If that fails, so does the image.
+	Beside(ctx context.Context, do func(context.Context) error)
 }
 
 // A packer turns what belongs into layers into blobs of repositories, each layer once, however many images want it. It is safe

@@ -37,6 +37,10 @@ func (r *repository) Mount(_ context.Context, d digest.Digest) (bool, error) {
 	return ok, nil
 }
 
+func (r *repository) Beside(ctx context.Context, do func(context.Context) error) {
+	r.storing.Go(func() { _ = do(context.WithoutCancel(ctx)) })
+}
+
 // Upload stores when it has returned.
 func (r *repository) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error {
 	var b bytes.Buffer

@@ -15,9 +15,15 @@ import (
 
 // A registry of paths, as Nix has it: what a path refers to is registered before it, and not deleted before it.
 type registered struct {
-	paths map[store.Path]daemon.Registration
+	paths map[store.Path]registeredPath
 	now   time.Time
 	asked int // for closures
+}
+
+type registeredPath struct {
+	store.PathInfo
+	hash  string
+	since time.Time
 }
 
 func (r *registered) Registrations(_ context.Context, paths []store.Path) (found []daemon.Registration, err error) {
@@ -26,7 +32,7 @@ func (r *registered) Registrations(_ context.Context, paths []store.Path) (found
 		if !ok {
 			return nil, &daemon.Error{Message: string(p) + " is not valid"}
 		}
-		found = append(found, known)
+		found = append(found, daemon.Registration{Path: p, NarHash: known.hash, Since: known.since})
 	}
 	return found, nil
 }
@@ -48,8 +54,8 @@ func (r *registered) closure(roots []store.Path) []store.PathInfo {
 
 func (r *registered) add(p store.Path, references ...store.Path) {
 	slices.Sort(references)
-	r.paths[p] = daemon.Registration{
-		PathInfo: store.PathInfo{Path: p, NarSize: int64(len(references)), References: references}, NarHash: fmt.Sprint("sha256:", references), Since: r.now,
+	r.paths[p] = registeredPath{
+		store.PathInfo{Path: p, NarSize: int64(len(references)), References: references}, fmt.Sprint("sha256:", references), r.now,
 	}
 }
 
@@ -66,7 +72,7 @@ func (r *registered) isReferred(p store.Path) bool {
 func TestClosures(t *testing.T) {
 	for seed := range uint64(40) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		nix := &registered{paths: make(map[store.Path]daemon.Registration), now: time.Now().Add(-24 * time.Hour)}
+		nix := &registered{paths: make(map[store.Path]registeredPath), now: time.Now().Add(-24 * time.Hour)}
 		known := newClosures()
 		check := func(roots ...store.Path) {
 			t.Helper()
@@ -111,7 +117,7 @@ func TestClosures(t *testing.T) {
 
 // What was registered just now may be registered again within the same second.
 func TestClosuresJustRegistered(t *testing.T) {
-	nix := &registered{paths: make(map[store.Path]daemon.Registration), now: time.Now()}
+	nix := &registered{paths: make(map[store.Path]registeredPath), now: time.Now()}
 	lib, other, app := store.Path("/nix/store/0-lib"), store.Path("/nix/store/0-other"), store.Path("/nix/store/0-app")
 	known := newClosures()
 	nix.add(other)

@@ -122,8 +122,8 @@ func (c *Conn) SetJobs(ctx context.Context, jobs int) error {
 func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.PathInfo, err error) {
 	err = c.do(ctx, "asking about paths", func() error {
 		return c.each(opQueryPathInfo, paths, func(p store.Path) {
-			if r, ok := c.r.registration(p); ok {
-				infos = append(infos, r.PathInfo)
+			if info, ok := c.r.info(p); ok {
+				infos = append(infos, info)
 			}
 		})
 	})
@@ -136,7 +136,7 @@ func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.Pat
 // A Registration is what the store knows about a path, and since when. While it is the same, so is the path's closure: Nix does not delete what a
 // valid path refers to.
 type Registration struct {
-	store.PathInfo
+	Path    store.Path
 	NarHash string
 	Since   time.Time // in seconds
 }
@@ -203,12 +203,12 @@ func (c *Conn) Closure(ctx context.Context, roots []store.Path) (closure []store
 		for len(next) > 0 {
 			var invalid, references []store.Path
 			err := c.each(opQueryPathInfo, next, func(p store.Path) {
-				r, ok := c.r.registration(p)
+				info, ok := c.r.info(p)
 				if !ok {
 					invalid = append(invalid, p)
 				}
-				closure = append(closure, r.PathInfo)
-				references = append(references, unseen(seen, r.References)...)
+				closure = append(closure, info)
+				references = append(references, unseen(seen, info.References)...)
 			})
 			if err != nil {
 				return err
@@ -241,22 +241,35 @@ func unseen(seen map[store.Path]bool, paths []store.Path) (unseen []store.Path) 
 	return unseen
 }
 
-// registration reads what the store knows about p; ok is false if p is not in it.
-func (r *reader) registration(p store.Path) (known Registration, ok bool) {
-	known.Path = p
+// info reads what the store knows about p; ok is false if p is not in it.
+func (r *reader) info(p store.Path) (info store.PathInfo, ok bool) {
+	info.Path = p
+	_, info.NarSize, ok = r.known(p, func() { info.References = r.paths() })
+	slices.Sort(info.References)
+	return info, ok
+}
+
+// registration is info without references, which to check takes most of the time.
+func (r *reader) registration(p store.Path) (registration Registration, ok bool) {
+	registration, _, ok = r.known(p, r.skipTexts)
+	return registration, ok
+}
+
+// known reads what the store knows about p, its references by a function. It is false if p is not in the store.
+func (r *reader) known(p store.Path, readReferences func()) (registration Registration, narSize int64, ok bool) {
+	registration.Path = p
 	if r.uint() == 0 {
-		return known, false
+		return registration, 0, false
 	}
 	r.skipText() // deriver
-	known.NarHash = r.text(maxHashBytes)
-	known.References = r.paths()
-	known.Since = time.Unix(r.size(), 0)
-	known.NarSize = r.size()
+	registration.NarHash = r.text(maxHashBytes)
+	readReferences()
+	registration.Since = time.Unix(r.size(), 0)
+	narSize = r.size()
 	r.uint()      // whether it was built here
 	r.skipTexts() // signatures
 	r.skipText()  // content address
-	slices.Sort(known.References)
-	return known, true
+	return registration, narSize, true
 }
 
 // each sends one request per path, as many at a time as can be on their way without waiting, and gives the paths whose answers

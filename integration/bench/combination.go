@@ -17,7 +17,9 @@ import (
 )
 
 // extras are packages that other images are made different with.
-func extras() []string { return []string{"bc", "jq", "less", "tree", "unzip"} }
+func extras() []string {
+	return []string{"bc", "file", "gawk", "jq", "less", "lsof", "nano", "psmisc", "pv", "screen", "socat", "strace", "tree", "unzip", "zip"}
+}
 
 // A mixture are names that hold about as much and have nobody asked for, one for each measurement.
 type mixture struct {

@@ -57,10 +57,10 @@ func TestRecurringSameBytes(t *testing.T) {
 			var all sync.WaitGroup
 			for i := range 6 {
 				all.Go(func() {
-					fill := links(3000, 7*i, 1500+i, 1500)
-					want := writeLinks(t, NewCompressor(compression, 1), fill)
+					section, fill := Section{Key: "the same", Fill: links(1000)}, links(3000, 7*i, 1500+i, 1500)
+					want := writeLinks(t, NewCompressor(compression, 1), fill, section)
 					for range 2 {
-						if got := writeLinks(t, used, fill); !bytes.Equal(got, want) {
+						if got := writeLinks(t, used, fill, section); !bytes.Equal(got, want) {
 							t.Errorf("archive %d: other bytes with what others left in memory", i)
 						}
 					}

@@ -205,8 +205,8 @@ func decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("media type %s", mediaType)
 }
 
-// readLayer reads a layer's archive and checks what holds in every layer: those of store paths in order, directories before what is in
-// them and each name once; owner 0, time 1, no special files and modes; hard links to earlier files; equal files only once.
+// readLayer reads a layer's archive and checks what holds in every layer: each name once, directories before what is in them, and what is in the
+// store in order; owner 0, time 1, no special files and modes; hard links to earlier files; equal files only once.
 func readLayer(r io.Reader) (layerEntries, error) {
 	entries := make(layerEntries)
 	first := make(map[string]string) // the name of each file, by mode and content

@@ -24,7 +24,7 @@ type target struct {
 	distribution.Repository
 	blobs   distribution.BlobStatter // of the whole registry, never cached
 	held    chan struct{}            // a token for each blob in memory that is being stored, of the whole registry
-	storing errgroup.Group           // those of this image
+	storing errgroup.Group           // what is being done beside, for this image
 
 	mu      sync.Mutex
 	mounted []v1.Descriptor // to be linked when the image is served

@@ -140,7 +140,7 @@ func TestSections(t *testing.T) {
 	}
 }
 
-// A section of very many parts is not remembered, and the ones after it are not either.
+// A section of very many parts is not remembered, so that those after it are not found either.
 func TestSectionsAreBounded(t *testing.T) {
 	c := NewCompressor(Gzip, 1)
 	large := Section{Key: "large", Fill: func(archive *Tar) error {

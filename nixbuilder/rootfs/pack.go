@@ -71,7 +71,7 @@ func (p *packer) node(ctx context.Context, archive *layer.Tar, n *node, name str
 		return archive.Symlink(name, n.link)
 	case !n.isDir():
 		return archive.File(name, n.mode, int64(len(n.content)), strings.NewReader(n.content))
-	case p.written[n] && n.whole != "":
+	case p.written[n] && n.whole != "": // a section
 		return nil
 	}
 	if !p.written[n] {

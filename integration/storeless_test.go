@@ -4,99 +4,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
-
-// A signedCache is a binary cache whose paths a key has signed.
-type signedCache struct {
-	dir, publicKey, url string
-
-	mu     sync.Mutex
-	down   bool
-	asked  []string
-	secret string
-}
-
-// newSignedCache is an empty cache on loopback.
-func newSignedCache(t testing.TB) *signedCache {
-	t.Helper()
-	Needs(t, "nix", "nix-store")
-	dir := Dir(t)
-	c := &signedCache{dir: filepath.Join(dir, "cache"), secret: filepath.Join(dir, "secret")}
-	public := filepath.Join(dir, "public")
-	Exec(t, "nix-store", "--generate-binary-cache-key", "cache.example.org-1", c.secret, public)
-	key, err := os.ReadFile(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.publicKey = strings.TrimSpace(string(key))
-	files := http.FileServer(http.Dir(c.dir))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c.mu.Lock()
-		down := c.down
-		c.asked = append(c.asked, r.URL.Path)
-		c.mu.Unlock()
-		if down {
-			http.Error(w, "down", http.StatusServiceUnavailable)
-			return
-		}
-		files.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	c.url = server.URL
-	return c
-}
-
-// add copies paths, with all that they refer to, from a store.
-func (c *signedCache) add(t testing.TB, from, compression string, paths ...store.Path) {
-	t.Helper()
-	args := []string{"--extra-experimental-features", "nix-command", "copy", "--to", "file://" + c.dir + "?compression=" + compression + "&secret-key=" + c.secret}
-	if from != "" {
-		args = append(args, "--from", from)
-	}
-	for _, p := range paths {
-		args = append(args, string(p))
-	}
-	Exec(t, "nix", args...)
-}
-
-func (c *signedCache) setDown(down bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.down = down
-}
-
-// requests are the paths that were asked for since the last call, and that match.
-func (c *signedCache) requests(pattern string) (matching []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, path := range c.asked {
-		if regexp.MustCompile(pattern).MatchString(path) {
-			matching = append(matching, path)
-		}
-	}
-	c.asked = nil
-	return matching
-}
-
-// settings are those of a registry that packs straight from the cache.
-func (c *signedCache) settings(more ...string) []string {
-	return append([]string{
-		"nix.build.storeless=true", `nix.nix.substituters=["` + c.url + `"]`, `nix.nix.trustedpublickeys=["` + c.publicKey + `"]`,
-	}, more...)
-}
 
 // withoutStore has a registry see an empty directory that nobody can write to where Nix's store and state are.
 func withoutStore(t testing.TB, r *Registry) {
@@ -141,8 +60,8 @@ func TestStoreless(t *testing.T) {
 		{"gzip", []string{"tree"}},
 	} {
 		t.Run(test.compression, func(t *testing.T) {
-			cache := newSignedCache(t)
-			r := NewRegistry(t, cache.settings()...)
+			cache := newBinaryCache(t)
+			r := NewRegistry(t, cache.storeless()...)
 			withoutStore(t, r)
 			r.Start()
 			pull := func(name string) (archives []string) {
@@ -190,47 +109,47 @@ func TestStorelessFaults(t *testing.T) {
 	want := ordinary.Pull(t, "tree")
 	paths := ordinary.paths(t, want)
 	tree := paths[slices.IndexFunc(paths, func(p store.Path) bool { return strings.HasPrefix(p.Name(), "tree-") })]
-	resign := func(t *testing.T, c *signedCache) {
+	resign := func(t *testing.T, c *binaryCache) {
 		if err := os.RemoveAll(c.dir); err != nil {
 			t.Fatal(err)
 		}
-		(&signedCache{dir: c.dir, secret: newSignedCache(t).secret}).add(t, "", "zstd", paths...)
+		(&binaryCache{dir: c.dir, secret: newBinaryCache(t).secret}).add(t, "", "zstd", paths...)
 	}
 	for _, test := range []struct {
 		name   string
-		damage func(t *testing.T, c *signedCache)
+		damage func(t *testing.T, c *binaryCache)
 		status int
 		text   string
 	}{
 		{"signed by another key", resign, http.StatusForbidden, "no trusted key has signed it"},
-		{"another hash", func(t *testing.T, c *signedCache) {
+		{"another hash", func(t *testing.T, c *binaryCache) {
 			c.edit(t, c.narinfo(tree), func(text []byte) []byte {
 				return regexp.MustCompile(`NarHash: sha256:....`).ReplaceAll(text, []byte("NarHash: sha256:0000"))
 			})
 		}, http.StatusForbidden, "no trusted key has signed it"},
-		{"another content", func(t *testing.T, c *signedCache) {
+		{"another content", func(t *testing.T, c *binaryCache) {
 			c.edit(t, c.archive(t, tree), func(archive []byte) []byte { archive[len(archive)/2] ^= 1; return archive })
 		}, http.StatusForbidden, "can't be downloaded: a binary cache has it, but the archive"},
-		{"cut off", func(t *testing.T, c *signedCache) {
+		{"cut off", func(t *testing.T, c *binaryCache) {
 			c.edit(t, c.archive(t, tree), func(archive []byte) []byte { return archive[:len(archive)/2] })
 		}, http.StatusForbidden, "can't be downloaded: a binary cache has it, but the archive"},
-		{"no archive", func(t *testing.T, c *signedCache) {
+		{"no archive", func(t *testing.T, c *binaryCache) {
 			if err := os.Remove(c.archive(t, tree)); err != nil {
 				t.Fatal(err)
 			}
 		}, http.StatusForbidden, "the archive is gone"},
-		{"not there", func(t *testing.T, c *signedCache) {
+		{"not there", func(t *testing.T, c *binaryCache) {
 			if err := os.Remove(c.narinfo(tree)); err != nil {
 				t.Fatal(err)
 			}
 		}, http.StatusForbidden, tree.Name() + " can't be downloaded: no binary cache has it, and this registry has no Nix store to build it in"},
-		{"down", func(_ *testing.T, c *signedCache) { c.setDown(true) }, http.StatusServiceUnavailable, "ask again later"},
+		{"down", func(_ *testing.T, c *binaryCache) { c.setDown(true) }, http.StatusServiceUnavailable, "ask again later"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			cache := newSignedCache(t)
+			cache := newBinaryCache(t)
 			cache.add(t, "", "zstd", paths...)
-			r := NewRegistry(t, cache.settings()...)
+			r := NewRegistry(t, cache.storeless()...)
 			withoutStore(t, r)
 			test.damage(t, cache)
 			r.Start()
@@ -259,41 +178,16 @@ func TestStorelessFaults(t *testing.T) {
 	}
 }
 
-// narinfo is the file about a path.
-func (c *signedCache) narinfo(p store.Path) string {
-	hash, _, _ := strings.Cut(p.Base(), "-")
-	return filepath.Join(c.dir, hash+".narinfo")
-}
-
-// archive is the file with a path's content.
-func (c *signedCache) archive(t testing.TB, p store.Path) string {
-	t.Helper()
-	text, err := os.ReadFile(c.narinfo(p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(c.dir, string(regexp.MustCompile(`(?m)^URL: (.*)$`).FindSubmatch(text)[1]))
-}
-
-func (c *signedCache) edit(t testing.TB, name string, change func([]byte) []byte) {
-	t.Helper()
-	content, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	Write(t, name, string(change(content)))
-}
-
 // TestStorelessBuilds builds what no binary cache has, where there is a Nix store.
 func TestStorelessBuilds(t *testing.T) {
 	t.Parallel()
-	cache := newSignedCache(t)
+	cache := newBinaryCache(t)
 	if err := os.Mkdir(cache.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	Write(t, filepath.Join(cache.dir, "nix-cache-info"), "StoreDir: /nix/store\n")
 	packages := FreshPackages(t)
-	r := StartRegistry(t, cache.settings("nix.packages.path="+packages)...)
+	r := StartRegistry(t, cache.storeless("nix.packages.path="+packages)...)
 	if programs := r.Programs(); slices.Contains(programs, "nix-daemon") {
 		t.Errorf("before it is needed, Nix was started: %q", programs)
 	}
@@ -317,10 +211,10 @@ func TestStorelessPlatform(t *testing.T) {
 	own := "local?root=" + filepath.Join(Dir(t), "store")
 	built := Exec(t, "nix-build", "--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option", "extra-platforms", "aarch64-linux",
 		"--store", own, "--argstr", "system", "aarch64-linux", "-A", "native", packages)
-	cache := newSignedCache(t)
+	cache := newBinaryCache(t)
 	cache.add(t, own, "zstd", store.Path(built))
 
-	r := NewRegistry(t, cache.settings("nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`)...)
+	r := NewRegistry(t, cache.storeless("nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`)...)
 	withoutStore(t, r)
 	r.Start()
 	image := r.Pull(t, "arm64/native")

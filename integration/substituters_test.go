@@ -2,68 +2,15 @@ package integration
 
 import (
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-// A binaryCache has the outputs of a fresh package set, which no other store has, signed with a key.
-type binaryCache struct {
-	packages, publicKey string
-	url                 string
-	down                atomic.Bool
-	beforeNAR           func(size int64) // if not nil, called before an archive is sent
-	narinfos, nars      atomic.Int32
-}
-
-func newBinaryCache(t *testing.T, attributes ...string) *binaryCache {
-	t.Helper()
-	Needs(t, "nix-build", "nix-store", "nix")
-	c := &binaryCache{packages: FreshPackages(t)}
-	dir := Dir(t)
-	secret, public := filepath.Join(dir, "secret"), filepath.Join(dir, "public")
-	Exec(t, "nix-store", "--generate-binary-cache-key", "cache.example.org-1", secret, public)
-	key, err := os.ReadFile(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.publicKey = strings.TrimSpace(string(key))
-
-	// Built in a store of its own, so that the machine's has nothing of it.
-	own := "local?root=" + filepath.Join(dir, "store")
-	// It has no users to build as: Nix ends all that runs as such a user, also what another store builds.
-	build := []string{"--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--store", own, c.packages}
-	for _, attribute := range attributes {
-		build = append(build, "-A", attribute)
-	}
-	paths := strings.Fields(Exec(t, "nix-build", build...))
-	copying := []string{"--extra-experimental-features", "nix-command", "copy", "--from", own, "--to", "file://" + filepath.Join(dir, "cache") + "?secret-key=" + secret}
-	Exec(t, "nix", append(copying, paths...)...)
-
-	files := http.FileServer(http.Dir(filepath.Join(dir, "cache")))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case c.down.Load():
-			http.Error(w, "down", http.StatusServiceUnavailable)
-			return
-		case strings.HasSuffix(r.URL.Path, ".narinfo"):
-			c.narinfos.Add(1)
-		case strings.HasPrefix(r.URL.Path, "/nar/"):
-			c.nars.Add(1)
-			if info, err := os.Stat(filepath.Join(dir, "cache", r.URL.Path)); err == nil && c.beforeNAR != nil {
-				c.beforeNAR(info.Size())
-			}
-		}
-		files.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	c.url = server.URL
-	return c
-}
 
 // TestSubstituters takes packages from a binary cache instead of building them, if it is to be trusted and answers.
 func TestSubstituters(t *testing.T) {
@@ -83,11 +30,12 @@ func TestSubstituters(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			cache := newBinaryCache(t, "quick")
-			cache.down.Store(test.down)
-			r := StartRegistry(t, "nix.packages.path="+cache.packages, `nix.nix.substituters=["`+cache.url+`"]`, `nix.nix.trustedpublickeys=["`+test.key(cache)+`"]`)
+			packages := FreshPackages(t)
+			cache := cacheOf(t, packages, "quick")
+			cache.setDown(test.down)
+			r := StartRegistry(t, cache.settings("nix.packages.path="+packages, `nix.nix.trustedpublickeys=["`+test.key(cache)+`"]`)...)
 			r.CheckWhole(t, r.Pull(t, "quick"))
-			if got := cache.nars.Load() > 0; got != test.fetches {
+			if got := len(cache.requests("^/nar/")) > 0; got != test.fetches {
 				t.Errorf("something was fetched from the cache: %t, want %t", got, test.fetches)
 			}
 			if !strings.Contains(r.Log(), test.log) {
@@ -100,8 +48,9 @@ func TestSubstituters(t *testing.T) {
 // TestPackingOverlapsDownloads has a cache that does not give out the last path before the layer of another one is stored.
 func TestPackingOverlapsDownloads(t *testing.T) {
 	t.Parallel()
-	cache := newBinaryCache(t, "quick", "bulky")
-	r := NewRegistry(t, "nix.packages.path="+cache.packages, `nix.nix.substituters=["`+cache.url+`"]`, `nix.nix.trustedpublickeys=["`+cache.publicKey+`"]`)
+	packages := FreshPackages(t)
+	cache := cacheOf(t, packages, "quick", "bulky")
+	r := NewRegistry(t, cache.settings("nix.packages.path="+packages)...)
 	packed := make(chan bool, 1)
 	cache.beforeNAR = func(size int64) {
 		if size < 1e6 {
@@ -123,8 +72,99 @@ func TestPackingOverlapsDownloads(t *testing.T) {
 	}
 	r.CheckWhole(t, image)
 	// The same image as of a store that has it all.
-	other := StartRegistry(t, "nix.packages.path="+cache.packages)
+	other := StartRegistry(t, "nix.packages.path="+packages)
 	if again := other.Pull(t, "quick/bulky"); again.Digest != image.Digest {
 		t.Errorf("the image is %s when it is downloaded, and %s when it is there", image.Digest, again.Digest)
+	}
+}
+
+// TestCachedPackages pulls one image after the other of packages that a binary cache has, as most users of nixpkgs do: what every image
+// includes and what programs share is in the store, or in the registry, from the second image on. Each is there at the first pull, nothing is built, and the
+// images are the same whatever the store had, and without a store.
+func TestCachedPackages(t *testing.T) {
+	t.Parallel()
+	attributes := []string{"certs", "services", "quick", "reader", "writer", "editor", "bulky"}
+	images := []string{
+		"quick",               // nothing is there
+		"reader",              // what is included is there
+		"writer",              // and what it refers to
+		"quick/reader/bulky",  // and some of the packages, which nothing refers to
+		"editor/certs/writer", // that are also included
+		"reader/writer",       // all is there
+		"library/quick",       // as what others refer to
+	}
+	include := `nix.include=["certs", "services", "no-such-package"]`
+	for _, test := range []struct {
+		name     string
+		settings []string
+		noStore  bool
+		pull     func(t *testing.T, r *Registry)
+	}{
+		{name: "one after the other", pull: func(t *testing.T, r *Registry) {}},
+		{name: "at once", pull: pullAll(images)},
+		{name: "before it serves", pull: func(t *testing.T, r *Registry) {
+			r.Stop()
+			if stdout, stderr, err := r.nix(append([]string{"build"}, images...)...); err != nil || strings.Count(stdout, " built\n") != len(images)-1 {
+				t.Errorf("%v\n%s%s", err, stdout, stderr)
+			}
+			r.Start()
+		}},
+		{name: "prebuilt", settings: []string{`nix.prebuild=["` + strings.Join(images, `", "`) + `"]`}, pull: func(t *testing.T, r *Registry) {
+			r.AwaitLog(logBuilt, len(images))
+		}},
+		{name: "without a store", settings: []string{"nix.build.storeless=true"}, noStore: true, pull: func(t *testing.T, r *Registry) {}},
+		{name: "at once without a store", settings: []string{"nix.build.storeless=true"}, noStore: true, pull: pullAll(images)},
+		{name: "storeless with a store", settings: []string{"nix.build.storeless=true"}, pull: func(t *testing.T, r *Registry) {}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			packages := FreshPackages(t) // which no store has
+			cache := cacheOf(t, packages, attributes...)
+			settings := append(cache.settings("nix.packages.path="+packages, include), test.settings...)
+			r := NewRegistry(t, settings...)
+			if test.noStore {
+				withoutStore(t, r)
+			}
+			r.Start()
+			test.pull(t, r)
+			digests := make(map[string]digest.Digest)
+			for _, name := range images {
+				image := r.Pull(t, name)
+				r.CheckWhole(t, image)
+				digests[name] = image.Digest
+			}
+			for _, unwanted := range []string{"level=warning", "level=error", logBuilding} {
+				if strings.Contains(r.Log(), unwanted) {
+					t.Errorf("the log has %q", unwanted)
+				}
+			}
+			if test.noStore {
+				return
+			}
+			// Another registry, over a store that has it all, or, storeless, as much of it as before.
+			again := StartRegistry(t, settings...)
+			for _, name := range images {
+				if image := again.Pull(t, name); image.Digest != digests[name] && test.name != "at once" { // layers depend on what came first
+					t.Errorf("%s is %s, and %s over a full store", name, digests[name], image.Digest)
+				}
+			}
+		})
+	}
+}
+
+// pullAll has several clients pull all images at the same time.
+func pullAll(images []string) func(t *testing.T, r *Registry) {
+	return func(t *testing.T, r *Registry) {
+		var clients sync.WaitGroup
+		for _, name := range images {
+			for range 3 {
+				clients.Go(func() {
+					if status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest); err != nil || status != http.StatusOK {
+						t.Errorf("%s: %d %s %v", name, status, body, err)
+					}
+				})
+			}
+		}
+		clients.Wait()
 	}
 }

@@ -346,8 +346,9 @@ func TestLayoutWhole(t *testing.T) {
 // TestLayoutOfBinaryCache knows packages from what a binary cache says of them.
 func TestLayoutOfBinaryCache(t *testing.T) {
 	t.Parallel()
-	cache := newBinaryCache(t, "quick")
-	settings := []string{"nix.packages.path=" + cache.packages, `nix.nix.substituters=["` + cache.url + `"]`, `nix.nix.trustedpublickeys=["` + cache.publicKey + `"]`}
+	packages := FreshPackages(t)
+	cache := cacheOf(t, packages, "quick")
+	settings := cache.settings("nix.packages.path=" + packages)
 	for _, test := range []struct {
 		name    string
 		args    []string
@@ -363,13 +364,14 @@ func TestLayoutOfBinaryCache(t *testing.T) {
 		if err != nil || !strings.HasSuffix(stdout, test.want) || !strings.Contains(stderr, test.absent) {
 			t.Errorf("%s: %v, %q, %s\nwant %q and %q", test.name, err, stdout, stderr, test.want, test.absent)
 		}
-		if cache.narinfos.Load() == 0 || (cache.nars.Load() > 0) != test.fetches {
-			t.Errorf("%s: the cache was asked about %d paths and gave %d", test.name, cache.narinfos.Load(), cache.nars.Load())
+		asked := cache.requests(`^/nar/|\.narinfo$`)
+		if gave := slices.ContainsFunc(asked, func(path string) bool { return strings.HasPrefix(path, "/nar/") }); len(asked) == 0 || gave != test.fetches {
+			t.Errorf("%s: the cache was asked for %q", test.name, asked)
 		}
 	}
 
 	// An answer is better than a guess.
-	cache.down.Store(true)
+	cache.setDown(true)
 	r := NewRegistry(t, settings...)
 	if stdout, stderr, err := r.nix("layout", "sleeps.s1"); err == nil || stdout != "" || !strings.Contains(stderr, cache.url) {
 		t.Errorf("while the cache is down: %v, %q, %s", err, stdout, stderr)

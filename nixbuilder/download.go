@@ -38,9 +38,11 @@ type download struct {
 	err     error         // that ended it, once done is closed
 }
 
-// download begins to fetch targets over conn, which is the download's until it ends, unless binary caches do not tell enough about them: then it is
-// nil. It calls ended at the end. The closure can't be collected until conn is put back.
-func (b *Builder) download(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing, ended func()) (*download, error) {
+// download begins to fetch those outputs of an image that are targets, over conn, which is the download's until it ends, unless binary caches do not tell
+// enough about them: then it is nil. The other outputs are in the store. It calls ended at the end. The closure can't be collected until conn is put back.
+func (b *Builder) download(
+	ctx context.Context, conn *daemon.Conn, outputs []store.Path, targets []daemon.DerivedPath, missing daemon.Missing, ended func(),
+) (*download, error) {
 	infos, err := conn.SubstitutableInfos(ctx, missing.WillSubstitute, nil)
 	if err != nil && !errors.As(err, new(*daemon.Error)) {
 		return nil, err
@@ -49,7 +51,8 @@ func (b *Builder) download(ctx context.Context, conn *daemon.Conn, targets []dae
 		return nil, nil // a cache has just gone down
 	}
 	d := &download{done: make(chan struct{}), absent: make(map[store.Path]bool, len(infos)), arrived: make(chan struct{})}
-	var needed, all []store.Path
+	needed := slices.Clone(outputs)
+	var all []store.Path
 	for _, info := range infos {
 		d.absent[info.Path] = true
 		needed = append(needed, info.References...)

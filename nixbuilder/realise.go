@@ -99,7 +99,7 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 	}
 	if len(missing.Unknown) == 0 {
 		if early {
-			if coming, err := b.download(ctx, conn, targets, missing, ended); coming != nil || err != nil {
+			if coming, err := b.download(ctx, conn, o.packages.outputs(), targets, missing, ended); coming != nil || err != nil {
 				return coming, err
 			}
 		}

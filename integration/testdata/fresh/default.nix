@@ -44,6 +44,9 @@ let
       printf '#!%s sh\necho %s\n' $b '${text}' > $out/bin/${name}
       $b chmod +x $out/bin/${name}
     '';
+  library = package "library" "$b mkdir -p $out/lib; echo code > $out/lib/library.so";
+  linked =
+    name: package name "$b mkdir -p $out/bin; echo ${library}/lib/library.so > $out/bin/${name}";
 in
 {
   quick = says "quick" 0 (readFile ./text);
@@ -64,6 +67,16 @@ in
     $b mkdir -p $out/share
     $b head -c 10000000 /dev/urandom > $out/share/data
   '';
+
+  # What an operator has in every image.
+  certs = package "certs" "$b mkdir -p $out/etc; echo authority > $out/etc/certs";
+  services = package "services" "$b mkdir -p $out/etc; echo ssh 22 > $out/etc/services";
+
+  # Programs that share a library.
+  inherit library;
+  reader = linked "reader";
+  writer = linked "writer";
+  editor = linked "editor";
 
   fails = package "fails" ''
     echo "compiling $salt"

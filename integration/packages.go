@@ -53,6 +53,14 @@ func CopyDemoPackages(t testing.TB) string {
 // file text says.
 func FreshPackages(t testing.TB) string {
 	t.Helper()
+	dir := freshSet(t, "fresh")
+	Write(t, filepath.Join(dir, "text"), "hello")
+	return dir
+}
+
+// freshSet is a copy of the default.nix of a directory in testdata, with a busybox and a salt of its own.
+func freshSet(t testing.TB, name string) string {
+	t.Helper()
 	busybox, err := filepath.Glob(filepath.Join(DemoPackages(t), "*", "bootstrap", "busybox"))
 	if err != nil || len(busybox) == 0 {
 		t.Fatalf("the demo package set has no busybox: %v", err)
@@ -61,13 +69,12 @@ func FreshPackages(t testing.TB) string {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{filepath.Join("testdata", "fresh", "default.nix"): "default.nix", busybox[0]: "bin/busybox"} {
+	for from, to := range map[string]string{filepath.Join("testdata", name, "default.nix"): "default.nix", busybox[0]: "bin/busybox"} {
 		if err := copyFile(from, filepath.Join(dir, to)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	Write(t, filepath.Join(dir, "salt"), rand.Text())
-	Write(t, filepath.Join(dir, "text"), "hello")
 	return dir
 }
 

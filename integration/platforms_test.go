@@ -3,8 +3,6 @@ package integration
 import (
 	"encoding/json"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,12 +13,7 @@ import (
 // TestPlatforms serves indexes, with what becomes of platforms that can't be had.
 func TestPlatforms(t *testing.T) {
 	t.Parallel()
-	packages := FreshPackages(t)
-	content, err := os.ReadFile(filepath.Join("testdata", "platforms", "default.nix"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	Write(t, filepath.Join(packages, "default.nix"), string(content))
+	packages := freshSet(t, "platforms")
 	r := StartRegistry(t, "nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`, "nix.refresh=1h")
 
 	index := func(name string) (v1.Index, http.Header) {

@@ -201,12 +201,7 @@ func TestStorelessBuilds(t *testing.T) {
 func TestStorelessPlatform(t *testing.T) {
 	t.Parallel()
 	Needs(t, "nix-build")
-	packages := FreshPackages(t)
-	content, err := os.ReadFile(filepath.Join("testdata", "platforms", "default.nix"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	Write(t, filepath.Join(packages, "default.nix"), string(content))
+	packages := freshSet(t, "platforms")
 	// A machine that believes that it can is in the place of one that can.
 	own := "local?root=" + filepath.Join(Dir(t), "store")
 	built := Exec(t, "nix-build", "--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option", "extra-platforms", "aarch64-linux",

@@ -90,9 +90,9 @@ func (b *Builder) download(
 			defer b.daemons.Put(watcher)
 			d.watch(watching, watcher)
 		})
-		failures, err := b.fetch(ctx, conn, targets, missing)
-		if err == nil && len(failures) > 0 {
-			err = fmt.Errorf("%w: %s", errNotDownloaded, failures[0].Message)
+		err := b.fetch(ctx, conn, targets, missing)
+		if failed := (*buildError)(nil); errors.As(err, &failed) {
+			err = fmt.Errorf("%w: %w", errNotDownloaded, failed)
 		}
 		stopWatching()
 		watched.Wait()
@@ -102,12 +102,12 @@ func (b *Builder) download(
 }
 
 // fetch is run for what is not built.
-func (b *Builder) fetch(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) ([]daemon.Result, error) {
+func (b *Builder) fetch(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) error {
 	if err := conn.SetJobs(ctx, downloadsAtOnce); err != nil {
-		return nil, err
+		return err
 	}
-	failures, _, err := b.run(ctx, conn, targets, missing)
-	return failures, cmp.Or(err, conn.SetJobs(ctx, 0))
+	err := b.run(ctx, conn, targets, missing)
+	return cmp.Or(err, conn.SetJobs(ctx, 0))
 }
 
 // watch notes what arrives until ctx ends.

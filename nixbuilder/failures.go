@@ -1,0 +1,258 @@
+package nixbuilder
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// logLines is how much of the log of a failed build its message has.
+const logLines = 10
+
+// How Nix words what no field of its answers tells, with the versions that do. All else is told by statuses.
+var (
+	// 2.8 to 2.26 begin the line with "builder for '…'"; 2.34 has "Cannot build '…'." and "Reason: builder failed …" on the next line.
+	wordsBuilder = regexp.MustCompile(`(?:builder(?: for '[^']*')?) failed (with exit code \d+|due to signal \d+ \([^)]*\))`)
+	// 2.8 to 2.26 fail the whole operation with it.
+	wordsMachine = regexp.MustCompile(`^a '([a-z0-9_-]+)' with features \{([^}]*)\} is required to build `)
+	// 2.34 has it in the result of an input that is rejected.
+	wordsPlatform = regexp.MustCompile(`(?m)^Required system: '([a-z0-9_-]+)'`)
+	wordsFeatures = regexp.MustCompile(`(?m)^Required features: \{([^}]*)\}`)
+	// All; before 2.34 both fail the whole operation, and the second still does.
+	wordsCycle    = regexp.MustCompile(`cycle detected in build of '[^']*' in the references of output '([^']*)' from output '([^']*)'`)
+	wordsFileType = regexp.MustCompile(`^file ['"][^'"]*['"] has an unsupported type`)
+	// All, in the results of outputs that are rejected.
+	wordsHash       = regexp.MustCompile(`hash mismatch in fixed-output derivation '[^']*':\s+specified:\s+(\S+)\s+got:\s+(\S+)`)
+	wordsNoOutput   = regexp.MustCompile(`failed to produce output path for output '([^']*)'`)
+	wordsReferences = regexp.MustCompile(`output '[^']*' is not allowed to refer to the following paths:((?:\s+/nix/store/\S+)+)`)
+	// All, in the log. A build on a remote builder is said to have failed there, and a helper of Nix's to have failed here.
+	wordsRemote = regexp.MustCompile(`^error: (?:build of|building of|builder for|Cannot build) '/nix/store/`)
+	// All, in results and in the log, of what binary caches have and don't give.
+	wordsSubstitutes = regexp.MustCompile(`^(?:error: )?some substitutes for the outputs of derivation '/nix/store/`)
+	// All, in the log, of remote builders that can't be reached, or went away; with ssh-ng, from 2.26 or earlier on, the daemon there did.
+	wordsUnusable = regexp.MustCompile(`^cannot build on '`)
+	wordsLost     = regexp.MustCompile(`^error: (?:unexpected end-of-file|writing to file: Broken pipe|Nix daemon disconnected unexpectedly)`)
+	wordsTimedOut = regexp.MustCompile(`timed out after \d+ seconds`)
+	// 2.8 writes an error of the process that becomes a builder into its log in a form for programs.
+	wordsSerialized = regexp.MustCompile(`^ErrorError.??([a-z]+ )`)
+
+	derivationPath = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-[^/'" ]+?\.drv\b`)
+	storePrefix    = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-`)
+)
+
+// A buildError is why something can't be built or downloaded, for which what is built has to answer, or where it comes from.
+type buildError struct {
+	path   store.Path // a derivation, or what was to be downloaded
+	status daemon.Status
+	reason string   // as Nix says it, in one or more lines
+	tail   []string // the last lines of its builder's log
+}
+
+// Error is for the log.
+func (e *buildError) Error() string {
+	text := fmt.Sprintf("making %s: %s", e.path, e.status)
+	if e.reason != "" {
+		text += ": " + strings.ReplaceAll(e.reason, "\n", " | ")
+	}
+	return text
+}
+
+// public is for clients.
+func (e *buildError) public() *Error {
+	name := strings.TrimSuffix(e.path.Name(), ".drv")
+	if e.status == daemon.NoSubstituters {
+		return Errorf(Denied, "no binary cache has %s", name)
+	}
+	if machine := e.machine(); machine != "" {
+		return Errorf(Denied, "building %s needs a machine %s: give Nix a binary cache that has it, a remote builder, or emulation", name, machine)
+	}
+	kind, message := Denied, fmt.Sprintf("building %s %s", name, e.outcome())
+	if e.status == daemon.TransientFailure { // only what is fetched may fail for a while
+		kind, message = Unavailable, fmt.Sprintf("fetching %s %s", name, e.outcome())
+	}
+	if len(e.tail) > 0 {
+		message += "; its last lines: " + strings.Join(e.tail, " | ")
+		message += "; on the registry's host, `nix-store --read-log " + string(e.path) + "` has the whole log"
+	}
+	return &Error{Kind: kind, Message: message}
+}
+
+// machine is what a derivation needs and no machine has, such as "for riscv64-linux" or "with kvm".
+func (e *buildError) machine() string {
+	if m := wordsMachine.FindStringSubmatch(e.reason); m != nil {
+		return strings.TrimSuffix("for "+m[1]+" with "+m[2], " with ")
+	}
+	if e.status != daemon.InputRejected {
+		return ""
+	}
+	var needs []string
+	if m := wordsPlatform.FindStringSubmatch(e.reason); m != nil {
+		needs = append(needs, "for "+m[1])
+	}
+	if m := wordsFeatures.FindStringSubmatch(e.reason); m != nil && m[1] != "" {
+		needs = append(needs, "with "+m[1])
+	}
+	return strings.Join(needs, " ")
+}
+
+// outcome goes on where "building NAME" ends.
+func (e *buildError) outcome() string {
+	if e.status == daemon.TimedOut {
+		return "took longer than this registry allows"
+	}
+	if m := wordsBuilder.FindStringSubmatch(e.reason); m != nil {
+		return "failed " + m[1]
+	}
+	if m := wordsHash.FindStringSubmatch(e.reason); m != nil {
+		return fmt.Sprintf("failed: what it fetches has the hash %s, and the package set says %s", m[2], m[1])
+	}
+	if wordsSubstitutes.MatchString(e.reason) {
+		return "failed: a binary cache that has it doesn't give it"
+	}
+	if m := wordsNoOutput.FindStringSubmatch(e.reason); m != nil {
+		return "failed: its builder ended well, but made no output " + m[1]
+	}
+	if m := wordsReferences.FindStringSubmatch(e.reason); m != nil {
+		paths := strings.Fields(storePrefix.ReplaceAllString(m[1], ""))
+		return "failed: its output refers to what it may not refer to: " + strings.Join(paths, ", ")
+	}
+	if m := wordsCycle.FindStringSubmatch(e.reason); m != nil {
+		return fmt.Sprintf("failed: its outputs %s and %s refer to each other", min(m[1], m[2]), max(m[1], m[2]))
+	}
+	if wordsFileType.MatchString(e.reason) {
+		return "failed: its output has something that is neither a file, a directory nor a symbolic link"
+	}
+	if first, _, _ := strings.Cut(e.reason, "\n"); first != "" {
+		return "failed: " + storePrefix.ReplaceAllString(first, "")
+	}
+	return "failed: " + e.status.String()
+}
+
+// remarks are what Nix says while it builds. Why a build on a remote builder failed is nowhere else: the result is then that Nix's own helper did. Each
+// list has logLines entries at most.
+type remarks struct {
+	tails    map[store.Path][]string // the last lines of each builder's log
+	failed   []string                // builds that failed elsewhere, and downloads for builds
+	reason   bool                    // the last of them may go on with the next line
+	unusable []string                // the first remote builders that could not be reached, or have nothing to build with
+	lost     []string                // what was said of those that went away in the middle of a build
+}
+
+func (r *remarks) add(line daemon.LogLine) {
+	if line.Drv != "" {
+		text := wordsSerialized.ReplaceAllString(line.Text, "$1")
+		if text == "" {
+			return
+		}
+		tail := append(r.tails[line.Drv], text)
+		r.tails[line.Drv] = tail[max(0, len(tail)-logLines):]
+		return
+	}
+	if r.reason {
+		r.reason = false
+		if reason := strings.TrimSpace(line.Text); strings.HasPrefix(reason, "Reason: ") {
+			r.failed[len(r.failed)-1] += " " + reason
+			return
+		}
+	}
+	switch text := line.Text; {
+	case wordsRemote.MatchString(text), wordsSubstitutes.MatchString(text):
+		if len(r.failed) < logLines {
+			r.failed = append(r.failed, text)
+			r.reason = true
+		}
+	case wordsUnusable.MatchString(text) && len(r.unusable) < logLines:
+		r.unusable = append(r.unusable, text)
+	case wordsLost.MatchString(text) && len(r.lost) < logLines:
+		r.lost = append(r.lost, text)
+	}
+}
+
+// failure is what results, or the error that there is instead, come to: nil, a *buildError about the cause of all that failed, or an error that is the operator's.
+func (r *remarks) failure(results []daemon.Result, err error) error {
+	var failed *buildError
+	if reported := (*daemon.Error)(nil); errors.As(err, &reported) {
+		failed = wholeOperation(reported.Message)
+	}
+	if failed == nil && err != nil {
+		return err
+	}
+	var failures []daemon.Result
+	for _, result := range results {
+		if !result.Status.Success() {
+			failures = append(failures, r.complete(result))
+		}
+	}
+	if len(failures) > 0 {
+		cause := slices.MinFunc(failures, func(a, b daemon.Result) int { return blame(a) - blame(b) })
+		failed = &buildError{path: culprit(cause), status: cause.Status, reason: cause.Message}
+	}
+	if failed == nil {
+		return nil
+	}
+	failed.tail = r.tails[failed.path]
+	if machine := failed.machine(); machine != "" && len(r.unusable) > 0 { // it may be there when somebody asks again
+		return fmt.Errorf("building %s, which needs a machine %s: %s", failed.path.Name(), machine, strings.Join(r.unusable, "; "))
+	}
+	if len(r.lost) > 0 {
+		return fmt.Errorf("building %s: lost the remote builder: %s", failed.path.Name(), strings.Join(r.lost, "; "))
+	}
+	return failed
+}
+
+// wholeOperation is what a derivation has to answer for although it ended the whole operation, nil for other errors.
+func wholeOperation(message string) *buildError {
+	var status daemon.Status
+	switch {
+	case wordsMachine.MatchString(message):
+		status = daemon.InputRejected
+	case wordsCycle.MatchString(message), wordsFileType.MatchString(message):
+		status = daemon.OutputRejected
+	default:
+		return nil
+	}
+	return &buildError{path: store.Path(derivationPath.FindString(message)), status: status, reason: message}
+}
+
+// blame orders failures: those that name a cause come before those that came of it.
+func blame(result daemon.Result) int {
+	switch result.Status {
+	case daemon.PermanentFailure, daemon.InputRejected, daemon.OutputRejected, daemon.TimedOut, daemon.LogLimitExceeded, daemon.NotDeterministic:
+		return 0
+	case daemon.DependencyFailed:
+		return 2
+	}
+	if result.Message == "" { // another failure stopped it
+		return 3
+	}
+	return 1
+}
+
+// complete puts before the message of a failure what was said of its cause elsewhere.
+func (r *remarks) complete(failure daemon.Result) daemon.Result {
+	for _, cause := range r.failed {
+		own := failure.Status == daemon.MiscFailure && strings.Contains(cause, "'"+string(failure.Target.Path())+"'")
+		if !own && failure.Status != daemon.DependencyFailed {
+			continue
+		}
+		failure.Message = cause + "\n" + failure.Message
+		if wordsTimedOut.MatchString(cause) {
+			failure.Status = daemon.TimedOut
+		}
+		break
+	}
+	return failure
+}
+
+// culprit is the derivation that a failure is about: a dependency's, where Nix names one.
+func culprit(failure daemon.Result) store.Path {
+	if drv := derivationPath.FindString(failure.Message); drv != "" && failure.Status == daemon.DependencyFailed {
+		return store.Path(drv)
+	}
+	return failure.Target.Path()
+}

@@ -1,0 +1,215 @@
+package nixbuilder
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// TestFailures has what Nix answers and says, in the words of its versions. TestDifferences of package integration has Nix itself say them.
+func TestFailures(t *testing.T) {
+	app, lib := path("app-1.drv"), path("lib-1.drv")
+	result := func(drv store.Path, status daemon.Status, message string) daemon.Result {
+		target, err := daemon.Outputs(drv, "out")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return daemon.Result{Target: target, Status: status, Message: strings.ReplaceAll(message, "DRV", string(drv))}
+	}
+	helper := "builder for 'DRV' failed with exit code 1;\nlast 1 log lines:\n> begun"
+	const operator = Kind(-1) // the error is not for clients
+	for _, test := range []struct {
+		name    string
+		lines   []string // of the daemon; APP and LIB are derivations
+		results []daemon.Result
+		err     error
+		kind    Kind
+		want    string // how the message begins
+	}{
+		{
+			name:    "its builder, 2.8",
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed with exit code 3;\nlast 1 log lines:\n> linking")},
+			kind:    Denied, want: "building app-1 failed with exit code 3; its last lines: linking; on the registry's host, `nix-store --read-log " + string(app) + "` has the whole log",
+		},
+		{
+			name:    "its builder, 2.34",
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "Cannot build 'DRV'.\nReason: builder failed due to signal 9 (Killed).\nOutput paths:\n  /x")},
+			kind:    Denied, want: "building app-1 failed due to signal 9 (Killed); its last lines: linking",
+		},
+		{
+			name: "a dependency's builder",
+			results: []daemon.Result{
+				result(app, daemon.MiscFailure, ""), result(lib, daemon.PermanentFailure, "Cannot build 'DRV'.\nReason: builder failed with exit code 3."),
+			},
+			kind: Denied, want: "building lib-1 failed with exit code 3; its last lines: compiling this | error: no",
+		},
+		{
+			name:    "too slow",
+			results: []daemon.Result{result(app, daemon.MiscFailure, ""), result(lib, daemon.TimedOut, "timed out after 2 seconds")},
+			kind:    Denied, want: "building lib-1 took longer than this registry allows; its last lines: compiling",
+		},
+		{
+			name: "another hash",
+			results: []daemon.Result{
+				result(app, daemon.DependencyFailed, "1 dependencies of derivation 'DRV' failed to build"),
+				result(lib, daemon.OutputRejected, "hash mismatch in fixed-output derivation 'DRV':\n  specified: sha256-A=\n     got:    sha256-B="),
+			},
+			kind: Denied, want: "building lib-1 failed: what it fetches has the hash sha256-B=, and the package set says sha256-A=",
+		},
+		{
+			name:    "no output",
+			results: []daemon.Result{result(path("none.drv"), daemon.OutputRejected, "builder for 'DRV' failed to produce output path for output 'dev' at \"/nix/store/x\"")},
+			kind:    Denied, want: "building none failed: its builder ended well, but made no output dev",
+		},
+		{
+			name:    "forbidden references",
+			results: []daemon.Result{result(path("none.drv"), daemon.OutputRejected, "output '/nix/store/x' is not allowed to refer to the following paths:\n  "+string(lib)+"\n  "+string(app))},
+			kind:    Denied, want: "building none failed: its output refers to what it may not refer to: lib-1.drv, app-1.drv",
+		},
+		{
+			name:    "a cycle, 2.34",
+			results: []daemon.Result{result(path("none.drv"), daemon.OutputRejected, "cycle detected in build of 'DRV' in the references of output 'out' from output 'dev'")},
+			kind:    Denied, want: "building none failed: its outputs dev and out refer to each other",
+		},
+		{
+			name: "a cycle, 2.26",
+			err:  &daemon.Error{Message: "cycle detected in build of '" + string(path("none.drv")) + "' in the references of output 'dev' from output 'out'"},
+			kind: Denied, want: "building none failed: its outputs dev and out refer to each other",
+		},
+		{
+			name: "a file of another type",
+			err:  &daemon.Error{Message: "file '" + string(path("none.drv")) + ".chroot/root" + string(path("none")) + "' has an unsupported type"},
+			kind: Denied, want: "building none failed: its output has something that is neither",
+		},
+		{
+			name: "another platform, 2.26",
+			err:  &daemon.Error{Message: "a 'riscv64-linux' with features {} is required to build '" + string(lib) + "', but I am a 'x86_64-linux' with features {kvm}"},
+			kind: Denied, want: "building lib-1 needs a machine for riscv64-linux: give Nix",
+		},
+		{
+			name: "features, 2.26",
+			err:  &daemon.Error{Message: "a 'riscv64-linux' with features {kvm, warp} is required to build '" + string(lib) + "', but I am a 'x86_64-linux' with features {kvm}"},
+			kind: Denied, want: "building lib-1 needs a machine for riscv64-linux with kvm, warp: give Nix",
+		},
+		{
+			name:    "another platform, 2.34",
+			results: []daemon.Result{result(lib, daemon.InputRejected, "Cannot build 'DRV'.\nReason: platform mismatch\nRequired system: 'riscv64-linux'\nCurrent system: 'x86_64-linux'")},
+			kind:    Denied, want: "building lib-1 needs a machine for riscv64-linux: give Nix",
+		},
+		{
+			name:    "features, 2.34",
+			results: []daemon.Result{result(lib, daemon.InputRejected, "Cannot build 'DRV'.\nReason: missing system features\nRequired features: {warp}\nAvailable features: {kvm}")},
+			kind:    Denied, want: "building lib-1 needs a machine with warp: give Nix",
+		},
+		{
+			name: "a builder out of reach, 2.26", lines: []string{"cannot build on 'ssh://a': error: cannot connect to 'a': Connection refused"},
+			err:  &daemon.Error{Message: "a 'riscv64-linux' with features {} is required to build '" + string(lib) + "', but I am a 'x86_64-linux' with features {kvm}"},
+			kind: operator, want: "building lib-1.drv, which needs a machine for riscv64-linux: cannot build on 'ssh://a'",
+		},
+		{
+			name: "a builder out of reach, 2.34", lines: []string{"cannot build on 'ssh://a': error: cannot connect to 'a': Connection refused"},
+			results: []daemon.Result{result(lib, daemon.InputRejected, "Cannot build 'DRV'.\nReason: missing system features\nRequired features: {warp}\nAvailable features: {kvm}")},
+			kind:    operator, want: "building lib-1.drv, which needs a machine with warp: cannot build on 'ssh://a'",
+		},
+		{
+			name: "on a remote builder",
+			lines: []string{
+				"error: build of 'LIB' on 'ssh://a' failed: builder for 'LIB' failed with exit code 2",
+				"error: build of 'APP' on 'ssh://a' failed: builder for 'APP' failed with exit code 3",
+			},
+			results: []daemon.Result{result(app, daemon.MiscFailure, helper)},
+			kind:    Denied, want: "building app-1 failed with exit code 3; its last lines: linking",
+		},
+		{
+			name: "on a remote builder, 2.34",
+			lines: []string{
+				"error: Cannot build 'LIB'.", "       Reason: builder failed with exit code 2.", "       Output paths:",
+				"error: build of 'APP' on 'ssh-ng://a' failed: Cannot build 'APP'.", "       Reason: builder failed with exit code 3.",
+			},
+			results: []daemon.Result{result(app, daemon.MiscFailure, "Cannot build 'DRV'.\nReason: builder failed with exit code 1.")},
+			kind:    Denied, want: "building app-1 failed with exit code 3; its last lines: linking",
+		},
+		{
+			name:    "too slow on a remote builder",
+			lines:   []string{"error: build of 'APP' on 'ssh-ng://a' failed: building of 'APP!out' from in-memory derivation timed out after 3 seconds"},
+			results: []daemon.Result{result(app, daemon.MiscFailure, helper)},
+			kind:    Denied, want: "building app-1 took longer than this registry allows",
+		},
+		{
+			name: "a lost builder", lines: []string{"error: unexpected end-of-file"}, results: []daemon.Result{result(app, daemon.MiscFailure, helper)},
+			kind: operator, want: "building app-1.drv: lost the remote builder",
+		},
+		{
+			name: "a lost builder, ssh-ng", lines: []string{"error: Nix daemon disconnected unexpectedly (maybe it crashed?)"}, results: []daemon.Result{result(app, daemon.MiscFailure, helper)},
+			kind: operator, want: "building app-1.drv: lost the remote builder",
+		},
+		{
+			name: "what is fetched", results: []daemon.Result{result(app, daemon.MiscFailure, ""), result(lib, daemon.TransientFailure, "builder for 'DRV' failed with exit code 7;")},
+			kind: Unavailable, want: "fetching lib-1 failed with exit code 7; its last lines: compiling this | error: no",
+		},
+		{
+			name:    "a dependency that a cache doesn't give",
+			lines:   []string{"error: some substitutes for the outputs of derivation 'LIB' failed (usually happens due to networking issues); try '--fallback' to build derivation from source"},
+			results: []daemon.Result{result(app, daemon.TransientFailure, "some substitutes for the outputs of derivation 'DRV' failed (usually happens due to networking issues)")},
+			kind:    Unavailable, want: "fetching app-1 failed: a binary cache that has it doesn't give it",
+		},
+		{name: "in no cache", results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}}, kind: Denied, want: "no binary cache has app-1"},
+		{name: "no words for it", results: []daemon.Result{result(path("none.drv"), daemon.NotDeterministic, "DRV differs\nfrom what it was")}, kind: Denied, want: "building none failed: none.drv differs"},
+		{name: "no words at all", results: []daemon.Result{result(path("none.drv"), daemon.LogLimitExceeded, "")}, kind: Denied, want: "building none failed: log limit exceeded"},
+		{name: "Nix", err: &daemon.Error{Message: "disk full"}, kind: operator, want: "nix: disk full"},
+		{name: "all is well", results: []daemon.Result{result(app, daemon.Built, ""), result(lib, daemon.AlreadyValid, "")}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			said := remarks{tails: make(map[store.Path][]string)}
+			for drv, lines := range map[store.Path][]string{app: {"linking"}, lib: {"", "ErrorErrorHcompiling this", "error: no"}} {
+				for _, line := range lines {
+					said.add(daemon.LogLine{Drv: drv, Text: line})
+				}
+			}
+			for _, line := range test.lines {
+				line = strings.NewReplacer("APP", string(app), "LIB", string(lib)).Replace(line)
+				said.add(daemon.LogLine{Drv: path("other.drv"), Text: line}) // a builder may write what it likes
+				said.add(daemon.LogLine{Text: line})
+			}
+			err := said.failure(test.results, test.err)
+			if test.want == "" {
+				if err != nil {
+					t.Errorf("failed with %v", err)
+				}
+				return
+			}
+			kind := operator
+			var message string
+			if failed := (*buildError)(nil); errors.As(err, &failed) {
+				public := failed.public()
+				kind, message = public.Kind, public.Message
+			} else if err != nil {
+				message = err.Error()
+			}
+			if kind != test.kind || !strings.HasPrefix(message, test.want) {
+				t.Errorf("got  %d %s\nwant %d %s", kind, message, test.kind, test.want)
+			}
+		})
+	}
+}
+
+// What Nix and builders say is kept up to a number of lines.
+func TestRemarksAreBounded(t *testing.T) {
+	drv := path("app-1.drv")
+	said := remarks{tails: make(map[store.Path][]string)}
+	for range 3 * logLines {
+		for _, line := range []string{"error: build of '" + string(drv) + "' on 'ssh://a' failed", "cannot build on 'ssh://a'", "error: unexpected end-of-file"} {
+			said.add(daemon.LogLine{Text: line})
+		}
+		said.add(daemon.LogLine{Drv: drv, Text: "line"})
+	}
+	for _, list := range [][]string{said.failed, said.unusable, said.lost, said.tails[drv]} {
+		if len(list) != logLines || slices.Contains(list, "") {
+			t.Errorf("%d lines are kept: %q", len(list), list)
+		}
+	}
+}

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs a command with the Nix of a Debian suite, which is fetched into build/ unless it is there. The command sees a /nix and build users of that Nix's own:
+# two Nixes share neither a store, nor users, whose processes each of them ends.
+#
+# Usage: scripts/with-nix.sh SUITE COMMAND [ARGUMENT]…   (SUITE: bookworm, trixie, sid)
+# Needs: root, and what scripts/get-nix.sh needs. /nix must exist.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+nix=$root/build/nix-$1
+case $1 in
+  bookworm) uid=31100 ;;
+  trixie) uid=31200 ;;
+  sid) uid=31300 ;;
+  *)
+    echo "with-nix.sh: $1 is none of bookworm, trixie and sid" >&2
+    exit 2
+    ;;
+esac
+"$root/scripts/get-nix.sh" "$1" "$nix" >&2
+shift
+
+mkdir -p "$nix"/{nix,etc}
+{ grep -v '^nixbld' /etc/passwd; for n in 1 2 3 4; do echo "nixbld$n:x:$((uid + n)):$uid::/var/empty:/usr/sbin/nologin"; done; } >"$nix/etc/passwd"
+{ grep -v '^nixbld' /etc/group; echo "nixbld:x:$uid:nixbld1,nixbld2,nixbld3,nixbld4"; } >"$nix/etc/group"
+# shellcheck disable=SC2016 # for the inner shell
+exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc bash -euc '
+  mount --bind "$1/nix" /nix
+  mount --bind "$1/etc/passwd" /etc/passwd
+  mount --bind "$1/etc/group" /etc/group
+  export PATH="$1/bin:$PATH"
+  shift
+  exec "$@"
+' with-nix "$nix" "$@"

@@ -12,8 +12,9 @@ help: ## Show this text
 run: setup-run build demo ## Serve the demo set on ADDR (127.0.0.1:5000)
 	@scripts/run.sh '$(ADDR)'
 
-test: setup-test demo ## Run all tests, the integration tests included
+test: setup-test demo ## Run all tests, the integration tests included, and with other versions of Nix
 	go test -timeout 25m ./...
+	scripts/test-nix-versions.sh
 
 lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
 	@unformatted=$$(gofmt -l cmd integration middleware nixbuilder prepare-image); \

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -69,7 +70,7 @@ func TestDifferences(t *testing.T) {
 	}
 	recorded := recordedAnswers(t)
 	want, known := recorded[version]
-	newest := slices.MaxFunc(slices.Collect(maps.Keys(recorded)), compareVersions)
+	newest := newestRecorded(t)
 	report := t.Errorf
 	if !known && compareVersions(version, newest) > 0 {
 		want, report = recorded[newest], t.Logf
@@ -151,6 +152,12 @@ func recordedAnswers(t testing.TB) map[string]map[string]answer {
 	return recorded
 }
 
+// newestRecorded is the newest version of Nix whose answers are known.
+func newestRecorded(t testing.TB) string {
+	t.Helper()
+	return slices.MaxFunc(slices.Collect(maps.Keys(recordedAnswers(t))), compareVersions)
+}
+
 // nixVersion is that of the Nix that registries use.
 func nixVersion(t testing.TB) string {
 	t.Helper()
@@ -169,4 +176,53 @@ func compareVersions(a, b string) int {
 		}
 	}
 	return cmp.Compare(len(as), len(bs))
+}
+
+// TestImagesOfEveryNix makes images of the demo set with the Nix of each Debian suite, over a store of its own. They are the same, bit for bit.
+func TestImagesOfEveryNix(t *testing.T) {
+	t.Parallel()
+	Needs(t, "unshare", "mount", "patchelf", "apt-get")
+	images := []string{"shell/git/htop", "python3/redis", "nginx", "files-demo"}
+	pull := func(r *Registry) map[string]digest.Digest {
+		digests := make(map[string]digest.Digest)
+		for _, name := range images {
+			image := r.Pull(t, name)
+			r.CheckWhole(t, image)
+			digests[name] = image.Digest
+		}
+		return digests
+	}
+	want := pull(StartRegistry(t))
+	versions := make(map[string]bool)
+	program, err := shared.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, suite := range []string{"bookworm", "trixie", "sid"} {
+		t.Run(suite, func(t *testing.T) {
+			words := strings.Fields(Exec(t, filepath.Join(shared.root, "scripts", "with-nix.sh"), suite, "nix", "--version"))
+			version := words[len(words)-1]
+			versions[version] = true
+			if suite == "sid" && compareVersions(version, newestRecorded(t)) > 0 {
+				t.Logf("Nix %s is newer than all that is known", version) // scripts/test-nix-versions.sh shows what differs
+				return
+			}
+			r := NewRegistry(t)
+			r.Program = filepath.Join(r.Dir, "registry")
+			script := fmt.Sprintf("#!/bin/sh\nexec '%s/scripts/with-nix.sh' %s '%s' \"$@\"\n", shared.root, suite, program)
+			if err := os.WriteFile(r.Program, []byte(script), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r.Start()
+			if got := pull(r); !maps.Equal(got, want) {
+				t.Errorf("the images are %v, want %v", got, want)
+			}
+			if !strings.Contains(r.Log(), "building images with Nix "+version) {
+				t.Errorf("they were not made with Nix %s", version)
+			}
+		})
+	}
+	if len(versions) != 3 {
+		t.Errorf("they were made with %v, want three versions", versions)
+	}
 }

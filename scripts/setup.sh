@@ -44,6 +44,7 @@ case "${1:-}" in
     need qemu-aarch64-static qemu-user-static
     need pigz pigz
     need wrk wrk
+    need bash-static bash-static
     ;;
   bench)
     need git git

@@ -24,7 +24,7 @@ mkdir -p "$nix"/{nix,etc}
 { grep -v '^nixbld' /etc/passwd; for n in 1 2 3 4; do echo "nixbld$n:x:$((uid + n)):$uid::/var/empty:/usr/sbin/nologin"; done; } >"$nix/etc/passwd"
 { grep -v '^nixbld' /etc/group; echo "nixbld:x:$uid:nixbld1,nixbld2,nixbld3,nixbld4"; } >"$nix/etc/group"
 # shellcheck disable=SC2016 # for the inner shell
-exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc bash -euc '
+exec unshare --mount --propagation private bash -euc '
   mount --bind "$1/nix" /nix
   mount --bind "$1/etc/passwd" /etc/passwd
   mount --bind "$1/etc/group" /etc/group

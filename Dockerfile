@@ -1,12 +1,12 @@
 # The registry with a Nix of its own, as an unprivileged user. docs/deploy.md says how to run it.
 #
 #   docker build --tag nixery-registry .
-#   docker run --rm --publish 5000:5000 --env NIXERY_CHANNEL=nixos-25.11 nixery-registry
+#   docker run --rm --publish 5000:5000 --env NIXERY_CHANNEL=nixos-26.05 nixery-registry
 #
-# BASE is Debian 12 or later; nothing is installed, and no network used, where it has all programs already. GO has a Go that is as new
-# as go.mod asks for.
-ARG BASE=debian:bookworm-slim
-ARG GO=golang:1.26-bookworm
+# BASE is Debian 13 or later, whose Nix is new enough for nixpkgs; nothing is installed, and no network used, where it has all programs already. GO has a Go
+# that is as new as go.mod asks for.
+ARG BASE=debian:trixie-slim
+ARG GO=golang:1.26-trixie
 
 FROM ${GO} AS build
 WORKDIR /src

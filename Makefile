@@ -9,8 +9,8 @@ GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-run: setup-run build demo ## Serve the demo set on ADDR (127.0.0.1:5000)
-	@scripts/run.sh '$(ADDR)'
+run: setup-run build demo ## Serve the demo set on ADDR (127.0.0.1:5000), or PACKAGES=channel:nixos-26.05, or PACKAGES=DIR
+	@scripts/run.sh '$(ADDR)' '$(PACKAGES)'
 
 test: setup-test demo ## Run all tests, the integration tests included, and with other versions of Nix
 	go test -timeout 25m ./...
@@ -37,7 +37,7 @@ demo: setup-run ## Make the demo set of Debian packages in build/demo
 	@examples/debian/make.sh build/demo
 
 setup-run:
-	@scripts/setup.sh run
+	@scripts/setup.sh run '$(PACKAGES)'
 
 setup-test:
 	@scripts/setup.sh test

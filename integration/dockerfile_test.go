@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.yaml.in/yaml/v2"
 )
+
+// baseSuite is the Debian of the Dockerfile's base.
+const baseSuite = "trixie"
 
 // What the Dockerfile wants of its base beside a bare Debian. debootstrap doesn't see that libdbi-perl is what a package
 // of nix-bin's depends on.
@@ -108,11 +112,47 @@ func TestDockerfile(t *testing.T) {
 	start("closed", "--env", "NIXERY_PKGS_PATH=/packages", "--volume", packages+":/packages:ro",
 		"--env", "REGISTRY_AUTH=silly", "--env", "REGISTRY_AUTH_SILLY_REALM=a", "--env", "REGISTRY_AUTH_SILLY_SERVICE=b")
 
+	// As README has it, with a channel: of a package set that wants as new a Nix as nixpkgs does.
+	content, err := os.ReadFile(filepath.Join(packages, "default.nix"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	Write(t, filepath.Join(packages, "packages.nix"), string(content))
+	Write(t, filepath.Join(packages, "default.nix"), `if builtins.compareVersions builtins.nixVersion "2.18" < 0 then abort "too old" else import ./packages.nix`)
+	mirror := serveChannel(t, packages, "nixos-26.05", strings.Repeat("a", 40))
+	config := filepath.Join(Dir(t), "config.yml")
+	addr := freeAddress(t)
+	Write(t, config, fmt.Sprintf(`
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/registry}}
+http: {addr: "%[1]s"}
+middleware: {repository: [{name: nix, options: {packages: {channel: nixos-26.05, channels: "%[2]s", archives: "%[2]s"}}}]}
+`, addr, mirror))
+	docker.Detach(t, slices.Concat([]string{"--name", "channel", "--network", "host", "--volume", conf + ":/etc/nix/nix.conf:ro"}, confined,
+		[]string{"--volume", config + ":/config.yml:ro", "--env", "REGISTRY_CONFIGURATION_PATH=/config.yml", image})...)
+	Eventually(t, startTime*4, "the registry with a channel listens", func() bool {
+		_, _, err := TryExec(t.Context(), "curl", "--silent", "--fail", "http://"+addr+"/v2/")
+		return err == nil
+	})
+	Exec(t, "skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "docker://"+addr+"/quick", "dir:"+filepath.Join(Dir(t), "pulled"))
+	docker.Exec(t, "stop", "--time", "60", "channel")
+
 	docker.Exec(t, "stop", "--time", "60", "open")
 	if state := docker.Exec(t, "inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", "open"); state != "0 false" {
 		t.Errorf("asked to stop, it ended with %q", state)
 	}
 	t.Logf("the image has %s bytes", docker.Exec(t, "inspect", "--format", "{{.Size}}", image))
+}
+
+// freeAddress is one on loopback that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
 }
 
 // buildDockerfile makes the image from base images of the tests' own, as none can be pulled, and returns its name.
@@ -150,16 +190,18 @@ func buildDockerfile(t *testing.T) string {
 // the next time.
 func (s *suite) debianBase(t *testing.T) (string, error) {
 	t.Helper()
-	file := filepath.Join(s.root, "build", "debian-"+digest.FromString(basePackages).Encoded()[:12]+".tar")
+	file := filepath.Join(s.root, "build", "debian-"+digest.FromString(baseSuite+basePackages).Encoded()[:12]+".tar")
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
 	dir := Dir(t)
-	mirrors := Exec(t, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Codename: bookworm", "Component: main")
-	mirror, _, _ := strings.Cut(mirrors, "\n")
-	args := []string{"--variant=minbase", "--include=" + basePackages, "bookworm", filepath.Join(dir, "root")}
-	if mirror != "" {
-		args = append(args, mirror)
+	mirrors := Exec(t, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Component: main")
+	args := []string{"--variant=minbase", "--include=" + basePackages, baseSuite, filepath.Join(dir, "root")}
+	for mirror := range strings.FieldsSeq(mirrors) {
+		if !strings.Contains(mirror, "security") {
+			args = append(args, mirror)
+			break
+		}
 	}
 	Exec(t, "debootstrap", args...)
 	partial := filepath.Join(dir, "tar")

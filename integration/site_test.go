@@ -95,7 +95,7 @@ func TestEnvironment(t *testing.T) {
 	// What Nixery refused.
 	refusal := regexp.MustCompile(`(?s)PORT: .*NIXERY_CHANNEL, NIXERY_PKGS_PATH: exclude`)
 	_, stderr, err := TryExec(t.Context(), "env", "NIXERY_STORAGE_BACKEND=filesystem", "STORAGE_PATH="+r.storage(), "NIXERY_PKGS_PATH="+packages,
-		"NIXERY_CHANNEL=nixos-25.11", "registry", "serve")
+		"NIXERY_CHANNEL=nixos-26.05", "registry", "serve")
 	if err == nil || !refusal.MatchString(stderr) {
 		t.Errorf("a wrong environment: %v, %s", err, stderr)
 	}

@@ -54,7 +54,7 @@ func BenchmarkSources(b *testing.B) {
 				}
 			}))
 			b.Cleanup(mirror.Close)
-			return fmt.Sprintf(`{"channel": "nixos-25.11", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), move
+			return fmt.Sprintf(`{"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), move
 		}},
 	} {
 		b.Run(source.name, func(b *testing.B) {

@@ -85,7 +85,7 @@ func TestChannelSource(t *testing.T) {
 		defer mu.Unlock()
 		fetched[request.URL.Path]++
 		switch request.URL.Path {
-		case "/nixos-25.11/git-revision":
+		case "/nixos-26.05/git-revision":
 			fmt.Fprintln(w, revision)
 		case "/" + revision + ".tar.gz":
 			if err := writeArchive(w, packages, "nixpkgs-"+revision); err != nil {
@@ -97,13 +97,13 @@ func TestChannelSource(t *testing.T) {
 	}))
 	defer mirror.Close()
 
-	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-25.11", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1h")
+	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1h")
 	first := r.PullTag(t, "quick", "latest")
-	if got := first.Annotations; got[v1.AnnotationRevision] != revision || got[v1.AnnotationSource] != "channel:nixos-25.11" {
+	if got := first.Annotations; got[v1.AnnotationRevision] != revision || got[v1.AnnotationSource] != "channel:nixos-26.05" {
 		t.Errorf("latest was built from %v", got)
 	}
 	programs := r.Programs()
-	for _, tag := range []string{"latest", "nixos-25.11", revision} {
+	for _, tag := range []string{"latest", "nixos-26.05", revision} {
 		if got := r.PullTag(t, "quick", tag); got.Annotations[v1.AnnotationRevision] != revision {
 			t.Errorf("%s was built from %s", tag, got.Annotations[v1.AnnotationRevision])
 		}
@@ -122,6 +122,25 @@ func TestChannelSource(t *testing.T) {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
+}
+
+// serveChannel serves a directory as a channel at a revision, and returns the URL of its mirror.
+func serveChannel(t testing.TB, packages, channel, revision string) string {
+	t.Helper()
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		switch request.URL.Path {
+		case "/" + channel + "/git-revision":
+			fmt.Fprintln(w, revision)
+		case "/" + revision + ".tar.gz":
+			if err := writeArchive(w, packages, "nixpkgs-"+revision); err != nil {
+				t.Error(err)
+			}
+		default:
+			http.NotFound(w, request)
+		}
+	}))
+	t.Cleanup(mirror.Close)
+	return mirror.URL
 }
 
 // writeArchive writes a directory as GitHub does a commit.

@@ -123,7 +123,7 @@ func TestSetupFaults(t *testing.T) {
 		{name: "package set that is not there", stanza: "packages: {path: /nonexistent/set}", want: []string{options + "packages.path: stat /nonexistent/set"}},
 		{name: "unknown keys, at every level", stanza: path + "bulid: {}\nbuild: {timout: 60s}", want: []string{options + "build.timout: unknown key", options + "bulid: unknown key"}},
 		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key"}},
-		{name: "two package sets", stanza: "packages: {channel: nixos-25.11, git: {url: https://example.org/x}}", want: []string{options + "packages: names several package sets: leave one of channel, git"}},
+		{name: "two package sets", stanza: "packages: {channel: nixos-26.05, git: {url: https://example.org/x}}", want: []string{options + "packages: names several package sets: leave one of channel, git"}},
 		{name: "no channel", stanza: "packages: {channel: stable, archives: example.org}", want: []string{
 			options + "packages.channel: \"example.org\" is not an http", options + "packages.channel: \"stable\" is neither a channel",
 		}},

@@ -1,12 +1,25 @@
 #!/usr/bin/env bash
-# Serves the demo set in the foreground, and says what to type next once it answers.
+# Serves a package set in the foreground, and says what to type next once it answers.
 #
-# Usage: scripts/run.sh ADDR
+# Usage: scripts/run.sh ADDR [PACKAGES]   (PACKAGES: a directory or .nix file, or channel:NAME; otherwise the demo set)
 # Needs: build/registry and build/demo, which `make run` makes. Images are kept in build/run between runs.
 set -euo pipefail
 
 addr=$1
+start=$PWD
 cd "$(dirname "$0")/.."
+substituters='nix: {}'
+case "${2:-}" in
+  '')
+    packages="{path: $PWD/build/demo}"
+    substituters='nix: {substituters: []}' # the demo set needs none
+    ;;
+  channel:*) packages="{channel: ${2#channel:}}" ;;
+  /*) packages="{path: $2}" ;;
+  *) packages="{path: $start/$2}" ;;
+esac
+# The Nix that scripts/setup.sh brought, because the machine's is too old for nixpkgs, is the only one from then on: two share no store.
+[ ! -x build/nix/bin/nix ] || export PATH="$PWD/build/nix/bin:$PATH"
 mkdir -p build/run
 cat >build/run/config.yml <<END
 version: 0.1
@@ -21,9 +34,9 @@ middleware:
   repository:
     - name: nix
       options:
-        packages: {path: $PWD/build/demo}
+        packages: $packages
         build: {timeout: 5m}
-        nix: {substituters: []} # the demo set needs none
+        $substituters
 END
 
 build/registry serve build/run/config.yml &

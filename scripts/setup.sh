@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is missing on a Debian machine to run the registry (`run`), to test it (`test`) or to measure it (`bench`). Says what it does before
-# it does it, and does nothing where everything is there. A Nix that is already installed is used as it is.
+# it does it, and does nothing where everything is there. A Nix that is already installed is used as it is, unless PACKAGES is a channel, or a directory with
+# nixpkgs, and it is too old for that: then Debian 13's is put into build/nix.
 #
-# Usage: scripts/setup.sh run|test|bench
+# Usage: scripts/setup.sh run|test|bench [PACKAGES]
 # Needs: Debian 12 or later, root (or sudo) if anything is missing.
 set -euo pipefail
 
@@ -52,7 +53,7 @@ case "${1:-}" in
     need wrk wrk
     ;;
   *)
-    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -92,4 +93,14 @@ if [ "$(id -u)" -eq 0 ] && [ ! -S /nix/var/nix/daemon-socket/socket ] && ! geten
     useradd --system --no-create-home --home-dir /var/empty --shell /usr/sbin/nologin \
       --comment "Nix build user $n" --gid nixbld --groups nixbld "nixbld$n"
   done
+fi
+
+# nixpkgs wants Nix 2.18.
+if [[ "${2:-}" = channel:* ]] || [ -e "${2:-/nonexistent}/lib/minfeatures.nix" ]; then
+  version=$(nix --version)
+  oldest=$(printf '%s\n' 2.18 "${version##* }" | sort --version-sort | head -n 1)
+  if [ "$oldest" != 2.18 ]; then
+    [ -e /usr/bin/bash-static ] || as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bash-static >/dev/null
+    "$(dirname "$0")/get-nix.sh" trixie "$(dirname "$0")/../build/nix"
+  fi
 fi

@@ -56,8 +56,8 @@ func TestFromEnvironment(t *testing.T) {
 				t.Errorf("storage %v", c.Storage)
 			}
 		}},
-		{name: "channel", env: with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", "nixos-25.11"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
-			if o.Packages.Channel != "nixos-25.11" {
+		{name: "channel", env: with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", "nixos-26.05"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+			if o.Packages.Channel != "nixos-26.05" {
 				t.Errorf("packages %+v", o.Packages)
 			}
 		}},
@@ -88,8 +88,8 @@ func TestFromEnvironment(t *testing.T) {
 		{name: "no port", env: with(files, "PORT", ""), faults: []string{"PORT: \"\""}},
 		{name: "port that is none", env: with(files, "PORT", "http"), faults: []string{"PORT: \"http\""}},
 		{name: "port out of range", env: with(files, "PORT", "65536"), faults: []string{"PORT: \"65536\""}},
-		{name: "two sources", env: with(files, "NIXERY_CHANNEL", "nixos-25.11"), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_PATH: exclude"}},
-		{name: "three sources", env: with(files, "NIXERY_CHANNEL", "nixos-25.11", "NIXERY_PKGS_REPO", "/srv/x"), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: exclude"}},
+		{name: "two sources", env: with(files, "NIXERY_CHANNEL", "nixos-26.05"), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_PATH: exclude"}},
+		{name: "three sources", env: with(files, "NIXERY_CHANNEL", "nixos-26.05", "NIXERY_PKGS_REPO", "/srv/x"), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: exclude"}},
 		{name: "no source", env: with(files, "NIXERY_PKGS_PATH", ""), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: missing"}},
 		{name: "timeout with a unit", env: with(files, "NIX_TIMEOUT", "60s"), faults: []string{"NIX_TIMEOUT: \"60s\""}},
 		{name: "no time", env: with(files, "NIX_TIMEOUT", "0"), faults: []string{"NIX_TIMEOUT: \"0\""}},

@@ -171,7 +171,11 @@ func TestContainerConfig(t *testing.T) {
 			want: v1.ImageConfig{Env: []string{path, certs}, Labels: labels()},
 		},
 		{name: "what is included does not count", chosen: packages{git, {Package: eval.Package{Pname: "tool"}}}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/git"}, Labels: labels()}},
-		{name: "of two packages none", chosen: packages{git, {asked: true, Package: eval.Package{Pname: "tool"}}}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Labels: labels()}},
+		{
+			name: "two outputs are of one", profile: p, chosen: packages{git, {asked: true, Package: eval.Package{Pname: "git", Output: "dev"}}},
+			want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/git"}, Labels: labels()},
+		},
+		{name: "of two packages none", chosen: packages{git, {asked: true, Package: eval.Package{Pname: "tool", Derivation: "tool.drv"}}}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Labels: labels()}},
 		{name: "a shell", request: names.Request{Shell: true}, chosen: packages{git}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/bash"}, Labels: labels()}},
 		{name: "another shell, no certificates", request: names.Request{Shell: true}, profile: programs(t, "bin/sh"), want: v1.ImageConfig{Env: []string{path}, Cmd: []string{"/bin/sh"}, Labels: labels()}},
 		{
@@ -179,7 +183,7 @@ func TestContainerConfig(t *testing.T) {
 			want: v1.ImageConfig{Env: []string{"PATH=/bin", "PORT=80", certs}, Entrypoint: []string{"/bin/serve"}, User: "nobody", WorkingDir: "/srv", ExposedPorts: ports, Labels: labels("kind", "server")},
 		},
 		{
-			name: "but not how others do", profile: p, chosen: packages{git, {asked: true, Package: eval.Package{Pname: "serve", Image: server}}},
+			name: "but not how others do", profile: p, chosen: packages{git, {asked: true, Package: eval.Package{Pname: "serve", Derivation: "serve.drv", Image: server}}},
 			want: v1.ImageConfig{Env: []string{"PATH=/bin", "PORT=80", certs}, ExposedPorts: ports, Labels: labels("kind", "server")},
 		},
 		{
@@ -198,6 +202,7 @@ func TestContainerConfig(t *testing.T) {
 func TestProvenance(t *testing.T) {
 	chosen := packages{
 		{Package: eval.Package{Attr: []string{"git"}, Version: "2.39", OutputsToInstall: []string{"out"}, Outputs: map[string]store.Path{"out": path("git-2.39"), "dev": path("git-2.39-dev")}}},
+		{Package: eval.Package{Attr: []string{"git"}, Output: "dev", Version: "2.39", OutputsToInstall: []string{"dev"}, Outputs: map[string]store.Path{"out": path("git-2.39"), "dev": path("git-2.39-dev")}}},
 		{Package: eval.Package{Attr: []string{"perlPackages", "JSON"}, OutputsToInstall: []string{"out", "man"}, Outputs: map[string]store.Path{"out": path("json"), "man": path("json-man")}}},
 	}
 	got, err := provenance(names.Request{Shell: true, Packages: []string{"git", "perlpackages.json"}}, chosen, somePin)
@@ -207,6 +212,7 @@ func TestProvenance(t *testing.T) {
 	want := map[string]string{
 		v1.AnnotationSource: "path:set", v1.AnnotationRevision: "0123", v1.AnnotationTitle: "shell/git/perlpackages.json",
 		"io.github.nixery-registry.packages": `[{"name":"git","version":"2.39","paths":["` + string(path("git-2.39")) + `"]},` +
+			`{"name":"git.dev","version":"2.39","paths":["` + string(path("git-2.39-dev")) + `"]},` +
 			`{"name":"perlPackages.JSON","paths":["` + string(path("json")) + `","` + string(path("json-man")) + `"]}]`,
 	}
 	if !reflect.DeepEqual(got, want) {

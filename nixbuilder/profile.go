@@ -75,7 +75,7 @@ func containerConfig(request names.Request, chosen packages, p profile, provenan
 	switch {
 	case request.Shell:
 		config.Cmd = shellProgram(p)
-	case len(asked) == 1:
+	case asked.isOne():
 		config.Cmd = mainProgram(asked[0], p)
 		if image := asked[0].Image; image != nil {
 			config.Entrypoint = image.Entrypoint

@@ -1,6 +1,7 @@
 package nixbuilder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,23 @@ type chosen struct {
 	eval.Package
 }
 
-// attribute is the package's path in the package set, dotted.
-func (c chosen) attribute() string { return strings.Join(c.Attr, ".") }
+// attribute is the package's path in the package set, dotted, with the output that was named.
+func (c chosen) attribute() string {
+	if c.Output != "" {
+		return strings.Join(c.Attr, ".") + "." + c.Output
+	}
+	return strings.Join(c.Attr, ".")
+}
+
+// denied tells whether a policy keeps it from being served. To deny a package is to deny its outputs, and what is in a set or inside a package;
+// to allow a package is to allow its outputs.
+func (c chosen) denied(policy names.Policy) bool {
+	aliases := []string{c.name, c.Attr[len(c.Attr)-1], c.Pname, c.attribute()}
+	for n := range c.Attr {
+		aliases = append(aliases, strings.Join(c.Attr[:n+1], "."))
+	}
+	return policy.Denies(strings.Join(c.Attr, "."), aliases...) && policy.Denies(c.attribute(), aliases...)
+}
 
 // installed are the store paths of the outputs that a user of the package gets, in the package's order.
 func (c chosen) installed() []store.Path {
@@ -36,7 +52,7 @@ func (c chosen) installed() []store.Path {
 	return paths
 }
 
-// packages are sorted by name, each derivation once.
+// packages are sorted by attribute path, and none installs but outputs that another one does.
 type packages []chosen
 
 // outputs are the store paths that an image of the packages installs, sorted.
@@ -68,7 +84,7 @@ func (b *Builder) resolve(ctx context.Context, request names.Request, pinned sou
 	var found packages
 	for _, name := range request.Packages {
 		c := chosen{name: name, asked: true, Package: *results[name].Package}
-		if b.options.Policy.Denies(c.attribute(), name, c.Attr[len(c.Attr)-1], c.Pname) {
+		if c.denied(b.options.Policy) {
 			return nil, Errorf(Denied, "%s is denied by the policy of this registry", name)
 		}
 		found = append(found, c)
@@ -97,27 +113,34 @@ func (b *Builder) resolve(ctx context.Context, request names.Request, pinned sou
 	return found.unique(), nil
 }
 
-// unique sorts the packages by attribute path and leaves out what is there under another name. What a client asked for stays
-// that.
+// unique sorts the packages by attribute path and leaves out what is there under another name: what installs no output that another one of the
+// same derivation does not. What a client asked for stays that.
 func (p packages) unique() packages {
+	byPath := func(a, b chosen) int {
+		return cmp.Or(slices.Compare(a.Attr, b.Attr), strings.Compare(a.Output, b.Output), strings.Compare(a.name, b.name))
+	}
 	slices.SortStableFunc(p, func(a, b chosen) int {
-		if c := slices.Compare(a.Attr, b.Attr); c != 0 {
-			return c
-		}
-		return strings.Compare(a.name, b.name)
+		return cmp.Or(cmp.Compare(len(b.OutputsToInstall), len(a.OutputsToInstall)), byPath(a, b))
 	})
 	var unique packages
 	for _, c := range p {
-		same := func(other chosen) bool {
-			return other.Derivation == c.Derivation && slices.Equal(other.OutputsToInstall, c.OutputsToInstall)
+		covers := func(other chosen) bool {
+			return other.Derivation == c.Derivation &&
+				!slices.ContainsFunc(c.OutputsToInstall, func(output string) bool { return !slices.Contains(other.OutputsToInstall, output) })
 		}
-		if i := slices.IndexFunc(unique, same); i < 0 {
+		if i := slices.IndexFunc(unique, covers); i < 0 {
 			unique = append(unique, c)
 		} else if c.asked {
 			unique[i].asked = true
 		}
 	}
+	slices.SortStableFunc(unique, byPath)
 	return unique
+}
+
+// isOne tells whether there is one package, if only by its outputs.
+func (p packages) isOne() bool {
+	return len(p) > 0 && !slices.ContainsFunc(p, func(c chosen) bool { return c.Derivation != p[0].Derivation })
 }
 
 // refusal says all that is wrong with the names of a request: first what does not exist.

@@ -2,9 +2,11 @@ package nixbuilder
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -48,5 +50,71 @@ func TestUnique(t *testing.T) {
 	got := packages{{name: "set.a", asked: true, Package: alias}, {name: "a", Package: a}, {name: "A", Package: other}}.unique()
 	if len(got) != 2 || got[0].name != "A" || got[1].name != "a" || !got[1].asked || got[0].asked {
 		t.Errorf("unique = %+v, want A and, asked for, a", got)
+	}
+}
+
+// What one package installs of a derivation another need not; outputs that nobody else installs stay.
+func TestUniqueOutputs(t *testing.T) {
+	of := func(attr, output string, installed ...string) chosen {
+		return chosen{name: attr, asked: output != "", Package: eval.Package{Attr: []string{attr}, Output: output, Derivation: path("a.drv"), OutputsToInstall: installed}}
+	}
+	for _, test := range []struct {
+		name  string
+		given packages
+		want  []string // those that were asked for with a star
+	}{
+		{"another output", packages{of("a", "", "bin", "man"), of("a", "dev", "dev")}, []string{"a", "a.dev*"}},
+		{"an output that is installed", packages{of("a", "bin", "bin"), of("b", "", "bin", "man")}, []string{"b*"}},
+		{"an output that several install", packages{of("a", "bin", "bin"), of("b", "bin", "bin"), of("c", "dev", "dev")}, []string{"a.bin*", "c.dev*"}},
+		{"overlapping", packages{of("a", "", "bin", "man"), of("b", "", "bin", "dev")}, []string{"a", "b"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			for _, c := range test.given.unique() {
+				name := c.attribute()
+				if c.asked {
+					name += "*"
+				}
+				got = append(got, name)
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestDenied(t *testing.T) {
+	openssl := chosen{name: "openssl", Package: eval.Package{Attr: []string{"openssl"}, Pname: "openssl"}}
+	dev := chosen{name: "openssl.dev", Package: eval.Package{Attr: []string{"openssl"}, Output: "dev", Pname: "openssl"}}
+	alias := chosen{name: "ssl-dev", Package: eval.Package{Attr: []string{"sslDev"}, Pname: "openssl", OutputsToInstall: []string{"dev"}}}
+	nested := chosen{name: "stdenv.cc.cc.lib", Package: eval.Package{Attr: []string{"stdenv", "cc", "cc"}, Output: "lib", Pname: "gcc"}}
+	for _, test := range []struct {
+		name   string
+		policy names.Policy
+		chosen chosen
+		want   bool
+	}{
+		{"nothing said", names.Policy{}, dev, false},
+		{"the package", names.Policy{Deny: []string{"openssl"}}, dev, true},
+		{"the package, by its own name", names.Policy{Deny: []string{"openssl"}}, alias, true},
+		{"the output", names.Policy{Deny: []string{"openssl.dev"}}, dev, true},
+		{"another output", names.Policy{Deny: []string{"openssl.man"}}, dev, false},
+		{"the output alone", names.Policy{Deny: []string{"*.dev"}}, openssl, false},
+		{"what is allowed", names.Policy{Allow: []string{"openssl"}}, dev, false},
+		{"an output that is allowed", names.Policy{Allow: []string{"openssl.dev"}}, dev, false},
+		{"what is not allowed but for an output", names.Policy{Allow: []string{"openssl.dev"}}, openssl, true},
+		{"what is not allowed", names.Policy{Allow: []string{"git"}}, dev, true},
+		{"what is allowed and denied", names.Policy{Allow: []string{"openssl"}, Deny: []string{"*.dev"}}, dev, true},
+		{"inside a package", names.Policy{Deny: []string{"gcc"}}, nested, true},
+		{"what it is inside of", names.Policy{Deny: []string{"stdenv"}}, nested, true},
+		{"inside an allowed package", names.Policy{Allow: []string{"stdenv"}}, nested, true},
+		{"inside, allowed itself", names.Policy{Allow: []string{"stdenv.cc.cc.lib"}}, nested, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := test.chosen.denied(test.policy); got != test.want {
+				t.Errorf("denied = %v, want %v", got, test.want)
+			}
+		})
 	}
 }

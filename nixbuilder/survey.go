@@ -151,7 +151,7 @@ func (s *survey) walk(ctx context.Context, names []string) error {
 func (s *survey) add(c chosen) {
 	key := Key(append([]string{string(c.Derivation)}, c.OutputsToInstall...)...)
 	switch {
-	case s.options.Policy.Denies(c.attribute(), c.name, c.Attr[len(c.Attr)-1], c.Pname):
+	case c.denied(s.options.Policy):
 		s.made.Denied++
 	case c.System != s.system && c.System != "builtin":
 		s.made.Failed++
@@ -160,7 +160,7 @@ func (s *survey) add(c chosen) {
 		s.met[key] = true
 		// What is kept of tens of thousands of them is what building takes.
 		s.found = append(s.found, chosen{name: c.name, Package: eval.Package{
-			Attr: c.Attr, Derivation: c.Derivation, Outputs: c.Outputs, OutputsToInstall: c.OutputsToInstall, System: c.System,
+			Attr: c.Attr, Output: c.Output, Derivation: c.Derivation, Outputs: c.Outputs, OutputsToInstall: c.OutputsToInstall, System: c.System,
 		}})
 	}
 }

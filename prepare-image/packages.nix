@@ -95,7 +95,6 @@ let
   upperCase = letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   toLower = replaceStrings upperCase lowerCase;
   toUpper = replaceStrings lowerCase upperCase;
-  isPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
 
   # Values of the set are of any type, and using one as another type ends the evaluation: look before use.
   stringOr = default: value: if isString value then value else default;
@@ -141,27 +140,19 @@ let
     else
       sort lessThan (same name ++ same "_${name}");
 
-  # Attributes that are worth a closer look when name is none: of about the same length with the same first letter, or one
-  # begins with the other. The distance itself is the caller's work.
+  # The attributes that a name may have been meant for: those that begin as it does, as it would with its first two letters in their
+  # place, or with `_`. Which of them resemble it is for the caller to say.
   similar =
     indexed: name:
     let
-      wanted = toLower name;
-      length = stringLength name;
+      first = toLower (substring 0 1 name);
+      second = toLower (substring 1 1 name);
     in
-    filter (
-      attr:
-      let
-        difference = stringLength attr - length;
-        candidate = toLower attr;
-      in
-      (difference <= 2 && difference >= -2)
-      || isPrefix wanted candidate
-      || (stringLength attr > 2 && isPrefix candidate wanted)
-    ) (beginning indexed name);
+    beginning indexed name
+    ++ indexed._ or [ ]
+    ++ filter (attr: toLower (substring 0 2 attr) == second + first) (beginning indexed second);
 
-  # Follows the parts of a name from value, which stands at path and has an index. What is inside a package (its source, its
-  # stdenv, its outputs) is nothing that a user would install, so packages are not entered.
+  # Follows the parts of a name from value, which stands at path and has an index.
   follow =
     value: indexed: path: parts:
     let
@@ -172,10 +163,7 @@ let
     if parts == [ ] then
       describe value path
     else if isDerivation value then
-      {
-        failure = "inside-package";
-        inherit path;
-      }
+      inside value path parts
     else if !isAttrs value then
       {
         failure = "not-found";
@@ -197,6 +185,42 @@ let
     else
       follow next (index next) (path ++ [ (head found) ]) (tail parts);
 
+  # Follows the parts of a name into a package, which stands at path. What is inside it (its source, its stdenv) is nothing that a user
+  # would install, but for its outputs: the last part must be one. Before that, parts may lead on to packages that it was made with, as in
+  # stdenv.cc.cc.lib, but not to what was fetched.
+  inside =
+    drv: path: parts:
+    let
+      part = head parts;
+      outputs = outputsOf drv;
+      named =
+        if elem part outputs then
+          [ part ]
+        else
+          filter (output: toLower output == toLower part) outputs;
+      found = matches drv (index drv) part;
+      next = drv.${head found};
+    in
+    if tail parts == [ ] && named != [ ] && tail named == [ ] then
+      package drv path (head named)
+    else if tail parts == [ ] && named != [ ] then
+      {
+        failure = "ambiguous";
+        inherit path;
+        candidates = named;
+      }
+    else if
+      tail parts != [ ] && found != [ ] && tail found == [ ] && isDerivation next && !next ? outputHash
+    then
+      inside next (path ++ found) (tail parts)
+    else
+      {
+        failure = "inside-package";
+        inherit path outputs;
+        exists = found != [ ];
+      };
+  outputsOf = drv: if isStrings (drv.outputs or null) then drv.outputs else [ "out" ];
+
   # Names may contain dots themselves, so a name is first tried as a whole.
   setIndex = index set;
   find =
@@ -214,7 +238,7 @@ let
   describe =
     value: path:
     if isDerivation value then
-      package value path
+      package value path null
     else
       {
         failure = "not-package";
@@ -231,8 +255,9 @@ let
           { }
       );
 
+  # The package at path, or that output of it alone.
   package =
-    drv: path:
+    drv: path: output:
     let
       meta =
         let
@@ -241,9 +266,11 @@ let
         if tried.success && isAttrs tried.value then tried.value else { };
       text = name: attempt null (stringOr null (meta.${name} or null));
       parsed = parseDrvName (stringOr "" (drv.name or null));
-      outputs = if isStrings (drv.outputs or null) then drv.outputs else [ "out" ];
+      outputs = outputsOf drv;
       default = stringOr (head outputs) (drv.outputName or null);
       install = attempt null (meta.outputsToInstall or null);
+      # Whether it is an output of a package rather than the package, as nixpkgs' lib.getDev and openssl.dev are.
+      specified = attempt false (drv.outputSpecified or false == true);
       # A derivation with a single output need not have an attribute for it.
       outPath =
         output:
@@ -253,7 +280,7 @@ let
         stringOr null (if isAttrs attr then attr.outPath or null else null);
     in
     {
-      inherit path outputs;
+      inherit path outputs output;
       pname = stringOr parsed.name (drv.pname or null);
       version = stringOr parsed.version (drv.version or null);
       # Where it runs. A package that is compiled for another platform than its builder's says so in its stdenv, as in nixpkgs.
@@ -268,7 +295,12 @@ let
         }) outputs
       );
       outputsToInstall =
-        if isStrings install then filter (output: elem output outputs) install else [ default ];
+        if output != null then
+          [ output ]
+        else if !specified && isStrings install then
+          filter (output: elem output outputs) install
+        else
+          [ default ];
       mainProgram = text "mainProgram";
       description = text "description";
       priority = attempt null (
@@ -359,7 +391,13 @@ in
 
 # The first words show that Nix has come as far as the set: what fails before is no fault of the set.
 seq (emit { begun = true; }) (
-  seq (emit { set = typeOf set; }) (
-    if isAttrs set then foldl' (done: name: seq (one name) done) null (fromJSON names) else null
-  )
+  seq
+    (emit {
+      set = typeOf set;
+      # Whether whoever calls the set can have it refuse less.
+      config = flake == null && isFunction imported && functionArgs imported ? config;
+    })
+    (
+      if isAttrs set then foldl' (done: name: seq (one name) done) null (fromJSON names) else null
+    )
 )

@@ -147,9 +147,17 @@ func TestPackages(t *testing.T) {
 				WorkingDir: value("/srv"), Labels: map[string]string{"org.example.a": "b"}, ExposedPorts: []string{"80", "53/udp"},
 			},
 		},
-		"several":  {Attr: []string{"several"}, Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"bin", "man"}},
-		"careless": {Attr: []string{"careless"}, Pname: "careless", Version: "1"},
-		"metaless": {Attr: []string{"metaless"}, Pname: "metaless", Version: "1"},
+		"several.dev":         {Attr: []string{"several"}, Output: "dev", Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"dev"}},
+		"several.MAN":         {Attr: []string{"several"}, Output: "man", Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"man"}},
+		"twinOutputs.Doc":     {Attr: []string{"twinOutputs"}, Output: "Doc", Pname: "twin-outputs", Version: "1", OutputsToInstall: []string{"Doc"}},
+		"severalDev":          {Attr: []string{"severalDev"}, Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"dev"}},
+		"plainDev":            {Attr: []string{"plainDev"}, Pname: "several", Version: "1", OutputsToInstall: []string{"dev"}},
+		"metaless.out":        {Attr: []string{"metaless"}, Output: "out", Pname: "metaless", Version: "1", OutputsToInstall: []string{"out"}},
+		"stdenv.cc.cc.lib":    {Attr: []string{"stdenv", "cc", "cc"}, Output: "lib", Pname: "gcc", Version: "15", OutputsToInstall: []string{"lib"}},
+		"hello.stdenv.cc.out": {Attr: []string{"hello", "stdenv", "cc"}, Output: "out", Pname: "cc", OutputsToInstall: []string{"out"}},
+		"several":             {Attr: []string{"several"}, Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"bin", "man"}},
+		"careless":            {Attr: []string{"careless"}, Pname: "careless", Version: "1"},
+		"metaless":            {Attr: []string{"metaless"}, Pname: "metaless", Version: "1"},
 
 		"1password":                         {Attr: []string{"_1password"}, Pname: "1password", Version: "8"},
 		"1up":                               {Attr: []string{"_1Up"}, Pname: "1up", Version: "1"},
@@ -247,15 +255,15 @@ func TestFailures(t *testing.T) {
 		processes int64   // beyond the first; -1: more than one may be needed
 	}{
 		{"helo", Failure{Kind: NotFound, Message: "no package helo", NearMisses: []string{"hello"}}, 0},
-		{"python", Failure{Kind: NotFound, NearMisses: []string{"Python3", "python3Packages"}}, 0},
-		{"haskellpackages.hlin", Failure{Kind: NotFound, NearMisses: []string{"haskellPackages.HLint"}}, 0},
+		{"python", Failure{Kind: NotFound, NearMisses: []string{"python3", "python3packages"}}, 0},
+		{"haskellpackages.hlin", Failure{Kind: NotFound, NearMisses: []string{"haskellpackages.hlint"}}, 0},
 		{"zzzzz", Failure{Kind: NotFound}, 0},
 		{"text.hello", Failure{Kind: NotFound}, 0},
 		{"function.x", Failure{Kind: NotFound}, 0},
 		{"", Failure{Kind: NotFound}, 0},
 		{".", Failure{Kind: NotFound}, 0},
 		{"..", Failure{Kind: NotFound}, 0},
-		{"hello.", Failure{Kind: NotPackage}, 0},
+		{"hello.", Failure{Kind: NotFound}, 0},
 		{"--option", Failure{Kind: NotFound}, 0},
 		{"../../etc/passwd", Failure{Kind: NotFound}, 0},
 		{"${builtins.abort \"x\"}", Failure{Kind: NotFound}, 0},
@@ -270,8 +278,19 @@ func TestFailures(t *testing.T) {
 		{"twin", Failure{Kind: Ambiguous, Message: "TWIN, Twin", Candidates: []string{"TWIN", "Twin"}}, 0},
 
 		{"hello.src", Failure{Kind: NotPackage, Message: "hello.src is a part of the package hello"}, 0},
+		{"hello.src.out", Failure{Kind: NotPackage, Message: "hello.src.out is a part of the package hello"}, 0},
+		{"hello.stdenv", Failure{Kind: NotPackage, Message: "not a package: hello has the output out"}, 0},
 		{"hello.stdenv.cc", Failure{Kind: NotPackage}, 0},
-		{"hello.out", Failure{Kind: NotPackage}, 0},
+		{"hello.meta", Failure{Kind: NotPackage}, 0},
+		{"hello.passthru.inner.out", Failure{Kind: NotPackage}, 0},
+		{"hello.throws.out", Failure{Kind: Throws, Message: "inside hello"}, 1},
+		{"several.out", Failure{Kind: NotFound, Message: "there is no package several.out: several has the outputs bin, dev, man"}, 0},
+		{"several.dve", Failure{Kind: NotFound, Message: "several has the outputs", NearMisses: []string{"several.dev"}}, 0},
+		{"several.dev.src", Failure{Kind: NotFound}, 0},
+		{"stdenv.cc", Failure{Kind: NotPackage, Message: "stdenv.cc is a part of the package stdenv"}, 0},
+		{"stdenv.cc.cc.nolib", Failure{Kind: NotFound, Message: "stdenv.cc.cc has the outputs lib, out"}, 0},
+		{"twinOutputs.DOC", Failure{Kind: Ambiguous, Candidates: []string{"twinOutputs.doc", "twinOutputs.Doc"}}, 0},
+		{"noSuchOutput", Failure{Kind: NotPackage, Message: "no output gone"}, 0},
 		{"function", Failure{Kind: NotPackage, Message: "of type function"}, 0},
 		{"functor", Failure{Kind: NotPackage, Message: "of type function"}, 0},
 		{"haskellpackages", Failure{Kind: NotPackage, Message: "of type attribute set"}, 0},
@@ -610,16 +629,30 @@ func TestNearMisses(t *testing.T) {
 		attrs []string
 		want  []string
 	}{
-		{"nearest first, three at most", "htop", nil, []string{"htops", "htop2", "atop", "hop", "btop", "htopper"}, []string{"atop", "btop", "hop"}},
-		{"equal distance by name", "git", nil, []string{"gitz", "gita"}, []string{"gita", "gitz"}},
-		{"the beginning", "nodejs", nil, []string{"nodejs_18", "nodejs-slim"}, []string{"nodejs_18", "nodejs-slim"}},
-		{"the beginning of it", "python3.12", nil, []string{"python3"}, []string{"python3"}},
-		{"letters of another case", "hlimt", []string{"p"}, []string{"HLint"}, []string{"p.HLint"}},
+		{"nearest first, three at most", "htop", nil, []string{"htaps", "htup", "hop", "htip"}, []string{"hop", "htip", "htup"}},
+		{"equal distance by name", "git", nil, []string{"gut", "gat"}, []string{"gat", "gut"}},
+		{"letters in another order", "gti", nil, []string{"gai", "gts", "git", "gitit"}, []string{"git", "gai", "gts"}},
+		{"letters in another order at the beginning", "igt", nil, []string{"git", "igvm"}, []string{"git"}},
+		{"letters in another order in a longer name", "htpo", nil, []string{"http", "htop", "httpx"}, []string{"htop", "httpx"}},
+		{"the beginning", "nodejs", nil, []string{"nodejs_18", "nodejs-slim"}, []string{"nodejs-slim", "nodejs_18"}},
+		{"the beginning before what is near", "node", nil, []string{"nose", "notes", "nodejs", "nodejs_20", "nodejs_22"}, []string{"nodejs", "nodejs_20", "nose"}},
+		{
+			"the beginning of most", "postgre", nil,
+			[]string{"postgis", "postgrest", "postgrey", "postgresqlPackages", "postgresql", "postgresql_17"},
+			[]string{"postgresql", "postgresql_17", "postgresqlpackages"},
+		},
+		{"one mistake beside many beginnings", "nod", nil, []string{"nodejs", "nodejs_20", "nodejs_22", "nodejs_24", "non"}, []string{"nodejs", "nodejs_20", "non"}},
+		{"the beginning of it", "python3-full", nil, []string{"python3"}, []string{"python3"}},
+		{"letters of another case", "hlimt", []string{"p"}, []string{"HLint"}, []string{"p.hlint"}},
+		{"an underscore before it", "1passwrd-cli", nil, []string{"_1password-cli"}, []string{"1password-cli"}},
+		{"a part in the middle", "python3packges.requests", nil, []string{"python3Packages", "python3"}, []string{"python3packages.requests", "python3.requests"}},
+		{"what nobody can ask for", "helo", nil, []string{"-helo", "hel√", "helo_", "hello"}, []string{"hello"}},
 		{"nothing near", "firefox", nil, []string{"fish", "flac"}, nil},
 		{"nothing", "x", nil, nil, nil},
+		{"no name", ".", nil, []string{"a"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			asked := join(test.path, test.asked)
+			asked := strings.Join(append(slices.Clone(test.path), test.asked), ".")
 			if got := nearMisses(asked, test.path, test.attrs); !slices.Equal(got, test.want) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
@@ -627,15 +660,19 @@ func TestNearMisses(t *testing.T) {
 	}
 }
 
-func TestEditDistance(t *testing.T) {
+func TestMistakes(t *testing.T) {
 	for _, test := range []struct {
 		a, b string
 		want int
 	}{
 		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"htop", "htop", 0}, {"kitten", "sitting", 3}, {"flaw", "lawn", 2},
+		{"gti", "git", 1}, {"htpo", "htop", 1}, {"thop", "htop", 1}, {"ab", "ba", 1}, {"ca", "abc", 3}, {"abcd", "badc", 2},
 	} {
-		if got := editDistance(test.a, test.b); got != test.want {
+		if got := mistakes(test.a, test.b); got != test.want {
 			t.Errorf("from %q to %q: %d, want %d", test.a, test.b, got, test.want)
+		}
+		if got := mistakes(test.b, test.a); got != test.want {
+			t.Errorf("from %q to %q: %d, want %d", test.b, test.a, got, test.want)
 		}
 	}
 }

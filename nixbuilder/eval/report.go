@@ -1,7 +1,6 @@
 package eval
 
 import (
-	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -13,13 +12,11 @@ import (
 // defaultPriority is what nixpkgs and Nix give a package that says nothing.
 const defaultPriority = 5
 
-// maxNearMisses is how many near misses a failure names.
-const maxNearMisses = 3
-
 // A report is what the expression answers: that it has begun, what the set is, and then for each name. See packages.nix.
 type report struct {
-	Begun bool
-	Set   string
+	Begun  bool
+	Set    string
+	Config bool // whether the set takes an argument config
 
 	Name    string
 	Path    []string
@@ -27,6 +24,7 @@ type report struct {
 
 	Similar    []string // of "not-found": attributes of the set at Path
 	Candidates []string // of "ambiguous"
+	Exists     bool     // of "inside-package": whether the package at Path has such an attribute
 	Type       string   // of "not-package"
 	Attributes []string // of a set, in a walk
 	Recurse    bool
@@ -34,6 +32,7 @@ type report struct {
 	Pname, Version, System, DrvPath string
 	Outputs                         []string
 	OutPaths                        map[string]string
+	Output                          string // that was named
 	OutputsToInstall                []string
 	MainProgram, Description        string
 	Priority                        *int
@@ -46,7 +45,6 @@ type report struct {
 
 // result judges a report. Nothing in it is to be trusted: the set has computed it.
 func (r *report) result() Result {
-	at := strings.Join(r.Path, ".")
 	switch r.Failure {
 	case "":
 		return r.pkg()
@@ -59,7 +57,7 @@ func (r *report) result() Result {
 	case "ambiguous":
 		candidates := make([]string, len(r.Candidates))
 		for i, attr := range r.Candidates {
-			candidates[i] = join(r.Path, attr)
+			candidates[i] = strings.Join(append(slices.Clone(r.Path), attr), ".")
 		}
 		return Result{Failure: &Failure{
 			Kind:       Ambiguous,
@@ -67,7 +65,7 @@ func (r *report) result() Result {
 			Candidates: candidates,
 		}}
 	case "inside-package":
-		return failed(NotPackage, "%s is a part of the package %s, not a package", r.Name, at)
+		return r.insidePackage()
 	case "not-package":
 		result := failed(NotPackage, "%s is of type %s, not a package", r.Name, typeName(r.Type))
 		result.Failure.Attributes, result.Failure.Recurse = r.Attributes, r.Recurse
@@ -76,6 +74,28 @@ func (r *report) result() Result {
 		return failed(Throws, "%s refuses to be evaluated", r.Name)
 	}
 	return failed(Crashes, "%s gives no result", r.Name)
+}
+
+// insidePackage is the failure of a name that leads into a package, but not to one of its outputs.
+func (r *report) insidePackage() Result {
+	at := strings.Join(r.Path, ".")
+	if name, ok := askable(r.Path); ok {
+		at = name
+	}
+	outputs := at + " has no outputs"
+	if n := len(r.Outputs); n > 0 {
+		plural := ""
+		if n > 1 {
+			plural = "s"
+		}
+		outputs = fmt.Sprintf("%s has the output%s %s", at, plural, strings.Join(slices.Sorted(slices.Values(r.Outputs)), ", "))
+	}
+	if r.Exists {
+		return failed(NotPackage, "%s is a part of the package %s, not a package: %s", r.Name, at, outputs)
+	}
+	result := failed(NotFound, "there is no package %s: %s", r.Name, outputs)
+	result.Failure.NearMisses = nearMisses(r.Name, r.Path, r.Outputs)
+	return result
 }
 
 func (r *report) pkg() Result {
@@ -110,7 +130,7 @@ func (r *report) pkg() Result {
 		priority = *r.Priority
 	}
 	return Result{Package: &Package{
-		Attr: r.Path, Derivation: derivation, Outputs: outputs, OutputsToInstall: r.OutputsToInstall, System: r.System,
+		Attr: r.Path, Output: r.Output, Derivation: derivation, Outputs: outputs, OutputsToInstall: r.OutputsToInstall, System: r.System,
 		Pname: r.Pname, Version: r.Version, MainProgram: r.MainProgram, Description: r.Description, Priority: priority, Licenses: r.Licenses, Image: image,
 	}}
 }
@@ -133,56 +153,4 @@ func (i *Image) faults() (faults []string) {
 	}
 	slices.Sort(faults)
 	return faults
-}
-
-// nearMisses are those attributes of the set at path that name may have meant, nearest first: a letter or two apart, or the beginning of one
-// another.
-func nearMisses(name string, path, attrs []string) []string {
-	type miss struct {
-		name     string
-		distance int
-	}
-	wanted := strings.ToLower(name)
-	var misses []miss
-	for _, attr := range attrs {
-		candidate := join(path, attr)
-		lower := strings.ToLower(candidate)
-		distance := editDistance(wanted, lower)
-		if distance <= 1+len(attr)/5 || strings.HasPrefix(lower, wanted) || strings.HasPrefix(wanted, lower) {
-			misses = append(misses, miss{candidate, distance})
-		}
-	}
-	slices.SortFunc(misses, func(a, b miss) int {
-		return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(a.name, b.name))
-	})
-	var names []string
-	for _, m := range misses[:min(len(misses), maxNearMisses)] {
-		names = append(names, m.name)
-	}
-	return names
-}
-
-// editDistance is how many bytes must be inserted, removed or replaced to make b of a (Levenshtein).
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replace := diagonal
-			if a[i] != b[j] {
-				replace++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
-
-func join(path []string, attr string) string {
-	return strings.Join(append(slices.Clone(path), attr), ".")
 }

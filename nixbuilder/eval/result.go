@@ -15,7 +15,9 @@ type Result struct {
 // A Package is a derivation that has been found in a package set, and what the set says of it.
 type Package struct {
 	// Attr is the attribute path in the set, in the set's own spelling. Different paths may lead to the same Derivation.
-	Attr       []string   `json:"attr"`
+	Attr []string `json:"attr"`
+	// Output is the output that the name ended with, as in openssl.dev, and the only one to install; empty: the name was the package's.
+	Output     string     `json:"output,omitempty"`
 	Derivation store.Path `json:"derivation"`
 	// Outputs are the store paths of all outputs, by name.
 	Outputs map[string]store.Path `json:"outputs"`
@@ -56,7 +58,7 @@ type Kind string
 const (
 	NotFound    Kind = "not found"     // the set has no such attribute
 	Ambiguous   Kind = "ambiguous"     // several attributes differ from the name in case only
-	NotPackage  Kind = "not a package" // a function, an attribute set, a part of a package, ...
+	NotPackage  Kind = "not a package" // a function, an attribute set, a part of a package that is no output, ...
 	Unfree      Kind = "unfree"        // the set refuses it for its license
 	Broken      Kind = "broken"        // the set refuses it as broken
 	Insecure    Kind = "insecure"      // the set refuses it for known vulnerabilities
@@ -74,7 +76,7 @@ type Failure struct {
 	Message string `json:"message"`
 	// Candidates are the attributes that an ambiguous name may mean, sorted.
 	Candidates []string `json:"candidates,omitempty"`
-	// NearMisses are up to three attributes that a name that was not found may have meant, nearest first.
+	// NearMisses are up to three names that one that was not found may have meant, as clients can ask for them, the likeliest first.
 	NearMisses []string `json:"nearMisses,omitempty"`
 	// Passing says that the package's evaluation could fetch, or was not allowed to, so that it may succeed on another day.
 	Passing bool `json:"-"`

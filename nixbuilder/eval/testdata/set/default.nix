@@ -13,41 +13,6 @@ let
   refuses = message: package "refused-1" { drvPath = throw message; };
   image = settings: package "image-1" { passthru.image = settings; };
   numbers = builtins.genList (n: n) 1000000;
-in
-
-{
-  hello = package "hello-2.12.1" {
-    pname = "hello";
-    version = "2.12.1";
-    src = package "hello.tar.gz" { };
-    stdenv.cc = package "cc" { };
-    meta = {
-      description = "A program that greets";
-      mainProgram = "hello";
-      priority = 4;
-      license = {
-        spdxId = "GPL-3.0-or-later";
-        shortName = "gpl3Plus";
-      };
-    };
-    passthru.image = {
-      entrypoint = [
-        "hello"
-        "-g"
-      ];
-      cmd = [ ];
-      env.LANG = "C.UTF-8";
-      user = "1000:1000";
-      workingdir = "/srv";
-      labels."org.example.a" = "b";
-      exposedports = [
-        "80"
-        "53/udp"
-      ];
-    };
-  };
-
-  # Several outputs, of which two are installed; several licenses, one of them without a name.
   several =
     derivation {
       name = "several-1";
@@ -71,6 +36,78 @@ in
         { }
       ];
     };
+in
+
+{
+  hello = package "hello-2.12.1" {
+    pname = "hello";
+    version = "2.12.1";
+    src = package "hello.tar.gz" { outputHash = "sha256-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="; };
+    stdenv = package "stdenv" { cc = package "cc" { }; };
+    throws = throw "inside hello";
+    meta = {
+      description = "A program that greets";
+      mainProgram = "hello";
+      priority = 4;
+      license = {
+        spdxId = "GPL-3.0-or-later";
+        shortName = "gpl3Plus";
+      };
+    };
+    passthru.inner = package "inner-1" { };
+    passthru.image = {
+      entrypoint = [
+        "hello"
+        "-g"
+      ];
+      cmd = [ ];
+      env.LANG = "C.UTF-8";
+      user = "1000:1000";
+      workingdir = "/srv";
+      labels."org.example.a" = "b";
+      exposedports = [
+        "80"
+        "53/udp"
+      ];
+    };
+  };
+
+  # Several outputs, of which two are installed; several licenses, one of them without a name.
+  inherit several;
+  # Outputs: as nixpkgs marks them, by passing on all attributes of the package; as Nix itself makes them; one that is none.
+  severalDev = several // {
+    inherit (several.dev) outPath outputName;
+    outputSpecified = true;
+  };
+  plainDev = several.dev;
+  noSuchOutput = several // {
+    outputName = "gone";
+    outputSpecified = true;
+  };
+  twinOutputs = derivation {
+    name = "twin-outputs-1";
+    inherit system;
+    builder = "/bin/sh";
+    outputs = [
+      "out"
+      "doc"
+      "Doc"
+    ];
+  };
+  # A package that was made with others, which have outputs.
+  stdenv = package "stdenv-linux" {
+    cc = package "gcc-wrapper-15" {
+      cc = derivation {
+        name = "gcc-15";
+        inherit system;
+        builder = "/bin/sh";
+        outputs = [
+          "out"
+          "lib"
+        ];
+      };
+    };
+  };
   # It needs another derivation, a file, a directory, and a text.
   needy = derivation {
     name = "needy-1";

@@ -1,0 +1,122 @@
+package eval
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// maxNearMisses is how many near misses a failure names.
+const maxNearMisses = 3
+
+// A nearMiss is an attribute that a name may have meant.
+type nearMiss struct {
+	attr     string // in lower case
+	distance int    // 0 if it begins with the name; else two for each mistake, less one if the letters are the same
+	family   int    // how many attributes begin with it
+}
+
+// nearMisses are the names that may have been meant by one whose parts lead to path, and none further: the next part is none of attrs, but
+// resembles some. First come those that begin with it, then those that are a letter or two away or that it begins with. Among equals, the one that
+// most attributes begin with is the likeliest: nodejs before nodejs_24. What is a single mistake away has a place in any case.
+func nearMisses(name string, path, attrs []string) []string {
+	parts := strings.Split(name, ".")
+	if len(path) >= len(parts) || parts[len(path)] == "" {
+		return nil
+	}
+	wanted, rest := strings.ToLower(parts[len(path)]), parts[len(path)+1:]
+	all := make([]string, len(attrs))
+	for i, attr := range attrs {
+		all[i] = strings.ToLower(strings.TrimPrefix(attr, "_"))
+	}
+	slices.Sort(all)
+
+	var begun, near []nearMiss
+	for _, attr := range slices.Compact(slices.Clone(all)) {
+		miss := nearMiss{attr: attr}
+		tolerated := 1 + len(attr)/5
+		difference := len(attr) - len(wanted)
+		switch {
+		case strings.HasPrefix(attr, wanted):
+		case len(attr) > 2 && strings.HasPrefix(wanted, attr):
+			miss.distance = 2 * -difference
+		case difference > tolerated || -difference > tolerated:
+			continue
+		default:
+			n := mistakes(wanted, attr)
+			if n > tolerated {
+				continue
+			}
+			miss.distance = 2 * n
+			if sameLetters(wanted, attr) {
+				miss.distance--
+			}
+		}
+		from, _ := slices.BinarySearch(all, attr)
+		to, _ := slices.BinarySearch(all, attr+"\xff") // behind all that begin with it
+		miss.family = to - from
+		if miss.distance == 0 {
+			begun = append(begun, miss)
+		} else {
+			near = append(near, miss)
+		}
+	}
+	for _, misses := range [][]nearMiss{begun, near} {
+		slices.SortFunc(misses, func(a, b nearMiss) int {
+			return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(b.family, a.family), cmp.Compare(a.attr, b.attr))
+		})
+	}
+	if len(near) > 0 && near[0].distance <= 2 {
+		begun = begun[:min(len(begun), maxNearMisses-1)]
+	}
+	var names []string
+	for _, miss := range append(begun, near...) {
+		if name, ok := askable(slices.Concat(path, []string{miss.attr}, rest)); ok && len(names) < maxNearMisses {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+func sameLetters(a, b string) bool {
+	return slices.Equal(slices.Sorted(slices.Values([]byte(a))), slices.Sorted(slices.Values([]byte(b))))
+}
+
+// mistakes is how many bytes must be inserted, removed, replaced, or exchanged with their neighbour to make b of a, where none is part of two
+// mistakes (the distance of optimal string alignment).
+func mistakes(a, b string) int {
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, last, row = last, row, before
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			replace := last[j-1]
+			if a[i-1] != b[j-1] {
+				replace++
+			}
+			row[j] = min(replace, row[j-1]+1, last[j]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
+
+// component is what may stand between the slashes of a registry's name, by the distribution specification.
+var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
+
+// askable is the name by which clients can ask for an attribute path, if there is one: registries' names are in lower case, and don't begin
+// with `_`.
+func askable(path []string) (string, bool) {
+	parts := make([]string, len(path))
+	for i, attr := range path {
+		parts[i] = strings.ToLower(strings.TrimPrefix(attr, "_"))
+	}
+	name := strings.Join(parts, ".")
+	return name, component.MatchString(name)
+}

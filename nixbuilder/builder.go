@@ -231,13 +231,17 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 // Build makes the image of a request and stores its layers in a repository. It is for the caller to store the configs and manifests, to wait for what
 // its Repository has not done yet, and to see to it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
 func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, repo Repository) (Image, error) {
+	release, err := b.source.Hold(ctx, pinned)
+	if err != nil {
+		return Image{}, err
+	}
+	defer release()
 	image := Image{Source: pinned.Name, Revision: pinned.Revision, NixVersion: b.evaluator.Version()}
 	platforms := b.options.Platforms
 	if request.Arch != "" {
 		platforms = []string{"linux/" + request.Arch}
 	}
 	if len(platforms) == 1 {
-		var err error
 		image.Manifest, err = b.buildFor(ctx, platforms[0], request, pinned, repo)
 		return image, err
 	}
@@ -261,7 +265,6 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 	if len(image.Children) == 0 {
 		return Image{}, built[0].err
 	}
-	var err error
 	image.Manifest, err = imageIndex(built, map[string]string{
 		v1.AnnotationSource: pinned.Name, v1.AnnotationRevision: pinned.Revision, v1.AnnotationTitle: request.String(),
 	})

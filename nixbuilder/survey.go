@@ -54,6 +54,11 @@ type Layout struct {
 // It fails, and writes nothing, if a name is no package or set of packages, if the set can't be evaluated, or if a binary cache does not answer.
 // Memory grows with the number of store paths, about 1.5 KB for each.
 func (b *Builder) Layout(ctx context.Context, pinned source.Pinned, options LayoutOptions) (Layout, error) {
+	release, err := b.source.Hold(ctx, pinned)
+	if err != nil {
+		return Layout{}, err
+	}
+	defer release()
 	s := survey{Builder: b, pinned: pinned, met: make(map[string]bool), said: time.Now()}
 	for _, platform := range b.options.Platforms {
 		system, err := SystemOf(platform)

@@ -126,16 +126,26 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 			return Pinned{}, fmt.Errorf("looking up channel %s: %w", name, err)
 		}
 	}
-	err := c.trees.make(pinned.Revision, func(dir string) (time.Time, error) {
-		return c.fetch(ctx, pinned.Revision, dir)
-	})
+	release, err := c.Hold(ctx, pinned)
 	if err != nil {
-		return Pinned{}, fmt.Errorf("fetching nixpkgs %s: %w", pinned.Revision, err)
+		return Pinned{}, err
 	}
+	defer release()
 	pinned.Commit = pinned.Revision
 	pinned.Path = c.trees.path(pinned.Revision)
 	pinned.Date, err = c.trees.date(pinned.Revision)
 	return pinned, err
+}
+
+// Hold fetches the commit again if it is gone.
+func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
+	release, err = c.trees.makeHeld(pinned.Revision, func(dir string) (time.Time, error) {
+		return c.fetch(ctx, pinned.Revision, dir)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetching nixpkgs %s: %w", pinned.Revision, err)
+	}
+	return release, nil
 }
 
 // revision asks for the commit of a channel.

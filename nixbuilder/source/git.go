@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
@@ -149,12 +151,11 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 			return Pinned{}, fmt.Errorf("looking up %s in %s: %w", cmp.Or(ref, "HEAD"), g.name, err)
 		}
 	}
-	err := g.trees.make(pinned.Revision, func(dir string) (time.Time, error) {
-		return g.checkOut(ctx, pinned.Revision, ref, dir)
-	})
+	release, err := g.hold(ctx, pinned.Revision, ref)
 	if err != nil {
-		return Pinned{}, fmt.Errorf("fetching %s of %s: %w", pinned.Revision, g.name, err)
+		return Pinned{}, err
 	}
+	defer release()
 	pinned.Commit = pinned.Revision
 	pinned.Path = g.trees.path(pinned.Revision)
 	if pinned.Absent, err = g.trees.absent(pinned.Revision); err != nil {
@@ -162,6 +163,21 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	}
 	pinned.Date, err = g.trees.date(pinned.Revision)
 	return pinned, err
+}
+
+// Hold checks the commit out again if it is gone. Its objects are kept.
+func (g *Git) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
+	return g.hold(ctx, pinned.Revision, pinned.Revision)
+}
+
+func (g *Git) hold(ctx context.Context, commit, ref string) (release func(), err error) {
+	release, err = g.trees.makeHeld(commit, func(dir string) (time.Time, error) {
+		return g.checkOut(ctx, commit, ref, dir)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s of %s: %w", commit, g.name, err)
+	}
+	return release, nil
 }
 
 // remote asks for the commit of a branch or tag; of one name, as git has it, tags go first.
@@ -192,6 +208,11 @@ func (g *Git) remote(ctx context.Context, ref string) (string, error) {
 func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time, error) {
 	g.fetching.Lock()
 	defer g.fetching.Unlock()
+	lock, err := lockTree(g.options.Dir, unix.LOCK_EX) // of other processes, too: git itself fails instead of waiting
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer lock.Close()
 	objects := filepath.Join(g.options.Dir, "objects.git")
 	if _, err := g.git(ctx, "init", "--quiet", "--bare", "--", objects); err != nil {
 		return time.Time{}, err

@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// keptRevisions is how many copies of a path stay, the newest first. An evaluation may still read from the last ones.
+	// keptRevisions is how many revisions stay, the ones that were asked for last.
 	keptRevisions = 4
 	// raceWindow is how old a change must be before a file's times are believed to tell it from the next change: kernels
 	// stamp files with a clock that ticks every few milliseconds.
@@ -30,14 +30,14 @@ const (
 // Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on this machine. Its revision is the
 // SHA-256 of its names, kinds, executable bits and contents. A .git directory at its top is no part of it. Pin walks the
 // tree, unless the kernel says that nothing has happened there since the last walk, which was a few seconds ago; only files whose status changed are read
-// again, even if the process ended in between, and hard links share the others between copies.
+// again, even if the process ended in between, and copies share what is the same in them.
 type Path struct {
 	origin string // what is watched
 	single bool   // it is a .nix file
-	copies *trees
+	kept   *revisions
 
-	walking sync.Mutex      // one walk at a time; guards what follows
-	files   map[string]file // of pinned, by path
+	walking sync.Mutex // one walk at a time; guards what follows
+	files   []file     // of pinned, sorted by path
 	pinned  Pinned
 	started time.Time // when the walk that gave pinned began
 	watch   *watch    // of what that walk found; nil: none
@@ -75,12 +75,12 @@ func NewPath(origin, copies string) (*Path, error) {
 		return nil, fmt.Errorf("%s is neither a directory with a default.nix or flake.nix nor a .nix file", origin)
 	}
 	id := sha256.Sum256([]byte(origin))
-	kept, err := newTrees(filepath.Join(copies, hex.EncodeToString(id[:8])), keptRevisions)
+	kept, err := newRevisions(filepath.Join(copies, hex.EncodeToString(id[:8])), keptRevisions)
 	if err != nil {
 		return nil, err
 	}
-	p := &Path{origin: origin, single: !info.IsDir(), copies: kept}
-	p.pinned.Revision, p.files = kept.recall()
+	p := &Path{origin: origin, single: !info.IsDir(), kept: kept}
+	p.pinned.Revision, p.files = kept.last()
 	p.pinned = p.at(p.pinned.Revision)
 	return p, nil
 }
@@ -99,10 +99,10 @@ func (p *Path) Current(tag string) (revision string, ok bool) {
 
 var revisionTag = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// Pin copies what changed since the last time. An older revision can be had for as long as its copy is kept.
+// Pin copies what changed since the last time. An older revision can be had for as long as it is kept.
 func (p *Path) Pin(ctx context.Context, tag string) (Pinned, error) {
 	if tag != Latest {
-		return p.old(tag)
+		return p.old(ctx, tag)
 	}
 	asked := time.Now()
 	p.walking.Lock()
@@ -160,21 +160,34 @@ func (p *Path) unwatch() {
 	}
 }
 
-func (p *Path) old(tag string) (Pinned, error) {
+func (p *Path) old(ctx context.Context, tag string) (Pinned, error) {
 	if !revisionTag.MatchString(tag) {
 		return Pinned{}, ErrUnknownTag
 	}
-	if there, err := p.copies.have(tag); err != nil {
+	if err := p.kept.revive(ctx, tag); err != nil {
 		return Pinned{}, err
-	} else if !there {
-		return Pinned{}, ErrUnknownTag
 	}
 	return p.at(tag), nil
 }
 
+// Hold makes the tree of a revision again if an edit has taken it since Pin. There is none if the set has changed several times.
+func (p *Path) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
+	for {
+		release, there, err := p.kept.hold(pinned.Revision)
+		if there || err != nil {
+			return release, err
+		}
+		if err := p.kept.revive(ctx, pinned.Revision); errors.Is(err, ErrUnknownTag) {
+			return nil, fmt.Errorf("the package set has changed several times, and revision %s is gone", pinned.Revision)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+}
+
 func (p *Path) at(revision string) Pinned {
 	name := filepath.Base(p.origin)
-	pinned := Pinned{Name: "path:" + name, Revision: revision, Path: p.copies.path(revision)}
+	pinned := Pinned{Name: "path:" + name, Revision: revision, Path: p.kept.path(revision)}
 	if p.single {
 		pinned.Path = filepath.Join(pinned.Path, name)
 	}
@@ -194,46 +207,21 @@ func (p *Path) copy(ctx context.Context) (Pinned, error) {
 	if err != nil {
 		return Pinned{}, err
 	}
-	if _, err := os.Stat(p.pinned.Path); err != nil {
-		p.files = nil // there is nothing to share files with
-	}
 	if !p.changed(found) {
-		return p.pinned, nil
+		if there, err := p.kept.have(p.pinned.Revision); there || err != nil {
+			return p.pinned, err
+		}
 	}
-	slices.SortFunc(found, func(a, b file) int { return strings.Compare(a.Rel, b.Rel) }) // a directory comes before what it holds
-	staging, err := p.copies.stage()
-	if err != nil {
-		return Pinned{}, err
-	}
-	defer removeAll(staging)
-	begun := time.Now()
-	c := &copying{known: p.files, last: p.copies.path(p.pinned.Revision), to: filepath.Join(staging, treeName), found: found}
-	c.source = func(rel string) string { return filepath.Join(origin, rel) }
+	source := func(rel string) string { return filepath.Join(origin, rel) }
 	if p.single {
-		c.source = func(string) string { return origin }
+		source = func(string) string { return origin }
 	}
-	if err := c.changed(ctx); err != nil {
-		return Pinned{}, err
-	}
-	pinned := p.at(revision(found))
-	there, err := p.copies.have(pinned.Revision)
-	if err == nil && !there {
-		if err = c.unchanged(ctx); err == nil {
-			err = p.copies.publish(staging, pinned.Revision)
-		}
-	}
+	revision, err := p.kept.put(ctx, found, p.known(found), source)
 	if err != nil {
 		return Pinned{}, err
 	}
-	p.files = make(map[string]file, len(found))
-	for i, f := range found {
-		if age := begun.Sub(time.Unix(f.Status.Ctime.Unix())); age < raceWindow && !f.isDir() {
-			found[i].Status = status{} // matches nothing: looked at again next time
-		}
-		p.files[f.Rel] = found[i]
-	}
-	p.copies.remember(pinned.Revision, found)
-	return pinned, nil
+	p.files = found
+	return p.at(revision), nil
 }
 
 func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
@@ -246,14 +234,20 @@ func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
 
 // changed tells whether a walk found anything else than the last one that was copied.
 func (p *Path) changed(found []file) bool {
-	return len(found) != len(p.files) || slices.ContainsFunc(found, func(f file) bool { return p.files[f.Rel].Status != f.Status })
+	return !slices.EqualFunc(found, p.files, func(a, b file) bool { return a.Rel == b.Rel && a.Status == b.Status })
 }
 
-// revision is the hash of files that are sorted by path.
-func revision(files []file) string {
-	set := sha256.New()
-	for _, f := range files {
-		fmt.Fprintf(set, "%q %v %t %x\n", f.Rel, f.Status.Mode.Type(), f.executable(), f.SHA256)
+// known notes the hashes of files whose status is still what it was when they were copied last, and tells which those are.
+func (p *Path) known(found []file) func(i int) bool {
+	known := make([]bool, len(found))
+	j := 0
+	for i := range found {
+		for j < len(p.files) && p.files[j].Rel < found[i].Rel {
+			j++
+		}
+		if j < len(p.files) && p.files[j].Rel == found[i].Rel && p.files[j].Status == found[i].Status {
+			found[i].SHA256, known[i] = p.files[j].SHA256, true
+		}
 	}
-	return hex.EncodeToString(set.Sum(nil))
+	return func(i int) bool { return known[i] }
 }

@@ -126,6 +126,11 @@ func TestPathSharesUnchangedFiles(t *testing.T) {
 	}
 	time.Sleep(raceWindow + 100*time.Millisecond) // the first walk must be able to believe the files' times
 	before := pin(t, p)
+	release, err := p.Hold(t.Context(), before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
 	write(t, origin+"/default.nix", "new")
 	after := pin(t, p)
 	if a, b := inode(t, before.Path+"/same.nix"), inode(t, after.Path+"/same.nix"); a != b {
@@ -157,9 +162,9 @@ func TestPathRestarts(t *testing.T) {
 		known   bool
 	}{
 		{"nothing", func() error { return nil }, true},
-		{"what was remembered is damaged", func() error { return os.Truncate(filepath.Dir(before.Path)+"/"+walkName, 100) }, false},
+		{"what was remembered is damaged", func() error { return os.Truncate(filepath.Dir(before.Path)+"/"+filesName, 100) }, false},
 		{"nothing again", func() error { return nil }, true},
-		{"what was remembered is gone", func() error { return os.Remove(filepath.Dir(before.Path) + "/" + walkName) }, false},
+		{"what was remembered is gone", func() error { return os.Remove(filepath.Dir(before.Path) + "/" + filesName) }, false},
 		{"the copy is gone", func() error { return os.RemoveAll(filepath.Dir(before.Path)) }, false},
 	} {
 		if err := test.prepare(); err != nil {
@@ -251,9 +256,9 @@ func TestPathKeepsFewCopies(t *testing.T) {
 		write(t, origin+"/default.nix", strings.Repeat("#", i))
 		pinned = pin(t, p)
 	}
-	found, err := filepath.Glob(copies + "/*/*")
+	found, err := filepath.Glob(copies + "/*/trees/*")
 	if err != nil || len(found) != keptRevisions {
-		t.Errorf("%d copies (%v), want %d", len(found), err, keptRevisions)
+		t.Errorf("%d revisions (%v), want %d", len(found), err, keptRevisions)
 	}
 	if _, err := os.Stat(pinned.Path); err != nil {
 		t.Errorf("the current copy: %v", err)

@@ -90,16 +90,21 @@ var (
 	day     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 )
 
+// nixpkgs is what an archive of a commit has.
+func nixpkgs(commit string) []tar.Header {
+	return []tar.Header{
+		{Name: "nixpkgs-" + commit + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: day},
+		{Name: "nixpkgs-" + commit + "/default.nix", Mode: 0o644, ModTime: day},
+		{Name: "nixpkgs-" + commit + "/pkgs/run.sh", Mode: 0o755, ModTime: day},
+		{Name: "nixpkgs-" + commit + "/link", Linkname: "default.nix", Typeflag: tar.TypeSymlink, ModTime: day},
+	}
+}
+
 func newMirror(t *testing.T) (*mirror, ChannelOptions) {
 	t.Helper()
 	m := &mirror{channels: map[string]string{"nixos-25.11": commitA + "\n"}, archives: map[string][]byte{}}
 	for _, commit := range []string{commitA, commitB} {
-		m.archives[commit] = archive(t,
-			tar.Header{Name: "nixpkgs-" + commit + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: day},
-			tar.Header{Name: "nixpkgs-" + commit + "/default.nix", Mode: 0o644, ModTime: day},
-			tar.Header{Name: "nixpkgs-" + commit + "/pkgs/run.sh", Mode: 0o755, ModTime: day},
-			tar.Header{Name: "nixpkgs-" + commit + "/link", Linkname: "default.nix", Typeflag: tar.TypeSymlink, ModTime: day},
-		)
+		m.archives[commit] = archive(t, nixpkgs(commit)...)
 	}
 	server := httptest.NewServer(m)
 	t.Cleanup(server.Close)

@@ -28,7 +28,8 @@ type Pinned struct {
 	Date time.Time
 	// Stale is why the source could not be asked, when the revision is the one that it last had; nil otherwise.
 	Stale error
-	// Path is the immutable copy: a directory with a default.nix or flake.nix, or a .nix file.
+	// Path is the immutable copy: a directory with a default.nix or flake.nix, or a .nix file. It is there for sure while
+	// somebody holds it (Source.Hold).
 	Path string
 }
 
@@ -37,6 +38,9 @@ type Source interface {
 	// Pin tells what a tag stands for now. The error is ErrUnknownTag if the source has nothing of that name, anything
 	// else means that the source can't be read at the moment.
 	Pin(ctx context.Context, tag string) (Pinned, error)
+	// Hold keeps the files at pinned.Path until release is called, whatever else is pinned meanwhile and by whichever process. It makes
+	// them anew if they are gone since Pin. An error means that they can't be had any more, or not at the moment.
+	Hold(ctx context.Context, pinned Pinned) (release func(), err error)
 	// Current returns the revision of Pin where that can be told at once: without a walk, without asking a remote, and not behind others who do. The files of
 	// the revision need not be there.
 	Current(tag string) (revision string, ok bool)

@@ -1,8 +1,6 @@
 package source
 
 import (
-	"bufio"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,18 +8,19 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stagingAge is how old an unfinished tree is when whoever made it must have been killed.
 const stagingAge = time.Hour
 
-// trees keeps the files of revisions on this machine: a directory for each, which appears whole and never changes. Several processes may
-// share them.
+// trees keeps the files of revisions on this machine: a directory for each, which appears whole and never changes. Several
+// processes may share them. A tree that somebody holds is neither removed nor changed by any of them.
 type trees struct {
 	dir  string
-	keep int // how many stay, those that were asked for last
+	keep int // how many stay beside those that are held: the ones that were asked for last
 }
 
 func newTrees(dir string, keep int) (*trees, error) {
@@ -34,7 +33,7 @@ const (
 	dateName = "date" // a file with the revision's date, if it has one
 	// a file with the paths that are not in the tree though they belong there, each with a zero byte behind it; there are seldom any
 	absentName = "absent"
-	walkName   = "walk" // a file with what a path's tree was copied from
+	lockName   = "lock" // an empty file: whoever uses the tree has a shared lock on it (flock), whoever removes it an exclusive one
 )
 
 // path is where the tree of a revision is, or would be.
@@ -69,14 +68,94 @@ func writeAbsent(dir string, paths []string) error {
 	return os.WriteFile(filepath.Join(filepath.Dir(dir), absentName), []byte(strings.Join(paths, "\x00")+"\x00"), 0o644)
 }
 
-// have tells whether there is a tree of a revision, and keeps it for a while if so.
+// have tells whether there is a tree of a revision, and keeps it for a while if so: the time of the lock is when it was asked for last.
 func (t *trees) have(revision string) (bool, error) {
-	now := time.Now()
-	err := os.Chtimes(filepath.Join(t.dir, revision), now, now)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	if _, err := os.Stat(t.path(revision)); err != nil {
+		return false, ignore(err, fs.ErrNotExist)
 	}
-	return err == nil, err
+	now := time.Now()
+	err := os.Chtimes(filepath.Join(t.dir, revision, lockName), now, now)
+	return true, ignore(err, fs.ErrNotExist) // it may be from before there were locks
+}
+
+// hold keeps the tree of a revision as it is until release is called. There may be none.
+func (t *trees) hold(revision string) (release func(), there bool, err error) {
+	lock, err := lockTree(filepath.Join(t.dir, revision), unix.LOCK_SH)
+	if lock == nil || err != nil {
+		return nil, false, err
+	}
+	if _, err := os.Stat(t.path(revision)); err != nil {
+		return nil, false, errors.Join(ignore(err, fs.ErrNotExist), lock.Close())
+	}
+	return func() { _ = lock.Close() }, true, nil
+}
+
+// makeHeld has a revision's tree filled as make does, and holds it.
+func (t *trees) makeHeld(revision string, fill func(dir string) (time.Time, error)) (release func(), err error) {
+	for {
+		if err := t.make(revision, fill); err != nil {
+			return nil, err
+		}
+		// In between, another process may have removed it.
+		release, there, err := t.hold(revision)
+		if there || err != nil {
+			return release, err
+		}
+	}
+}
+
+// lockTree locks the directory of a revision (flock(2)). It returns nil if the directory is not there, or if others have locked it and how says
+// not to wait for them. A process that ends unlocks what it has locked.
+func lockTree(dir string, how int) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, ignore(err, fs.ErrNotExist)
+	}
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(lock.Fd()), how)
+	}
+	if err != nil {
+		_ = lock.Close()
+		return nil, ignore(&fs.PathError{Op: "lock", Path: lock.Name(), Err: err}, unix.EWOULDBLOCK)
+	}
+	// While the lock was waited for, the directory may have been renamed, to be removed.
+	locked, err := lock.Stat()
+	if err == nil {
+		var now fs.FileInfo
+		if now, err = os.Stat(lock.Name()); err == nil && os.SameFile(locked, now) {
+			return lock, nil
+		}
+	}
+	return nil, errors.Join(ignore(err, fs.ErrNotExist), lock.Close())
+}
+
+// remove removes a revision, unless somebody holds its tree or removes it, too.
+func (t *trees) remove(revision string) {
+	dir := filepath.Join(t.dir, revision)
+	lock, err := lockTree(dir, unix.LOCK_EX|unix.LOCK_NB)
+	if lock == nil || err != nil {
+		return // the next prune tries again
+	}
+	defer lock.Close()
+	t.discard(dir)
+}
+
+// discard removes a directory that is locked. Nobody finds it any more once it is renamed.
+func (t *trees) discard(dir string) {
+	old, err := os.MkdirTemp(t.dir, ".old-")
+	if err != nil {
+		return
+	}
+	defer removeAll(old)
+	_ = os.Rename(dir, filepath.Join(old, filepath.Base(dir)))
+}
+
+// ignore returns err unless it is the expected one.
+func ignore(err, expected error) error {
+	if errors.Is(err, expected) {
+		return nil
+	}
+	return err
 }
 
 // make has a revision's tree filled unless it is there. Fill gets an empty directory and returns the revision's date, if it has one.
@@ -111,13 +190,20 @@ func (t *trees) stage() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return staging, errors.Join(os.Chmod(staging, 0o755), os.Mkdir(filepath.Join(staging, treeName), 0o755))
+	return staging, errors.Join(
+		os.Chmod(staging, 0o755), os.Mkdir(filepath.Join(staging, treeName), 0o755), os.WriteFile(filepath.Join(staging, lockName), nil, 0o644),
+	)
 }
 
 // publish makes what is staged the tree of a revision, unless there is one, and removes the oldest trees.
 func (t *trees) publish(staging, revision string) error {
-	err := os.Rename(staging, filepath.Join(t.dir, revision))
-	if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, syscall.ENOTEMPTY) {
+	dir := filepath.Join(t.dir, revision)
+	err := os.Rename(staging, dir)
+	if _, treeErr := os.Stat(t.path(revision)); exists(err) && errors.Is(treeErr, fs.ErrNotExist) {
+		t.remove(revision) // somebody has tidied up, and not removed all of it
+		err = os.Rename(staging, dir)
+	}
+	if err != nil && !exists(err) {
 		return fmt.Errorf("keeping revision %s: %w", revision, err)
 	}
 	if _, err := t.have(revision); err != nil {
@@ -126,77 +212,47 @@ func (t *trees) publish(staging, revision string) error {
 	return t.prune(revision)
 }
 
-// prune removes the oldest trees, and what killed processes left behind.
+// exists tells whether a directory could not be renamed to another because that is there.
+func exists(err error) bool { return errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) }
+
+// used are the revisions that are kept, the one that was asked for last first.
+func (t *trees) used() (revisions []string) {
+	entries, err := os.ReadDir(t.dir)
+	if err != nil {
+		return nil
+	}
+	used := make(map[string]time.Time, len(entries))
+	for _, entry := range entries {
+		if !entry.IsDir() || entry.Name()[0] == '.' {
+			continue
+		}
+		revisions = append(revisions, entry.Name())
+		if info, err := os.Stat(filepath.Join(t.dir, entry.Name(), lockName)); err == nil {
+			used[entry.Name()] = info.ModTime()
+		}
+	}
+	slices.SortStableFunc(revisions, func(a, b string) int { return used[b].Compare(used[a]) })
+	return revisions
+}
+
+// prune removes the oldest revisions whose trees nobody holds, and what killed processes left behind.
 func (t *trees) prune(current string) error {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {
 		return err
 	}
-	used := make(map[string]time.Time, len(entries))
-	var revisions []string
 	for _, entry := range entries {
 		info, err := entry.Info()
-		if err != nil || !entry.IsDir() {
-			continue // removed by another process; not a tree
-		}
-		switch used[entry.Name()] = info.ModTime(); {
-		case entry.Name()[0] != '.':
-			revisions = append(revisions, entry.Name())
-		case time.Since(info.ModTime()) > stagingAge:
+		if err == nil && entry.IsDir() && entry.Name()[0] == '.' && time.Since(info.ModTime()) > stagingAge {
 			removeAll(filepath.Join(t.dir, entry.Name()))
 		}
 	}
-	slices.SortFunc(revisions, func(a, b string) int { return used[b].Compare(used[a]) })
-	for i, revision := range revisions {
+	for i, revision := range t.used() {
 		if i >= t.keep && revision != current {
-			removeAll(filepath.Join(t.dir, revision))
+			t.remove(revision)
 		}
 	}
 	return nil
-}
-
-// remember keeps what a path's tree was copied from, so that after a restart not all of it has to be read again. Without it only time is lost.
-func (t *trees) remember(revision string, files []file) {
-	dir := filepath.Join(t.dir, revision)
-	out, err := os.CreateTemp(dir, walkName+"-")
-	if err != nil {
-		return
-	}
-	if errors.Join(gob.NewEncoder(out).Encode(files), out.Close()) == nil {
-		err = os.Rename(out.Name(), filepath.Join(dir, walkName))
-	}
-	if err != nil {
-		_ = os.Remove(out.Name())
-	}
-}
-
-// recall returns what was remembered last, nothing if that can't be read.
-func (t *trees) recall() (revision string, files map[string]file) {
-	names, err := filepath.Glob(filepath.Join(t.dir, "*", walkName))
-	if err != nil {
-		return "", nil
-	}
-	var latest time.Time
-	var name string
-	for _, candidate := range names {
-		if info, err := os.Stat(candidate); err == nil && info.ModTime().After(latest) {
-			latest, name = info.ModTime(), candidate
-		}
-	}
-	in, err := os.Open(name)
-	if err != nil {
-		return "", nil
-	}
-	defer in.Close()
-	var list []file
-	if gob.NewDecoder(bufio.NewReader(in)).Decode(&list) != nil {
-		return "", nil
-	}
-	files = make(map[string]file, len(list))
-	for _, f := range list {
-		files[f.Rel] = f
-	}
-	return filepath.Base(filepath.Dir(name)), files
 }
 
 // removeAll cleans up. What can't be removed now is found again by the next prune.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -23,6 +25,11 @@ type file struct {
 
 func (f file) isDir() bool      { return f.Status.Mode.IsDir() }
 func (f file) executable() bool { return f.Status.Mode.IsRegular() && f.Status.Mode&0o111 != 0 }
+
+// sameContent tells whether two files are the same but for their names.
+func sameContent(a, b file) bool {
+	return a.Status.Mode.Type() == b.Status.Mode.Type() && a.executable() == b.executable() && a.SHA256 == b.SHA256
+}
 
 // A status is all that changes when a file does. Of a directory it is the mode alone: what it holds is walked itself.
 type status struct {
@@ -54,7 +61,7 @@ func statusAt(dir int, name string) (status, error) {
 	return s, nil
 }
 
-// walk lists what is below the directory top, in no order, without a .git at the top, and has w watch it, if not nil. A set like nixpkgs has 100,000 files
+// walk lists what is below the directory top, sorted by path, without a .git at the top, and has w watch it, if not nil. A set like nixpkgs has 100,000 files
 // and more, each a system call, so several threads do it.
 func walk(ctx context.Context, top string, w *watch) (files []file, err error) {
 	var mu sync.Mutex // guards files
@@ -88,6 +95,7 @@ func walk(ctx context.Context, top string, w *watch) (files []file, err error) {
 	}
 	threads.Go(func() error { return list(".") })
 	err = threads.Wait()
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.Rel, b.Rel) })
 	return files, err
 }
 

@@ -181,3 +181,48 @@ func writeArchive(w http.ResponseWriter, dir, top string) error {
 	}
 	return err
 }
+
+// TestTreeIsHeld asks for more other commits than are kept while a set is evaluated that looks at its files late. What is found out then is
+// recorded for that commit, so it must be of its whole tree.
+func TestTreeIsHeld(t *testing.T) {
+	t.Parallel()
+	repository := newRepository(t)
+	Write(t, filepath.Join(repository.dir, "late.nix"), "{ fresh }: fresh.quick")
+	Write(t, filepath.Join(repository.dir, "set.nix"), read(t, filepath.Join(repository.dir, "default.nix")))
+	Write(t, filepath.Join(repository.dir, "default.nix"), `
+		args:
+		let
+		  fresh = import ./set.nix args;
+		  sum = n: if n == 0 then 0 else 1 + sum (n - 1);
+		  long = builtins.foldl' (total: n: total + sum 1000 * 0) 0 (builtins.genList (n: n) 6000);
+		in
+		fresh // {
+		  late = builtins.seq long (if builtins.pathExists ./late.nix then import ./late.nix { inherit fresh; } else fresh.fails);
+		}
+	`)
+	held := repository.commit("held")
+	var others []string
+	for i := range 8 {
+		others = append(others, repository.commit(fmt.Sprint("other ", i)))
+	}
+	r := StartRegistry(t, gitSettings("file://"+repository.dir)...)
+	late := make(chan Image)
+	go func() {
+		defer close(late)
+		late <- r.PullTag(t, "late", held)
+	}()
+	for len(r.Programs()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	for _, commit := range others {
+		r.PullTag(t, "quick", commit)
+	}
+	image := <-late
+	if image.Annotations[v1.AnnotationRevision] != held {
+		t.Errorf("the image is of %s, want %s", image.Annotations[v1.AnnotationRevision], held)
+	}
+	trees, err := filepath.Glob(filepath.Join(r.Dir, "*", "sources", "git-*", "trees", "*"))
+	if err != nil || len(trees) == 0 || len(trees) > 5 {
+		t.Errorf("%d trees are kept (%v)", len(trees), err)
+	}
+}

@@ -85,7 +85,7 @@ type Packages struct {
 }
 
 // open makes the source, which keeps what it fetches or copies below dir.
-func (p Packages) open(runner *proc.Runner, dir string) (source.Source, error) {
+func (p Packages) open(runner *proc.Runner, watches *source.Watches, dir string) (source.Source, error) {
 	switch {
 	case p.Channel.Name != "":
 		p.Channel.Dir = filepath.Join(dir, "channels")
@@ -94,7 +94,7 @@ func (p Packages) open(runner *proc.Runner, dir string) (source.Source, error) {
 		p.Git.Dir = filepath.Join(dir, "git-"+Key(p.Git.URL)[:16])
 		return source.NewGit(runner, p.Git)
 	default:
-		return source.NewPath(p.Path, filepath.Join(dir, "paths"))
+		return source.NewPath(watches, p.Path, filepath.Join(dir, "paths"))
 	}
 }
 
@@ -120,7 +120,7 @@ type Builder struct {
 // host does not permit are logged. What it found out and wants to share with other replicas it keeps in state.
 func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	runner, warnings := proc.New()
-	packages, err := options.Packages.open(runner, filepath.Join(options.CacheDir, "sources"))
+	packages, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"))
 	if err != nil {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}

@@ -28,7 +28,7 @@ type contents struct {
 
 // nameOf is what the content of a file is called. Links share permissions as well, so these belong to it.
 func nameOf(f file) string {
-	name := hex.EncodeToString(f.SHA256[:])
+	name := hex.EncodeToString(f.hash[:])
 	switch {
 	case f.Status.Mode&fs.ModeSymlink != 0:
 		name += "-link"
@@ -49,7 +49,7 @@ func (c *contents) add(from, scratch string, f *file) (added int64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		f.SHA256 = sha256.Sum256([]byte(target))
+		f.hash = sha256.Sum256([]byte(target))
 		if err := os.Symlink(target, scratch); err != nil {
 			return 0, err
 		}
@@ -66,7 +66,7 @@ func (c *contents) add(from, scratch string, f *file) (added int64, err error) {
 	n, err := io.ReadFull(in, start)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF): // that is all
-		f.SHA256 = sha256.Sum256(start[:n])
+		f.hash = sha256.Sum256(start[:n])
 		if _, err := os.Lstat(c.path(*f)); err == nil {
 			return 0, nil
 		}
@@ -87,7 +87,7 @@ func (c *contents) add(from, scratch string, f *file) (added int64, err error) {
 	} else {
 		added, err = io.Copy(io.MultiWriter(out, hash), io.MultiReader(bytes.NewReader(start[:n]), in))
 	}
-	f.SHA256 = [sha256.Size]byte(hash.Sum(nil))
+	f.hash = [sha256.Size]byte(hash.Sum(nil))
 	if info, statErr := out.Stat(); statErr == nil && info.Mode() != permissions { // by the umask
 		err = errors.Join(err, out.Chmod(permissions))
 	}

@@ -31,7 +31,7 @@ func movings(t *testing.T) map[string]moving {
 	paths := make([]*Path, 2)
 	for i := range paths {
 		var err error
-		if paths[i], err = NewPath(origin, copies); err != nil {
+		if paths[i], err = NewPath(NewWatches(), origin, copies); err != nil {
 			t.Fatal(err)
 		}
 	}

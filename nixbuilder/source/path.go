@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -25,6 +26,8 @@ const (
 	raceWindow = time.Second
 	// believed is how long a watch is believed that nothing has happened, for what it is not told.
 	believed = 10 * time.Second
+	// watchAgain is how long a set that could not be watched is not tried again: trying costs as much as a walk.
+	watchAgain = 5 * time.Minute
 )
 
 // Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on this machine. Its revision is the
@@ -32,17 +35,20 @@ const (
 // tree, unless the kernel says that nothing has happened there since the last walk, which was a few seconds ago; only files whose status changed are read
 // again, even if the process ended in between, and copies share what is the same in them.
 type Path struct {
-	origin string // what is watched
-	single bool   // it is a .nix file
-	kept   *revisions
+	origin  string // what is watched
+	single  bool   // it is a .nix file
+	watches *Watches
+	kept    *revisions
 
 	walking sync.Mutex // one walk at a time; guards what follows
 	files   []file     // of pinned, sorted by path
 	pinned  Pinned
-	started time.Time // when the walk that gave pinned began
+	started time.Time // when the look at the files that gave pinned began
+	walked  time.Time // when the last walk over all of them began
 	watch   *watch    // of what that walk found; nil: none
 	top     place     // of that walk
-	unseen  bool      // the set can't be watched
+	unseen  error     // why the set could not be watched; nil: it could
+	tried   time.Time // when it could not
 }
 
 // A place is where a name leads to.
@@ -57,7 +63,7 @@ func placeOf(name string) (place, error) {
 }
 
 // NewPath watches a directory or .nix file and keeps its copies below the directory copies, which it makes if need be.
-func NewPath(origin, copies string) (*Path, error) {
+func NewPath(watches *Watches, origin, copies string) (*Path, error) {
 	origin, err := filepath.Abs(origin)
 	if err != nil {
 		return nil, err
@@ -79,7 +85,7 @@ func NewPath(origin, copies string) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Path{origin: origin, single: !info.IsDir(), kept: kept}
+	p := &Path{origin: origin, single: !info.IsDir(), watches: watches, kept: kept}
 	p.pinned.Revision, p.files = kept.last()
 	p.pinned = p.at(p.pinned.Revision)
 	return p, nil
@@ -114,23 +120,18 @@ func (p *Path) Pin(ctx context.Context, tag string) (Pinned, error) {
 		return p.pinned, nil
 	}
 	started := time.Now()
-	p.rewatch()
-	pinned, err := p.copy(ctx)
+	pinned, err := p.look(ctx)
 	if err != nil {
 		p.unwatch()
 		return Pinned{}, fmt.Errorf("reading the package set: %w", err)
-	}
-	if p.watch != nil && p.watch.failed.Load() {
-		p.unwatch()
-		p.unseen = true
 	}
 	p.pinned, p.started = pinned, started
 	return pinned, nil
 }
 
-// quiet tells whether what was pinned last is still what there is, as far as that can be told without a walk.
+// quiet tells whether what was pinned last is still what there is, as far as that can be told without a look at the files.
 func (p *Path) quiet() bool {
-	if p.watch == nil || time.Since(p.started) > believed || !p.watch.quiet() {
+	if p.watch == nil || time.Since(p.walked) > believed || !p.watch.quiet() {
 		return false
 	}
 	// The origin may be a symbolic link, or lie behind some, and the copy was perhaps removed.
@@ -142,15 +143,28 @@ func (p *Path) quiet() bool {
 	return err == nil
 }
 
-// rewatch begins a new watch, unless the set can't be watched, or is a single file, which is looked at as fast.
+// rewatch has a walk watch what it finds, unless the set can't be watched, or is a single file, which is looked at as fast.
 func (p *Path) rewatch() {
-	p.unwatch()
-	if p.unseen || p.single {
+	if p.single || p.unseen != nil && time.Since(p.tried) < watchAgain {
 		return
 	}
-	if w, err := newWatch(); err == nil {
-		p.watch = w
+	if p.watch == nil {
+		var err error
+		if p.watch, err = p.watches.newWatch(); err != nil {
+			p.unwatched(err)
+			return
+		}
 	}
+	p.watch.begin()
+}
+
+// unwatched says, once, that the set can't be watched.
+func (p *Path) unwatched(err error) {
+	p.unwatch()
+	if p.unseen == nil || p.unseen.Error() != err.Error() {
+		logrus.WithError(err).Warnf("nix: every pull looks at all files of the package set, as their directories can't be watched: %s", advice(err))
+	}
+	p.unseen, p.tried = err, time.Now()
 }
 
 func (p *Path) unwatch() {
@@ -194,21 +208,23 @@ func (p *Path) at(revision string) Pinned {
 	return pinned
 }
 
-// copy walks the origin, and makes a copy of it if there is none of that revision.
-func (p *Path) copy(ctx context.Context) (Pinned, error) {
+// look finds out what there is, and makes a copy of it if there is none of that revision.
+func (p *Path) look(ctx context.Context) (Pinned, error) {
 	origin, err := filepath.EvalSymlinks(p.origin)
 	if err != nil {
 		return Pinned{}, err
 	}
-	if p.top, err = placeOf(origin); err != nil {
-		return Pinned{}, err
-	}
-	found, err := p.walk(ctx, origin)
-	if err != nil {
-		return Pinned{}, err
+	walked := p.walked
+	found, ok := p.relist(origin)
+	if !ok {
+		walked = time.Now()
+		if found, err = p.walk(ctx, origin); err != nil {
+			return Pinned{}, err
+		}
 	}
 	if !p.changed(found) {
 		if there, err := p.kept.have(p.pinned.Revision); there || err != nil {
+			p.walked = walked
 			return p.pinned, err
 		}
 	}
@@ -220,16 +236,76 @@ func (p *Path) copy(ctx context.Context) (Pinned, error) {
 	if err != nil {
 		return Pinned{}, err
 	}
-	p.files = found
+	p.files, p.walked = found, walked
 	return p.at(revision), nil
 }
 
-func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
-	if !p.single {
-		return walk(ctx, origin, p.watch)
+// relist returns what walk would, from the last walk and the directories in which something has happened since. It can't where directories came or
+// went, or where that walk is not believed any more.
+func (p *Path) relist(origin string) (found []file, ok bool) {
+	if p.watch == nil || time.Since(p.walked) > believed {
+		return nil, false
 	}
-	status, err := statusAt(unix.AT_FDCWD, origin)
-	return []file{{Rel: filepath.Base(p.origin), Status: status}}, err
+	if top, err := placeOf(origin); err != nil || top != p.top {
+		return nil, false
+	}
+	dirs, ok := p.watch.takeEdited()
+	if !ok {
+		return nil, false
+	}
+	edited := make(map[string]bool, len(dirs))
+	for _, dir := range dirs {
+		edited[dir] = true
+		files, err := listDir(origin, dir)
+		if err != nil {
+			return nil, false
+		}
+		found = append(found, files...)
+	}
+	subdirs := make(map[string]bool)
+	for _, f := range found {
+		if f.isDir() {
+			subdirs[f.Rel] = true
+		}
+	}
+	for _, f := range p.files {
+		switch {
+		case !edited[filepath.Dir(f.Rel)]:
+			found = append(found, f)
+		case f.isDir() && !subdirs[f.Rel]:
+			return nil, false
+		case f.isDir():
+			delete(subdirs, f.Rel)
+		}
+	}
+	sortFiles(found)
+	return found, len(subdirs) == 0
+}
+
+// walk finds all there is, and has it watched.
+func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
+	if p.single {
+		status, err := statusAt(unix.AT_FDCWD, origin)
+		return []file{{Rel: filepath.Base(p.origin), Status: status}}, err
+	}
+	p.rewatch()
+	top, err := placeOf(origin)
+	if err != nil {
+		return nil, err
+	}
+	found, err := walk(ctx, origin, p.watch)
+	if err != nil {
+		return nil, err
+	}
+	if p.watch != nil {
+		if err := p.watch.end(); err != nil {
+			p.unwatched(err)
+		} else {
+			p.unseen = nil
+		}
+	}
+	p.top = top
+	return found, nil
 }
 
 // changed tells whether a walk found anything else than the last one that was copied.
@@ -246,7 +322,7 @@ func (p *Path) known(found []file) func(i int) bool {
 			j++
 		}
 		if j < len(p.files) && p.files[j].Rel == found[i].Rel && p.files[j].Status == found[i].Status {
-			found[i].SHA256, known[i] = p.files[j].SHA256, true
+			found[i].hash, known[i] = p.files[j].hash, true
 		}
 	}
 	return func(i int) bool { return known[i] }

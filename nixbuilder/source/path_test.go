@@ -2,6 +2,8 @@ package source
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -10,6 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 )
 
 func write(t *testing.T, path, content string) {
@@ -58,7 +63,7 @@ func TestPathRevisions(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "{ a=1; }")
 	write(t, origin+"/sub/x.nix", "1")
-	p, err := NewPath(origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +76,7 @@ func TestPathRevisions(t *testing.T) {
 		if (now.Revision != last.Revision) != step.moves {
 			t.Errorf("%s: revision changed: %t, want %t", step.name, !step.moves, step.moves)
 		}
-		fresh, err := NewPath(origin, t.TempDir())
+		fresh, err := NewPath(NewWatches(), origin, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +97,7 @@ func TestPathCopyIsImmutable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p, err := NewPath(origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +125,7 @@ func TestPathSharesUnchangedFiles(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "old")
 	write(t, origin+"/same.nix", "same")
-	p, err := NewPath(origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +156,7 @@ func TestPathRestarts(t *testing.T) {
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/sub/x.nix", "1")
 	time.Sleep(raceWindow + 100*time.Millisecond)
-	p, err := NewPath(origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +175,7 @@ func TestPathRestarts(t *testing.T) {
 		if err := test.prepare(); err != nil {
 			t.Fatal(err)
 		}
-		restarted, err := NewPath(origin, copies)
+		restarted, err := NewPath(NewWatches(), origin, copies)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -189,7 +194,7 @@ func TestPathRestarts(t *testing.T) {
 		}
 	}
 	write(t, origin+"/sub/x.nix", "2")
-	restarted, err := NewPath(origin, copies)
+	restarted, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +218,7 @@ func TestPathIsSymlink(t *testing.T) {
 				if err := errors.Join(os.RemoveAll(link), os.Symlink(release, link)); err != nil {
 					t.Fatal(err)
 				}
-				p, err := NewPath(link, t.TempDir())
+				p, err := NewPath(NewWatches(), link, t.TempDir())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -230,7 +235,7 @@ func TestPathSingleFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/set.nix", "{ }")
 	write(t, dir+"/unrelated", "x")
-	p, err := NewPath(dir+"/set.nix", t.TempDir())
+	p, err := NewPath(NewWatches(), dir+"/set.nix", t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +252,7 @@ func TestPathSingleFile(t *testing.T) {
 func TestPathKeepsFewCopies(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "")
-	p, err := NewPath(origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +273,7 @@ func TestPathKeepsFewCopies(t *testing.T) {
 func TestPathVanishes(t *testing.T) {
 	origin := filepath.Join(t.TempDir(), "set")
 	write(t, origin+"/default.nix", "{ }")
-	p, err := NewPath(origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +298,7 @@ func TestPathConcurrentPins(t *testing.T) {
 	copies := t.TempDir()
 	var wg sync.WaitGroup
 	for range 4 { // processes that share a directory of copies
-		p, err := NewPath(origin, copies)
+		p, err := NewPath(NewWatches(), origin, copies)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +316,7 @@ func TestPathConcurrentPins(t *testing.T) {
 func TestPathOfAFlake(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/flake.nix", "{ }")
-	p, err := NewPath(origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +329,7 @@ func TestNewPathRefuses(t *testing.T) {
 	empty := t.TempDir()
 	write(t, empty+"/set.txt", "")
 	for _, origin := range []string{empty, empty + "/set.txt", empty + "/missing"} {
-		if _, err := NewPath(origin, t.TempDir()); err == nil || !strings.Contains(err.Error(), origin) {
+		if _, err := NewPath(NewWatches(), origin, t.TempDir()); err == nil || !strings.Contains(err.Error(), origin) {
 			t.Errorf("NewPath(%q) = %v, want an error that names it", origin, err)
 		}
 	}
@@ -351,12 +356,12 @@ func inode(t *testing.T, path string) uint64 {
 // settled is a Path whose set has not changed for long enough to be believed, and which is pinned.
 func settled(t *testing.T, origin string) *Path {
 	t.Helper()
-	p, err := NewPath(origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	pin(t, p)
-	if p.unseen {
+	if p.unseen != nil {
 		if os.Getenv("CI") != "" {
 			t.Fatal("the file system of the temporary directory can't be watched")
 		}
@@ -424,7 +429,7 @@ func TestPathIsWalkedNowAndThen(t *testing.T) {
 	p := settled(t, origin)
 	before := pin(t, p)
 	write(t, origin+".linked", "{ a=1; }")
-	p.started = p.started.Add(-believed)
+	p.walked = p.walked.Add(-believed)
 	if after := pin(t, p); after.Revision == before.Revision {
 		t.Error("an edit through another link is never seen")
 	}
@@ -452,16 +457,156 @@ func TestPathFailsAgain(t *testing.T) {
 // Where others may write unseen, or there is nothing to watch, every Pin walks.
 func TestWatchRefuses(t *testing.T) {
 	for _, dir := range []string{"/proc/self", "/sys", t.TempDir() + "/missing"} {
-		w, err := newWatch()
+		w, err := NewWatches().newWatch()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !w.quiet() {
+		if w.begin(); !w.quiet() {
 			t.Error("a watch of nothing is not quiet")
 		}
-		if w.add(dir); w.quiet() {
+		if w.add(dir, "."); w.quiet() || w.end() == nil {
 			t.Errorf("%s: quiet", dir)
 		}
 		w.close()
+	}
+}
+
+// An edit of files has their directories looked at, and no other.
+func TestPathEditIsNoWalk(t *testing.T) {
+	origin := t.TempDir()
+	write(t, origin+"/default.nix", "{ }")
+	write(t, origin+"/a/b/c.nix", "1")
+	p := settled(t, origin)
+	walked := p.walked
+	for _, step := range []struct {
+		name  string
+		edit  func() error
+		walks bool
+	}{
+		{"a file written in place", func() error { return os.WriteFile(origin+"/a/b/c.nix", []byte("2"), 0o644) }, false},
+		{"once more at once", func() error { return os.WriteFile(origin+"/a/b/c.nix", []byte("3"), 0o644) }, false},
+		{"a file replaced, as editors do", func() error {
+			return errors.Join(os.WriteFile(origin+"/a/b/.c.tmp", []byte("4"), 0o644), os.Rename(origin+"/a/b/.c.tmp", origin+"/a/b/c.nix"))
+		}, false},
+		{"a file made", func() error { return os.WriteFile(origin+"/a/new.nix", []byte("new"), 0o644) }, false},
+		{"a file moved", func() error { return os.Rename(origin+"/a/new.nix", origin+"/moved.nix") }, false},
+		{"a link", func() error { return os.Symlink("default.nix", origin+"/a/link") }, false},
+		{"a mode", func() error { return os.Chmod(origin+"/moved.nix", 0o755) }, false},
+		{"a file removed", func() error { return os.Remove(origin + "/moved.nix") }, false},
+		{"a directory in place of a file", func() error {
+			return errors.Join(os.Remove(origin+"/a/link"), os.Mkdir(origin+"/a/link", 0o755))
+		}, true},
+		{"a file in it", func() error { return os.WriteFile(origin+"/a/link/x", []byte("x"), 0o644) }, false},
+		{"a directory moved", func() error { return os.Rename(origin+"/a", origin+"/z") }, true},
+		{"a file in that", func() error { return os.WriteFile(origin+"/z/b/c.nix", []byte("5"), 0o644) }, false},
+		{"a file in a directory that is moved then", func() error {
+			return errors.Join(os.WriteFile(origin+"/z/b/c.nix", []byte("6"), 0o644), os.Rename(origin+"/z/b", origin+"/b"))
+		}, true},
+		{"a directory removed", func() error { return os.RemoveAll(origin + "/b") }, true},
+	} {
+		if err := step.edit(); err != nil {
+			t.Fatal(err)
+		}
+		p.walked = p.walked.Add(time.Since(p.walked)) // however slow this machine is
+		walked = p.walked
+		now := pin(t, p)
+		if got, want := contentOf(t, now.Path), contentOf(t, origin); !maps.Equal(got, want) {
+			t.Errorf("%s: the copy has %q, want %q", step.name, got, want)
+		}
+		if walks := p.walked != walked; walks != step.walks {
+			t.Errorf("%s: the whole set was walked: %t, want %t", step.name, walks, step.walks)
+		}
+		if again := pin(t, p); again.Revision != now.Revision {
+			t.Errorf("%s: without another edit, Pin = %s, was %s", step.name, again.Revision, now.Revision)
+		}
+	}
+}
+
+// All sets of a process have one inotify instance between them, whatever is done to them.
+func TestWatchesAreOneInstance(t *testing.T) {
+	watches, opened := NewWatches(), 0
+	open := watches.open
+	watches.open = func() (int, error) { opened++; return open() }
+	top := t.TempDir()
+	write(t, top+"/default.nix", "outer")
+	write(t, top+"/inner/default.nix", "inner")
+	write(t, top+"/inner/sub/x.nix", "x")
+	var sets []*Path // of which one is in the other
+	for _, origin := range []string{top, top + "/inner"} {
+		p, err := NewPath(watches, origin, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sets = append(sets, p)
+	}
+	for i, step := range []func() error{
+		func() error { return nil },
+		func() error { return os.WriteFile(top+"/inner/sub/x.nix", []byte("y"), 0o644) },
+		func() error { return os.Mkdir(top+"/inner/sub/new", 0o755) },
+		func() error { return os.WriteFile(top+"/inner/sub/new/x.nix", []byte("z"), 0o644) },
+		func() error { sets[0].unwatch(); return nil }, // what it shared stays watched for the other
+		func() error { return os.WriteFile(top+"/inner/sub/new/x.nix", []byte("zz"), 0o644) },
+		func() error { return os.RemoveAll(top + "/inner/sub") },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range sets {
+			if now := pin(t, p); !maps.Equal(contentOf(t, now.Path), contentOf(t, p.origin)) {
+				t.Errorf("after step %d, the copy of %s has %q", i, p.origin, contentOf(t, now.Path))
+			}
+		}
+	}
+	if opened != 1 {
+		t.Errorf("%d inotify instances were opened", opened)
+	}
+	if len(watches.places) != 2 {
+		t.Errorf("%d directories are watched, want the 2 that are left", len(watches.places))
+	}
+}
+
+// A set that can't be watched is served all the same; the operator is told once, with the way out.
+func TestPathWithoutWatch(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		open func() (int, error)
+		want string
+	}{
+		{"no instance left", func() (int, error) { return -1, syscall.EMFILE }, "fs.inotify.max_user_instances"},
+		{"no watches left", func() (int, error) { return -1, syscall.ENOSPC }, "fs.inotify.max_user_watches"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			logged := logtest.NewGlobal()
+			defer logrus.StandardLogger().ReplaceHooks(make(logrus.LevelHooks))
+			origin := t.TempDir()
+			write(t, origin+"/default.nix", "0")
+			watches := NewWatches()
+			tried, open := 0, watches.open
+			watches.open = func() (int, error) { tried++; return test.open() }
+			p, err := NewPath(watches, origin, t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 5 {
+				write(t, origin+"/default.nix", fmt.Sprint(i))
+				if got := read(t, pin(t, p).Path+"/default.nix"); got != fmt.Sprint(i) {
+					t.Errorf("the copy says %q, want %d", got, i)
+				}
+			}
+			if tried != 1 {
+				t.Errorf("watching was tried %d times in a row", tried)
+			}
+			p.tried = p.tried.Add(-watchAgain)
+			pin(t, p)
+			if entries := logged.AllEntries(); len(entries) != 1 || entries[0].Level != logrus.WarnLevel || !strings.Contains(entries[0].Message, test.want) {
+				t.Errorf("the log has %v, want one warning about %s", entries, test.want)
+			}
+			watches.open = open
+			p.tried = p.tried.Add(-watchAgain)
+			pin(t, p)
+			if walked := p.walked; pin(t, p).Path == "" || p.walked != walked {
+				t.Error("once it can be watched, the set is still walked at every Pin")
+			}
+		})
 	}
 }

@@ -39,8 +39,15 @@ type revisions struct {
 	contents *contents
 
 	making sync.Mutex // one tree at a time
+	newest atomic.Pointer[listed]
 
 	addedFiles, addedBytes atomic.Int64 // since contents were searched
+}
+
+// listed are the files of a revision that was listed by this process. They do not change.
+type listed struct {
+	revision string
+	files    []file
 }
 
 // filesName is the list of a revision's files, in its directory. Unlike the tree, it is always there.
@@ -112,7 +119,7 @@ func (r *revisions) put(ctx context.Context, found []file, have func(i int) bool
 				if err := add(i); err != nil {
 					return err
 				}
-				if found[i].SHA256 != was.SHA256 {
+				if found[i].hash != was.hash {
 					return fmt.Errorf("%s changed while it was read", was.Rel)
 				}
 				return nil
@@ -125,6 +132,7 @@ func (r *revisions) put(ctx context.Context, found []file, have func(i int) bool
 	if err != nil {
 		return "", err
 	}
+	r.newest.Store(&listed{revision, found})
 	return revision, r.prune(revision)
 }
 
@@ -167,24 +175,47 @@ func (r *revisions) list(revision string, files []file) error {
 	return nil
 }
 
+// A listing is what gob makes of a revision's files. Of arrays it makes twice as many bytes, one by one.
+type listing struct {
+	Files  []file
+	Hashes []byte // of all files, in order
+}
+
 func writeFiles(name string, files []file) error {
+	l := listing{Files: files, Hashes: make([]byte, 0, len(files)*sha256.Size)}
+	for _, f := range files {
+		l.Hashes = append(l.Hashes, f.hash[:]...)
+	}
 	out, err := os.Create(name)
 	if err != nil {
 		return err
 	}
 	buffer := bufio.NewWriterSize(out, 1<<16)
-	return errors.Join(gob.NewEncoder(buffer).Encode(files), buffer.Flush(), out.Close())
+	return errors.Join(gob.NewEncoder(buffer).Encode(l), buffer.Flush(), out.Close())
 }
 
 // files are those of a revision, sorted by path.
-func (r *revisions) files(revision string) (files []file, err error) {
+func (r *revisions) files(revision string) ([]file, error) {
 	in, err := os.Open(filepath.Join(r.dir, revision, filesName))
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	err = gob.NewDecoder(bufio.NewReaderSize(in, 1<<16)).Decode(&files)
-	return files, err
+	if newest := r.newest.Load(); newest != nil && newest.revision == revision {
+		return newest.files, nil
+	}
+	var l listing
+	err = gob.NewDecoder(bufio.NewReaderSize(in, 1<<16)).Decode(&l)
+	if err == nil && len(l.Hashes) != len(l.Files)*sha256.Size {
+		err = fmt.Errorf("reading %s: it is damaged", in.Name())
+	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range l.Files {
+		copy(l.Files[i].hash[:], l.Hashes[i*sha256.Size:])
+	}
+	return l.Files, nil
 }
 
 // last returns the revision that was listed last, none if that can't be read.
@@ -382,7 +413,7 @@ func hashOf(files []file) string {
 	var line []byte
 	for _, f := range files {
 		line = strconv.AppendQuote(line[:0], f.Rel)
-		line = fmt.Appendf(line, " %v %t %x\n", f.Status.Mode.Type(), f.executable(), f.SHA256)
+		line = fmt.Appendf(line, " %v %t %x\n", f.Status.Mode.Type(), f.executable(), f.hash)
 		set.Write(line)
 	}
 	return fmt.Sprintf("%x", set.Sum(nil))

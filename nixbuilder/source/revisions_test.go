@@ -21,7 +21,7 @@ func TestPathEditCostsWhatChanged(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "old")
 	write(t, origin+"/a/b/same.nix", "same")
-	p, err := NewPath(origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestPathOldRevisions(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/same/x.nix", "same")
-	p, err := NewPath(origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestPathOldRevisions(t *testing.T) {
 			t.Errorf("after edit %d, the copy has %q, want %q", i, known[now.Revision], want)
 		}
 	}
-	restarted, err := NewPath(origin, copies)
+	restarted, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func TestPathForgets(t *testing.T) {
 		write(t, fmt.Sprintf("%s/same/%d", origin, i), fmt.Sprint(i))
 	}
 	write(t, origin+"/default.nix", "")
-	p, err := NewPath(origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestPathIsTidiedUp(t *testing.T) {
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/sub/x.nix", "x")
 	for _, gone := range []string{"contents/*/*", "trees/*", "trees/*/tree", "trees/*/files", "trees/*/lock", "*/*", "contents", ""} {
-		p, err := NewPath(origin, copies)
+		p, err := NewPath(NewWatches(), origin, copies)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,7 +214,7 @@ func TestPathIsTidiedUp(t *testing.T) {
 func TestPathOfManyEqualFiles(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "equal")
-	p, err := NewPath(origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func TestPathKilled(t *testing.T) {
 		_ = command.Process.Kill()
 		_ = command.Wait()
 
-		p, err := NewPath(origin, copies)
+		p, err := NewPath(NewWatches(), origin, copies)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -289,7 +289,7 @@ func revisionOf(t *testing.T, tree string) string {
 	}
 	for i, f := range files {
 		if !f.isDir() {
-			files[i].SHA256 = sha256.Sum256([]byte(read(t, filepath.Join(tree, f.Rel))))
+			files[i].hash = sha256.Sum256([]byte(read(t, filepath.Join(tree, f.Rel))))
 		}
 	}
 	return hashOf(files)
@@ -298,7 +298,7 @@ func revisionOf(t *testing.T, tree string) string {
 // edit edits a set and pins it until it is killed.
 func edit(t *testing.T, dirs []string) {
 	origin, copies := dirs[0], dirs[1]
-	p, err := NewPath(origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies)
 	if err != nil {
 		t.Fatal(err)
 	}

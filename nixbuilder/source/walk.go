@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file is what a walk found, and the hash of its content by then. Its fields are exported for gob.
+// A file is what a walk found, and the hash of its content by then. Fields are exported for gob.
 type file struct {
 	Rel    string // path below the top of the walk
 	Status status
-	SHA256 [sha256.Size]byte // of a symlink, that of its target; of a directory, zero
+	hash   [sha256.Size]byte // SHA-256; of a symlink, that of its target; of a directory, zero
 }
 
 func (f file) isDir() bool      { return f.Status.Mode.IsDir() }
@@ -28,7 +28,7 @@ func (f file) executable() bool { return f.Status.Mode.IsRegular() && f.Status.M
 
 // sameContent tells whether two files are the same but for their names.
 func sameContent(a, b file) bool {
-	return a.Status.Mode.Type() == b.Status.Mode.Type() && a.executable() == b.executable() && a.SHA256 == b.SHA256
+	return a.Status.Mode.Type() == b.Status.Mode.Type() && a.executable() == b.executable() && a.hash == b.hash
 }
 
 // A status is all that changes when a file does. Of a directory it is the mode alone: what it holds is walked itself.
@@ -73,7 +73,7 @@ func walk(ctx context.Context, top string, w *watch) (files []file, err error) {
 			return err
 		}
 		if w != nil {
-			w.add(filepath.Join(top, rel)) // first, so that nothing happens in between
+			w.add(filepath.Join(top, rel), rel) // first, so that nothing happens in between
 		}
 		found, err := listDir(top, rel)
 		if err != nil {
@@ -95,8 +95,13 @@ func walk(ctx context.Context, top string, w *watch) (files []file, err error) {
 	}
 	threads.Go(func() error { return list(".") })
 	err = threads.Wait()
-	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.Rel, b.Rel) })
+	sortFiles(files)
 	return files, err
+}
+
+// sortFiles sorts by path, so that a directory comes before what it holds.
+func sortFiles(files []file) {
+	slices.SortFunc(files, func(a, b file) int { return strings.Compare(a.Rel, b.Rel) })
 }
 
 // listDir lists one directory.

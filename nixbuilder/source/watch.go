@@ -1,9 +1,12 @@
 package source
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"maps"
+	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,34 +18,119 @@ const watched = unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_DELET
 // zfsMagic is what statfs(2) tells of ZFS, which is not part of Linux.
 const zfsMagic = 0x2fc12fc1
 
-// A watch is told by the kernel what happens in directories (inotify(7)), before whoever does it goes on: an edit is not followed by a moment in which it
-// is not known. Libraries for inotify read it in a goroutine, later. It is not told what is written through a mapping of a file that is no longer open
-// for writing, or through another hard link, nor that something is mounted over what is in a directory.
-type watch struct {
-	fd     int
-	failed atomic.Bool // some directory is not watched
-	moved  bool        // something has happened
+// Watches are told by the kernel what happens in directories (inotify(7)), before whoever does it goes on: an edit is not followed
+// by a moment in which it is not known. Libraries for inotify read it in a goroutine, later. All package sets of a process share
+// one instance, of which a user may have few (fs.inotify.max_user_instances, mostly 128). It is safe for concurrent use.
+//
+// The kernel does not tell what is written through a mapping of a file that is no longer open for writing, or through another
+// hard link, nor that something is mounted over what is in a directory.
+type Watches struct {
+	open func() (fd int, err error)
+
+	mu     sync.Mutex
+	fd     int // negative: none yet
+	places map[int32][]watchedPlace
+	events [16 << 10]byte
 }
 
-// newWatch fails where the user has as many as the host permits (fs.inotify.max_user_instances).
-func newWatch() (*watch, error) {
-	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("watching directories: %w", err)
+// A watchedPlace is a directory, where one of the sets has it.
+type watchedPlace struct {
+	of  *watch
+	rel string
+}
+
+// NewWatches makes one that watches nothing yet.
+func NewWatches() *Watches {
+	return &Watches{
+		open:   func() (int, error) { return unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC) },
+		fd:     -1,
+		places: make(map[int32][]watchedPlace),
 	}
-	return &watch{fd: fd}, nil
 }
 
-// add watches a directory from now on. Its name leads over no symbolic link. If it can't be watched, or the host permits no more
-// (fs.inotify.max_user_watches), nothing is quiet any more. It is safe for concurrent use.
-func (w *watch) add(dir string) {
-	if w.failed.Load() {
+// A watch is of the directories of one set. Its fields are guarded by the Watches' mutex.
+type watch struct {
+	all *Watches
+
+	places map[int32]uint64 // by the kernel's number, the walk that found it last
+	walk   uint64           // counts walks
+	failed error            // why some directory is not watched
+	moved  bool             // something has happened that only a walk can tell
+	edited map[string]bool  // directories in which something has happened to files alone
+}
+
+// newWatch fails where the user has as many instances as the host permits.
+func (all *Watches) newWatch() (*watch, error) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	if all.fd < 0 {
+		fd, err := all.open()
+		if err != nil {
+			return nil, fmt.Errorf("watching directories: %w", err)
+		}
+		all.fd = fd
+	}
+	return &watch{all: all, places: make(map[int32]uint64), moved: true}, nil
+}
+
+// begin is called before a walk, which then adds all that it finds.
+func (w *watch) begin() {
+	w.all.mu.Lock()
+	defer w.all.mu.Unlock()
+	w.all.poll()
+	w.walk++
+	w.moved = false
+	w.edited = nil
+}
+
+// end is called after a walk that failed nowhere. What it did not find is not watched any more.
+func (w *watch) end() error {
+	w.all.mu.Lock()
+	defer w.all.mu.Unlock()
+	w.forget(func(walk uint64) bool { return walk < w.walk })
+	return w.failed
+}
+
+// close ends the watch. It may take some tenths of a second.
+func (w *watch) close() {
+	w.all.mu.Lock()
+	defer w.all.mu.Unlock()
+	w.forget(func(uint64) bool { return true })
+}
+
+// add watches a directory from now on. Its name leads over no symbolic link. If it can't be watched, or the host permits no more,
+// nothing is quiet any more. It is safe for concurrent use.
+func (w *watch) add(dir, rel string) {
+	w.all.mu.Lock()
+	defer w.all.mu.Unlock()
+	if w.failed != nil {
 		return
 	}
-	if _, err := unix.InotifyAddWatch(w.fd, dir, watched); err != nil || !isLocal(dir) {
-		w.failed.Store(true)
+	if !isLocal(dir) {
+		w.failed = errNotLocal
+		return
 	}
+	number, err := unix.InotifyAddWatch(w.all.fd, dir, watched)
+	if err != nil {
+		w.failed = fmt.Errorf("watching directories: %w", err)
+		return
+	}
+	place := int32(number)
+	others := w.all.places[place]
+	at := slices.IndexFunc(others, func(other watchedPlace) bool { return other.of == w })
+	switch {
+	case at < 0:
+		w.all.places[place] = append(others, watchedPlace{w, rel})
+	case w.places[place] == w.walk:
+		w.moved = true // it is in the set twice, as mounts can have it
+	default:
+		others[at].rel = rel
+	}
+	w.places[place] = w.walk
 }
+
+// errNotLocal is that a directory is where others may write to unseen.
+var errNotLocal = errors.New("it is on a file system that not only this kernel writes to")
 
 // isLocal tells whether a directory is on a file system that only this kernel writes to.
 func isLocal(dir string) bool {
@@ -57,17 +145,114 @@ func isLocal(dir string) bool {
 	return false
 }
 
-// quiet tells whether nothing has happened in any of the directories since it was added. It is not safe for concurrent use.
-func (w *watch) quiet() bool {
-	if !w.moved && !w.failed.Load() {
-		var event [unix.SizeofInotifyEvent + unix.NAME_MAX + 1]byte
-		_, err := unix.Read(w.fd, event[:])
-		w.moved = !errors.Is(err, unix.EAGAIN)
+// forget ends the watch of some places. Those that are watched for other sets, too, go on for these.
+func (w *watch) forget(old func(walk uint64) bool) {
+	removed := 0
+	for place, walk := range w.places {
+		if !old(walk) {
+			continue
+		}
+		delete(w.places, place)
+		others := slices.DeleteFunc(w.all.places[place], func(other watchedPlace) bool { return other.of == w })
+		if len(others) > 0 {
+			w.all.places[place] = others
+			continue
+		}
+		delete(w.all.places, place)
+		_, _ = unix.InotifyRmWatch(w.all.fd, uint32(place)) // it fails if the directory is gone
+		// The kernel tells of each that it is no longer watched, and keeps 16,384 events at most.
+		if removed++; removed%1000 == 0 {
+			w.all.poll()
+		}
 	}
-	return !w.moved && !w.failed.Load()
 }
 
-// close ends the watch, some milliseconds later: the kernel makes whoever closes one wait.
-func (w *watch) close() {
-	go func() { _ = unix.Close(w.fd) }() // nothing was written
+// quiet tells whether nothing has happened in any of the directories since the walk began.
+func (w *watch) quiet() bool {
+	w.all.mu.Lock()
+	defer w.all.mu.Unlock()
+	w.all.poll()
+	return w.failed == nil && !w.moved && len(w.edited) == 0
+}
+
+// takeEdited returns the directories in which something has happened, if it has happened to files alone. They count as quiet from now on.
+func (w *watch) takeEdited() (dirs []string, ok bool) {
+	w.all.mu.Lock()
+	defer w.all.mu.Unlock()
+	w.all.poll()
+	if w.failed != nil || w.moved {
+		return nil, false
+	}
+	dirs = slices.Sorted(maps.Keys(w.edited))
+	w.edited = nil
+	return dirs, true
+}
+
+// poll takes note of what has happened.
+func (all *Watches) poll() {
+	for {
+		n, err := unix.Read(all.fd, all.events[:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			all.lose()
+		}
+		if err != nil || n <= 0 {
+			return
+		}
+		for events := all.events[:n]; len(events) >= unix.SizeofInotifyEvent; {
+			place := int32(binary.NativeEndian.Uint32(events[0:]))
+			mask := binary.NativeEndian.Uint32(events[4:])
+			size := binary.NativeEndian.Uint32(events[12:]) // of the name
+			all.note(place, mask, size > 0)
+			events = events[unix.SizeofInotifyEvent+size:]
+		}
+	}
+}
+
+// note takes note of an event, of something that has a name in a directory or of the directory itself.
+func (all *Watches) note(place int32, mask uint32, named bool) {
+	if mask&unix.IN_Q_OVERFLOW != 0 {
+		all.lose()
+		return
+	}
+	for _, at := range all.places[place] {
+		if !named || mask&unix.IN_ISDIR != 0 {
+			at.of.moved = true
+			continue
+		}
+		if at.of.edited == nil {
+			at.of.edited = make(map[string]bool)
+		}
+		at.of.edited[at.rel] = true
+	}
+	if mask&unix.IN_IGNORED != 0 {
+		for _, at := range all.places[place] {
+			delete(at.of.places, place)
+		}
+		delete(all.places, place)
+	}
+}
+
+// lose has all sets walked again.
+func (all *Watches) lose() {
+	for _, places := range all.places {
+		for _, at := range places {
+			at.of.moved = true
+		}
+	}
+}
+
+// advice is what the operator can do about a set that can't be watched.
+func advice(err error) string {
+	switch {
+	case errors.Is(err, errNotLocal):
+		return "on a local file system that is not needed"
+	case errors.Is(err, unix.ENOSPC):
+		return "raise fs.inotify.max_user_watches with sysctl, to more than the set has directories"
+	case errors.Is(err, unix.EMFILE):
+		return "raise fs.inotify.max_user_instances with sysctl, or end what else watches files as the user of the registry"
+	}
+	return "it is tried again later"
 }

@@ -135,6 +135,13 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
+	useless, err := evaluator.UselessForGit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, uri := range useless {
+		logrus.Warnf("nix: nix.alloweduris: Nix %s can't be allowed %s alone: allow the directory that the repository is in, with a slash at its end", evaluator.Version(), uri)
+	}
 	b := &Builder{
 		options:   options,
 		source:    packages,

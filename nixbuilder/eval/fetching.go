@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
 // lastingKept is how many package sets keep what they fetched, those used last.
@@ -33,6 +36,43 @@ func wantsToFetch(results map[string]Result, err error) bool {
 
 func isFetch(message string) bool {
 	return strings.Contains(message, "access to URI") && strings.Contains(message, forbidden)
+}
+
+// allowedURIs is the value of Nix's option of that name. Newer Nix (2.26, not 2.8) asks for the URI of a git repository with git+ before it.
+func allowedURIs(prefixes []string) string {
+	all := slices.Clone(prefixes)
+	for _, prefix := range prefixes {
+		if !strings.HasPrefix(prefix, "path:") && !strings.HasPrefix(prefix, "git+") {
+			all = append(all, "git+"+prefix)
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+// UselessForGit returns those of Options.AllowedURIs that name a repository which this Nix refuses to fetch all the same. Newer Nix puts a
+// question mark behind a repository's URL, and lets a prefix end before a slash only: the repository can't be allowed, but the directory that it is in.
+func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err error) {
+	for _, uri := range e.options.AllowedURIs {
+		if !strings.HasSuffix(uri, ".git") {
+			continue
+		}
+		output, err := e.runner.Run(ctx, proc.Command{
+			Program: e.options.NixInstantiate,
+			Args: []string{
+				"--eval", "--store", "dummy://", "--option", "restrict-eval", "true", "--option", "allowed-uris", allowedURIs(e.options.AllowedURIs),
+				"--expr", "{ url }: (builtins.fetchGit { inherit url; }).outPath", "--argstr", "url", strings.TrimPrefix(uri, "git+"),
+			},
+			Env:     []string{"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent", "PATH=/nonexistent"},
+			Confine: &proc.Confinement{CPU: e.options.CPU, Memory: e.options.Memory}, // nothing is fetched: there is neither git nor a network
+		})
+		if err != nil && ctx.Err() != nil {
+			return nil, err
+		}
+		if strings.Contains(string(output.Stderr), forbidden) {
+			useless = append(useless, uri)
+		}
+	}
+	return useless, nil
 }
 
 // lasting is the store of a package set that fetches or is a flake, a directory of the unprivileged user's. It is not made yet. Only evaluations of

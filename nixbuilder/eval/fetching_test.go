@@ -47,8 +47,8 @@ func remoteSet(t *testing.T) (url string, requests *atomic.Int32) {
 	return server.URL + "/set.tar.gz", requests
 }
 
-// remoteRepository is inner in a git repository that everybody can read.
-func remoteRepository(t *testing.T) string {
+// remoteRepository is inner in a git repository that everybody can read, in a directory that may be allowed with every Nix.
+func remoteRepository(t *testing.T) (url, directory string) {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
 		if os.Getenv("CI") != "" {
@@ -63,12 +63,12 @@ func remoteRepository(t *testing.T) string {
 		}
 	}
 	for _, args := range [][]string{
-		{"init", "--quiet", "--bare", dir + "/bare"},
+		{"init", "--quiet", "--bare", dir + "/bare.git"},
 		{"init", "--quiet", "--initial-branch=main"},
 		{"add", "default.nix", "file"},
 		{"-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "one"},
-		{"push", "--quiet", dir + "/bare", "main"},
-		{"-C", "bare", "update-server-info"},
+		{"push", "--quiet", dir + "/bare.git", "main"},
+		{"-C", "bare.git", "update-server-info"},
 	} {
 		command := exec.CommandContext(t.Context(), "git", args...)
 		command.Dir = dir
@@ -76,9 +76,9 @@ func remoteRepository(t *testing.T) string {
 			t.Fatalf("git %q: %v: %s", args, err, output)
 		}
 	}
-	server := httptest.NewServer(http.FileServer(http.Dir(dir + "/bare"))) // which git's old protocol can do with
+	server := httptest.NewServer(http.FileServer(http.Dir(dir))) // which git's old protocol can do with
 	t.Cleanup(server.Close)
-	return server.URL
+	return server.URL + "/bare.git", server.URL + "/"
 }
 
 // fetchingSet is a package set that is another one, which an expression fetches.
@@ -94,10 +94,10 @@ func fetchingSet(t *testing.T, expression string) Source {
 
 func TestFetching(t *testing.T) {
 	archive, requests := remoteSet(t)
-	repository := remoteRepository(t)
+	repository, directory := remoteRepository(t)
 	for _, test := range []struct{ name, expression, allowed string }{
 		{"an archive", `builtins.fetchTarball "` + archive + `"`, archive},
-		{"a repository", `builtins.fetchGit { url = "` + repository + `"; ref = "main"; }`, repository},
+		{"a repository", `builtins.fetchGit { url = "` + repository + `"; ref = "main"; }`, directory},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			source := fetchingSet(t, test.expression)
@@ -138,6 +138,25 @@ func TestFetching(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A repository that is allowed by its own URL can't be fetched with newer Nix, and only then that is said.
+func TestUselessForGit(t *testing.T) {
+	repository, directory := remoteRepository(t)
+	source := fetchingSet(t, `builtins.fetchGit { url = "`+repository+`"; ref = "main"; }`)
+	for _, allowed := range [][]string{{repository}, {repository, directory}, {directory}} {
+		e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: allowed, CPU: 20 * time.Second})
+		useless, err := e.UselessForGit(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = e.Evaluate(t.Context(), source, system, []string{"inner"})
+		if refused := err != nil && strings.Contains(err.Error(), "forbidden"); refused != (len(useless) > 0) {
+			t.Errorf("with %q, %q are useless, and the set is %v", allowed, useless, err)
+		} else if !refused && err != nil {
+			t.Error(err)
+		}
 	}
 }
 

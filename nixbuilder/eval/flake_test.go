@@ -47,7 +47,7 @@ func nixFlake(t *testing.T, args ...string) string {
 // TestFlakeLikeNix compares the derivations of a flake that has inputs of all kinds with those that Nix makes of it.
 func TestFlakeLikeNix(t *testing.T) {
 	archive, requests := remoteSet(t)
-	repository := remoteRepository(t)
+	repository, directory := remoteRepository(t)
 	elsewhere := flakeOf(t, map[string]string{"flake.nix": `{ outputs = { self }: { text = "${self}/text"; here = ./.; }; }`, "text": "elsewhere"})
 	dir := flakeOf(t, map[string]string{
 		"text":            "text",
@@ -83,7 +83,7 @@ func TestFlakeLikeNix(t *testing.T) {
 
 	target := openDir(t, "target")
 	e, runner := newEvaluator(t, Options{
-		ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive, repository, "path:" + elsewhere}, CPU: 20 * time.Second, Store: "local?root=" + target,
+		ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive, directory, "path:" + elsewhere}, CPU: 20 * time.Second, Store: "local?root=" + target,
 	})
 	source := Source{Path: dir}
 	results, err := e.Evaluate(t.Context(), source, system, names)

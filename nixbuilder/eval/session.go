@@ -175,7 +175,7 @@ func (s *session) allowed() string {
 	if !s.store.fetches {
 		return ""
 	}
-	return strings.Join(s.options.AllowedURIs, " ")
+	return allowedURIs(s.options.AllowedURIs)
 }
 
 func (s *session) arguments() []string {

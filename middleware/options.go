@@ -106,6 +106,8 @@ type NixOptions struct {
 	// EvaluationMemory and EvaluationTime (of a processor) are what one evaluation may use.
 	EvaluationMemory Bytes         `mapstructure:"evaluationmemory"`
 	EvaluationTime   time.Duration `mapstructure:"evaluationtime"`
+	// FetchTime is how much longer one may take that fetches, of a processor and by the clock.
+	FetchTime time.Duration `mapstructure:"fetchtime"`
 }
 
 // WebOptions is what is served on / beside the registry.
@@ -127,7 +129,7 @@ func defaults() Options {
 			Timeout: time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
 		},
 		Image:    ImageOptions{Compression: layer.Gzip, Layers: 94},
-		Nix:      NixOptions{AllowedURIs: []string{"https://"}, EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second},
+		Nix:      NixOptions{AllowedURIs: []string{"https://"}, EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second, FetchTime: 5 * time.Minute},
 		Shell:    []string{"bashInteractive", "coreutils", "moreutils", "nano"},
 		Include:  []string{"cacert", "iana-etc"},
 		CacheDir: defaultCacheDir(),
@@ -332,6 +334,7 @@ func (o Options) builder() nixbuilder.Options {
 		Settings:        settings,
 		EvaluationBytes: int64(o.Nix.EvaluationMemory),
 		EvaluationTime:  o.Nix.EvaluationTime,
+		FetchTime:       o.Nix.FetchTime,
 		AllowedURIs:     o.Nix.AllowedURIs,
 		CacheDir:        o.CacheDir,
 	}
@@ -417,6 +420,7 @@ func (o Options) faults() []error {
 		{"build.timeout", o.Build.Timeout, time.Second, 7 * 24 * time.Hour},
 		{"build.hold", o.Build.Hold, time.Second, time.Hour},
 		{"nix.evaluationtime", o.Nix.EvaluationTime, time.Second, time.Hour},
+		{"nix.fetchtime", o.Nix.FetchTime, time.Second, 24 * time.Hour},
 	} {
 		if limit.value < limit.low || limit.value > limit.high {
 			fault("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)

@@ -52,7 +52,7 @@ func TestParseOptions(t *testing.T) {
 	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
 	all.Nix = NixOptions{
 		Substituters: []string{"https://cache.example.org"}, TrustedPublicKeys: []string{key}, Builders: "@/etc/nix/machines",
-		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute,
+		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute, FetchTime: time.Hour,
 	}
 	all.CacheDir = "/srv/cache"
 	for _, test := range []struct {
@@ -69,8 +69,8 @@ image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []
 prebuild: [nix/shell/git, "nix/hello:staging"]
-nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m}
-nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m}
+nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
+nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
 cachedir: /srv/cache
 `, all},
 	} {

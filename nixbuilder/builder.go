@@ -67,9 +67,11 @@ type Options struct {
 	Caches    binarycache.Options
 	// Settings are handed to Nix, by the names of nix.conf.
 	Settings map[string]string
-	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use.
+	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use; one that fetches may take FetchTime longer, of a processor and by
+	// the clock.
 	EvaluationBytes int64
 	EvaluationTime  time.Duration
+	FetchTime       time.Duration
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
 	AllowedURIs []string
 	// CacheDir is for copies of package sets and scratch files.
@@ -130,7 +132,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	}
 	removeLeftovers(scratch)
 	evaluator, err := eval.New(ctx, runner, eval.Options{
-		Memory: options.EvaluationBytes, CPU: options.EvaluationTime, AllowedURIs: options.AllowedURIs, ScratchDir: scratch,
+		Memory: options.EvaluationBytes, CPU: options.EvaluationTime, FetchTime: options.FetchTime, AllowedURIs: options.AllowedURIs, ScratchDir: scratch,
 	})
 	if err != nil {
 		return nil, err

@@ -174,7 +174,7 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 
 // sourceOf is a pinned set as it is evaluated.
 func sourceOf(pinned source.Pinned) eval.Source {
-	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date}
+	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date, Shares: pinned.Origin}
 }
 
 // faultOf is what those who ask for an image are told of a set that can't be used.

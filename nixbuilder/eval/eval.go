@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	defaultCPU    = 30 * time.Second
-	defaultMemory = 2 << 30
+	defaultCPU       = 30 * time.Second
+	defaultFetchTime = 5 * time.Minute
+	defaultMemory    = 2 << 30
 
 	// lockName is a file in the scratch directory.
 	lockName = "copying.lock"
@@ -37,6 +38,8 @@ type Options struct {
 	NixInstantiate string
 	// CPU is the processor time for all names of one call together, in whole seconds; zero: 30 s.
 	CPU time.Duration
+	// FetchTime is how much longer a call may take that fetches, of a processor and by the clock, in whole seconds; zero: 5 min.
+	FetchTime time.Duration
 	// Memory is the address space of the evaluating process in bytes; zero: 2 GiB.
 	Memory int64
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
@@ -54,6 +57,9 @@ type Evaluator struct {
 	nix     string
 	version string
 	copying chan struct{} // has a token while derivations are copied
+
+	revisions    *revisions
+	lastingBytes int64
 }
 
 // A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix file that needs no other. Unprivileged users must be
@@ -64,6 +70,9 @@ type Source struct {
 	// Commit is the git commit that it is, empty if it is none, and Date is when it was made. Flakes may ask for both.
 	Commit string
 	Date   time.Time
+	// Shares is set if all of this content is what the operator has chosen. Sets with the same text here then share what they fetch, and are evaluated as
+	// another user than sets without. Empty: it shares nothing.
+	Shares string
 }
 
 // isFlake tells whether a set at an absolute path is a flake. One that works without flakes, too, is not taken for one.
@@ -90,6 +99,9 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 	if options.CPU == 0 {
 		options.CPU = defaultCPU
 	}
+	if options.FetchTime == 0 {
+		options.FetchTime = defaultFetchTime
+	}
 	if options.Memory == 0 {
 		options.Memory = defaultMemory
 	}
@@ -99,7 +111,10 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 	if !regexp.MustCompile(`^(/[0-9A-Za-z_-][0-9A-Za-z._-]*)+$`).MatchString(options.ScratchDir) {
 		return nil, fmt.Errorf("making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores", options.ScratchDir)
 	}
-	e := &Evaluator{runner: runner, options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1)}
+	e := &Evaluator{
+		runner: runner, options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1),
+		revisions: newRevisions(), lastingBytes: lastingBytes,
+	}
 
 	output, err := runner.Run(ctx, proc.Command{Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"}})
 	if err != nil {
@@ -123,7 +138,8 @@ func (e *Evaluator) Version() string { return e.version }
 // It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs another, and so does each that refuses (Unfree, Broken, Throws, ...).
 //
 // A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a store that lasts, once it was seen to need them and if
-// Options.AllowedURIs lets it fetch anything. That costs it one more evaluation, the first time. A flake has a store that lasts in any case.
+// Options.AllowedURIs lets it fetch anything. That costs it one more evaluation, the first time. A flake has a store that lasts in any case. What is fetched
+// first of all may take Options.FetchTime; later, an evaluation that was still fetching when its time was over begins again with that.
 func (e *Evaluator) Evaluate(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
 	return e.readOnly(ctx, source, system, names, false)
 }
@@ -143,20 +159,13 @@ func (e *Evaluator) readOnly(ctx context.Context, source Source, system string, 
 		return e.evaluate(ctx, source, system, names, lasting, walk)
 	}
 	// A store that is only imagined: paths are computed, nothing is kept.
-	first := evalStore{uri: "dummy://", cache: "/nonexistent"}
+	first := evalStore{uri: "dummy://", cache: "/nonexistent", apart: lasting.apart}
 	if lasting.flake {
-		// Flakes read their own files from the store.
-		first = lasting.offline()
-		if err := e.prepare(first); err != nil {
-			return nil, err
-		}
+		first = lasting.offline() // flakes read their own files from the store
 	}
 	results, err := e.evaluate(ctx, source, system, names, first, walk)
 	if !lasting.fetches || !wantsToFetch(results, err) {
 		return results, err
-	}
-	if err := e.prepare(lasting); err != nil {
-		return nil, err
 	}
 	return e.evaluate(ctx, source, system, names, lasting, walk)
 }
@@ -167,26 +176,30 @@ func (e *Evaluator) readOnly(ctx context.Context, source Source, system string, 
 // The set's evaluation writes them to a throw-away binary cache of plain files. A process of its own, which the set has no hold
 // on, copies them: each path's name there is a hash of its content, which is checked, so that a set cannot put anything into the store under another's name.
 func (e *Evaluator) Instantiate(ctx context.Context, source Source, system string, names []string) (results map[string]Result, err error) {
-	dir, err := e.scratch()
+	target, err := e.lasting(source)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := e.scratch(target.apart)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	cache := "file://" + dir + "/store?compression=none"
-	target, err := e.lasting(source)
-	if err != nil {
-		return nil, err
-	}
 	switch fetched := target.fetches && target.exists(); {
 	case fetched:
 	case target.flake:
 		target = target.offline()
-		if err := e.prepare(target); err != nil {
+	default:
+		target = evalStore{uri: cache, cache: dir, apart: target.apart}
+	}
+	if target.lasts {
+		_, release, err := e.hold(target)
+		if err != nil {
 			return nil, err
 		}
-	default:
-		target = evalStore{uri: cache, cache: dir}
+		defer release()
 	}
 	target.write = true
 	results, err = e.evaluate(ctx, source, system, names, target, false)
@@ -206,7 +219,7 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 	derivations = slices.Compact(derivations)
 	if target.lasts {
 		// The lasting store is a database that untrusted work has made, so its own user takes the derivations out of it.
-		if err := e.copy(ctx, target.uri, cache, derivations, &proc.Confinement{Memory: e.options.Memory}); err != nil {
+		if err := e.copy(ctx, target.uri, cache, derivations, &proc.Confinement{Memory: e.options.Memory, Apart: target.apart}); err != nil {
 			return nil, err
 		}
 	}
@@ -268,19 +281,19 @@ func (e *Evaluator) copy(ctx context.Context, from, to string, derivations []sto
 }
 
 // scratch makes a directory that only the evaluating process's user can write to.
-func (e *Evaluator) scratch() (string, error) {
+func (e *Evaluator) scratch(apart bool) (string, error) {
 	dir, err := os.MkdirTemp(e.options.ScratchDir, "eval-")
 	if err != nil {
 		return "", fmt.Errorf("making a scratch directory: %w", err)
 	}
-	uid, gid := e.runner.ConfinedUser()
+	uid, gid := e.runner.ConfinedUser(apart)
 	if err := os.Chown(dir, uid, gid); err != nil {
 		return "", errors.Join(fmt.Errorf("making a scratch directory: %w", err), os.RemoveAll(dir))
 	}
 	return dir, nil
 }
 
-func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, names []string, nixStore evalStore, walk bool) (map[string]Result, error) {
+func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, names []string, nixStore evalStore, walk bool) (results map[string]Result, err error) {
 	path, err := filepath.EvalSymlinks(source.Path) // Nix compares resolved paths with the ones that it was allowed
 	if err != nil {
 		return nil, fmt.Errorf("evaluating a package set: %w", err)
@@ -302,8 +315,29 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 		walk:      walk,
 		cpu:       e.options.CPU,
 	}
+	if nixStore.lasts {
+		nth, done, err := e.revisions.enter(ctx, nixStore.cache, path)
+		if err != nil {
+			return nil, fmt.Errorf("evaluating a package set: %w", err)
+		}
+		if nth%weighedEvery == 1 && diskUsage(nixStore.cache) > e.lastingBytes {
+			remove(nixStore.cache)
+		}
+		fresh, release, err := e.hold(nixStore)
+		if err != nil {
+			done(false)
+			return nil, err
+		}
+		defer func() {
+			release()
+			done(err == nil)
+		}()
+		if fresh && nixStore.fetches {
+			s.mayFetch()
+		}
+	}
 
-	results := make(map[string]Result)
+	results = make(map[string]Result)
 	var pending []string
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
 		if whole := walk && name == ""; !whole && !plausible(name) {
@@ -315,13 +349,14 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 	if len(pending) > MaxNames {
 		return nil, fmt.Errorf("evaluating %d names at once: at most %d", len(pending), MaxNames)
 	}
-	if err := s.findAll(ctx, pending, results); err != nil {
+	if err = s.findAll(ctx, pending, results); err != nil {
 		return nil, err
 	}
 	if walk {
 		return results, nil
 	}
-	return results, s.explainAll(ctx, results)
+	err = s.explainAll(ctx, results)
+	return results, err
 }
 
 // plausible reports whether a set may have an attribute of this name that a client would ask for. Nix is not asked for others: not all of their bytes

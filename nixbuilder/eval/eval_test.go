@@ -594,7 +594,7 @@ func TestForgedDerivationsAreRefused(t *testing.T) {
 		{"name without a hash of the content", "CA: ", "Ignored: ", "lacks a"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, err := e.scratch()
+			dir, err := e.scratch(false)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,8 +14,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -193,5 +198,163 @@ func TestFailedFetchIsNotKept(t *testing.T) {
 	}
 	if list := results["list"]; list.Failure == nil || !list.Cacheable() {
 		t.Errorf("%+v is not kept", list)
+	}
+}
+
+// burning is an expression that takes more than a second of a processor.
+const burning = `(builtins.foldl' (sum: n: builtins.foldl' (a: b: a + b) sum (builtins.genList (x: n) 5000)) 0 (builtins.genList (x: x) 5000))`
+
+// burningSet is a package set that fetches, with a package whose name takes long to compute.
+func burningSet(t *testing.T, archive string) Source {
+	t.Helper()
+	source := writeSet(t, "default.nix", `{ system, ... }: let inner = (import (fetchTarball "`+archive+`") { inherit system; }).inner; in {
+		inherit inner; slow = derivation { name = "slow-${builtins.seq inner.drvPath (toString `+burning+`)}"; inherit system; builder = "/bin/sh"; }; }`)
+	source.Shares = "the operator's"
+	return source
+}
+
+// Fetching has time of its own, also where something was fetched before; evaluation alone keeps to its limit.
+func TestFetchTime(t *testing.T) {
+	one, _ := remoteSet(t)
+	two, _ := remoteSet(t)
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{one, two}, CPU: time.Second})
+	evaluate := func(archive string) Result {
+		t.Helper()
+		results, err := e.Evaluate(t.Context(), burningSet(t, archive), system, []string{"slow"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return results["slow"]
+	}
+	if first := evaluate(one); first.Package == nil {
+		t.Errorf("the first evaluation, which fetches: %+v", first.Failure)
+	}
+	if again := evaluate(one); again.Failure == nil || again.Failure.Kind != Limit {
+		t.Errorf("another revision, which has nothing to fetch: %+v, %+v, want its limit", again.Package, again.Failure)
+	}
+	if moved := evaluate(two); moved.Package == nil {
+		t.Errorf("another revision, which fetches something else: %+v", moved.Failure)
+	}
+}
+
+// A server that does not answer is given up.
+func TestSlowFetch(t *testing.T) {
+	end := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-end }))
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(end) })
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}, CPU: time.Second, FetchTime: time.Second})
+	set := writeSet(t, "default.nix", `import (fetchTarball "`+server.URL+`/x.tar.gz")`)
+	var whole *SourceError
+	if _, err := e.Evaluate(t.Context(), set, system, []string{"hello"}); !errors.As(err, &whole) || !whole.Unfetched || !strings.Contains(whole.Message, "within 2s") {
+		t.Errorf("a set whose server does not answer is %v", err)
+	}
+}
+
+// What revisions of one origin fetch is fetched once, also at the same time. Nobody else has a part in it.
+func TestSharedFetches(t *testing.T) {
+	archive, requests := remoteSet(t)
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second})
+	for _, test := range []struct {
+		name, shares string
+		fetches      int32
+	}{
+		{"the operator's", "a", 1}, {"the same origin", "a", 0}, {"another origin", "b", 1}, {"a client's", "", 1}, {"another client's", "", 1},
+	} {
+		before := requests.Load()
+		source := fetchingSet(t, `builtins.fetchTarball "`+archive+`"`)
+		source.Shares = test.shares
+		var all errgroup.Group
+		for _, name := range []string{"inner", "own"} {
+			all.Go(func() error {
+				results, err := e.Evaluate(t.Context(), source, system, []string{name})
+				if err == nil && results[name].Package == nil {
+					err = fmt.Errorf("%+v", results[name].Failure)
+				}
+				return err
+			})
+		}
+		if err := all.Wait(); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if got := requests.Load() - before; got != test.fetches {
+			t.Errorf("%s: fetched %d times, want %d", test.name, got, test.fetches)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	owners := make(map[uint32]int)
+	stores, err := filepath.Glob(e.options.ScratchDir + "/fetched/*")
+	for _, dir := range stores {
+		info, statErr := os.Stat(dir)
+		if err = errors.Join(err, statErr); err == nil {
+			owners[info.Sys().(*syscall.Stat_t).Uid]++
+			if info.Mode().Perm() != 0o700 {
+				t.Errorf("%s can be read by others: %v", dir, info.Mode())
+			}
+		}
+	}
+	if err != nil || !maps.Equal(owners, map[uint32]int{65533: 2, 65534: 2}) {
+		t.Errorf("what was fetched belongs to %v, %v", owners, err)
+	}
+}
+
+// The disk that fetched files take is bounded, and what an evaluation uses stays until it is over.
+func TestFetchedIsRemoved(t *testing.T) {
+	archive, requests := remoteSet(t)
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second})
+	evaluate := func(source Source) evalStore {
+		t.Helper()
+		if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); err != nil {
+			t.Fatal(err)
+		}
+		lasting, err := e.lasting(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lasting
+	}
+	set := func(shares string) Source {
+		source := fetchingSet(t, `builtins.fetchTarball "`+archive+`"`)
+		source.Shares = shares
+		return source
+	}
+	used, unused := evaluate(set("")), evaluate(set(""))
+	_, release, err := e.hold(used)
+	if err != nil {
+		t.Fatal(err)
+	}
+	past := time.Now().Add(-time.Minute)
+	if err := errors.Join(os.Chtimes(used.cache, past, past), os.Chtimes(unused.cache, past, past)); err != nil {
+		t.Fatal(err)
+	}
+	for range lastingKept {
+		evaluate(set(""))
+	}
+	if !used.exists() || unused.exists() {
+		t.Errorf("of two old stores, the one that is used is there: %v, the other: %v", used.exists(), unused.exists())
+	}
+	release()
+	evaluate(set(""))
+	if used.exists() {
+		t.Error("an old store is there though nobody uses it")
+	}
+	if left, err := os.ReadDir(e.options.ScratchDir + "/fetched"); err != nil || len(left) != lastingKept {
+		t.Errorf("%d stores are there, want %d: %v", len(left), lastingKept, err)
+	}
+
+	before := requests.Load()
+	evaluate(set("one"))
+	e.lastingBytes = 1
+	for range weighedEvery - 1 {
+		evaluate(set("one"))
+	}
+	if got := requests.Load() - before; got != 1 {
+		t.Errorf("%d revisions fetched %d times, want once", weighedEvery, got)
+	}
+	evaluate(set("one"))
+	if got := requests.Load() - before; got != 2 {
+		t.Errorf("after %d revisions, a store that is too large was made anew %d times, want once", weighedEvery, got-1)
 	}
 }

@@ -12,8 +12,11 @@ import (
 // maxMessage is the longest text of a failure, in bytes.
 const maxMessage = 2 << 10
 
-// A nixMessage is a line of Nix's internal-json log format. Only errors have a RawMsg.
+// A nixMessage is a line of Nix's internal-json log format. Only errors have a RawMsg. What Nix starts to do has a Type, and as Text what people are shown.
 type nixMessage struct {
+	Action string `json:"action"`
+	Type   int    `json:"type"`
+	Text   string `json:"text"`
 	Level  int    `json:"level"`
 	Msg    string `json:"msg"`
 	RawMsg string `json:"raw_msg"`
@@ -27,6 +30,12 @@ func (m nixMessage) position() string {
 		return ""
 	}
 	return fmt.Sprintf(" (%s:%d:%d)", m.File, m.Line, m.Column)
+}
+
+// fetches tells whether Nix says that it begins to fetch something. A set's own messages are no actions of this kind.
+func (m nixMessage) fetches() bool {
+	const fileTransfer, fetchTree = 101, 112 // of Nix's ActivityType; git has none in older versions
+	return m.Action == "start" && (m.Type == fileTransfer || m.Type == fetchTree || strings.HasPrefix(m.Text, "fetching Git repository"))
 }
 
 // hidePaths replaces what a host's user calls the place of a package set, and what is around it, by what its clients may know.

@@ -22,7 +22,10 @@ import (
 // maxOutput is how much an evaluation may write, in bytes. The attributes that resemble an unknown name are the bulk of it.
 const maxOutput = 64 << 20
 
-var errNoAnswer = errors.New("the evaluator does not answer")
+var (
+	errNoAnswer  = errors.New("the evaluator does not answer")
+	errSlowFetch = errors.New("what it fetches takes too long")
+)
 
 // An evalStore is what the evaluating process takes for the Nix store.
 type evalStore struct {
@@ -32,6 +35,7 @@ type evalStore struct {
 	fetches bool   // whether the set may fetch what Options.AllowedURIs allows
 	lasts   bool   // whether it is there the next time
 	flake   bool   // whether the set is a flake
+	apart   bool   // whether its user is another than that of sets that clients choose
 }
 
 // A session is one call's work on one package set: as many processes as it takes, within one budget of processor time.
@@ -44,6 +48,7 @@ type session struct {
 	system    string
 	walk      bool
 	cpu       time.Duration // left
+	longer    bool          // it has got the time for fetching
 }
 
 // An ending is how far a process came, and why it went no further.
@@ -53,6 +58,8 @@ type ending struct {
 	reports []report // one per name, in order, up to the culprit
 	well    bool
 	limit   bool   // it ran into one of its limits
+	cpu     bool   // which was that of processor time
+	fetches bool   // it began to fetch something
 	message string // Nix's error
 }
 
@@ -121,14 +128,40 @@ func (s *session) explainAll(ctx context.Context, results map[string]Result) err
 	return nil
 }
 
-// run evaluates names in one process. It fails only if that is nobody's fault but Nix's or the host's.
+// mayFetch gives the session the time that fetching may take, once.
+func (s *session) mayFetch() {
+	if !s.longer {
+		s.longer = true
+		s.cpu += s.options.FetchTime
+	}
+}
+
+// run evaluates names in one process, and once more if that was short of time for what it had to fetch. It fails only if that is nobody's fault but Nix's or the
+// host's.
 func (s *session) run(ctx context.Context, names []string, rethrow bool) (*ending, error) {
+	end, err := s.start(ctx, names, rethrow)
+	if err == nil && end.cpu && end.fetches && !s.longer {
+		s.cpu = s.options.CPU
+		s.mayFetch()
+		return s.start(ctx, names, rethrow)
+	}
+	return end, err
+}
+
+// start is run, for one process.
+func (s *session) start(ctx context.Context, names []string, rethrow bool) (*ending, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
 		return nil, fmt.Errorf("evaluating %q: %w", names, err)
 	}
 	nonce := rand.Text()
-	output, err := s.runner.Run(ctx, proc.Command{
+	limited := ctx
+	if s.store.fetches {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeoutCause(ctx, s.options.CPU+s.options.FetchTime, errSlowFetch)
+		defer cancel()
+	}
+	output, err := s.runner.Run(limited, proc.Command{
 		Program: s.options.NixInstantiate,
 		Args: append(s.arguments(),
 			"--expr", prepareimage.Packages(),
@@ -141,7 +174,7 @@ func (s *session) run(ctx context.Context, names []string, rethrow bool) (*endin
 		),
 		Env:       s.environment(),
 		MaxOutput: maxOutput,
-		Confine:   &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Network: s.store.fetches},
+		Confine:   &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Network: s.store.fetches, Apart: s.store.apart},
 	})
 	s.cpu -= output.CPU
 	var failure *proc.Error
@@ -157,7 +190,11 @@ func (s *session) run(ctx context.Context, names []string, rethrow bool) (*endin
 		end.well = true
 	case failure.CPULimit:
 		s.cpu = 0 // whatever the two accounts say
+		end.cpu = true
 		end.limit, end.message = true, "evaluation takes too much processor time"
+	case errors.Is(failure, errSlowFetch):
+		s.cpu = 0
+		end.message = fmt.Sprintf("unable to download what the package set fetches within %v", s.options.CPU+s.options.FetchTime)
 	case failure.OutputLimit:
 		end.limit, end.message = true, "evaluation writes too many messages"
 	case end.limit:
@@ -248,6 +285,7 @@ func (s *session) read(stderr []byte, nonce string) (*ending, error) {
 		if json.Unmarshal([]byte(text), &message) != nil {
 			continue // cut off by a limit
 		}
+		end.fetches = end.fetches || message.fetches()
 		if payload, ok := strings.CutPrefix(message.Msg, "trace: "+nonce); ok {
 			var r report
 			if err := json.Unmarshal([]byte(payload), &r); err != nil {

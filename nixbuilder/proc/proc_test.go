@@ -118,17 +118,23 @@ func TestConfinement(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	uid, gid := r.ConfinedUser()
-	user := fmt.Sprintf("%d %d %d\n", uid, gid, gid)
-	if os.Geteuid() != 0 {
-		user = fmt.Sprintf("%d %d ", uid, gid)
+	user := func(apart bool) string {
+		uid, gid := r.ConfinedUser(apart)
+		if os.Geteuid() != 0 {
+			return fmt.Sprintf("%d %d ", uid, gid)
+		}
+		return fmt.Sprintf("%d %d %d\n", uid, gid, gid)
+	}
+	if os.Geteuid() == 0 && user(true) == user(false) {
+		t.Error("the second unprivileged user is the first one")
 	}
 	for _, test := range []struct {
 		name, text string
 		confine    *Confinement
 		want       string // the beginning of stdout
 	}{
-		{"user", "echo $(id -u) $(id -g) $(id -G)", &Confinement{}, user},
+		{"user", "echo $(id -u) $(id -g) $(id -G)", &Confinement{}, user(false)},
+		{"second user", "echo $(id -u) $(id -g) $(id -G)", &Confinement{Apart: true, Memory: 1 << 30}, user(true)},
 		{"trusted user", "echo $(id -u)", nil, strconv.Itoa(os.Geteuid()) + "\n"},
 		{"first of its processes", "echo $$", &Confinement{}, "1\n"},
 		{"no capabilities", "grep CapEff /proc/self/status", &Confinement{}, "CapEff:\t0000000000000000\n"},

@@ -106,6 +106,7 @@ func (r *Runner) attributes(command Command) *syscall.SysProcAttr {
 	var attr syscall.SysProcAttr
 	if command.Confine != nil {
 		attr = r.confine
+		attr.Credential = r.credential(command.Confine.Apart)
 		if !command.Confine.Network {
 			attr.Cloneflags |= r.noNetwork
 		}
@@ -123,7 +124,7 @@ func (r *Runner) limit(pid int, confine *Confinement) (err error) {
 	if confine == nil {
 		return nil
 	}
-	if c := r.confine.Credential; c != nil {
+	if c := r.credential(confine.Apart); c != nil {
 		if err := setRealUser(int(c.Uid), int(c.Gid)); err != nil {
 			return fmt.Errorf("limiting: %w", err)
 		}

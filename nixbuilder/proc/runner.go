@@ -10,13 +10,18 @@ import (
 	"time"
 )
 
-// nobody is the user and the group that confined programs run as when this process is root. It owns no file.
-const nobody = 65534
+// Confined programs run as one of two users, with the group of the same number, when this process is root. On the host they own no file: the first is
+// everybody's nobody, the second a number that Debian reserves.
+const (
+	nobody  = 65534
+	another = 65533
+)
 
 // Runner starts programs and counts them. It is safe for concurrent use.
 type Runner struct {
 	started   atomic.Int64
 	confine   syscall.SysProcAttr // what a confined program gets: a user, namespaces
+	apart     *syscall.Credential // the other user; nil: there is none
 	noNetwork uintptr             // the further namespace of one that may not use the network; zero: not permitted here
 }
 
@@ -47,6 +52,8 @@ type Confinement struct {
 	Memory int64
 	// CPU is the processor time that each process may use, rounded up to seconds; zero: no limit. SIGKILL ends one that exceeds it.
 	CPU time.Duration
+	// Apart runs it as a second unprivileged user, where this process is root: what others run as the first has no hold on its processes and files.
+	Apart bool
 	// Network leaves it the host's network. Without it there is none, not even loopback.
 	Network bool
 }
@@ -60,6 +67,11 @@ func New() (r *Runner, warnings []string) {
 		if err := permitted(r.confine); err != nil {
 			warnings = append(warnings, fmt.Sprintf("no unprivileged user for untrusted work: %v", err))
 			r.confine.Credential = nil
+		}
+		r.apart = &syscall.Credential{Uid: another, Gid: another}
+		if err := permitted(syscall.SysProcAttr{Credential: r.apart}); err != nil {
+			warnings = append(warnings, fmt.Sprintf("no second unprivileged user for untrusted work: %v", err))
+			r.apart = r.confine.Credential
 		}
 	} else {
 		// Anyone may make the other namespaces inside a user namespace of their own, where that is permitted.
@@ -109,10 +121,18 @@ func permitted(attr syscall.SysProcAttr) error {
 // Started is how many programs have been started so far.
 func (r *Runner) Started() int64 { return r.started.Load() }
 
-// ConfinedUser is the user and the group that confined programs run as. They need the right to read what they are given and to
+// credential is who confined programs run as; nil: who this process is.
+func (r *Runner) credential(apart bool) *syscall.Credential {
+	if apart {
+		return r.apart
+	}
+	return r.confine.Credential
+}
+
+// ConfinedUser is the user and the group that confined programs run as, apart or not. They need the right to read what they are given and to
 // write where they are told to.
-func (r *Runner) ConfinedUser() (uid, gid int) {
-	if c := r.confine.Credential; c != nil {
+func (r *Runner) ConfinedUser(apart bool) (uid, gid int) {
+	if c := r.credential(apart); c != nil {
 		return int(c.Uid), int(c.Gid)
 	}
 	return os.Geteuid(), os.Getegid()

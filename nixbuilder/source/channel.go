@@ -132,6 +132,9 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	}
 	defer release()
 	pinned.Commit = pinned.Revision
+	if chosen, ok := c.Current(Latest); tag == Latest || ok && chosen == pinned.Revision {
+		pinned.Origin = "channel " + c.options.Name + " " + c.options.Archives
+	}
 	pinned.Path = c.trees.path(pinned.Revision)
 	pinned.Date, err = c.trees.date(pinned.Revision)
 	return pinned, err

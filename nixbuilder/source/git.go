@@ -157,6 +157,9 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	}
 	defer release()
 	pinned.Commit = pinned.Revision
+	if chosen, ok := g.Current(Latest); tag == Latest || ok && chosen == pinned.Revision {
+		pinned.Origin = "git " + g.options.Ref + " " + g.options.URL
+	}
 	pinned.Path = g.trees.path(pinned.Revision)
 	if pinned.Absent, err = g.trees.absent(pinned.Revision); err != nil {
 		return Pinned{}, err

@@ -201,7 +201,7 @@ func (p *Path) Hold(ctx context.Context, pinned Pinned) (release func(), err err
 
 func (p *Path) at(revision string) Pinned {
 	name := filepath.Base(p.origin)
-	pinned := Pinned{Name: "path:" + name, Revision: revision, Path: p.kept.path(revision)}
+	pinned := Pinned{Name: "path:" + name, Revision: revision, Path: p.kept.path(revision), Origin: "path " + p.origin}
 	if p.single {
 		pinned.Path = filepath.Join(pinned.Path, name)
 	}

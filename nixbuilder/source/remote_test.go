@@ -371,6 +371,40 @@ func TestGit(t *testing.T) {
 	}
 }
 
+// What clients choose by tags is told apart from what the operator has configured, which a tag may name, too.
+func TestOrigin(t *testing.T) {
+	r := newRemote(t)
+	one := r.git("rev-parse", "HEAD")
+	two := r.commit("default.nix", "{ two = 2; }")
+	r.git("branch", "side", one)
+	_, options := newMirror(t)
+	other := options
+	other.Name, other.Dir = commitB, t.TempDir()
+	git := newGit(t, GitOptions{URL: r.dir, Ref: "main", Refresh: time.Hour})
+	for _, test := range []struct {
+		source Source
+		tag    string
+		chosen bool
+	}{
+		{git, one, false},
+		{git, Latest, true},
+		{git, two, true},
+		{git, "main", true},
+		{git, "side", false},
+		{newGit(t, GitOptions{URL: r.dir, Ref: one}), one, true},
+		{newGit(t, GitOptions{URL: r.dir, Ref: one}), "main", false},
+		{channel(t, options), commitB, false},
+		{channel(t, options), Latest, true},
+		{channel(t, other), Latest, true},
+		{channel(t, other), commitA, false},
+	} {
+		got, err := test.source.Pin(t.Context(), test.tag)
+		if err != nil || (got.Origin != "") != test.chosen {
+			t.Errorf("%T.Pin(%s) has the origin %q, %v; the operator has chosen it: %v", test.source, test.tag, got.Origin, err, test.chosen)
+		}
+	}
+}
+
 func TestGitMovesAndVanishes(t *testing.T) {
 	r := newRemote(t)
 	dir := t.TempDir()

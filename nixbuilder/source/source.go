@@ -22,6 +22,8 @@ type Pinned struct {
 	Commit string
 	// Variant is what else the files depend on, beside the revision: a setting of the source's. Mostly empty.
 	Variant string
+	// Origin tells, among the sets of this machine, what the operator has configured that had this revision; empty if a client chose it. It is not for people.
+	Origin string
 	// Absent are paths of submodules that the source was not asked to fetch.
 	Absent []string
 	// Date is when the revision was made, by its own account; zero where it has none.

@@ -1,0 +1,236 @@
+package eval
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lastingKept is how many lasting stores stay, those used last.
+	lastingKept = 4
+	// lastingBytes is how much a lasting store may hold before it is made anew. The nixpkgs of one revision takes 0.5 GB.
+	lastingBytes = 4 << 30
+	// weighedEvery is at how many new revisions of a set it is looked at how much its store holds, which takes a second where that is much.
+	weighedEvery = 8
+	// revisionsKnown is of how many revisions it is known that they were evaluated.
+	revisionsKnown = 1000
+	// removedPrefix begins the names of stores that are being removed.
+	removedPrefix = ".removed-"
+)
+
+// revisions tell which package sets have been evaluated with which lasting stores. The first evaluation of each, which may fetch, is alone, so that nothing is
+// fetched twice. It is safe for concurrent use.
+type revisions struct {
+	mu    sync.Mutex
+	known map[[2]string]*revision // by the directories of store and set
+	count map[string]int          // of new ones, by store
+}
+
+type revision struct {
+	turn chan struct{} // a token for who evaluates it, while done is false
+	done bool
+}
+
+func newRevisions() *revisions {
+	return &revisions{known: make(map[[2]string]*revision), count: make(map[string]int)}
+}
+
+// enter returns when an evaluation may begin: at once if the set was evaluated before, else when nobody else does. Done says how it ended. Nth counts the
+// sets that were new to the store, from 1; it is 0 for one that is not.
+func (r *revisions) enter(ctx context.Context, store, set string) (nth int, done func(well bool), err error) {
+	r.mu.Lock()
+	key := [2]string{store, set}
+	this, ok := r.known[key]
+	if !ok {
+		if len(r.known) >= revisionsKnown {
+			clear(r.known) // at worst, something is fetched twice
+		}
+		this = &revision{turn: make(chan struct{}, 1)}
+		r.known[key] = this
+		r.count[store]++
+		nth = r.count[store]
+	}
+	r.mu.Unlock()
+	select {
+	case this.turn <- struct{}{}:
+	case <-ctx.Done():
+		return 0, nil, context.Cause(ctx)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if this.done {
+		<-this.turn
+		return nth, func(bool) {}, nil
+	}
+	return nth, func(well bool) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		this.done = this.done || well
+		<-this.turn
+	}, nil
+}
+
+// hold makes the directory of a lasting store, unless it is there, and keeps it from being removed until release. The first is told that it is fresh. Those
+// that were not used for longest are removed then.
+func (e *Evaluator) hold(s evalStore) (fresh bool, release func(), err error) {
+	all := filepath.Dir(s.cache)
+	for {
+		if !s.exists() {
+			if err := e.makeLasting(s); err != nil {
+				return false, nil, fmt.Errorf("making a store for what is fetched: %w", err)
+			}
+			fresh = true
+		}
+		lock, err := lockDir(s.cache, unix.LOCK_SH)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed by another process, or by another evaluation
+		}
+		if err != nil {
+			return false, nil, fmt.Errorf("opening a store for what is fetched: %w", err)
+		}
+		now := time.Now()
+		err = os.Chtimes(s.cache, now, now)
+		if fresh && err == nil {
+			err = removeOldest(all)
+		}
+		if err != nil {
+			lock.Close()
+			return false, nil, fmt.Errorf("opening a store for what is fetched: %w", err)
+		}
+		return fresh, func() { lock.Close() }, nil
+	}
+}
+
+// makeLasting makes the directory of a lasting store. Whoever else does so at the same time makes the same.
+func (e *Evaluator) makeLasting(s evalStore) error {
+	if err := os.MkdirAll(filepath.Dir(s.cache), 0o755); err != nil {
+		return err
+	}
+	staging, err := os.MkdirTemp(filepath.Dir(s.cache), removedPrefix)
+	if err != nil {
+		return err
+	}
+	uid, gid := e.runner.ConfinedUser(s.apart)
+	if err := os.Chown(staging, uid, gid); err != nil {
+		return err
+	}
+	err = os.Rename(staging, s.cache)
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
+		return os.Remove(staging)
+	}
+	return err
+}
+
+// lockDir opens a directory and locks it, as flock does. A lock of what is no longer there by that name is none.
+func lockDir(dir string, how int) (*os.File, error) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	var locked, there os.FileInfo
+	if err == nil {
+		locked, err = f.Stat()
+	}
+	if err == nil {
+		there, err = os.Lstat(dir)
+	}
+	if err == nil && !os.SameFile(locked, there) {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// removeOldest removes all lasting stores but those used last, and what is left of others that were being removed when the process was killed.
+func removeOldest(all string) error {
+	entries, err := os.ReadDir(all)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return modified(b).Compare(modified(a)) })
+	kept := 0
+	for _, entry := range entries {
+		name := filepath.Join(all, entry.Name())
+		switch {
+		case strings.HasPrefix(entry.Name(), removedPrefix):
+			if time.Since(modified(entry)) > time.Hour {
+				removeTree(name)
+			}
+		case kept < lastingKept:
+			kept++
+		default:
+			remove(name)
+		}
+	}
+	return nil
+}
+
+// remove removes a lasting store, unless it is in use.
+func remove(dir string) {
+	lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		return
+	}
+	defer lock.Close()
+	gone := filepath.Join(filepath.Dir(dir), removedPrefix+rand.Text())
+	if os.Rename(dir, gone) == nil {
+		removeTree(gone)
+	}
+}
+
+// removeTree removes what Nix has made read-only, too. What can't be removed is tried again some time.
+func removeTree(dir string) {
+	if os.Geteuid() != 0 { // root need not ask, and had better not change what a link leads to
+		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if entry != nil && entry.IsDir() {
+				err = os.Chmod(path, 0o700)
+			}
+			return err
+		})
+	}
+	_ = os.RemoveAll(dir)
+}
+
+// diskUsage is how many bytes the files below a directory take.
+func diskUsage(dir string) (total int64) {
+	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // it has just been removed
+		}
+		if info, err := entry.Info(); err == nil {
+			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+				total += stat.Blocks * 512
+			}
+		}
+		return nil
+	})
+	return total
+}
+
+func modified(entry os.DirEntry) time.Time {
+	info, err := entry.Info()
+	if err != nil {
+		return time.Time{} // it is gone
+	}
+	return info.ModTime()
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -49,6 +50,8 @@ type PackagesOptions struct {
 	Git     GitOptions `mapstructure:"git"`
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path string `mapstructure:"path"`
+	// NixPath are other sets, by the names that this one can look them up by between angle brackets.
+	NixPath map[string]NixPathOptions `mapstructure:"nixpath"`
 	// Channels and Archives are where channels and nixpkgs are fetched from.
 	Channels string `mapstructure:"channels"`
 	Archives string `mapstructure:"archives"`
@@ -62,6 +65,13 @@ type GitOptions struct {
 	Ref string `mapstructure:"ref"`
 	// Submodules has the files of submodules fetched too.
 	Submodules bool `mapstructure:"submodules"`
+}
+
+// NixPathOptions is where another set comes from: one of channel, git and path.
+type NixPathOptions struct {
+	Channel string     `mapstructure:"channel"`
+	Git     GitOptions `mapstructure:"git"`
+	Path    string     `mapstructure:"path"`
 }
 
 // NamesOptions is which image names are made of packages, and which packages may be asked for.
@@ -161,9 +171,10 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	if err != nil {
 		return Options{}, err
 	}
-	faults := typeFaults(decoder.Decode(stanza))
-	for _, key := range unusedKeys(stanza) {
-		faults = append(faults, fmt.Errorf("%s: unknown key", key))
+	named, _ := namedKeys(stanza).(map[string]any)
+	faults := typeFaults(decoder.Decode(named))
+	for _, key := range unusedKeys(named) {
+		faults = append(faults, fmt.Errorf("%s: unknown key", dotted(key)))
 	}
 	told := faults
 	for _, fault := range options.faults() {
@@ -175,6 +186,34 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	return options, errors.Join(faults...)
 }
 
+// namedKeys is a value of YAML with maps by name where all their keys are names, so that the decoder can tell them.
+func namedKeys(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		named := make(map[string]any, len(value))
+		for key, one := range value {
+			named[key] = namedKeys(one)
+		}
+		return named
+	case map[any]any:
+		named := make(map[string]any, len(value))
+		for key, one := range value {
+			name, ok := key.(string)
+			if !ok {
+				return value
+			}
+			named[name] = namedKeys(one)
+		}
+		return named
+	}
+	return value
+}
+
+// dotted is a key as people write it, not as the decoder does that of a map.
+func dotted(key string) string {
+	return regexp.MustCompile(`^(packages\.nixpath)\[([^\]]*)\]`).ReplaceAllString(key, "$1.$2")
+}
+
 // unusedKeys are the keys that no option has, sorted. The decoder keeps quiet about those beside a value of a wrong type, so here no
 // value has one.
 func unusedKeys(stanza map[string]any) []string {
@@ -184,7 +223,7 @@ func unusedKeys(stanza map[string]any) []string {
 		Metadata:  &found,
 		MatchName: func(key, field string) bool { return key == field },
 		DecodeHook: func(_, to reflect.Type, value any) (any, error) {
-			if to.Kind() == reflect.Struct && reflect.TypeOf(value).Kind() == reflect.Map {
+			if (to.Kind() == reflect.Struct || to.Kind() == reflect.Map) && reflect.TypeOf(value).Kind() == reflect.Map {
 				return value, nil
 			}
 			return reflect.Zero(to).Interface(), nil
@@ -211,7 +250,7 @@ func typeFaults(err error) []error {
 			faults = append(faults, typeFaults(one)...)
 		}
 	case *mapstructure.DecodeError:
-		return []error{fmt.Errorf("%s: %w", err.Name(), err.Unwrap())}
+		return []error{fmt.Errorf("%s: %w", dotted(err.Name()), err.Unwrap())}
 	case interface{ Unwrap() error }:
 		return typeFaults(err.Unwrap())
 	default:
@@ -238,7 +277,7 @@ func requireKind(_, to reflect.Type, value any) (any, error) {
 		ok, want = kind == reflect.Bool, "true or false"
 	case reflect.Slice:
 		ok, want = kind == reflect.Slice, "a list"
-	case reflect.Struct:
+	case reflect.Struct, reflect.Map:
 		ok, want = kind == reflect.Map, "a map of keys"
 	default:
 		ok = true
@@ -290,13 +329,22 @@ func decodeCompression(_, to reflect.Type, value any) (any, error) {
 
 // packages is what the options mean to the builder.
 func (o Options) packages() nixbuilder.Packages {
+	packages := o.packagesOf(NixPathOptions{Channel: o.Packages.Channel, Git: o.Packages.Git, Path: o.Packages.Path})
+	packages.NixPath = make(map[string]nixbuilder.Packages, len(o.Packages.NixPath))
+	for name, other := range o.Packages.NixPath {
+		packages.NixPath[name] = o.packagesOf(other)
+	}
+	return packages
+}
+
+func (o Options) packagesOf(set NixPathOptions) nixbuilder.Packages {
 	return nixbuilder.Packages{
-		Path: o.Packages.Path,
+		Path: set.Path,
 		Channel: source.ChannelOptions{
-			Name: o.Packages.Channel, Channels: o.Packages.Channels, Archives: o.Packages.Archives, Keep: o.Packages.Keep, Refresh: o.Refresh,
+			Name: set.Channel, Channels: o.Packages.Channels, Archives: o.Packages.Archives, Keep: o.Packages.Keep, Refresh: o.Refresh,
 		},
 		Git: source.GitOptions{
-			URL: o.Packages.Git.URL, Ref: o.Packages.Git.Ref, Submodules: o.Packages.Git.Submodules, Keep: o.Packages.Keep, Refresh: o.Refresh,
+			URL: set.Git.URL, Ref: set.Git.Ref, Submodules: set.Git.Submodules, Keep: o.Packages.Keep, Refresh: o.Refresh,
 		},
 	}
 }
@@ -340,13 +388,13 @@ func (o Options) builder() nixbuilder.Options {
 	}
 }
 
-// faults tells what is impossible about options of the right types.
-func (o Options) faults() []error {
-	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+// nixPathName is what can stand between angle brackets, before a slash.
+var nixPathName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}$`)
 
+// setFaults tells what is impossible about where a package set comes from.
+func setFaults(key string, set nixbuilder.Packages, git GitOptions) (faults []error) {
 	var sources []string
-	for key, value := range map[string]string{"channel": o.Packages.Channel, "git": o.Packages.Git.URL, "path": o.Packages.Path} {
+	for key, value := range map[string]string{"channel": set.Channel.Name, "git": set.Git.URL, "path": set.Path} {
 		if value != "" {
 			sources = append(sources, key)
 		}
@@ -354,20 +402,36 @@ func (o Options) faults() []error {
 	slices.Sort(sources)
 	switch {
 	case len(sources) == 0:
-		fault("packages: names no package set: give one of channel, git and path")
+		faults = append(faults, fmt.Errorf("%s: names no package set: give one of channel, git and path", key))
 	case len(sources) > 1:
-		fault("packages: names several package sets: leave one of %s", strings.Join(sources, ", "))
-	case o.Packages.Channel != "":
-		faults = append(faults, prefixed("packages.channel: ", o.packages().Channel.Check())...)
-	case o.Packages.Git.URL != "":
-		faults = append(faults, prefixed("packages.git: ", o.packages().Git.Check())...)
-	case o.Packages.Path != "":
-		if _, err := os.Stat(o.Packages.Path); err != nil {
-			fault("packages.path: %w", err)
+		faults = append(faults, fmt.Errorf("%s: names several package sets: leave one of %s", key, strings.Join(sources, ", ")))
+	case set.Channel.Name != "":
+		faults = append(faults, prefixed(key+".channel: ", set.Channel.Check())...)
+	case set.Git.URL != "":
+		faults = append(faults, prefixed(key+".git: ", set.Git.Check())...)
+	case set.Path != "":
+		if _, err := os.Stat(set.Path); err != nil {
+			faults = append(faults, fmt.Errorf("%s.path: %w", key, err))
 		}
 	}
-	if o.Packages.Git != (GitOptions{}) && o.Packages.Git.URL == "" {
-		fault("packages.git.url: missing")
+	if git != (GitOptions{}) && git.URL == "" {
+		faults = append(faults, fmt.Errorf("%s.git.url: missing", key))
+	}
+	return faults
+}
+
+// faults tells what is impossible about options of the right types.
+func (o Options) faults() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	faults = append(faults, setFaults("packages", o.packages(), o.Packages.Git)...)
+	for name, set := range o.Packages.NixPath {
+		key := "packages.nixpath." + name
+		if !nixPathName.MatchString(name) {
+			fault("%s: is not a name that can be looked up, such as nixpkgs", key)
+		}
+		faults = append(faults, setFaults(key, o.packagesOf(set), set.Git)...)
 	}
 	if len(o.Platforms) == 0 {
 		fault("platforms: none: name at least one, such as linux/amd64")

@@ -130,6 +130,13 @@ func TestSetupFaults(t *testing.T) {
 		{name: "no git repository", stanza: "packages: {git: {url: --all, ref: a:b}}", want: []string{options + "packages.git: \"--all\" is not a URL", options + "packages.git: \"a:b\" is not a branch"}},
 		{name: "submodules of nothing", stanza: path[:len(path)-2] + ", git: {submodules: true}}", want: []string{options + "packages.git.url: missing"}},
 		{name: "submodules of a number", stanza: "packages: {git: {url: /srv/x, submodules: 1}}", want: []string{options + "packages.git.submodules: 1 is not true or false"}},
+		{name: "what can't be looked up", stanza: path[:len(path)-2] + ", nixpath: {a/b: {path: " + set + "}, none: {}, two: {channel: nixos-26.05, path: /x}, other: {chanel: x}, gone: {path: /nonexistent/x}, git: {git: {ref: main}}}}", want: []string{
+			options + "packages.nixpath.other.chanel: unknown key",
+			options + "packages.nixpath.a/b: is not a name that can be looked up", options + "packages.nixpath.git.git.url: missing",
+			options + "packages.nixpath.git: names no package set", options + "packages.nixpath.gone.path: stat /nonexistent/x", options + "packages.nixpath.none: names no package set",
+			options + "packages.nixpath.two: names several package sets: leave one of channel, path",
+		}},
+		{name: "a set to look up that is a text", stanza: path[:len(path)-2] + ", nixpath: {nixpkgs: nixos-26.05}}", want: []string{options + "packages.nixpath.nixpkgs: \"nixos-26.05\" is not a map"}},
 		{name: "a ref of nothing", stanza: path[:len(path)-2] + ", git: {ref: main}, keep: 0}\nrefresh: -1s", want: []string{
 			options + "packages.git.url: missing", options + "packages.keep: 0 is not between", options + "refresh: -1s is not between",
 		}},

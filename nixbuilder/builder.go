@@ -34,6 +34,7 @@ const (
 	packagesCached = 10_000
 	layersCached   = 50_000
 	imagesCached   = 200
+	variantsCached = 1000
 )
 
 const (
@@ -78,16 +79,41 @@ type Options struct {
 	CacheDir string
 }
 
-// Packages is where a package set comes from: the one field that is not empty. Directories of fetched sets are the Builder's to choose.
+// Packages is where a package set comes from, the one field of the first three that is not empty, and what it can look up. Directories of fetched sets are the
+// Builder's to choose.
 type Packages struct {
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path    string
 	Channel source.ChannelOptions
 	Git     source.GitOptions
+	// NixPath are other sets, by the names that this one can look them up by between angle brackets. They look up nothing themselves.
+	NixPath map[string]Packages
 }
 
-// open makes the source, which keeps what it fetches or copies below dir.
-func (p Packages) open(runner *proc.Runner, watches *source.Watches, dir string) (source.Source, error) {
+// open makes the source with all that its results depend on. It keeps what it fetches or copies below dir.
+func (p Packages) open(runner *proc.Runner, watches *source.Watches, dir string, recall source.Recall) (source.Source, error) {
+	set, err := p.openSet(runner, watches, dir)
+	if err != nil {
+		return nil, err
+	}
+	nixPath := make(map[string]source.Source, len(p.NixPath))
+	for name, other := range p.NixPath {
+		if nixPath[name], err = other.openSet(runner, watches, filepath.Join(dir, "nixpath", name)); err != nil {
+			return nil, fmt.Errorf("packages.nixpath.%s: %w", name, err)
+		}
+	}
+	return source.NewVariants(set, p.settings(), nixPath, recall), nil
+}
+
+// settings are those that results depend on beside the set.
+func (p Packages) settings() (settings source.Variant) {
+	if p.Git.Submodules {
+		settings = append(settings, "submodules=true")
+	}
+	return settings
+}
+
+func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir string) (source.Source, error) {
 	switch {
 	case p.Channel.Name != "":
 		p.Channel.Dir = filepath.Join(dir, "channels")
@@ -104,6 +130,7 @@ func (p Packages) open(runner *proc.Runner, watches *source.Watches, dir string)
 type Builder struct {
 	options   Options
 	source    source.Source
+	variants  *Records[source.Variant] // by ID
 	evaluator *eval.Evaluator
 	daemons   *daemon.Pool
 	building  chan struct{} // a token for each image that Nix builds or downloads for
@@ -122,7 +149,8 @@ type Builder struct {
 // host does not permit are logged. What it found out and wants to share with other replicas it keeps in state.
 func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	runner, warnings := proc.New()
-	packages, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"))
+	variants := NewRecords[source.Variant](state, "variants", variantsCached)
+	packages, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), variants.Get)
 	if err != nil {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}
@@ -147,6 +175,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	b := &Builder{
 		options:   options,
 		source:    packages,
+		variants:  variants,
 		evaluator: evaluator,
 		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns}),
 		building:  make(chan struct{}, options.Concurrency),
@@ -245,6 +274,9 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 		return Image{}, err
 	}
 	defer release()
+	if err := b.keepVariant(ctx, pinned.Variant); err != nil {
+		return Image{}, err
+	}
 	image := Image{Source: pinned.Name, Revision: pinned.Revision, NixVersion: b.evaluator.Version()}
 	platforms := b.options.Platforms
 	if request.Arch != "" {
@@ -278,6 +310,20 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 		v1.AnnotationSource: pinned.Name, v1.AnnotationRevision: pinned.Revision, v1.AnnotationTitle: request.String(),
 	})
 	return image, err
+}
+
+// keepVariant remembers what an image is built from, for the tag of its revision.
+func (b *Builder) keepVariant(ctx context.Context, variant source.Variant) error {
+	id := variant.ID()
+	if id == "" {
+		return nil
+	}
+	_, known, err := b.variants.Get(ctx, id)
+	if err == nil && !known {
+		logrus.Infof("nix: revisions with %s are of %s", id, strings.Join(variant, " "))
+		err = b.variants.Put(ctx, id, variant)
+	}
+	return err
 }
 
 // An order is an image of one platform, whose packages are known.

@@ -2,6 +2,7 @@ package nixbuilder
 
 import (
 	"encoding/json"
+	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -13,6 +14,9 @@ import (
 // AnnotationPackages is what an image has, as a JSON list of objects with name (the attribute path in the package set), version and
 // paths (the store paths that are merged into the root directory), sorted by name.
 const AnnotationPackages = "io.github.nixery-registry.packages"
+
+// AnnotationVariant is what an image depends on beside its package set, as NAME=VALUE with spaces between. Only images that do have it.
+const AnnotationVariant = "io.github.nixery-registry.variant"
 
 type annotatedPackage struct {
 	Name    string       `json:"name"`
@@ -31,10 +35,14 @@ func provenance(request names.Request, chosen packages, pinned source.Pinned) (m
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{
+	labels := map[string]string{
 		v1.AnnotationSource:   pinned.Name,
 		v1.AnnotationRevision: pinned.Revision,
 		v1.AnnotationTitle:    request.String(),
 		AnnotationPackages:    string(text),
-	}, nil
+	}
+	if len(pinned.Variant) > 0 {
+		labels[AnnotationVariant] = strings.Join(pinned.Variant, " ")
+	}
+	return labels, nil
 }

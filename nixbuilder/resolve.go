@@ -174,7 +174,7 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 
 // sourceOf is a pinned set as it is evaluated.
 func sourceOf(pinned source.Pinned) eval.Source {
-	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date, Shares: pinned.Origin}
+	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date, Shares: pinned.Origin, NixPath: pinned.NixPath}
 }
 
 // faultOf is what those who ask for an image are told of a set that can't be used.
@@ -223,7 +223,7 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, system string
 	results := make(map[string]eval.Result, len(wanted))
 	keys := make(map[string]string, len(wanted))
 	for _, name := range wanted {
-		keys[name] = Key(pinned.Revision+pinned.Variant, system, r.expressions, name)
+		keys[name] = Key(pinned.Revision, system, r.expressions, name)
 	}
 	for {
 		unknown, err := r.recorded(ctx, keys, results)

@@ -70,11 +70,26 @@ let
     overlays = [ ];
   };
   imported = import src;
-  called =
-    if functionArgs imported == { } then
-      { inherit system; }
+  call =
+    arguments: value:
+    if !isFunction value then
+      value
     else
-      intersectAttrs (functionArgs imported) arguments;
+      value (
+        if functionArgs value == { } then
+          { inherit system; }
+        else
+          intersectAttrs (functionArgs value) arguments
+      );
+  # What a set may ask for that is a part of another one, unless it says itself what it is.
+  base = call arguments (import <nixpkgs>);
+  needed =
+    removeAttrs
+      {
+        pkgs = base;
+        inherit (base) lib;
+      }
+      (filter (name: (functionArgs imported).${name}) (attrNames (functionArgs imported)));
   set =
     if flake != null then
       flake {
@@ -86,7 +101,7 @@ let
           ;
       }
     else if isFunction imported then
-      imported called
+      call (arguments // needed) imported
     else
       imported;
 

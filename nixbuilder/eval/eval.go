@@ -70,6 +70,8 @@ type Source struct {
 	// Commit is the git commit that it is, empty if it is none, and Date is when it was made. Flakes may ask for both.
 	Commit string
 	Date   time.Time
+	// NixPath are absolute paths of what the set can look up between angle brackets, by name. They are as its own.
+	NixPath map[string]string
 	// Shares is set if all of this content is what the operator has chosen. Sets with the same text here then share what they fetch, and are evaluated as
 	// another user than sets without. Empty: it shares nothing.
 	Shares string
@@ -298,6 +300,13 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 	if err != nil {
 		return nil, fmt.Errorf("evaluating a package set: %w", err)
 	}
+	nixPath := make(map[string]string, len(source.NixPath))
+	for name, other := range source.NixPath {
+		if nixPath[name], err = filepath.EvalSymlinks(other); err != nil {
+			return nil, fmt.Errorf("evaluating a package set: %w", err)
+		}
+	}
+	source.NixPath = nixPath
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("evaluating a package set: %q is not absolute", path)
 	}

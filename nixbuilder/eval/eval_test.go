@@ -423,7 +423,7 @@ func TestSources(t *testing.T) {
 		{"demands more", "default.nix", "{ system, secret }: { }", "without required argument 'secret'"},
 		{"reads beside itself", "single.nix", "import ./other.nix", "'packages/other.nix' is forbidden in restricted mode"},
 		{"reads around itself", "default.nix", "import ../other.nix", "'packages/../other.nix' is forbidden in restricted mode"},
-		{"reads the host's channels", "default.nix", "import <nixpkgs> { }", "was not found"},
+		{"reads the host's channels", "default.nix", "import <nixpkgs> { }", "the package set needs <nixpkgs>"},
 		{"endless", "default.nix", "let f = n: f (n + 1); in f 0", "stack overflow"},
 		{"empty file", "default.nix", "", "unexpected end of file"},
 		{"no default.nix", "other.nix", "{ }", ""},

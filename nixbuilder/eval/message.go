@@ -2,8 +2,10 @@ package eval
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -41,6 +43,9 @@ func (m nixMessage) fetches() bool {
 // hidePaths replaces what a host's user calls the place of a package set, and what is around it, by what its clients may know.
 func hidePaths(set Source, resolved string, isFile bool, scratch string) *strings.Replacer {
 	pairs := []string{scratch + "/root" + store.Dir, store.Dir, scratch, "scratch"}
+	for _, name := range slices.Sorted(maps.Keys(set.NixPath)) {
+		pairs = append(pairs, set.NixPath[name], "<"+name+">")
+	}
 	for _, path := range []string{resolved, set.Path} {
 		if isFile {
 			path = filepath.Dir(path)
@@ -57,12 +62,27 @@ func hidePaths(set Source, resolved string, isFile bool, scratch string) *string
 // no longer than anyone reads.
 func (s *session) clean(text string) string {
 	text = regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(text, "")
-	text = s.hostPaths.Replace(text)
+	text = s.hostPaths.Replace(s.explainLookup(text))
 	text = strings.TrimSpace(text)
 	if len(text) > maxMessage {
 		text = text[:maxMessage] + "…"
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
+// notFound is how Nix says that a name between angle brackets leads nowhere.
+var notFound = regexp.MustCompile(`file '(([^/']+)[^']*)' was not found in the Nix search path( \([^)]*\))?`)
+
+// explainLookup names the way out where a set looks up what it can't: Nix's own is none here.
+func (s *session) explainLookup(text string) string {
+	found := notFound.FindStringSubmatch(text)
+	if found == nil {
+		return text
+	}
+	if _, ok := s.source.NixPath[found[2]]; ok {
+		return strings.Replace(text, found[0], "the package set needs <"+found[1]+">, which is not in what packages.nixpath of this registry has", 1)
+	}
+	return strings.Replace(text, found[0], "the package set needs <"+found[2]+">: packages.nixpath of this registry can say what it is", 1)
 }
 
 // classify tells from the text why a package refuses to be evaluated. The words are those of nixpkgs, which other sets

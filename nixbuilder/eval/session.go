@@ -224,8 +224,12 @@ func (s *session) arguments() []string {
 		"--option", "allow-import-from-derivation", "false", // nothing can be built in these stores
 		"--option", "allowed-uris", s.allowed(),
 		"--option", "substituters", "",
-		"-I", "packages=" + s.path, // a path alone would be split at an equals sign
+		"--option", "system", s.system, // what a set has for the system that it is not told, as <nixpkgs> has
 	}
+	for _, name := range slices.Sorted(maps.Keys(s.source.NixPath)) {
+		args = append(args, "-I", name+"="+s.source.NixPath[name])
+	}
+	args = append(args, "-I", "packages="+s.path) // a path alone would be split at an equals sign
 	if s.store.write {
 		args = append(args, "--read-write-mode")
 	}

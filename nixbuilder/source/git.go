@@ -136,9 +136,6 @@ func (g *Git) Current(tag string) (revision string, ok bool) {
 func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	ref := g.ref(tag)
 	pinned := Pinned{Name: g.name, Revision: ref}
-	if g.options.Submodules {
-		pinned.Variant = withSubmodules
-	}
 	if !commitTag.MatchString(ref) {
 		if ref != "" && !gitRef.MatchString(ref) {
 			return Pinned{}, ErrUnknownTag

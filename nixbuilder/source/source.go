@@ -16,12 +16,14 @@ var ErrUnknownTag = errors.New("no such revision of the package set")
 type Pinned struct {
 	// Name says which package set it is, to people: neither credentials nor paths of the host.
 	Name string
-	// Revision is immutable and is a valid tag.
+	// Revision is immutable and is a valid tag. It tells apart all that results may differ by: the set and its Variant.
 	Revision string
 	// Commit is the git commit that the files are of, empty if they are of none.
 	Commit string
-	// Variant is what else the files depend on, beside the revision: a setting of the source's. Mostly empty.
-	Variant string
+	// Variant is what the results depend on beside the set.
+	Variant Variant
+	// NixPath are the immutable copies of what the set can look up between angle brackets, by name.
+	NixPath map[string]string
 	// Origin tells, among the sets of this machine, what the operator has configured that had this revision; empty if a client chose it. It is not for people.
 	Origin string
 	// Absent are paths of submodules that the source was not asked to fetch.

@@ -19,20 +19,26 @@
 let
   inherit (builtins)
     attrNames
+    compareVersions
     concatStringsSep
     elem
     fetchGit
     fetchTarball
+    fetchurl
     filter
+    foldl'
     fromJSON
     functionArgs
     head
     intersectAttrs
     isFunction
     isList
+    isString
     mapAttrs
+    nixVersion
     pathExists
     readFile
+    seq
     split
     substring
     tail
@@ -76,6 +82,7 @@ let
     in
     {
       tarball = archive locked.url;
+      file = seq hash (checked (fetchurl locked.url) hash);
       github = archive "${host "github.com"}/${locked.owner}/${locked.repo}/archive/${locked.rev}.tar.gz";
       gitlab = archive "${host "gitlab.com"}/api/v4/projects/${locked.owner}%2F${locked.repo}/repository/archive.tar.gz?sha=${locked.rev}";
       sourcehut = archive "${host "git.sr.ht"}/${locked.owner}/${locked.repo}/archive/${locked.rev}.tar.gz";
@@ -93,25 +100,29 @@ let
               submodules = null;
               shallow = null;
             } locked
+            // (if compareVersions nixVersion "2.20" >= 0 then { exportIgnore = false; } else { })
           )).outPath
         else
           throw "the input ${name} is not locked to a commit: run `nix flake lock`";
-      path =
-        if substring 0 1 locked.path == "/" then
-          checked locked.path hash
-        else if elem ".." (split "/" locked.path) then
-          throw "the input ${name} is outside of the flake, at ${locked.path}"
-        else
-          beside node;
+      path = checked locked.path hash;
     }
     .${locked.type} or (throw "the input ${name} is of type ${locked.type}, which is not supported");
-  # Files that are below a flake which is there: of the flake that names them, where the lock file says which.
-  beside =
-    node:
-    let
-      outPath = nodes.${follow lock.root (node.parent or [ ])}.outPath + "/" + node.locked.path;
-    in
-    if node.locked ? narHash then checked outPath node.locked.narHash else outPath;
+  # Relative paths are of files that are there, below the flake that names them or beside it. What the lock file says of their content does not count.
+  isRelative = node: node.locked.type or "" == "path" && substring 0 1 node.locked.path != "/";
+  # The directories below the top of a source that a path leads to, from some of them; null if it leads out.
+  below =
+    from: path:
+    foldl' (
+      at: part:
+      if at == null || part == "" || part == "." then
+        at
+      else if part != ".." then
+        [ part ] ++ at
+      else if at == [ ] then
+        null
+      else
+        tail at
+    ) from (filter isString (split "/" path));
   checked =
     path: sha256:
     builtins.path {
@@ -164,6 +175,18 @@ let
     let
       isRoot = name == lock.root;
       title = if isRoot then "the package set" else "the input ${name}";
+      relative = !isRoot && isRelative node;
+      # Lock files that old versions of Nix (2.8, not 2.26) wrote don't say which flake names a path, and those versions copy what is there.
+      copied = relative && !(node ? parent) && node.locked ? narHash;
+      parent = nodes.${follow lock.root (node.parent or [ ])};
+      inside = below (if relative then parent.inside else [ ]) (
+        if relative then node.locked.path else node.locked.dir or ""
+      );
+      beside =
+        if inside == null then
+          throw "the input ${name} is outside of the flake, at ${node.locked.path}"
+        else
+          parent.outPath + (if node.locked.path == "" then "" else "/" + node.locked.path);
       sourceInfo =
         if isRoot then
           {
@@ -173,10 +196,24 @@ let
             };
           }
           // about ({ inherit lastModified; } // (if commit == "" then { } else { rev = commit; }))
+        else if copied then
+          {
+            outPath = builtins.path {
+              name = "source";
+              path = beside;
+            };
+          }
+          // about node.locked
+        else if relative then
+          parent.sourceInfo
         else
           { outPath = fetch name node; } // about node.locked;
       directory = node.locked.dir or "";
-      outPath = sourceInfo.outPath + (if directory == "" then "" else "/" + directory);
+      outPath =
+        if relative && !copied then
+          beside
+        else
+          sourceInfo.outPath + (if directory == "" then "" else "/" + directory);
 
       flake = import (outPath + "/flake.nix");
       locked = node.inputs or { };
@@ -184,7 +221,7 @@ let
       unlocked = filter (input: input != "self" && !locked ? ${input}) (
         attrNames (flake.inputs or { } // functionArgs flake.outputs)
       );
-      inputs = mapAttrs (_: input: nodes.${resolve input}) locked;
+      inputs = mapAttrs (_: input: nodes.${resolve input}.result) locked;
       outputs = flake.outputs (inputs // { self = result; });
       result =
         outputs
@@ -199,17 +236,21 @@ let
           _type = "flake";
         };
     in
-    if !(node.flake or true) then
-      sourceInfo
-    else if !isFunction (flake.outputs or null) then
-      throw "the flake.nix of ${title} has no function outputs"
-    else if unlocked != [ ] then
-      throw "flake.lock does not lock what the flake.nix of ${title} needs: ${concatStringsSep ", " unlocked}. Run `nix flake lock` and add flake.lock to the package set"
-    else
-      result
+    {
+      inherit outPath sourceInfo inside;
+      result =
+        if !(node.flake or true) then
+          sourceInfo // { inherit sourceInfo outPath; }
+        else if !isFunction (flake.outputs or null) then
+          throw "the flake.nix of ${title} has no function outputs"
+        else if unlocked != [ ] then
+          throw "flake.lock does not lock what the flake.nix of ${title} needs: ${concatStringsSep ", " unlocked}. Run `nix flake lock` and add flake.lock to the package set"
+        else
+          result;
+    }
   ) lock.nodes;
 
-  inherit (nodes.${lock.root}) outputs;
+  inherit (nodes.${lock.root}.result) outputs;
   has = attribute: outputs ? ${attribute}.${system};
 in
 if !elem lock.version [ 5 6 7 ] then

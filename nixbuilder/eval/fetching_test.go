@@ -62,7 +62,7 @@ func remoteRepository(t *testing.T) (url, directory string) {
 		t.Skip("git is not installed")
 	}
 	dir := openDir(t, "repository")
-	for name, content := range map[string]string{"default.nix": inner, "file": "a file"} {
+	for name, content := range map[string]string{"default.nix": inner, "file": "a file", "unreleased": "", ".gitattributes": "unreleased export-ignore"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +70,7 @@ func remoteRepository(t *testing.T) (url, directory string) {
 	for _, args := range [][]string{
 		{"init", "--quiet", "--bare", dir + "/bare.git"},
 		{"init", "--quiet", "--initial-branch=main"},
-		{"add", "default.nix", "file"},
+		{"add", "default.nix", "file", "unreleased", ".gitattributes"},
 		{"-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "one"},
 		{"push", "--quiet", dir + "/bare.git", "main"},
 		{"-C", "bare.git", "update-server-info"},
@@ -356,5 +356,76 @@ func TestFetchedIsRemoved(t *testing.T) {
 	evaluate(set("one"))
 	if got := requests.Load() - before; got != 2 {
 		t.Errorf("after %d revisions, a store that is too large was made anew %d times, want once", weighedEvery, got-1)
+	}
+}
+
+// TestPinnedSets has sets in the shape that npins and niv give them: a list of sources, and expressions that fetch what is in it.
+func TestPinnedSets(t *testing.T) {
+	archive, _ := remoteSet(t)
+	repository, directory := remoteRepository(t)
+	output, err := exec.CommandContext(t.Context(), "nix-prefetch-url", "--unpack", "--store", "local?root="+t.TempDir(), archive).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, err := exec.CommandContext(t.Context(), "git", "ls-remote", "--", repository, "refs/heads/main").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := strings.NewReplacer("ARCHIVE", archive, "SHA256", strings.TrimSpace(string(output)), "REPOSITORY", repository, "COMMIT", string(commit[:40]))
+	const npins = `
+let
+  data = builtins.fromJSON (builtins.readFile ./sources.json);
+  mkSource = name: spec: assert spec ? type; let
+    path = if spec.type == "Git" then mkGit spec else builtins.fetchTarball { inherit (spec) url; sha256 = spec.hash; };
+    envVar = builtins.getEnv "NPINS_OVERRIDE_${name}";
+  in spec // { outPath = if envVar == "" then path else /. + envVar; };
+  mkGit = { repository, revision, url ? null, hash, submodules ? false, ... }:
+    if url != null && !submodules then builtins.fetchTarball { inherit url; sha256 = hash; }
+    else builtins.fetchGit { inherit (repository) url; rev = revision; allRefs = true; inherit submodules; name = "source"; };
+in assert data.version == 5; builtins.mapAttrs mkSource data.pins`
+	const niv = `
+let
+  fetch_tarball = spec: let inherit (builtins) lessThan nixVersion fetchTarball; in
+    if lessThan nixVersion "1.12" then fetchTarball { inherit (spec) url; } else fetchTarball { name = "source"; inherit (spec) url sha256; };
+  hasNixpkgsPath = builtins.any (x: x.prefix == "nixpkgs") builtins.nixPath;
+  sources = builtins.fromJSON (builtins.readFile ./sources.json);
+in builtins.mapAttrs (name: spec: if builtins.hasAttr "outPath" spec then abort "outPath" else
+  spec // { outPath = if spec.type == "tarball" then fetch_tarball spec else if hasNixpkgsPath then <nixpkgs> else abort spec.type; }) sources`
+	for _, test := range []struct {
+		name  string
+		files map[string]string
+	}{
+		{"npins", map[string]string{
+			"default.nix":       `{ system, ... }: let pins = import ./npins; in import pins.nixpkgs { inherit system; }`,
+			"npins/default.nix": npins,
+			"npins/sources.json": `{"version": 5, "pins": {"nixpkgs": {"type": "Channel", "name": "nixos-26.05", "url": "ARCHIVE", "hash": "SHA256"},
+				"unused": {"type": "Channel", "name": "x", "url": "https://example.org/x.tar.gz", "hash": "SHA256"}}}`,
+		}},
+		{"npins with git", map[string]string{
+			"default.nix":       `{ system, ... }: let pins = import ./npins; in import pins.nixpkgs { inherit system; }`,
+			"npins/default.nix": npins,
+			"npins/sources.json": `{"version": 5, "pins": {"nixpkgs": {"type": "Git", "repository": {"type": "Git", "url": "REPOSITORY"}, "branch": "main", "revision": "COMMIT",
+				"url": null, "hash": "SHA256", "submodules": false}}}`,
+		}},
+		{"niv", map[string]string{
+			"default.nix":      `{ system ? builtins.currentSystem, sources ? import ./nix/sources.nix, pkgs ? import sources.nixpkgs { inherit system; } }: pkgs`,
+			"nix/sources.nix":  niv,
+			"nix/sources.json": `{"nixpkgs": {"branch": "nixos-26.05", "type": "tarball", "url": "ARCHIVE", "sha256": "SHA256", "url_template": "https://example.org/<rev>.tar.gz"}}`,
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			files := make(map[string]string)
+			for name, content := range test.files {
+				files[name] = replace.Replace(content)
+			}
+			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive, directory}, CPU: 20 * time.Second})
+			results, err := e.Evaluate(t.Context(), Source{Path: flakeOf(t, files)}, system, []string{"inner"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if results["inner"].Package == nil {
+				t.Errorf("%+v", results["inner"].Failure)
+			}
+		})
 	}
 }

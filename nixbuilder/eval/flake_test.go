@@ -2,6 +2,9 @@ package eval
 
 import (
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,6 +146,54 @@ func TestFlakeLikeNix(t *testing.T) {
 	}
 }
 
+// TestFlakeSiblings has flakes whose inputs are beside them and below. Lock files of Nix 2.8 can't say that.
+func TestFlakeSiblings(t *testing.T) {
+	dir := openDir(t, "flake")
+	if err := os.CopyFS(dir, os.DirFS("testdata/siblings")); err != nil {
+		t.Fatal(err)
+	}
+	// Of nix eval --raw path:testdata/siblings#packages.x86_64-linux.uses.drvPath, with Nix 2.26.3 and 2.34.8.
+	const want = "/nix/store/n3d4k1j57f4np57w9z3k5p8d0g99xjiy-uses-a-and-b.drv"
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch")})
+	results, err := e.Evaluate(t.Context(), Source{Path: dir}, system, []string{"uses"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := results["uses"].Package; p == nil || p.Derivation != want {
+		t.Errorf("%+v %+v, want %s", p, results["uses"].Failure, want)
+	}
+}
+
+// TestFlakeFile has an input that is a file. Nix 2.8 has none of that type.
+func TestFlakeFile(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "key = 1\n") }))
+	t.Cleanup(server.Close)
+	for _, test := range []struct{ name, hash, want, refused string }{
+		// As Nix 2.26.3 and 2.34.8 lock and evaluate it.
+		{"as locked", "sha256-7t17Kb/XuZmspfM6tgAXYH/TQ4F9OZ8msbOZz/yl3C0=", "/nix/store/navj402clq2b5pmyjfg2dgfbd8yxvilc-uses-1.drv", ""},
+		{"another", "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "", "mismatch"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := flakeOf(t, map[string]string{
+				"flake.nix": `{ outputs = { self, file }: { packages.x86_64-linux.uses = ` + aPackage("uses", `file "${file}" file.narHash`) + `; }; }`,
+				"flake.lock": `{"version": 7, "root": "root", "nodes": {"root": {"inputs": {"file": "file"}}, "file": {"flake": false, "locked": {
+					"type": "file", "url": "` + server.URL + `/x.toml", "narHash": "` + test.hash + `"}}}}`,
+			})
+			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}, CPU: 20 * time.Second})
+			results, err := e.Evaluate(t.Context(), Source{Path: dir}, system, []string{"uses"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch got := results["uses"]; {
+			case got.Package != nil && string(got.Package.Derivation) != test.want:
+				t.Errorf("the derivation is %s, want %s", got.Package.Derivation, test.want)
+			case got.Failure != nil && (test.refused == "" || !strings.Contains(got.Failure.Message, test.refused)):
+				t.Errorf("%+v, want %s %s", got.Failure, test.want, test.refused)
+			}
+		})
+	}
+}
+
 func TestFlakes(t *testing.T) {
 	simple := func(outputs string) map[string]string {
 		return map[string]string{"flake.nix": "{ outputs = { self }: " + outputs + "; }"}
@@ -179,6 +230,7 @@ func TestFlakes(t *testing.T) {
 		{"inputs that are not used", with(map[string]string{"flake.nix": `{ outputs = { self, ... }: { packages.x86_64-linux.hello = ` + hello + `; }; }`},
 			"flake.lock", lock(`"type": "tarball", "url": "https://127.0.0.1:1/x", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`)), "hello", ""},
 		{"a part without a hash", with(dependent(`"type": "path", "path": "./sub"`), "sub/flake.nix", "{ outputs = _: { }; }"), "hello", ""},
+		{"a part that has changed since it was locked", with(dependent(`"type": "path", "path": "./sub", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "sub/flake.nix", "{ outputs = _: { }; }"), "hello", ""},
 
 		{"another system", simple("{ packages.vax-linux.hello = " + hello + "; }"), "", "neither legacyPackages.x86_64-linux nor packages.x86_64-linux"},
 		{"no lock file", map[string]string{"flake.nix": `{ inputs.dep.url = "https://example.org/x.tar.gz"; outputs = { self, dep }: { }; }`}, "", "needs: dep. Run `nix flake lock`"},
@@ -186,11 +238,12 @@ func TestFlakes(t *testing.T) {
 		{"not locked", dependent(`"type": "tarball", "url": "https://example.org/x.tar.gz"`), "", "dep is not locked by a narHash: run `nix flake lock`"},
 		{"not locked to a commit", dependent(`"type": "git", "url": "https://example.org/x.git"`), "", "dep is not locked to a commit: run `nix flake lock`"},
 		{"a registry's name", dependent(`"type": "indirect", "id": "nixpkgs"`), "", "dep is of type indirect, which is not supported"},
-		{"another hash", with(dependent(`"type": "path", "path": "./sub", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "sub/flake.nix", "{ outputs = _: { }; }"), "", "mismatch"},
 		{"outside", dependent(`"type": "path", "path": "../x"`), "", "dep is outside of the flake, at ../x"},
 		{"outside behind a part", dependent(`"type": "path", "path": "./sub/../../x"`), "", "dep is outside of the flake"},
 		{"a file of the host", dependent(`"type": "path", "path": "/etc", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
 		{"an archive of the host", dependent(`"type": "tarball", "url": "file:///etc/x.tar.gz", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
+		{"a file of the host, by URL", dependent(`"type": "file", "url": "file:///etc/passwd", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
+		{"a file that is not locked", dependent(`"type": "file", "url": "https://example.org/x.toml"`), "", "dep is not locked by a narHash"},
 		{"GitHub", dependent(`"type": "github", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "'https://github.com/o/r/archive/" + commit + ".tar.gz' is forbidden"},
 		{"GitLab", dependent(`"type": "gitlab", "host": "git.example.org", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "'https://git.example.org/api/v4/projects/o%2Fr/repository/archive.tar.gz?sha=" + commit + "' is forbidden"},
 		{"an option for git", dependent(`"type": "git", "url": "--upload-pack=touch /tmp/x", "rev": "` + commit + `"`), "", "--upload-pack"},

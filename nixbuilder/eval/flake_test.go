@@ -155,7 +155,7 @@ func TestFlakeSiblings(t *testing.T) {
 	// Of nix eval --raw path:testdata/siblings#packages.x86_64-linux.uses.drvPath, with Nix 2.26.3 and 2.34.8.
 	const want = "/nix/store/n3d4k1j57f4np57w9z3k5p8d0g99xjiy-uses-a-and-b.drv"
 	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch")})
-	results, err := e.Evaluate(t.Context(), Source{Path: dir}, system, []string{"uses"})
+	results, err := e.Evaluate(t.Context(), Source{Path: dir, Shares: "the operator's"}, system, []string{"uses"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -254,6 +254,7 @@ func (s *session) arguments() []string {
 func (s *session) environment() []string {
 	env := []string{
 		"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "NIX_USER_CONF_FILES=", "NIX_PATH=",
+		"USER=registry", // which Nix asks the host for otherwise, and not every user has a name there
 		"TMPDIR=" + s.store.cache, "XDG_CACHE_HOME=" + s.store.cache,
 	}
 	if !s.store.lasts {
@@ -268,7 +269,7 @@ func (s *session) environment() []string {
 			env = append(env, name+"="+value)
 		}
 	}
-	return append(env, "USER=registry", "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1")
+	return append(env, "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1")
 }
 
 // read takes what a process has written to stderr apart. Nix's messages are lines of JSON behind a mark; a set's own messages are inside them.

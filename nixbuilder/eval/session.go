@@ -77,7 +77,7 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 			return err
 		}
 		if end.set == "" {
-			return &SourceError{Message: end.message, Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
+			return &SourceError{Message: explainNeeds("the package set", end.message), Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
 		}
 		if end.set != "set" {
 			return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
@@ -102,7 +102,7 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		case s.store.fetches && classify(end.message) == Unfetched:
 			kind = Unfetched
 		}
-		results[names[0]] = Result{Failure: &Failure{Kind: kind, Message: end.message, Passing: s.store.fetches || isFetch(end.message)}}
+		results[names[0]] = Result{Failure: &Failure{Kind: kind, Message: explainNeeds(names[0], end.message), Passing: s.store.fetches || isFetch(end.message)}}
 		names = names[1:]
 	}
 	return nil
@@ -122,7 +122,7 @@ func (s *session) explainAll(ctx context.Context, results map[string]Result) err
 		if end.well || end.limit || end.message == "" {
 			continue
 		}
-		failure.Kind, failure.Message = classify(end.message), end.message
+		failure.Kind, failure.Message = classify(end.message), explainNeeds(name, end.message)
 		failure.Passing = s.store.fetches && (failure.Kind == Throws || failure.Kind == Unfetched)
 	}
 	return nil

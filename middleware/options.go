@@ -113,6 +113,8 @@ type NixOptions struct {
 	Builders          string   `mapstructure:"builders"`
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated.
 	AllowedURIs []string `mapstructure:"alloweduris"`
+	// ImportFromDerivation lets package sets read what is built for that while they are evaluated.
+	ImportFromDerivation bool `mapstructure:"importfromderivation"`
 	// EvaluationMemory and EvaluationTime (of a processor) are what one evaluation may use.
 	EvaluationMemory Bytes         `mapstructure:"evaluationmemory"`
 	EvaluationTime   time.Duration `mapstructure:"evaluationtime"`
@@ -367,24 +369,25 @@ func (o Options) builder() nixbuilder.Options {
 		settings["builders"] = o.Nix.Builders
 	}
 	return nixbuilder.Options{
-		Packages:        o.packages(),
-		Platforms:       o.Platforms,
-		Policy:          names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
-		Shell:           o.Shell,
-		Include:         o.Include,
-		Compression:     o.Image.Compression,
-		Layers:          o.Image.Layers,
-		BuildTimeout:    o.Build.Timeout,
-		Concurrency:     o.Build.Concurrency,
-		MaxBytes:        int64(o.Build.MaxSize),
-		Storeless:       o.Build.Storeless,
-		Caches:          o.caches(),
-		Settings:        settings,
-		EvaluationBytes: int64(o.Nix.EvaluationMemory),
-		EvaluationTime:  o.Nix.EvaluationTime,
-		FetchTime:       o.Nix.FetchTime,
-		AllowedURIs:     o.Nix.AllowedURIs,
-		CacheDir:        o.CacheDir,
+		Packages:             o.packages(),
+		Platforms:            o.Platforms,
+		Policy:               names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
+		Shell:                o.Shell,
+		Include:              o.Include,
+		Compression:          o.Image.Compression,
+		Layers:               o.Image.Layers,
+		BuildTimeout:         o.Build.Timeout,
+		Concurrency:          o.Build.Concurrency,
+		MaxBytes:             int64(o.Build.MaxSize),
+		Storeless:            o.Build.Storeless,
+		Caches:               o.caches(),
+		Settings:             settings,
+		EvaluationBytes:      int64(o.Nix.EvaluationMemory),
+		EvaluationTime:       o.Nix.EvaluationTime,
+		FetchTime:            o.Nix.FetchTime,
+		AllowedURIs:          o.Nix.AllowedURIs,
+		ImportFromDerivation: o.Nix.ImportFromDerivation,
+		CacheDir:             o.CacheDir,
 	}
 }
 
@@ -489,6 +492,9 @@ func (o Options) faults() []error {
 		if limit.value < limit.low || limit.value > limit.high {
 			fault("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
 		}
+	}
+	if o.Build.Storeless && o.Nix.ImportFromDerivation {
+		fault("nix.importfromderivation: takes a Nix store, which build.storeless does without: leave one of the two")
 	}
 	if o.Build.Storeless {
 		faults = append(faults, prefixed("nix.substituters: ", o.caches().CheckSubstituters())...)

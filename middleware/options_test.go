@@ -114,6 +114,7 @@ func TestSetupFaults(t *testing.T) {
 	set := packageSet(t)
 	path := "packages: {path: " + set + "}\n"
 	const options = "middleware.repository[nix].options."
+	const key = "cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 	for _, test := range []struct {
 		name, stanza string
 		change       func(*configuration.Configuration)
@@ -195,6 +196,9 @@ refresh: 0s`, want: []string{
 		},
 		{name: "storeless with nothing", stanza: path + "build: {storeless: true}", want: []string{
 			options + "nix.substituters: none, and storeless", options + "nix.trustedpublickeys: none, and storeless",
+		}},
+		{name: "storeless with what needs a store", stanza: path + "build: {storeless: true}\nnix: {importfromderivation: true, substituters: [\"https://x\"], trustedpublickeys: [\"" + key + "\"]}", want: []string{
+			options + "nix.importfromderivation: takes a Nix store",
 		}},
 		{name: "storeless with what it can't use", stanza: path + "build: {storeless: true}\nnix: {substituters: [\"s3://bucket\", \"https://x?a=b\"], trustedpublickeys: [\"k:1\"]}", want: []string{
 			options + "nix.substituters: \"https://x?a=b\": storeless builds know no parameter", options + "nix.substituters: \"s3://bucket\" is not a cache", options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",

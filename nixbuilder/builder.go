@@ -75,6 +75,8 @@ type Options struct {
 	FetchTime       time.Duration
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
 	AllowedURIs []string
+	// ImportFromDerivation lets package sets read what is built while they are evaluated. It takes a Nix store: a Builder that is storeless can't.
+	ImportFromDerivation bool
 	// CacheDir is for copies of package sets and scratch files.
 	CacheDir string
 }
@@ -91,7 +93,9 @@ type Packages struct {
 }
 
 // open makes the source with all that its results depend on. It keeps what it fetches or copies below dir.
-func (p Packages) open(runner *proc.Runner, watches *source.Watches, dir string, recall source.Recall) (source.Source, error) {
+func (p Packages) open(
+	runner *proc.Runner, watches *source.Watches, dir string, settings source.Variant, recall source.Recall,
+) (source.Source, error) {
 	set, err := p.openSet(runner, watches, dir)
 	if err != nil {
 		return nil, err
@@ -102,13 +106,16 @@ func (p Packages) open(runner *proc.Runner, watches *source.Watches, dir string,
 			return nil, fmt.Errorf("packages.nixpath.%s: %w", name, err)
 		}
 	}
-	return source.NewVariants(set, p.settings(), nixPath, recall), nil
+	return source.NewVariants(set, settings, nixPath, recall), nil
 }
 
-// settings are those that results depend on beside the set.
-func (p Packages) settings() (settings source.Variant) {
-	if p.Git.Submodules {
+// settings are those that the results of package sets depend on.
+func (o Options) settings() (settings source.Variant) {
+	if o.Packages.Git.Submodules {
 		settings = append(settings, "submodules=true")
+	}
+	if o.ImportFromDerivation {
+		settings = append(settings, "importfromderivation=true")
 	}
 	return settings
 }
@@ -134,6 +141,7 @@ type Builder struct {
 	evaluator *eval.Evaluator
 	daemons   *daemon.Pool
 	building  chan struct{} // a token for each image that Nix builds or downloads for
+	reading   chan struct{} // a token for what is built for an evaluation
 	merging   chan struct{} // a token for each root directory in memory, which can be megabytes
 	packages  *resolver
 	layout    *layout
@@ -150,7 +158,8 @@ type Builder struct {
 func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	runner, warnings := proc.New()
 	variants := NewRecords[source.Variant](state, "variants", variantsCached)
-	packages, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), variants.Get)
+	dir := filepath.Join(options.CacheDir, "sources")
+	packages, err := options.Packages.open(runner, source.NewWatches(), dir, options.settings(), variants.Get)
 	if err != nil {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}
@@ -159,8 +168,14 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		return nil, fmt.Errorf("making the cache directory: %w", err)
 	}
 	removeLeftovers(scratch)
+	b := new(Builder)
+	var realise eval.Realise
+	if options.ImportFromDerivation {
+		realise = b.read
+	}
 	evaluator, err := eval.New(ctx, runner, eval.Options{
 		Memory: options.EvaluationBytes, CPU: options.EvaluationTime, FetchTime: options.FetchTime, AllowedURIs: options.AllowedURIs, ScratchDir: scratch,
+		Realise: realise,
 	})
 	if err != nil {
 		return nil, err
@@ -172,13 +187,14 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	for _, uri := range useless {
 		logrus.Warnf("nix: nix.alloweduris: Nix %s can't be allowed %s alone: allow the directory that the repository is in, with a slash at its end", evaluator.Version(), uri)
 	}
-	b := &Builder{
+	*b = Builder{
 		options:   options,
 		source:    packages,
 		variants:  variants,
 		evaluator: evaluator,
 		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns}),
 		building:  make(chan struct{}, options.Concurrency),
+		reading:   make(chan struct{}, 1),
 		merging:   make(chan struct{}, runtime.GOMAXPROCS(0)),
 		packages:  newResolver(evaluator, state, options.Concurrency),
 		layout:    newLayout(state),

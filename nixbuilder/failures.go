@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -60,6 +62,16 @@ func (e *buildError) Error() string {
 		text += ": " + strings.ReplaceAll(e.reason, "\n", " | ")
 	}
 	return text
+}
+
+// explain makes of a *buildError what clients are told, and has it logged. Other errors stay.
+func explain(err error) error {
+	failed := (*buildError)(nil)
+	if !errors.As(err, &failed) {
+		return err
+	}
+	logrus.Warn("nix: ", failed)
+	return failed.public()
 }
 
 // public is for clients.

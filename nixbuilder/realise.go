@@ -104,12 +104,7 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 	if missing, err = conn.QueryMissing(ctx, targets); err != nil {
 		return nil, err
 	}
-	err = b.run(ctx, conn, targets, missing)
-	if failed := (*buildError)(nil); errors.As(err, &failed) {
-		logrus.Warn("nix: ", failed)
-		return nil, failed.public()
-	}
-	return nil, err
+	return nil, explain(b.run(ctx, conn, targets, missing))
 }
 
 // derivations adds those of the packages with absent outputs to the store, and returns what to ask of them.

@@ -1,16 +1,29 @@
 package eval
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
 // stopsAt is how Nix says, in one version or another, that a set has to read what a derivation would make: the derivation is not in the store, as nothing is
 // written, or may not be built.
 var stopsAt = regexp.MustCompile(`^(?:path '(?:/nix/store/)?([^/' ]+\.drv)' is not valid|` +
-	`cannot build '/nix/store/([^/'^]+\.drv)(?:\^[^']*)?' during evaluation)`)
+	`cannot build '/nix/store/([^/'^]+\.drv)(?:\^[^']*)?' during evaluation|` +
+	`unknown pre-build hook command '/nix/store/([^/' ]+\.drv)[ ']|` +
+	`a '[^']*' with features \{[^}]*\} is required to build '/nix/store/([^/']+\.drv)'|` +
+	`Cannot build '/nix/store/([^/']+\.drv)')`)
 
 // neededDerivation is the derivation that an evaluation stopped at, empty if that is not what an error is about.
 func neededDerivation(message string) store.Path {
@@ -18,7 +31,7 @@ func neededDerivation(message string) store.Path {
 	if found == nil {
 		return ""
 	}
-	path, err := store.ParsePath(store.Dir + "/" + found[1] + found[2])
+	path, err := store.ParsePath(store.Dir + "/" + strings.Join(found[1:], "")) // one of them
 	if err != nil {
 		return ""
 	}
@@ -44,3 +57,220 @@ func explainNeeds(who, message string) string {
 
 // experimental is how Nix says that it has something, but not switched on.
 var experimental = regexp.MustCompile(`experimental Nix feature '([a-z0-9-]+)' is disabled`)
+
+// maxRounds is how often an evaluation goes on after it was given what it stopped at.
+const maxRounds = 20
+
+// A Realise builds what an evaluation has to read. It returns the outputs of a derivation that is in Options.Store, and keeps them there until release is called; or
+// else, in refused, why a client can't have them. An error is nobody's fault but Nix's or the host's.
+type Realise func(ctx context.Context, derivation store.Path) (outputs []store.Path, refused string, release func(), err error)
+
+// stores are what is known of lasting stores whose sets read what is built: which derivations evaluations may read the outputs of. One evaluation uses each at a time, as
+// the derivations that it writes are removed again: what is valid there would be built by Nix itself.
+type stores struct {
+	mu    sync.Mutex
+	known map[string]*readStore
+}
+
+type readStore struct {
+	turn  chan struct{} // a token for who uses it
+	read  map[store.Path]bool
+	clean bool // no other derivations are there
+}
+
+// enter returns when nobody else uses a store.
+func (s *stores) enter(ctx context.Context, dir string) (*readStore, error) {
+	s.mu.Lock()
+	this, ok := s.known[dir]
+	if !ok {
+		this = &readStore{turn: make(chan struct{}, 1), read: make(map[store.Path]bool)}
+		s.known[dir] = this
+	}
+	s.mu.Unlock()
+	select {
+	case this.turn <- struct{}{}:
+		return this, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("evaluating a package set: %w", context.Cause(ctx))
+	}
+}
+
+func (r *readStore) leave() { <-r.turn }
+
+// needed are the derivations that an evaluation stopped at, sorted.
+func needed(results map[string]Result, err error) []store.Path {
+	var all []store.Path
+	if fault := (*SourceError)(nil); errors.As(err, &fault) && fault.needs != "" {
+		all = append(all, fault.needs)
+	}
+	for _, result := range results {
+		if result.Failure != nil && result.Failure.needs != "" {
+			all = append(all, result.Failure.needs)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// A reading is a set's evaluation that may read what is built, in a lasting store.
+type reading struct {
+	*Evaluator
+	source Source
+	system string
+	names  []string
+	walk   bool
+	store  evalStore
+	known  *readStore
+}
+
+// run evaluates, has what the evaluation stops at built, and evaluates again. Nothing is written to the store in the end but what may be read.
+func (r *reading) run(ctx context.Context) (map[string]Result, error) {
+	for round := 0; ; round++ {
+		results, err := r.evaluate(ctx, r.source, r.system, r.names, r.store, r.walk)
+		missing := needed(results, err)
+		if len(missing) == 0 {
+			return results, err
+		}
+		if round == maxRounds {
+			refuse(results, err, missing, fmt.Sprintf("more than %d times in a row", maxRounds))
+			return results, err
+		}
+		refused, provideErr := r.provide(ctx, missing)
+		if provideErr != nil {
+			return nil, provideErr
+		}
+		for derivation, why := range refused {
+			refuse(results, err, []store.Path{derivation}, why)
+		}
+		if len(refused) > 0 {
+			return results, err
+		}
+	}
+}
+
+// refuse says why what stopped at derivations goes no further.
+func refuse(results map[string]Result, err error, derivations []store.Path, why string) {
+	text := func(who string) string { return who + " needs import from derivation: " + why }
+	if fault := (*SourceError)(nil); errors.As(err, &fault) && slices.Contains(derivations, fault.needs) {
+		fault.Message = text("the package set")
+	}
+	for name, result := range results {
+		if f := result.Failure; f != nil && slices.Contains(derivations, f.needs) {
+			f.Message, f.Passing = text(name), true
+		}
+	}
+}
+
+// provide has derivations built in Options.Store and puts what they make into the lasting store.
+func (r *reading) provide(ctx context.Context, derivations []store.Path) (refused map[store.Path]string, err error) {
+	dir, err := r.scratch(r.store.apart)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	writing := r.store
+	writing.write = true
+	var fault *SourceError
+	if _, err := r.evaluate(ctx, r.source, r.system, r.names, writing, r.walk); err != nil && !errors.As(err, &fault) {
+		return nil, err
+	}
+	cache := "file://" + dir + "/store?compression=none"
+	if err := r.export(ctx, r.store, cache, derivations); err != nil {
+		return nil, err
+	}
+	refused = make(map[store.Path]string)
+	for _, derivation := range derivations {
+		why, err := r.build(ctx, derivation)
+		if err != nil {
+			return nil, err
+		}
+		if why != "" {
+			refused[derivation] = why
+			continue
+		}
+		r.known.read[derivation] = true
+	}
+	return refused, r.forget(ctx)
+}
+
+// build has one derivation built, and puts its outputs into the lasting store, through a binary cache that the set has no hold on.
+func (r *reading) build(ctx context.Context, derivation store.Path) (refused string, err error) {
+	outputs, refused, release, err := r.options.Realise(ctx, derivation)
+	if err != nil || refused != "" {
+		return refused, err
+	}
+	defer release()
+	dir, err := os.MkdirTemp(r.options.ScratchDir, "eval-")
+	if err != nil {
+		return "", fmt.Errorf("making a scratch directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	cache := "file://" + dir + "/store?compression=none"
+	if err := r.copy(ctx, copying{from: r.options.Store, to: cache, paths: outputs}); err != nil {
+		return "", err
+	}
+	return "", r.copy(ctx, copying{from: cache, to: r.store.uri, paths: outputs, believe: true, confine: r.confinement(r.store)})
+}
+
+// forget removes the derivations that were written to the store, but for those whose outputs may be read, and what these need.
+func (r *reading) forget(ctx context.Context) error {
+	entries, err := os.ReadDir(filepath.Join(r.store.cache, "root", store.Dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("removing derivations: %w", err)
+	}
+	var written, kept []string
+	for _, entry := range entries {
+		if p, err := store.ParsePath(store.Dir + "/" + entry.Name()); err == nil && strings.HasSuffix(entry.Name(), ".drv") {
+			written = append(written, string(p))
+			if r.known.read[p] {
+				kept = append(kept, string(p))
+			}
+		}
+	}
+	if len(kept) > 0 {
+		closure, err := r.nixStore(ctx, append([]string{"--query", "--requisites"}, kept...))
+		if err != nil {
+			return err
+		}
+		kept = strings.Fields(string(closure))
+	}
+	slices.Sort(kept)
+	written = slices.DeleteFunc(written, func(p string) bool { _, ok := slices.BinarySearch(kept, p); return ok })
+	if len(written) == 0 {
+		return nil
+	}
+	_, err = r.nixStore(ctx, append([]string{"--delete"}, written...))
+	return err
+}
+
+// nixStore runs nix-store on the lasting store, as its user.
+func (r *reading) nixStore(ctx context.Context, args []string) ([]byte, error) {
+	output, err := r.runner.Run(ctx, proc.Command{
+		Program: filepath.Join(filepath.Dir(r.nix), "nix-store"),
+		Args:    append([]string{"--store", r.store.uri}, args...),
+		Env:     []string{"HOME=/nonexistent", "USER=registry", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent"},
+		Kill:    syscall.SIGTERM,
+		Confine: r.confinement(r.store),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("looking after a store for what is read: %w", err)
+	}
+	return output.Stdout, nil
+}
+
+// confinement is that of programs that look after a lasting store.
+func (e *Evaluator) confinement(s evalStore) *proc.Confinement {
+	return &proc.Confinement{Memory: e.options.Memory, Apart: s.apart}
+}
+
+// refusal are the settings by which Nix, when it is about to build something in a lasting store, asks a program about it whose answer it does not understand. So it
+// builds nothing, and says what.
+func (e *Evaluator) refusal() []string {
+	return []string{"--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "builders", "", "--option", "pre-build-hook", e.refuser}
+}

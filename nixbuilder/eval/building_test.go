@@ -1,9 +1,18 @@
 package eval
 
 import (
+	"context"
 	"errors"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
 // generated is a derivation whose output would have to be read to go on.
@@ -51,5 +60,130 @@ func TestNeeds(t *testing.T) {
 				t.Errorf("error %q, want %q", message, strings.TrimSpace(test.want))
 			}
 		})
+	}
+}
+
+// realising builds in a store of the test's own, and counts.
+func realising(t *testing.T, target string) (realise Realise, built map[string]int) {
+	t.Helper()
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("busybox is not installed")
+	}
+	built = make(map[string]int)
+	var mu sync.Mutex
+	return func(ctx context.Context, derivation store.Path) ([]store.Path, string, func(), error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if derivation.Name() == "bad.drv" { // though it would build
+			return nil, "it fails", nil, nil
+		}
+		built[derivation.Name()]++
+		output, err := exec.CommandContext(ctx, "nix-store", "--store", target, "--option", "substituters", "", "--option", "build-users-group", "",
+			"--option", "sandbox-paths", "/bin/sh="+busybox, "--realise", string(derivation)).Output()
+		if err != nil {
+			return nil, "", nil, err
+		}
+		lines := strings.Fields(string(output))
+		path, err := store.ParsePath(lines[len(lines)-1])
+		return []store.Path{path}, "", func() {}, err
+	}, built
+}
+
+// TestReading has sets that read what is built.
+func TestReading(t *testing.T) {
+	archive, requests := remoteSet(t)
+	own := func(name, more string) string {
+		return `derivation { name = ` + name + `; system = "x86_64-linux"; builder = "/bin/sh"; ` + more + ` }`
+	}
+	echo := func(name, text string) string {
+		return `(derivation { name = "` + name + `"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo '` + text + `' > $out" ]; })`
+	}
+	list := func(more string) string {
+		return `let one = ` + echo("one", "{ a = 1; }") + `; two = ` + echo("two", "${toString (import one).a}") + `; in {
+			plain = ` + own(`"plain"`, "") + `; p = ` + own(`"p-${toString (import one).a}"`, `args = [ ./default.nix ];`) + `;
+			deep = ` + own(`"deep-${builtins.substring 0 1 (builtins.readFile two)}"`, "dep = two;") + `;
+			dir = ` + own(`builtins.concatStringsSep "-" (builtins.attrNames (import one))`, "") + `;
+			bad = import ` + `(derivation { name = "bad"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo { } > $out" ]; })` + `; ` + more + ` }`
+	}
+	for _, test := range []struct {
+		name  string
+		files map[string]string
+	}{
+		{"a set", map[string]string{"default.nix": `{ ... }: ` + list("")}},
+		{"a set that fetches", map[string]string{"default.nix": `{ system, ... }: ` + list(`inherit (import (fetchTarball "`+archive+`") { inherit system; }) inner;`)}},
+		{"a flake", map[string]string{"flake.nix": `{ outputs = { self }: { packages.x86_64-linux = import ./set.nix; }; }`, "set.nix": list("")}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, ok := test.files["set.nix"]; ok {
+				test.files["set.nix"] = strings.ReplaceAll(test.files["set.nix"], "./default.nix", "./set.nix")
+			}
+			target := "local?root=" + openDir(t, "target")
+			realise, built := realising(t, target)
+			e, _ := newEvaluator(t, Options{
+				ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second, Store: target, Realise: realise,
+			})
+			source := Source{Path: flakeOf(t, test.files), Shares: "the operator's"}
+			names := []string{"plain", "p", "deep", "dir"}
+			if strings.Contains(test.name, "fetches") {
+				names = append(names, "inner")
+			}
+			for range 2 {
+				results, err := e.Evaluate(t.Context(), source, system, append(names, "nothere"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for name, pname := range map[string]string{"plain": "plain", "p": "p", "deep": "deep", "dir": "a"} {
+					if p := results[name].Package; p == nil || p.Pname != pname {
+						t.Errorf("%s is %+v %+v", name, p, results[name].Failure)
+					}
+				}
+			}
+			if !maps.Equal(built, map[string]int{"one.drv": 1, "two.drv": 1}) {
+				t.Errorf("what was built: %v", built)
+			}
+			results, err := e.Instantiate(t.Context(), source, system, names)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range names {
+				p := results[name].Package
+				if p == nil {
+					t.Errorf("%s is %+v", name, results[name].Failure)
+				} else if _, err := os.Stat(strings.TrimPrefix(target, "local?root=") + string(p.Derivation)); err != nil {
+					t.Error(err)
+				}
+			}
+			bad, err := e.Evaluate(t.Context(), source, system, []string{"bad", "plain"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f := bad["bad"].Failure; f == nil || f.Message != "bad needs import from derivation: it fails" || bad["bad"].Cacheable() || bad["plain"].Package == nil {
+				t.Errorf("bad is %+v, plain %+v", f, bad["plain"])
+			}
+			// What was not asked for to be read is not built by the evaluation itself.
+			if left, err := filepath.Glob(e.options.ScratchDir + "/fetched/*/root/nix/store/*-bad"); err != nil || len(left) > 0 {
+				t.Errorf("%q %v", left, err)
+			}
+		})
+	}
+	if n := requests.Load(); n != 1 {
+		t.Errorf("fetched %d times", n)
+	}
+
+	// There is an end.
+	rounds := writeSet(t, "default.nix", `{ ... }: { p = builtins.foldl' (last: n: import (derivation { name = "r${toString n}"; inherit last; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo ${toString n} > $out" ]; })) 0 (builtins.genList (n: n) 25); }`)
+	target := "local?root=" + openDir(t, "target")
+	realise, built := realising(t, target)
+	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), CPU: 20 * time.Second, Store: target, Realise: realise})
+	results, err := e.Evaluate(t.Context(), rounds, system, []string{"p"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := results["p"].Failure; f == nil || f.Message != "p needs import from derivation: more than 20 times in a row" || len(built) != 20 {
+		t.Errorf("%+v after %d builds", f, len(built))
 	}
 }

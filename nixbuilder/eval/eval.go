@@ -44,6 +44,8 @@ type Options struct {
 	Memory int64
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
 	AllowedURIs []string
+	// Realise builds what package sets have to read while they are evaluated; nil: nothing is, and such packages are refused.
+	Realise Realise
 	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to pass through; empty: that of os.TempDir.
 	ScratchDir string
 	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.
@@ -59,6 +61,8 @@ type Evaluator struct {
 	copying chan struct{} // has a token while derivations are copied
 
 	revisions    *revisions
+	stores       *stores
+	refuser      string // a program that writes what it is asked
 	lastingBytes int64
 }
 
@@ -115,9 +119,14 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 	}
 	e := &Evaluator{
 		runner: runner, options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1),
-		revisions: newRevisions(), lastingBytes: lastingBytes,
+		revisions: newRevisions(), lastingBytes: lastingBytes, stores: &stores{known: make(map[string]*readStore)},
 	}
 
+	if options.Realise != nil {
+		if e.refuser, err = proc.Find("echo"); err != nil {
+			return nil, fmt.Errorf("finding what keeps evaluations from building: %w", err)
+		}
+	}
 	output, err := runner.Run(ctx, proc.Command{Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"}})
 	if err != nil {
 		return nil, fmt.Errorf("asking for Nix's version: %w", err)
@@ -157,19 +166,68 @@ func (e *Evaluator) readOnly(ctx context.Context, source Source, system string, 
 	if err != nil {
 		return nil, err
 	}
-	if lasting.fetches && lasting.exists() {
-		return e.evaluate(ctx, source, system, names, lasting, walk)
-	}
 	// A store that is only imagined: paths are computed, nothing is kept.
-	first := evalStore{uri: "dummy://", cache: "/nonexistent", apart: lasting.apart}
-	if lasting.flake {
-		first = lasting.offline() // flakes read their own files from the store
+	target := evalStore{uri: "dummy://", cache: "/nonexistent", apart: lasting.apart}
+	switch {
+	case lasting.fetches && lasting.exists():
+		target = lasting
+	case lasting.flake:
+		target = lasting.offline() // flakes read their own files from the store
 	}
-	results, err := e.evaluate(ctx, source, system, names, first, walk)
-	if !lasting.fetches || !wantsToFetch(results, err) {
-		return results, err
+	for {
+		results, err := e.evaluateOrRead(ctx, source, system, names, target, walk)
+		if target.fetches || !lasting.fetches || !wantsToFetch(results, err) {
+			return results, err
+		}
+		target = lasting
 	}
-	return e.evaluate(ctx, source, system, names, lasting, walk)
+}
+
+// evaluateOrRead is evaluate, and more where a set has to read what is built, if it may.
+func (e *Evaluator) evaluateOrRead(ctx context.Context, source Source, system string, names []string, target evalStore, walk bool) (map[string]Result, error) {
+	if e.options.Realise == nil {
+		return e.evaluate(ctx, source, system, names, target, walk)
+	}
+	if !target.lasts {
+		results, err := e.evaluate(ctx, source, system, names, target, walk)
+		lasting, lastingErr := e.lasting(source)
+		if lastingErr != nil {
+			return nil, lastingErr
+		}
+		if len(needed(results, err)) == 0 || lasting.fetches && wantsToFetch(results, err) {
+			return results, err // with a network, all is done at once
+		}
+		target = lasting.offline()
+	}
+	_, release, err := e.hold(target)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	known, err := e.stores.enter(ctx, target.cache)
+	if err != nil {
+		return nil, err
+	}
+	defer known.leave()
+	r := reading{e, source, system, names, walk, target, known}
+	if !known.clean {
+		if err := r.forget(ctx); err != nil { // what others have left there
+			return nil, err
+		}
+		known.clean = true
+	}
+	if target.flake {
+		// Its own files are written to the store with the derivations.
+		results, err := e.evaluate(ctx, source, system, names, target, walk)
+		if forgetErr := r.forget(ctx); forgetErr != nil {
+			return nil, forgetErr
+		}
+		if len(needed(results, err)) == 0 {
+			return results, err
+		}
+	}
+	r.store.reads, r.store.write = true, false
+	return r.run(ctx)
 }
 
 // Instantiate does what Evaluate does, and adds the derivations of the packages that it finds to Options.Store, with all
@@ -197,6 +255,9 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 		target = evalStore{uri: cache, cache: dir, apart: target.apart}
 	}
 	if target.lasts {
+		if e.options.Realise != nil {
+			return e.instantiateRead(ctx, source, system, names, cache)
+		}
 		_, release, err := e.hold(target)
 		if err != nil {
 			return nil, err
@@ -205,35 +266,76 @@ func (e *Evaluator) Instantiate(ctx context.Context, source Source, system strin
 	}
 	target.write = true
 	results, err = e.evaluate(ctx, source, system, names, target, false)
+	if e.options.Realise != nil && len(needed(results, err)) > 0 {
+		return e.instantiateRead(ctx, source, system, names, cache)
+	}
 	if err != nil {
 		return nil, err
 	}
+	return results, e.export(ctx, target, cache, derivationsOf(results))
+}
+
+// derivationsOf are those of the packages among results.
+func derivationsOf(results map[string]Result) []store.Path {
 	var derivations []store.Path
 	for _, result := range results {
 		if p := result.Package; p != nil {
 			derivations = append(derivations, p.Derivation)
 		}
 	}
-	if len(derivations) == 0 {
-		return results, nil
-	}
 	slices.Sort(derivations)
-	derivations = slices.Compact(derivations)
-	if target.lasts {
+	return slices.Compact(derivations)
+}
+
+// instantiateRead is Instantiate for a set that has to read what is built, or may have to.
+func (e *Evaluator) instantiateRead(ctx context.Context, source Source, system string, names []string, cache string) (map[string]Result, error) {
+	results, err := e.readOnly(ctx, source, system, names, false) // so that it can
+	if err != nil || len(needed(results, nil)) > 0 {
+		return results, err
+	}
+	lasting, err := e.lasting(source)
+	if err != nil {
+		return nil, err
+	}
+	target := lasting
+	if !lasting.fetches || !lasting.exists() {
+		target = lasting.offline()
+	}
+	_, release, err := e.hold(target)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	known, err := e.stores.enter(ctx, target.cache)
+	if err != nil {
+		return nil, err
+	}
+	defer known.leave()
+	target.write, target.reads = true, true
+	r := reading{e, source, system, names, false, target, known}
+	if results, err = e.evaluate(ctx, source, system, names, target, false); err != nil {
+		return nil, err
+	}
+	return results, errors.Join(e.export(ctx, target, cache, derivationsOf(results)), r.forget(ctx))
+}
+
+// export adds derivations that were written to a store to Options.Store, by way of a cache if that is not where they are.
+func (e *Evaluator) export(ctx context.Context, from evalStore, cache string, derivations []store.Path) error {
+	if len(derivations) == 0 {
+		return nil
+	}
+	if from.lasts {
 		// The lasting store is a database that untrusted work has made, so its own user takes the derivations out of it.
-		if err := e.copy(ctx, target.uri, cache, derivations, &proc.Confinement{Memory: e.options.Memory, Apart: target.apart}); err != nil {
-			return nil, err
+		if err := e.copy(ctx, copying{from: from.uri, to: cache, paths: derivations, derivation: true, confine: e.confinement(from)}); err != nil {
+			return err
 		}
 	}
 	unlock, err := e.lockStore(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer unlock()
-	if err := e.copy(ctx, cache, e.options.Store, derivations, nil); err != nil {
-		return nil, err
-	}
-	return results, nil
+	return e.copy(ctx, copying{from: cache, to: e.options.Store, paths: derivations, derivation: true})
 }
 
 // lockStore waits until nobody else on this machine, that has the same ScratchDir, copies derivations: two at a time that share some make one of them
@@ -258,15 +360,32 @@ func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
 	}, nil
 }
 
-// copy adds derivations, with all that they refer to, to the store at the URI to.
-func (e *Evaluator) copy(ctx context.Context, from, to string, derivations []store.Path, confine *proc.Confinement) error {
-	args := []string{"--extra-experimental-features", "nix-command", "copy", "--derivation", "--from", from}
-	if to != "" {
-		args = append(args, "--to", to)
+// A copying is of paths, with all that they refer to, from one store to another. Empty URIs are of Nix's default.
+type copying struct {
+	from, to   string
+	paths      []store.Path
+	derivation bool // they are derivations that are meant themselves
+	believe    bool // without signatures
+	confine    *proc.Confinement
+}
+
+func (e *Evaluator) copy(ctx context.Context, c copying) error {
+	args := []string{"--extra-experimental-features", "nix-command", "copy"}
+	if c.derivation {
+		args = append(args, "--derivation")
+	}
+	if c.believe {
+		args = append(args, "--no-check-sigs")
+	}
+	if c.from != "" {
+		args = append(args, "--from", c.from)
+	}
+	if c.to != "" {
+		args = append(args, "--to", c.to)
 	}
 	args = append(args, "--")
-	for _, derivation := range derivations {
-		args = append(args, string(derivation))
+	for _, p := range c.paths {
+		args = append(args, string(p))
 	}
 	_, err := e.runner.Run(ctx, proc.Command{
 		Program: e.nix,
@@ -274,10 +393,10 @@ func (e *Evaluator) copy(ctx context.Context, from, to string, derivations []sto
 		// Nix wants a user's name, which the numeric users of containers lack.
 		Env:     []string{"HOME=/nonexistent", "USER=registry", "XDG_CACHE_HOME=/nonexistent"},
 		Kill:    syscall.SIGTERM,
-		Confine: confine,
+		Confine: c.confine,
 	})
 	if err != nil {
-		return fmt.Errorf("adding derivations to the store: %w", err)
+		return fmt.Errorf("copying store paths: %w", err)
 	}
 	return nil
 }

@@ -613,7 +613,7 @@ func TestForgedDerivationsAreRefused(t *testing.T) {
 			if err := os.WriteFile(narinfo, []byte(strings.Replace(string(text), test.old, test.new, 1)), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			err = e.copy(t.Context(), cache, "local?root="+openDir(t, "target"), []store.Path{derivation}, nil)
+			err = e.copy(t.Context(), copying{from: cache, to: "local?root=" + openDir(t, "target"), paths: []store.Path{derivation}, derivation: true})
 			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}

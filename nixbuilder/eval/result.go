@@ -85,6 +85,8 @@ type Failure struct {
 	// (recurseForDerivations). Only Walk tells.
 	Attributes []string `json:"-"`
 	Recurse    bool     `json:"-"`
+
+	needs store.Path // the derivation that its evaluation stopped at
 }
 
 // Cacheable reports whether evaluating the same package set again must give the same result. What ran into a limit may succeed on
@@ -105,6 +107,8 @@ type SourceError struct {
 	Limit bool
 	// Unfetched says that what the set is made of could not be fetched, which may be possible later.
 	Unfetched bool
+
+	needs store.Path // the derivation that it stopped at
 }
 
 func (e *SourceError) Error() string { return "evaluating the package set: " + e.Message }

@@ -35,6 +35,7 @@ type evalStore struct {
 	fetches bool   // whether the set may fetch what Options.AllowedURIs allows
 	lasts   bool   // whether it is there the next time
 	flake   bool   // whether the set is a flake
+	reads   bool   // whether the set may read what was built
 	apart   bool   // whether its user is another than that of sets that clients choose
 }
 
@@ -77,7 +78,7 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 			return err
 		}
 		if end.set == "" {
-			return &SourceError{Message: explainNeeds("the package set", end.message), Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
+			return &SourceError{needs: neededDerivation(end.message), Message: explainNeeds("the package set", end.message), Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
 		}
 		if end.set != "set" {
 			return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
@@ -102,7 +103,7 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		case s.store.fetches && classify(end.message) == Unfetched:
 			kind = Unfetched
 		}
-		results[names[0]] = Result{Failure: &Failure{Kind: kind, Message: explainNeeds(names[0], end.message), Passing: s.store.fetches || isFetch(end.message)}}
+		results[names[0]] = Result{Failure: &Failure{Kind: kind, needs: neededDerivation(end.message), Message: explainNeeds(names[0], end.message), Passing: s.store.fetches || isFetch(end.message)}}
 		names = names[1:]
 	}
 	return nil
@@ -123,6 +124,7 @@ func (s *session) explainAll(ctx context.Context, results map[string]Result) err
 			continue
 		}
 		failure.Kind, failure.Message = classify(end.message), explainNeeds(name, end.message)
+		failure.needs = neededDerivation(end.message)
 		failure.Passing = s.store.fetches && (failure.Kind == Throws || failure.Kind == Unfetched)
 	}
 	return nil
@@ -221,7 +223,7 @@ func (s *session) arguments() []string {
 		"--store", s.store.uri,
 		"--log-format", "internal-json",
 		"--option", "restrict-eval", "true",
-		"--option", "allow-import-from-derivation", "false", // nothing can be built in these stores
+		"--option", "allow-import-from-derivation", strconv.FormatBool(s.store.reads),
 		"--option", "allowed-uris", s.allowed(),
 		"--option", "substituters", "",
 		"--option", "system", s.system, // what a set has for the system that it is not told, as <nixpkgs> has
@@ -230,6 +232,9 @@ func (s *session) arguments() []string {
 		args = append(args, "-I", name+"="+s.source.NixPath[name])
 	}
 	args = append(args, "-I", "packages="+s.path) // a path alone would be split at an equals sign
+	if s.store.reads {
+		args = append(args, s.refusal()...)
+	}
 	if s.store.write {
 		args = append(args, "--read-write-mode")
 	}

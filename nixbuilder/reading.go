@@ -1,0 +1,82 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/nix-community/go-nix/pkg/derivation"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// read builds what the evaluation of a package set has to read (eval.Realise), within the limits of what is built for images. It does not wait for those, which may wait for an
+// evaluation: beside them, one such build runs at a time.
+func (b *Builder) read(ctx context.Context, drv store.Path) (outputs []store.Path, refused string, release func(), err error) {
+	leave, err := enter(ctx, b.reading)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	defer leave()
+	conn, err := b.daemons.Get(ctx)
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("%w: %w", errNoStore, err)
+	}
+	release = func() { b.daemons.Put(conn) }
+	outputs, err = b.readOutputs(ctx, conn, drv)
+	if err != nil {
+		release()
+		if refusal := (*Error)(nil); errors.As(err, &refusal) && refusal.Kind == Denied {
+			return nil, refusal.Message, nil, nil
+		}
+		return nil, "", nil, err
+	}
+	return outputs, "", release, nil
+}
+
+func (b *Builder) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Path) ([]store.Path, error) {
+	file, err := os.Open(string(drv))
+	if err != nil {
+		return nil, fmt.Errorf("reading a derivation: %w", err)
+	}
+	defer file.Close()
+	parsed, err := derivation.ReadDerivation(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", drv, err)
+	}
+	var outputs []store.Path
+	for name, output := range parsed.Outputs {
+		path, err := store.ParsePath(output.Path)
+		if err != nil {
+			return nil, Errorf(Denied, "the output %s of %s has no store path", name, drv.Name())
+		}
+		outputs = append(outputs, path)
+	}
+	slices.Sort(outputs)
+	target, err := daemon.Outputs(drv)
+	if err != nil {
+		return nil, err
+	}
+	targets := []daemon.DerivedPath{target}
+	if err := conn.AddTempRoots(ctx, append([]store.Path{drv}, outputs...)); err != nil {
+		return nil, err
+	}
+	missing, err := conn.QueryMissing(ctx, targets)
+	if err != nil {
+		return nil, err
+	}
+	if err := explain(b.run(ctx, conn, targets, missing)); err != nil {
+		return nil, err
+	}
+	closure, err := b.closures.of(ctx, conn, outputs)
+	if err != nil {
+		return nil, err
+	}
+	if size := narSize(closure); size > b.options.MaxBytes {
+		return nil, tooLarge(size, b.options.MaxBytes)
+	}
+	return outputs, nil
+}

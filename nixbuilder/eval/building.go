@@ -174,12 +174,20 @@ func (r *reading) provide(ctx context.Context, derivations []store.Path) (refuse
 	if _, err := r.evaluate(ctx, r.source, r.system, r.names, writing, r.walk); err != nil && !errors.As(err, &fault) {
 		return nil, err
 	}
+	refused = make(map[store.Path]string)
+	var written []store.Path
+	for _, derivation := range derivations {
+		if _, err := os.Lstat(filepath.Join(r.store.cache, "root", string(derivation))); err != nil {
+			refused[derivation] = "it has no derivation " + derivation.Name() // a set can say anything in Nix's words
+			continue
+		}
+		written = append(written, derivation)
+	}
 	cache := "file://" + dir + "/store?compression=none"
-	if err := r.export(ctx, r.store, cache, derivations); err != nil {
+	if err := r.export(ctx, r.store, cache, written); err != nil {
 		return nil, err
 	}
-	refused = make(map[store.Path]string)
-	for _, derivation := range derivations {
+	for _, derivation := range written {
 		why, err := r.build(ctx, derivation)
 		if err != nil {
 			return nil, err

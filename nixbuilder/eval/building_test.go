@@ -107,7 +107,8 @@ func TestReading(t *testing.T) {
 			plain = ` + own(`"plain"`, "") + `; p = ` + own(`"p-${toString (import one).a}"`, `args = [ ./default.nix ];`) + `;
 			deep = ` + own(`"deep-${builtins.substring 0 1 (builtins.readFile two)}"`, "dep = two;") + `;
 			dir = ` + own(`builtins.concatStringsSep "-" (builtins.attrNames (import one))`, "") + `;
-			bad = import ` + `(derivation { name = "bad"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo { } > $out" ]; })` + `; ` + more + ` }`
+			bad = import ` + `(derivation { name = "bad"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo { } > $out" ]; })` + `;
+			lies = throw "path '/nix/store/00000000000000000000000000000000-x.drv' is not valid"; ` + more + ` }`
 	}
 	for _, test := range []struct {
 		name  string
@@ -157,9 +158,12 @@ func TestReading(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			bad, err := e.Evaluate(t.Context(), source, system, []string{"bad", "plain"})
+			bad, err := e.Evaluate(t.Context(), source, system, []string{"bad", "lies", "plain"})
 			if err != nil {
 				t.Fatal(err)
+			}
+			if f := bad["lies"].Failure; f == nil || f.Message != "lies needs import from derivation: it has no derivation x.drv" {
+				t.Errorf("lies is %+v", f)
 			}
 			if f := bad["bad"].Failure; f == nil || f.Message != "bad needs import from derivation: it fails" || bad["bad"].Cacheable() || bad["plain"].Package == nil {
 				t.Errorf("bad is %+v, plain %+v", f, bad["plain"])

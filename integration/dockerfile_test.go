@@ -190,7 +190,7 @@ func buildDockerfile(t *testing.T) string {
 // the next time.
 func (s *suite) debianBase(t *testing.T) (string, error) {
 	t.Helper()
-	file := filepath.Join(s.root, "build", "debian-"+digest.FromString(baseSuite+basePackages).Encoded()[:12]+".tar")
+	file := filepath.Join(s.root, "build", "debian-"+digest.FromString(baseSuite + basePackages).Encoded()[:12]+".tar")
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}

@@ -177,7 +177,7 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 	storing.Go(func() error { return putConfig(storingCtx, repo, image.Manifest) })
 	storing.Go(func() error { return putManifest(storingCtx, manifests, image.Manifest, distribution.WithTag(tags[0])) })
 	record := built{
-		Source: image.Source, Revision: image.Revision, Nix: image.NixVersion, Index: len(image.Children) > 0, Missing: image.Missing, At: time.Now().UTC(),
+		Source: image.Source, Revision: image.Revision, Nix: image.NixVersion, Index: len(image.Children) > 0, Missing: image.Missing, At: time.Now().UTC(), Form: s.form,
 	}
 	for _, tag := range tags {
 		storing.Go(func() error { return s.built.Put(storingCtx, builtKey(repo, tag, image.Manifest.Digest), record) })
@@ -189,15 +189,16 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 		return err
 	}
 	tagging, ctx := errgroup.WithContext(ctx)
-	for _, tag := range tags {
-		tagging.Go(func() error { return s.tag(ctx, repo, tag, image.Manifest) })
+	for i, tag := range tags {
+		tagging.Go(func() error { return s.tag(ctx, repo, tag, i > 0, image.Manifest) })
 	}
 	return tagging.Wait()
 }
 
-// tag has a tag stand for a manifest, unless it was pushed meanwhile: that is never replaced.
-func (s *Service) tag(ctx context.Context, repo distribution.Repository, tag string, manifest nixbuilder.Manifest) error {
-	if _, pushed, err := s.lookUp(ctx, repo, tag); err != nil || pushed {
+// tag has a tag stand for a manifest, unless it was pushed meanwhile, which is never replaced, or keep says that it is to stay what it is and it is whole.
+func (s *Service) tag(ctx context.Context, repo distribution.Repository, tag string, keep bool, manifest nixbuilder.Manifest) error {
+	existing, pushed, err := s.lookUp(ctx, repo, tag)
+	if err != nil || pushed || keep && existing.digest != "" && !s.due(existing) {
 		return err
 	}
 	desc := v1.Descriptor{MediaType: manifest.MediaType, Digest: manifest.Digest, Size: int64(len(manifest.Payload))}
@@ -268,6 +269,8 @@ type built struct {
 	Index   bool      `json:"index,omitempty"`
 	Missing []string  `json:"missing,omitempty"`
 	At      time.Time `json:"at"`
+	// Form is Options.form; empty in records from before there was one, which is believed to be the present one.
+	Form string `json:"form,omitempty"`
 }
 
 func builtKey(repo distribution.Repository, tag string, manifest digest.Digest) string {

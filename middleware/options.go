@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -52,6 +53,8 @@ type PackagesOptions struct {
 	Path string `mapstructure:"path"`
 	// NixPath are other sets, by the names that this one can look them up by between angle brackets.
 	NixPath map[string]NixPathOptions `mapstructure:"nixpath"`
+	// Config is the argument of that name of sets that take it, as nixpkgs does: allowUnfree, permittedInsecurePackages, …
+	Config map[string]any `mapstructure:"config"`
 	// Channels and Archives are where channels and nixpkgs are fetched from.
 	Channels string `mapstructure:"channels"`
 	Archives string `mapstructure:"archives"`
@@ -336,7 +339,58 @@ func (o Options) packages() nixbuilder.Packages {
 	for name, other := range o.Packages.NixPath {
 		packages.NixPath[name] = o.packagesOf(other)
 	}
+	packages.Config, _ = o.Packages.config() // its faults are told
 	return packages
+}
+
+// config is Config as JSON, with sorted keys; empty if there is none.
+func (o PackagesOptions) config() (string, error) {
+	if len(o.Config) == 0 {
+		return "", nil
+	}
+	plain, err := jsonValue("", o.Config)
+	if err != nil {
+		return "", err
+	}
+	text, err := json.Marshal(plain)
+	return string(text), err
+}
+
+// jsonValue is a value of YAML as one that JSON has. The error begins with the key at which that is not possible.
+func jsonValue(key string, value any) (any, error) {
+	switch value := value.(type) {
+	case nil, string, bool, int, int64, float64:
+		return value, nil
+	case []any:
+		list := make([]any, len(value))
+		for i, one := range value {
+			var err error
+			if list[i], err = jsonValue(fmt.Sprintf("%s[%d]", key, i), one); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	case map[string]any:
+		set := make(map[string]any, len(value))
+		for name, one := range value {
+			var err error
+			if set[name], err = jsonValue(key+"."+name, one); err != nil {
+				return nil, err
+			}
+		}
+		return set, nil
+	case map[any]any:
+		set := make(map[string]any, len(value))
+		for name, one := range value {
+			text, ok := name.(string)
+			if !ok {
+				return nil, fmt.Errorf("%s: the key %v is not a text: put it in quotes", key, name)
+			}
+			set[text] = one
+		}
+		return jsonValue(key, set)
+	}
+	return nil, fmt.Errorf("%s: a %T can't be handed to Nix", key, value)
 }
 
 func (o Options) packagesOf(set NixPathOptions) nixbuilder.Packages {
@@ -354,6 +408,15 @@ func (o Options) packagesOf(set NixPathOptions) nixbuilder.Packages {
 // caches are those of storeless builds.
 func (o Options) caches() binarycache.Options {
 	return binarycache.Options{Substituters: o.Nix.Substituters, TrustedPublicKeys: o.Nix.TrustedPublicKeys}
+}
+
+// form is what images depend on beside packages: a change makes tags that move anew.
+func (o Options) form() string {
+	text, err := json.Marshal([]any{o.Shell, o.Include, o.Image, o.Platforms})
+	if err != nil {
+		panic(err) // these are texts and numbers
+	}
+	return nixbuilder.Key(string(text))[:16]
 }
 
 // builder is what the options mean to the builder.
@@ -435,6 +498,9 @@ func (o Options) faults() []error {
 			fault("%s: is not a name that can be looked up, such as nixpkgs", key)
 		}
 		faults = append(faults, setFaults(key, o.packagesOf(set), set.Git)...)
+	}
+	if _, err := o.Packages.config(); err != nil {
+		fault("packages.config%w", err)
 	}
 	if len(o.Platforms) == 0 {
 		fault("platforms: none: name at least one, such as linux/amd64")

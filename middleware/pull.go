@@ -63,11 +63,15 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 
 // isCurrent tells whether a stored image is of the package set as it is now, where that can be told at once.
 func (s *Service) isCurrent(tag string, image stored) bool {
-	if image.digest == "" || s.due(image) {
-		return false
-	}
 	revision, ok := s.builder.Current(tag)
-	return ok && revision == image.Revision
+	return ok && s.isOf(tag, image, revision)
+}
+
+// isOf tells whether an image is as it would be made of a revision now. The tag of a revision is left as it was made, also if images have had
+// another form since.
+func (s *Service) isOf(tag string, image stored, revision string) bool {
+	sameForm := image.Form == "" || image.Form == s.form || tag == revision
+	return image.digest != "" && image.Revision == revision && sameForm && !s.due(image)
 }
 
 // due tells whether it is time to try again for platforms that an image lacks.
@@ -81,7 +85,7 @@ func (s *Service) refresh(
 	ctx context.Context, hold <-chan time.Time, repo distribution.Repository, p pull, request names.Request, image stored,
 ) (stored, error) {
 	pinned, err := s.pin(ctx, hold, p)
-	if err != nil || image.digest != "" && image.Revision == pinned.Revision && !s.due(image) {
+	if err != nil || s.isOf(p.tag, image, pinned.Revision) {
 		image.stale = pinned.Stale != nil
 		return image, err
 	}
@@ -134,7 +138,7 @@ func (s *Service) start(ctx context.Context, repo distribution.Repository, p pul
 	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
 	return s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
 		current, pushed, err := s.lookUp(ctx, repo, p.tag)
-		if err != nil || pushed || current.Revision == pinned.Revision && !s.due(current) {
+		if err != nil || pushed || s.isOf(p.tag, current, pinned.Revision) {
 			return err // another job ended since the client's tag was looked up
 		}
 		started := time.Now()

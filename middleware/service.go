@@ -33,6 +33,7 @@ const builtCached = 10_000
 type Service struct {
 	config   *configuration.Configuration
 	options  Options
+	form     string // of images, by the options
 	readOnly bool
 	serves   bool // or else it is a command's
 	recent   outcomes
@@ -115,7 +116,7 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	return &Service{config: config, options: options, readOnly: readOnly(config), serves: true}, nil
+	return &Service{config: config, options: options, form: options.form(), readOnly: readOnly(config), serves: true}, nil
 }
 
 // prefixed takes an error apart that errors.Join made, and puts a prefix before each.

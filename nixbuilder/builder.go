@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,6 +91,8 @@ type Packages struct {
 	Git     source.GitOptions
 	// NixPath are other sets, by the names that this one can look them up by between angle brackets. They look up nothing themselves.
 	NixPath map[string]Packages
+	// Config is the argument of that name, which the set has to take, as JSON; empty: the set gets an empty one if it takes one.
+	Config string
 }
 
 // open makes the source with all that its results depend on. It keeps what it fetches or copies below dir.
@@ -117,8 +120,17 @@ func (o Options) settings() (settings source.Variant) {
 	if o.ImportFromDerivation {
 		settings = append(settings, "importfromderivation=true")
 	}
+	if o.Packages.Config != "" {
+		settings = append(settings, "config="+o.Packages.Config)
+	}
+	if allowed := slices.Sorted(slices.Values(o.AllowedURIs)); !slices.Equal(allowed, defaultURIs) {
+		settings = append(settings, "alloweduris="+strings.Join(allowed, " "))
+	}
 	return settings
 }
+
+// defaultURIs are the AllowedURIs that revisions do not name.
+var defaultURIs = []string{"https://"}
 
 func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir string) (source.Source, error) {
 	switch {
@@ -174,7 +186,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		realise = b.read
 	}
 	evaluator, err := eval.New(ctx, runner, eval.Options{
-		Memory: options.EvaluationBytes, CPU: options.EvaluationTime, FetchTime: options.FetchTime, AllowedURIs: options.AllowedURIs, ScratchDir: scratch,
+		Memory: options.EvaluationBytes, CPU: options.EvaluationTime, FetchTime: options.FetchTime, AllowedURIs: options.AllowedURIs, Config: options.Packages.Config, ScratchDir: scratch,
 		Realise: realise,
 	})
 	if err != nil {

@@ -16,6 +16,8 @@
   rethrow ? "false",
   # "true": say of attribute sets what is in them, and whether they ask to be searched for packages. The name "" is the whole set.
   walk ? "false",
+  # The argument config of the set, as JSON; empty: none was chosen.
+  config ? "",
   # For a directory with a flake.nix: what makes a set of it, which is flake.nix beside this file, with arguments of its own.
   flake ? null,
   # The git commit that such a directory is, empty if it is none, and when it was made, in seconds since 1970.
@@ -66,7 +68,7 @@ let
   # A set is called with those of these arguments that it names. One that names none, as `{ ... }:` does, gets the system.
   arguments = {
     inherit system;
-    config = { };
+    config = if config == "" then { } else fromJSON config;
     overlays = [ ];
   };
   imported = import src;
@@ -90,8 +92,13 @@ let
         inherit (base) lib;
       }
       (filter (name: (functionArgs imported).${name}) (attrNames (functionArgs imported)));
+  # Whether it reaches the set, or what the set is a part of.
+  takesConfig =
+    flake == null && isFunction imported && (functionArgs imported ? config || needed != { });
   set =
-    if flake != null then
+    if config != "" && !takesConfig then
+      throw "packages.config of this registry is set, and the package set takes no argument config"
+    else if flake != null then
       flake {
         inherit
           src

@@ -46,6 +46,8 @@ type Options struct {
 	AllowedURIs []string
 	// Realise builds what package sets have to read while they are evaluated; nil: nothing is, and such packages are refused.
 	Realise Realise
+	// Config is the argument of that name of package sets, as JSON; empty: {} for those that take it. A set that does not take what is here is at fault.
+	Config string
 	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to pass through; empty: that of os.TempDir.
 	ScratchDir string
 	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.

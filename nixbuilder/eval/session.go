@@ -173,6 +173,7 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 			"--argstr", "nonce", nonce,
 			"--argstr", "rethrow", fmt.Sprint(rethrow),
 			"--argstr", "walk", fmt.Sprint(s.walk),
+			"--argstr", "config", s.options.Config,
 		),
 		Env:       s.environment(),
 		MaxOutput: maxOutput,

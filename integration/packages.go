@@ -99,6 +99,16 @@ func Write(t testing.TB, name, content string) {
 	}
 }
 
+// Read returns what a file holds.
+func Read(t testing.TB, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
 func copyFile(from, to string) error {
 	info, err := os.Stat(from)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 const (
 	startTime = 30 * time.Second // for a registry to listen
 	stopTime  = 30 * time.Second // for one to end after SIGTERM
+	lookTime  = 3 * time.Second  // for one to look at its package set, which a test may have it wait for
 	pollTime  = 10 * time.Millisecond
 )
 
@@ -25,6 +26,8 @@ const (
 const (
 	logBuilding = "nix: building 1 derivations"
 	logBuilt    = "nix: built "
+	logPackages = "nix: the package set "
+	logReadOnly = "nix: in read-only mode"
 )
 
 // A Registry is one that a test has to itself: on a loopback port and with a storage and a cache directory of its own. It
@@ -57,11 +60,21 @@ func StartRegistry(t testing.TB, settings ...string) *Registry {
 func NewRegistry(t testing.TB, settings ...string) *Registry {
 	t.Helper()
 	r := &Registry{t: t, Dir: Dir(t)}
-	config := r.config(DemoPackages(t))
+	r.Configure(settings...)
+	Write(t, r.logFile(), "")
+	r.countPrograms()
+	t.Cleanup(r.check)
+	return r
+}
+
+// Configure replaces the registry's configuration, from the next Start on. Settings are as for NewRegistry.
+func (r *Registry) Configure(settings ...string) {
+	r.t.Helper()
+	config := r.config(DemoPackages(r.t))
 	for _, setting := range settings {
 		key, value, ok := strings.Cut(setting, "=")
 		if !ok {
-			t.Fatalf("setting %q is not KEY=VALUE", setting)
+			r.t.Fatalf("setting %q is not KEY=VALUE", setting)
 		}
 		if rest, ok := strings.CutPrefix(key, "nix."); ok {
 			set(options(config), rest, value)
@@ -71,13 +84,9 @@ func NewRegistry(t testing.TB, settings ...string) *Registry {
 	}
 	content, err := json.MarshalIndent(config, "", "  ") // which is YAML too
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
-	Write(t, r.ConfigFile(), string(content))
-	Write(t, r.logFile(), "")
-	r.countPrograms()
-	t.Cleanup(r.check)
-	return r
+	Write(r.t, r.ConfigFile(), string(content))
 }
 
 // ConfigFile is the registry's configuration.
@@ -171,6 +180,18 @@ func (r *Registry) Start() {
 		}
 		return address != nil
 	})
+	r.awaitPackages(before)
+}
+
+// awaitPackages returns when the registry has looked at its package set, which it does once it listens, unless that takes long: what tests count is
+// what they have asked for.
+func (r *Registry) awaitPackages(before int) {
+	r.t.Helper()
+	for deadline := time.Now().Add(lookTime); time.Now().Before(deadline); time.Sleep(pollTime) {
+		if log := r.Log()[before:]; strings.Contains(log, logPackages) || strings.Contains(log, logReadOnly) {
+			return
+		}
+	}
 }
 
 // Stop ends the registry as an operator does. It does nothing if the registry has ended.

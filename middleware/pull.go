@@ -43,6 +43,9 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if err != nil {
 		return "", nixbuilder.Errorf(nixbuilder.NotFound, "%v", err)
 	}
+	if p.tag == source.Latest {
+		s.lately.Add(request.String(), request)
+	}
 	if s.isCurrent(p.tag, image) {
 		return s.serve(ctx, repo, p, image)
 	}

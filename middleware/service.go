@@ -16,8 +16,10 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 )
 
 // name is what the middleware is called in config.yml.
@@ -47,6 +49,7 @@ type Service struct {
 	links     *links
 	built     *nixbuilder.Records[built]
 	manifests *lru.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
+	lately    *lru.Cache[string, names.Request]                // what was pulled last of the set as it was then
 	jobs      *jobs
 	announcer announcer
 }
@@ -161,8 +164,14 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 		}
 	}
 	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
+	if s.lately, err = lru.New[string, names.Request](latelyKept); err != nil {
+		return err
+	}
 	if s.serves && !s.readOnly {
 		go s.links.resume(ctx)
+		go s.follow(ctx)
+	} else if s.serves {
+		logrus.Info("nix: in read-only mode, nothing is built")
 	}
 	if s.serves && len(s.options.Prebuild) == 0 {
 		return nil

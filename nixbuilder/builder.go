@@ -175,20 +175,12 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}
-	scratch := filepath.Join(options.CacheDir, "evaluations")
-	if err := os.MkdirAll(scratch, 0o755); err != nil {
-		return nil, fmt.Errorf("making the cache directory: %w", err)
-	}
-	removeLeftovers(scratch)
 	b := new(Builder)
 	var realise eval.Realise
 	if options.ImportFromDerivation {
 		realise = b.read
 	}
-	evaluator, err := eval.New(ctx, runner, eval.Options{
-		Memory: options.EvaluationBytes, CPU: options.EvaluationTime, FetchTime: options.FetchTime, AllowedURIs: options.AllowedURIs, Config: options.Packages.Config, ScratchDir: scratch,
-		Realise: realise,
-	})
+	evaluator, err := options.evaluator(ctx, runner, realise)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +231,47 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	}
 	logrus.Infof("nix: building images with Nix %s", conn.NixVersion())
 	return b, nil
+}
+
+// evaluator opens Nix for evaluations alone.
+func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eval.Realise) (*eval.Evaluator, error) {
+	scratch := filepath.Join(o.CacheDir, "evaluations")
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return nil, fmt.Errorf("making the cache directory: %w", err)
+	}
+	removeLeftovers(scratch)
+	return eval.New(ctx, runner, eval.Options{
+		Memory: o.EvaluationBytes, CPU: o.EvaluationTime, FetchTime: o.FetchTime, AllowedURIs: o.AllowedURIs, Config: o.Packages.Config, ScratchDir: scratch,
+		Realise: realise,
+	})
+}
+
+// Check tries out whether the package set, as it is now, can be used with the Nix of this machine. It neither builds nor keeps anything, but below
+// CacheDir. A fault is what is to be mended in the set or the options; err is that it can't be told here and now.
+func Check(ctx context.Context, options Options) (fault, err error) {
+	runner, _ := proc.New()
+	evaluator, err := options.evaluator(ctx, runner, nil)
+	if err != nil {
+		return nil, err
+	}
+	unknown := func(context.Context, string) (source.Variant, bool, error) { return nil, false, nil }
+	set, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), options.settings(), unknown)
+	if err != nil {
+		return nil, err
+	}
+	pinned, err := set.Pin(ctx, source.Latest)
+	if err != nil {
+		return nil, err
+	}
+	system, err := SystemOf(options.Platforms[0])
+	if err != nil {
+		return nil, err
+	}
+	_, err = evaluator.Evaluate(ctx, sourceOf(pinned), system, append(slices.Clone(options.Include), options.Shell...))
+	if broken := (*eval.SourceError)(nil); errors.As(err, &broken) && !broken.Unfetched && !broken.Limit {
+		return broken, nil
+	}
+	return nil, err
 }
 
 // Close ends the connections to Nix that are idle. It is called when no image is being made any more.

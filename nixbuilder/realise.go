@@ -135,7 +135,7 @@ func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted pac
 	}
 	_, err = b.evaluator.Instantiate(ctx, sourceOf(pinned), system, names)
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-		return nil, Errorf(Denied, "%v", fault)
+		return nil, faultOf(pinned, fault)
 	}
 	return targets, err
 }

@@ -65,12 +65,47 @@ func (p packages) outputs() []store.Path {
 	return slices.Compact(paths)
 }
 
-// resolve finds the packages of a request, in one evaluation unless it has very many, and asks the policy about them.
-func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, system string) (packages, error) {
+// wanted are the names of a request's packages and of those that come with them.
+func (b *Builder) wanted(request names.Request) []string {
 	wanted := slices.Concat(request.Packages, b.options.Include)
 	if request.Shell {
 		wanted = append(wanted, b.options.Shell...)
 	}
+	return wanted
+}
+
+// Prepare finds the packages of requests, and those that are in every image, before they are asked for. Packages that can't be had are no failure. The error
+// of a set that can't be used is what clients are told.
+func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error {
+	release, err := b.source.Hold(ctx, pinned)
+	if err != nil {
+		return err
+	}
+	defer release()
+	wanted := b.wanted(names.Request{Shell: true})
+	for _, request := range requests {
+		wanted = append(wanted, request.Packages...)
+	}
+	slices.Sort(wanted)
+	for _, platform := range b.options.Platforms {
+		system, err := SystemOf(platform)
+		if err != nil {
+			return err
+		}
+		_, err = b.packages.find(ctx, pinned, system, slices.Compact(wanted))
+		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
+			return faultOf(pinned, fault)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resolve finds the packages of a request, in one evaluation unless it has very many, and asks the policy about them.
+func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, system string) (packages, error) {
+	wanted := b.wanted(request)
 	results, err := b.packages.find(ctx, pinned, system, wanted)
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 		return nil, faultOf(pinned, fault)
@@ -180,7 +215,7 @@ func sourceOf(pinned source.Pinned) eval.Source {
 // faultOf is what those who ask for an image are told of a set that can't be used.
 func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
 	kind := Denied
-	if fault.Unfetched {
+	if fault.Unfetched || fault.Setup {
 		kind = Unavailable
 	}
 	return Errorf(kind, "%v%s", fault, hint(pinned, fault.Message))

@@ -94,7 +94,9 @@ let
       (filter (name: (functionArgs imported).${name}) (attrNames (functionArgs imported)));
   # Whether it reaches the set, or what the set is a part of.
   takesConfig =
-    flake == null && isFunction imported && (functionArgs imported ? config || needed != { });
+    flake == null
+    && isFunction imported
+    && (functionArgs imported ? config || intersectAttrs (functionArgs imported) needed != { });
   set =
     if config != "" && !takesConfig then
       throw "packages.config of this registry is set, and the package set takes no argument config"

@@ -5,9 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry"
@@ -38,20 +42,40 @@ WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS.`,
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(command *cobra.Command, args []string) error {
 			name, text, err := find(args)
 			if err != nil {
 				return err
 			}
 			config, service, err := load(text)
-			if err == nil && !check {
+			switch {
+			case err != nil:
+			case !check:
 				err = serve(config, service)
+			case service != nil:
+				err = tryOut(command.Context(), service, name, command.ErrOrStderr())
 			}
 			return prefixed(name, err)
 		},
 	}
-	command.Flags().BoolVar(&check, "check", false, "read the configuration, report its faults, and do not serve")
+	command.Flags().BoolVar(&check, "check", false, "read the configuration, evaluate the package set, report what is wrong with them, and do not serve")
 	return command
+}
+
+// tryTime is how long --check tries to get at a package set.
+const tryTime = 2 * time.Minute
+
+// tryOut tells what is wrong with the package set, where that can be found out on this machine; where it can't, it says so on errOut.
+func tryOut(ctx context.Context, service *middleware.Service, name string, errOut io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, tryTime)
+	defer cancel()
+	fault, err := service.TryOut(ctx)
+	if err != nil {
+		fmt.Fprintf(errOut, "%s: the package set was not tried out: %v\n", name, err)
+	}
+	return fault
 }
 
 // find returns the configuration's text, and where it is from.

@@ -107,6 +107,8 @@ type SourceError struct {
 	Limit bool
 	// Unfetched says that what the set is made of could not be fetched, which may be possible later.
 	Unfetched bool
+	// Setup says that neither the set nor who asks is at fault, but how it is evaluated here: with too old a Nix, or with a config that it doesn't take.
+	Setup bool
 
 	needs store.Path // the derivation that it stopped at
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -77,6 +78,9 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		if err != nil {
 			return err
 		}
+		if fault := s.setupFault(end); fault != nil {
+			return fault
+		}
 		if end.set == "" {
 			return &SourceError{needs: neededDerivation(end.message), Message: explainNeeds("the package set", end.message), Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
 		}
@@ -107,6 +111,37 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		names = names[1:]
 	}
 	return nil
+}
+
+// noConfig is what packages.nix throws where a set takes no config and one is chosen.
+const noConfig = "takes no argument config"
+
+// newerNix is how nixpkgs says that it is too new for a Nix: before and since August 2025. A version is not always what it misses.
+var (
+	newerNix        = regexp.MustCompile(`requires (?:Nix >= ([0-9.]*[0-9])|an implementation of Nix with the following features)`)
+	newerNixFeature = regexp.MustCompile("(?m)`builtins.nixVersion` reports at least ([0-9.]*[0-9])")
+)
+
+// setupFault is what the operator has to mend where a set ends the evaluation before it is one.
+func (s *session) setupFault(end *ending) error {
+	if end.set != "" {
+		return nil
+	}
+	if strings.Contains(end.message, noConfig) {
+		return &SourceError{Message: end.message, Setup: true}
+	}
+	needs := newerNix.FindStringSubmatch(end.message)
+	if needs == nil {
+		return nil
+	}
+	version := needs[1]
+	if feature := newerNixFeature.FindStringSubmatch(end.message); feature != nil {
+		version = feature[1]
+	}
+	if version == "" {
+		return &SourceError{Message: "it needs a newer Nix than " + s.version, Setup: true}
+	}
+	return &SourceError{Message: fmt.Sprintf("it needs Nix %s or later, and this is Nix %s", version, s.version), Setup: true}
 }
 
 // explainAll finds out why packages refuse to be evaluated: what is caught has no text, so each ends an evaluation of its own.

@@ -1,0 +1,59 @@
+package middleware
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+)
+
+const (
+	// latelyKept is how many of the names that were pulled last are known of a new revision before anybody asks.
+	latelyKept = 10
+	// followPause is how often the set is looked up at the most.
+	followPause = time.Second
+)
+
+// follow looks the package set up at the start and every refresh, until ctx ends. Of a new revision it finds out what the names pulled last stand for, so that
+// the next pull need not; and whether the set can be used at all, which is the operator's to mend. A path is looked at by every pull, and so here once.
+func (s *Service) follow(ctx context.Context) {
+	var known string
+	for {
+		pinned, err := s.builder.Pin(ctx, source.Latest)
+		if err == nil && pinned.Revision != known {
+			if err = s.builder.Prepare(ctx, pinned, s.lately.Values()); err == nil {
+				logrus.Infof("nix: the package set is %s at %s", pinned.Name, pinned.Revision)
+			}
+			known = pinned.Revision
+		}
+		if err != nil && ctx.Err() == nil {
+			logrus.WithError(err).Error("nix: the package set can't be used")
+		}
+		if s.options.Packages.Path != "" {
+			return
+		}
+		select {
+		case <-time.After(max(s.options.Refresh, followPause)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is to be mended; err is that it can't be told here and now, for
+// want of Nix or of a remote.
+func (s *Service) TryOut(ctx context.Context) (fault, err error) {
+	options := s.options.builder()
+	if options.CacheDir, err = os.MkdirTemp("", "registry-check-"); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(options.CacheDir)
+	if err := os.Chmod(options.CacheDir, 0o755); err != nil { // evaluations are another user's
+		return nil, err
+	}
+	return nixbuilder.Check(ctx, options)
+}

@@ -201,11 +201,6 @@ func (e *Evaluator) evaluateOrRead(ctx context.Context, source Source, system st
 		}
 		target = lasting.offline()
 	}
-	_, release, err := e.hold(target)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
 	known, err := e.stores.enter(ctx, target.cache)
 	if err != nil {
 		return nil, err

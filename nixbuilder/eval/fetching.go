@@ -80,8 +80,12 @@ func (e *Evaluator) lasting(source Source) (evalStore, error) {
 		return evalStore{}, fmt.Errorf("evaluating a package set: %w", err)
 	}
 	apart := source.Shares != ""
-	sum := sha256.Sum256([]byte(fmt.Sprintf("%t %s", apart, cmp.Or(source.Shares, path))))
-	dir := filepath.Join(e.options.ScratchDir, "fetched", hex.EncodeToString(sum[:16]))
+	sum := sha256.Sum256([]byte(cmp.Or(source.Shares, path)))
+	name := hex.EncodeToString(sum[:16])
+	if apart {
+		name = sharedPrefix + name
+	}
+	dir := filepath.Join(e.options.ScratchDir, "fetched", name)
 	return lastingIn(dir, evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path), apart: apart}), nil
 }
 

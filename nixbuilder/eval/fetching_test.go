@@ -320,17 +320,20 @@ func TestFetchedIsRemoved(t *testing.T) {
 		source.Shares = shares
 		return source
 	}
-	used, unused := evaluate(set("")), evaluate(set(""))
+	shared, used, unused := evaluate(set("the operator's")), evaluate(set("")), evaluate(set(""))
 	_, release, err := e.hold(used)
 	if err != nil {
 		t.Fatal(err)
 	}
 	past := time.Now().Add(-time.Minute)
-	if err := errors.Join(os.Chtimes(used.cache, past, past), os.Chtimes(unused.cache, past, past)); err != nil {
+	if err := errors.Join(os.Chtimes(used.cache, past, past), os.Chtimes(unused.cache, past, past), os.Chtimes(shared.cache, past, past)); err != nil {
 		t.Fatal(err)
 	}
 	for range lastingKept {
 		evaluate(set(""))
+	}
+	if !shared.exists() {
+		t.Error("what clients chose has displaced the operator's")
 	}
 	if !used.exists() || unused.exists() {
 		t.Errorf("of two old stores, the one that is used is there: %v, the other: %v", used.exists(), unused.exists())
@@ -340,8 +343,8 @@ func TestFetchedIsRemoved(t *testing.T) {
 	if used.exists() {
 		t.Error("an old store is there though nobody uses it")
 	}
-	if left, err := os.ReadDir(e.options.ScratchDir + "/fetched"); err != nil || len(left) != lastingKept {
-		t.Errorf("%d stores are there, want %d: %v", len(left), lastingKept, err)
+	if left, err := os.ReadDir(e.options.ScratchDir + "/fetched"); err != nil || len(left) != lastingKept+1 {
+		t.Errorf("%d stores are there, want %d: %v", len(left), lastingKept+1, err)
 	}
 
 	before := requests.Load()

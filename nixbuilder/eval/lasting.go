@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// lastingKept is how many lasting stores stay, those used last.
+	// lastingKept is how many lasting stores stay, those used last, of sets that share and of others.
 	lastingKept = 4
 	// lastingBytes is how much a lasting store may hold before it is made anew. The nixpkgs of one revision takes 0.5 GB.
 	lastingBytes = 4 << 30
@@ -26,6 +26,8 @@ const (
 	weighedEvery = 8
 	// revisionsKnown is of how many revisions it is known that they were evaluated.
 	revisionsKnown = 1000
+	// sharedPrefix begins the names of stores that sets share.
+	sharedPrefix = "shared-"
 	// removedPrefix begins the names of stores that are being removed.
 	removedPrefix = ".removed-"
 )
@@ -168,16 +170,16 @@ func removeOldest(all string) error {
 		return err
 	}
 	slices.SortFunc(entries, func(a, b os.DirEntry) int { return modified(b).Compare(modified(a)) })
-	kept := 0
+	kept := make(map[bool]int) // by whether sets share them: what clients choose takes no room from the operator's
 	for _, entry := range entries {
-		name := filepath.Join(all, entry.Name())
+		name, shared := filepath.Join(all, entry.Name()), strings.HasPrefix(entry.Name(), sharedPrefix)
 		switch {
 		case strings.HasPrefix(entry.Name(), removedPrefix):
 			if time.Since(modified(entry)) > time.Hour {
 				removeTree(name)
 			}
-		case kept < lastingKept:
-			kept++
+		case kept[shared] < lastingKept:
+			kept[shared]++
 		default:
 			remove(name)
 		}

@@ -38,7 +38,7 @@ func neededDerivation(message string) store.Path {
 	return path
 }
 
-// explainNeeds says in plain words what who, a package or the set, needs that is not to be had here. Other messages stay as they are.
+// explainNeeds says in plain words what who, a package or "it" for the set, needs that is not to be had here. Other messages stay as they are.
 func explainNeeds(who, message string) string {
 	if neededDerivation(message) != "" {
 		return who + " needs import from derivation, which is off: nix.importfromderivation of this registry can switch it on"
@@ -152,7 +152,7 @@ func (r *reading) run(ctx context.Context) (map[string]Result, error) {
 func refuse(results map[string]Result, err error, derivations []store.Path, why string) {
 	text := func(who string) string { return who + " needs import from derivation: " + why }
 	if fault := (*SourceError)(nil); errors.As(err, &fault) && slices.Contains(derivations, fault.needs) {
-		fault.Message = text("the package set")
+		fault.Message = text("it")
 	}
 	for name, result := range results {
 		if f := result.Failure; f != nil && slices.Contains(derivations, f.needs) {

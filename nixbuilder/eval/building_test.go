@@ -32,7 +32,7 @@ func TestNeeds(t *testing.T) {
 	}{
 		{"import", map[string]string{"default.nix": `{ ... }: { p = ` + own(`(import `+generated+`).name`, "") + `; other = ` + own(`"other"`, "") + `; }`}, "p" + off, ""},
 		{"reading a file", map[string]string{"default.nix": `{ ... }: { p = ` + own(`builtins.readFile `+generated, "") + `; other = ` + own(`"other"`, "") + `; }`}, "p" + off, ""},
-		{"the set itself", map[string]string{"default.nix": `{ ... }: import ` + generated}, "the package set" + off, "set"},
+		{"the set itself", map[string]string{"default.nix": `{ ... }: import ` + generated}, "it" + off, "set"},
 		{"a flake", map[string]string{"flake.nix": `{ outputs = { self }: { packages.x86_64-linux = { p = ` + own(`(import `+generated+`).name`, "") + `; other = ` + own(`"other"`, "") + `; }; }; }`}, "p" + off, ""},
 		{"content-addressed", map[string]string{"default.nix": `{ ... }: { other = ` + own(`"other"`, "") + `; p = ` + own(`"p"`, `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`) + `; }`},
 			"p is made of a content-addressed derivation, which this registry does not build", ""},

@@ -82,7 +82,7 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 			return fault
 		}
 		if end.set == "" {
-			return &SourceError{needs: neededDerivation(end.message), Message: explainNeeds("the package set", end.message), Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
+			return &SourceError{needs: neededDerivation(end.message), Message: explainNeeds("it", end.message), Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
 		}
 		if end.set != "set" {
 			return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}

@@ -1,24 +1,19 @@
 package source
 
 import (
-	"archive/tar"
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sync/singleflight"
 )
 
 // Where channels and nixpkgs are, unless the options say otherwise.
@@ -30,9 +25,8 @@ const (
 const (
 	// fetchTime is how long a remote may take for a package set.
 	fetchTime = 15 * time.Minute
-	// maxTreeBytes and maxTreeFiles are several times what nixpkgs is.
-	maxTreeBytes = 4 << 30
-	maxTreeFiles = 1_000_000
+	// fetchesAtOnce is how many commits are fetched at a time: each takes half a gigabyte until it is known what it shares with others.
+	fetchesAtOnce = 2
 )
 
 // ChannelOptions say where a channel is. Name is needed.
@@ -52,10 +46,15 @@ type ChannelOptions struct {
 
 // Channel is nixpkgs as a channel of Nix or NixOS has it. A tag may be another channel or a commit.
 type Channel struct {
-	options ChannelOptions
-	client  *http.Client
-	lookups *lookups
-	trees   *trees
+	options  ChannelOptions
+	client   *http.Client
+	patience patience
+	archives archiveLimits
+	lookups  *lookups
+	kept     *revisions
+
+	fetching singleflight.Group // by commit
+	slots    chan struct{}      // a token for each fetch
 }
 
 var (
@@ -85,7 +84,7 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 	options.Channels = strings.TrimRight(cmp.Or(options.Channels, DefaultChannels), "/")
 	options.Archives = strings.TrimRight(cmp.Or(options.Archives, DefaultArchives), "/")
 	options.Keep = cmp.Or(options.Keep, keptRevisions)
-	kept, err := newTrees(options.Dir, options.Keep)
+	kept, err := newRevisions(options.Dir, options.Keep)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +92,15 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Channel{options: options, client: &http.Client{Timeout: fetchTime}, lookups: known, trees: kept}, nil
+	return &Channel{
+		options:  options,
+		client:   &http.Client{},
+		patience: defaultPatience(),
+		archives: archiveLimits{bytes: 4 << 30, files: 1_000_000},
+		lookups:  known,
+		kept:     kept,
+		slots:    make(chan struct{}, fetchesAtOnce),
+	}, nil
 }
 
 // name is the channel or commit that a tag stands for.
@@ -135,27 +142,42 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	if chosen, ok := c.Current(Latest); tag == Latest || ok && chosen == pinned.Revision {
 		pinned.Origin = "channel " + c.options.Name + " " + c.options.Archives
 	}
-	pinned.Path = c.trees.path(pinned.Revision)
-	pinned.Date, err = c.trees.date(pinned.Revision)
+	pinned.Path = c.kept.path(pinned.Revision)
+	pinned.Date, err = c.kept.date(pinned.Revision)
 	return pinned, err
 }
 
-// Hold fetches the commit again if it is gone.
+// Hold fetches the commit again if it is gone. One commit is fetched once at a time, and few commits are.
 func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
-	release, err = c.trees.makeHeld(pinned.Revision, func(dir string) (time.Time, error) {
-		return c.fetch(ctx, pinned.Revision, dir)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("fetching nixpkgs %s: %w", pinned.Revision, err)
+	for {
+		release, there, err := c.kept.hold(pinned.Revision)
+		if there || err != nil {
+			return release, err
+		}
+		_, err, _ = c.fetching.Do(pinned.Revision, func() (any, error) {
+			ctx := context.WithoutCancel(ctx) // others may wait for it
+			if err := c.kept.revive(ctx, pinned.Revision); !errors.Is(err, ErrUnknownTag) {
+				return nil, err
+			}
+			c.slots <- struct{}{}
+			defer func() { <-c.slots }()
+			return nil, c.fetch(ctx, pinned.Revision)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("fetching nixpkgs %s: %w", pinned.Revision, err)
+		}
 	}
-	return release, nil
 }
 
 // revision asks for the commit of a channel.
 func (c *Channel) revision(ctx context.Context, name string) (string, error) {
-	body, err := c.get(ctx, c.options.Channels+"/"+name+"/git-revision")
-	if err != nil {
+	from := c.options.Channels + "/" + name + "/git-revision"
+	body, err := c.get(ctx, from)
+	if errors.Is(err, ErrUnknownTag) {
 		return "", err
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", redacted(from), err)
 	}
 	defer body.Close()
 	text, err := io.ReadAll(io.LimitReader(body, 100))
@@ -169,27 +191,53 @@ func (c *Channel) revision(ctx context.Context, name string) (string, error) {
 	return revision, nil
 }
 
-// fetch unpacks the files of a commit into dir. Archives of git date their files by the commit.
-func (c *Channel) fetch(ctx context.Context, commit, dir string) (time.Time, error) {
-	body, err := c.get(ctx, c.options.Archives+"/"+commit+".tar.gz")
+// fetch unpacks the files of a commit. Archives of git date their files by the commit. What a revision that is kept has as well is not written again.
+func (c *Channel) fetch(ctx context.Context, commit string) error {
+	from := c.options.Archives + "/" + commit + ".tar.gz"
+	known := c.kept.newestFiles()
+	err := c.unpack(ctx, from, commit, known)
+	if missing := (*missingContent)(nil); errors.As(err, &missing) { // somebody has tidied up
+		err = c.unpack(ctx, from, commit, nil)
+	}
+	if err != nil && !errors.Is(err, ErrUnknownTag) {
+		err = fmt.Errorf("%s: %w", redacted(from), err)
+	}
+	return err
+}
+
+func (c *Channel) unpack(ctx context.Context, from, commit string, known []file) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, fetchTime, fmt.Errorf("it takes longer than %v", fetchTime))
+	defer cancel()
+	body, err := c.get(ctx, from)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	defer body.Close()
-	uncompressed, err := gzip.NewReader(bufio.NewReaderSize(body, 1<<16))
+	d, err := c.kept.begin(len(known) == 0)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
-	return unpack(uncompressed, dir)
+	u := unpacking{draft: d, known: known, limit: c.archives}
+	defer func() { d.end(len(u.files)) }()
+	files, date, err := u.unpack(ctx, body)
+	if err != nil {
+		return err
+	}
+	return d.publish(ctx, commit, files, date)
+}
+
+// redacted is a URL without its password, for logs.
+func redacted(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "the archive"
+	}
+	return u.Redacted()
 }
 
 // get is a GET whose answer is 200. A 404 is ErrUnknownTag.
 func (c *Channel) get(ctx context.Context, from string) (io.ReadCloser, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
-	if err != nil {
-		return nil, err
-	}
-	response, err := c.client.Do(request)
+	response, err := getPatiently(ctx, c.client, from, c.patience)
 	if err != nil {
 		return nil, err
 	}
@@ -199,68 +247,7 @@ func (c *Channel) get(ctx context.Context, from string) (io.ReadCloser, error) {
 	case http.StatusNotFound, http.StatusGone:
 		err = ErrUnknownTag
 	default:
-		err = fmt.Errorf("%s answers %s", from, response.Status)
+		err = fmt.Errorf("the server answers %s", response.Status)
 	}
 	return nil, errors.Join(err, response.Body.Close())
-}
-
-// unpack puts the files of an archive, without the one directory that they are all in, into dir, and returns the time of the youngest.
-// What the archive holds is not trusted: nothing leaves dir, and there are limits.
-func unpack(archive io.Reader, dir string) (date time.Time, err error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return date, err
-	}
-	defer root.Close()
-	left := int64(maxTreeBytes)
-	reader := tar.NewReader(archive)
-	for files := 0; ; files++ {
-		entry, err := reader.Next()
-		if errors.Is(err, io.EOF) {
-			return date, nil
-		}
-		if err != nil {
-			return date, err
-		}
-		if left -= entry.Size; left < 0 || files > maxTreeFiles {
-			return date, fmt.Errorf("it has more than %d bytes or %d files", int64(maxTreeBytes), maxTreeFiles)
-		}
-		if entry.Typeflag == tar.TypeXGlobalHeader {
-			continue
-		}
-		_, name, ok := strings.Cut(path.Clean(entry.Name), "/")
-		if !ok {
-			continue // the one directory
-		}
-		if entry.ModTime.After(date) {
-			date = entry.ModTime
-		}
-		if err := unpackEntry(root, name, entry, reader); err != nil {
-			return date, fmt.Errorf("unpacking %s: %w", name, err)
-		}
-	}
-}
-
-func unpackEntry(root *os.Root, name string, entry *tar.Header, content io.Reader) error {
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return err
-	}
-	switch entry.Typeflag {
-	case tar.TypeDir:
-		return root.MkdirAll(name, 0o755)
-	case tar.TypeSymlink:
-		return root.Symlink(entry.Linkname, name)
-	case tar.TypeReg:
-		permissions := fs.FileMode(0o644)
-		if entry.Mode&0o111 != 0 {
-			permissions = 0o755
-		}
-		file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, permissions)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(file, content)
-		return errors.Join(err, file.Close())
-	}
-	return fmt.Errorf("it is neither a file, a directory nor a symlink")
 }

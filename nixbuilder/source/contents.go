@@ -40,20 +40,21 @@ func nameOf(f file) string {
 
 func (c *contents) path(f file) string { return filepath.Join(c.dir, nameOf(f)) }
 
-// add copies a file or symlink by way of the name scratch, which must be free, and notes the hash of what the copy holds. What it adds up to
-// is bytes, which are none if the content was there.
-func (c *contents) add(from, scratch string, f *file) (added int64, err error) {
+// A spot is where a content is written first, a name that is free: in a tree, where it stays, or elsewhere.
+type spot struct {
+	name  string
+	stays bool
+}
+
+// copy adds the content of a file or symlink, and notes its hash: of what the copy holds. It returns how many bytes were added.
+func (c *contents) copy(from string, at spot, f *file) (added int64, err error) {
 	switch mode := f.Status.Mode; {
 	case mode&fs.ModeSymlink != 0:
 		target, err := os.Readlink(from)
 		if err != nil {
 			return 0, err
 		}
-		f.hash = sha256.Sum256([]byte(target))
-		if err := os.Symlink(target, scratch); err != nil {
-			return 0, err
-		}
-		return 0, c.keep(scratch, *f)
+		return 0, c.symlink(target, at, f)
 	case !mode.IsRegular():
 		return 0, fmt.Errorf("%s is neither a file, a directory nor a symlink", from)
 	}
@@ -66,26 +67,51 @@ func (c *contents) add(from, scratch string, f *file) (added int64, err error) {
 	n, err := io.ReadFull(in, start)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF): // that is all
-		f.hash = sha256.Sum256(start[:n])
-		if _, err := os.Lstat(c.path(*f)); err == nil {
-			return 0, nil
-		}
+		return c.write(start[:n], in, at, f)
 	case err != nil:
 		return 0, err
 	}
+	return c.stream(io.MultiReader(bytes.NewReader(start[:n]), in), in, at, f)
+}
+
+// symlink adds a symlink, and notes the hash of its target.
+func (c *contents) symlink(target string, at spot, f *file) error {
+	f.hash = sha256.Sum256([]byte(target))
+	if err := os.Symlink(target, at.name); err != nil {
+		return err
+	}
+	return c.keep(at, *f)
+}
+
+// write adds a content that was read from a file, or is nobody's if from is nil, and notes its hash.
+func (c *contents) write(content []byte, from *os.File, at spot, f *file) (added int64, err error) {
+	f.hash = sha256.Sum256(content)
+	if at.stays {
+		err = c.link(*f, at.name)
+	} else {
+		_, err = os.Lstat(c.path(*f))
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return 0, err // it is there
+	}
+	return c.stream(bytes.NewReader(content), from, at, f)
+}
+
+// stream adds a content to its end, as write does.
+func (c *contents) stream(content io.Reader, from *os.File, at spot, f *file) (added int64, err error) {
 	permissions := fs.FileMode(0o444)
 	if f.executable() {
 		permissions = 0o555
 	}
-	out, err := os.OpenFile(scratch, os.O_RDWR|os.O_CREATE|os.O_EXCL, permissions)
+	out, err := os.OpenFile(at.name, os.O_RDWR|os.O_CREATE|os.O_EXCL, permissions)
 	if err != nil {
 		return 0, err
 	}
 	hash := sha256.New()
-	if c.clone(out, in) {
+	if from != nil && c.clone(out, from) {
 		added, err = io.Copy(hash, out)
 	} else {
-		added, err = io.Copy(io.MultiWriter(out, hash), io.MultiReader(bytes.NewReader(start[:n]), in))
+		added, err = io.Copy(io.MultiWriter(out, hash), content)
 	}
 	f.hash = [sha256.Size]byte(hash.Sum(nil))
 	if info, statErr := out.Stat(); statErr == nil && info.Mode() != permissions { // by the umask
@@ -94,16 +120,23 @@ func (c *contents) add(from, scratch string, f *file) (added int64, err error) {
 	if err := errors.Join(err, out.Close()); err != nil {
 		return 0, err
 	}
-	return added, c.keep(scratch, *f)
+	return added, c.keep(at, *f)
 }
 
-// keep gives a content its name. If it is there already, that is replaced by the same.
-func (c *contents) keep(scratch string, f file) error {
-	err := os.Rename(scratch, c.path(f))
-	if errors.Is(err, fs.ErrNotExist) { // the first whose hash begins so
-		err = errors.Join(os.MkdirAll(filepath.Dir(c.path(f)), 0o755), os.Rename(scratch, c.path(f)))
+// keep gives a content its name. If it is there already, both are the same.
+func (c *contents) keep(at spot, f file) error {
+	name := os.Rename
+	if at.stays {
+		name = os.Link
 	}
-	return err
+	err := name(at.name, c.path(f))
+	if errors.Is(err, fs.ErrNotExist) { // the first whose hash begins so
+		err = errors.Join(os.MkdirAll(filepath.Dir(c.path(f)), 0o755), name(at.name, c.path(f)))
+	}
+	if at.stays && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EMLINK)) { // there are no links
+		err = c.copyTo(at.name, c.path(f), f)
+	}
+	return ignore(err, fs.ErrExist)
 }
 
 // clone has an empty file share the content of another until one of them is written to, where the file system can do that (ioctl_ficlone(2)).
@@ -122,20 +155,21 @@ func (c *contents) clone(to, from *os.File) bool {
 func (c *contents) link(f file, target string) error {
 	err := os.Link(c.path(f), target)
 	if errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EPERM) { // file systems limit how many links a file has, or have none
-		err = c.copyTo(f, target)
+		err = c.copyTo(c.path(f), target, f)
 	}
 	return err
 }
 
-func (c *contents) copyTo(f file, target string) error {
+// copyTo copies what can't be linked.
+func (c *contents) copyTo(from, target string, f file) error {
 	if f.Status.Mode&fs.ModeSymlink != 0 {
-		text, err := os.Readlink(c.path(f))
+		text, err := os.Readlink(from)
 		if err != nil {
 			return err
 		}
 		return os.Symlink(text, target)
 	}
-	in, err := os.Open(c.path(f))
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}

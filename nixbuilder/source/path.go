@@ -233,6 +233,10 @@ func (p *Path) look(ctx context.Context) (Pinned, error) {
 		source = func(string) string { return origin }
 	}
 	revision, err := p.kept.put(ctx, found, p.known(found), source)
+	if missing := (*missingContent)(nil); errors.As(err, &missing) { // somebody has tidied up
+		p.files = nil
+		revision, err = p.kept.put(ctx, found, p.known(found), source)
+	}
 	if err != nil {
 		return Pinned{}, err
 	}

@@ -63,39 +63,37 @@ func newRevisions(dir string, keep int) (*revisions, error) {
 	return r, nil
 }
 
-// adding keeps contents from being removed that no revision lists yet, until the file that it returns is closed.
-func (r *revisions) adding(how int) (*os.File, error) { return lockTree(filepath.Dir(r.dir), how) }
-
-// put makes found, sorted by path, a revision with a tree. Contents of files for which have returns false are copied from where source says
-// they are; hashes of all are noted.
+// put makes found, sorted by path, a revision with a tree. Contents of files for which have returns false are copied from where
+// source says they are; hashes of all are noted. The error is a *missingContent if one that is known is not kept any more.
 func (r *revisions) put(ctx context.Context, found []file, have func(i int) bool, source func(rel string) string) (revision string, err error) {
-	lock, err := r.adding(unix.LOCK_SH)
+	known := 0
+	for i := range found {
+		if have(i) {
+			known++
+		}
+	}
+	d, err := r.begin(known == 0)
 	if err != nil {
 		return "", err
 	}
-	defer func() {
-		lock.Close()
-		r.sweep(len(found))
-	}()
-	staging, err := os.MkdirTemp(r.dir, ".new-")
-	if err != nil {
-		return "", err
-	}
-	defer removeAll(staging)
-	add := func(i int) error {
-		added, err := r.contents.add(source(found[i].Rel), filepath.Join(staging, strconv.Itoa(i)), &found[i])
-		r.addedFiles.Add(1)
-		r.addedBytes.Add(added)
-		return err
-	}
+	defer d.end(len(found))
 	begun := time.Now()
+	var failed error // of a directory
 	err = parallel(ctx, len(found), func(i int) func() error {
-		if found[i].isDir() || have(i) {
+		switch {
+		case found[i].isDir() && failed == nil:
+			failed = d.mkdir(found[i].Rel)
+			return nil
+		case have(i) || failed != nil:
 			return nil
 		}
-		return func() error { return add(i) }
+		return func() error {
+			added, err := r.contents.copy(source(found[i].Rel), d.spot(found[i].Rel), &found[i])
+			d.count(added)
+			return err
+		}
 	})
-	if err != nil {
+	if err := errors.Join(failed, err); err != nil {
 		return "", err
 	}
 	revision = hashOf(found)
@@ -104,36 +102,81 @@ func (r *revisions) put(ctx context.Context, found []file, have func(i int) bool
 			found[i].Status = status{Mode: f.Status.Mode} // equals nothing: looked at again next time
 		}
 	}
-	if err := r.list(revision, found); err != nil {
-		return "", err
+	return revision, d.publish(ctx, revision, found, time.Time{})
+}
+
+// A draft is a revision that is being made. Its contents stay though no revision lists them yet.
+type draft struct {
+	r       *revisions
+	lock    *os.File
+	staging string
+	tree    string       // where files go at once; empty: it is made in the end, perhaps out of another
+	spots   atomic.Int64 // that were given out
+}
+
+// begin makes a draft. Whether nothing is known that the revision may have in common with others is for the caller to say.
+func (r *revisions) begin(alone bool) (*draft, error) {
+	lock, err := r.adding(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
 	}
-	err = r.ready(ctx, revision, found)
-	if missing := (*missingContent)(nil); errors.As(err, &missing) {
-		// Somebody has tidied up. What the set has is still there.
-		err = parallel(ctx, len(found), func(i int) func() error {
-			was := found[i]
-			if was.isDir() {
-				return nil
-			}
-			return func() error {
-				if err := add(i); err != nil {
-					return err
-				}
-				if found[i].hash != was.hash {
-					return fmt.Errorf("%s changed while it was read", was.Rel)
-				}
-				return nil
-			}
-		})
-		if err == nil {
-			err = r.ready(ctx, revision, found)
-		}
+	d := &draft{r: r, lock: lock}
+	d.staging, err = os.MkdirTemp(r.dir, ".new-")
+	if err == nil && alone {
+		d.tree = filepath.Join(d.staging, treeName)
+		err = os.Mkdir(d.tree, 0o755)
 	}
 	if err != nil {
-		return "", err
+		d.end(0)
+		return nil, err
 	}
-	r.newest.Store(&listed{revision, found})
-	return revision, r.prune(revision)
+	return d, nil
+}
+
+// adding keeps contents from being removed that no revision lists yet, until the file that it returns is closed.
+func (r *revisions) adding(how int) (*os.File, error) { return lockTree(filepath.Dir(r.dir), how) }
+
+// mkdir makes a directory of the tree. It comes before what the directory holds.
+func (d *draft) mkdir(rel string) error {
+	if d.tree == "" {
+		return nil
+	}
+	return os.Mkdir(filepath.Join(d.tree, rel), 0o755)
+}
+
+// spot is where the content of a file is written. It is safe for concurrent use.
+func (d *draft) spot(rel string) spot {
+	if d.tree != "" {
+		return spot{filepath.Join(d.tree, rel), true}
+	}
+	return spot{filepath.Join(d.staging, strconv.FormatInt(d.spots.Add(1), 10)), false}
+}
+
+// count takes note of one content that was added. It is safe for concurrent use.
+func (d *draft) count(bytes int64) {
+	d.r.addedFiles.Add(1)
+	d.r.addedBytes.Add(bytes)
+}
+
+// publish gives a revision its files, sorted by path, and a tree, and forgets old ones.
+func (d *draft) publish(ctx context.Context, revision string, files []file, date time.Time) error {
+	if err := d.r.list(revision, files, date); err != nil {
+		return err
+	}
+	if err := d.r.ready(ctx, revision, files, d.tree); err != nil {
+		return err
+	}
+	d.r.newest.Store(&listed{revision, files})
+	return d.r.prune(revision)
+}
+
+// end is called when a draft is published, or is not to be.
+func (d *draft) end(files int) {
+	if d.staging != "" {
+		removeAll(d.staging)
+	}
+	_ = d.lock.Close()
+	d.r.sweep(files)
 }
 
 // parallel does the work that prepare returns for the numbers below n, in order, on several threads. There may be none.
@@ -154,14 +197,17 @@ func parallel(ctx context.Context, n int, prepare func(i int) (work func() error
 	return context.Cause(ctx)
 }
 
-// list says what a revision consists of, which may be known.
-func (r *revisions) list(revision string, files []file) error {
+// list says what a revision consists of, which may be known, and its date, if it has one.
+func (r *revisions) list(revision string, files []file, date time.Time) error {
 	staging, err := os.MkdirTemp(r.dir, ".new-")
 	if err != nil {
 		return err
 	}
 	defer removeAll(staging)
 	if err := writeFiles(filepath.Join(staging, filesName), files); err != nil {
+		return err
+	}
+	if err := writeDate(staging, date); err != nil {
 		return err
 	}
 	dir := filepath.Join(r.dir, revision)
@@ -218,6 +264,16 @@ func (r *revisions) files(revision string) ([]file, error) {
 	return l.Files, nil
 }
 
+// newestFiles are those of the revision that was asked for last, sorted by path; none if there is none.
+func (r *revisions) newestFiles() []file {
+	for _, revision := range r.used() {
+		if files, err := r.files(revision); err == nil {
+			return files
+		}
+	}
+	return nil
+}
+
 // last returns the revision that was listed last, none if that can't be read.
 func (r *revisions) last() (revision string, files []file) {
 	var latest time.Time
@@ -248,7 +304,7 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 		return ErrUnknownTag
 	}
 	if err == nil {
-		err = r.ready(ctx, revision, files)
+		err = r.ready(ctx, revision, files, "")
 	}
 	if missing := (*missingContent)(nil); errors.As(err, &missing) {
 		return ErrUnknownTag
@@ -259,33 +315,36 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 	return err
 }
 
-// ready makes the tree of a revision that is listed, unless it is there. The error is a *missingContent if some content is not there.
-func (r *revisions) ready(ctx context.Context, revision string, files []file) error {
+// ready makes the tree of a revision that is listed, or moves it from made if that is not empty, unless it is there. The error is a
+// *missingContent if some content is not there.
+func (r *revisions) ready(ctx context.Context, revision string, files []file, made string) error {
 	r.making.Lock()
 	defer r.making.Unlock()
 	if there, err := r.have(revision); there || err != nil {
 		return err
 	}
-	staging, err := os.MkdirTemp(r.dir, ".new-")
-	if err != nil {
-		return err
+	if made == "" {
+		staging, err := os.MkdirTemp(r.dir, ".new-")
+		if err != nil {
+			return err
+		}
+		defer removeAll(staging)
+		made = filepath.Join(staging, treeName)
+		was, taken := r.take(revision, made)
+		if !taken {
+			err = os.Mkdir(made, 0o755)
+		}
+		if err == nil {
+			err = r.build(ctx, made, was, files)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	defer removeAll(staging)
-	tree := filepath.Join(staging, treeName)
-	was, taken := r.take(revision, tree)
-	if !taken {
-		err = os.Mkdir(tree, 0o755)
-	}
-	if err == nil {
-		err = r.build(ctx, tree, was, files)
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(tree, r.path(revision)); err != nil && !exists(err) {
+	if err := os.Rename(made, r.path(revision)); err != nil && !exists(err) {
 		return fmt.Errorf("keeping revision %s: %w", revision, err)
 	}
-	_, err = r.have(revision)
+	_, err := r.have(revision)
 	return err
 }
 

@@ -172,16 +172,22 @@ func (t *trees) make(revision string, fill func(dir string) (time.Time, error)) 
 	if err != nil {
 		return err
 	}
-	if !date.IsZero() {
-		text, err := date.UTC().MarshalText()
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(staging, dateName), text, 0o644); err != nil {
-			return err
-		}
+	if err := writeDate(staging, date); err != nil {
+		return err
 	}
 	return t.publish(staging, revision)
+}
+
+// writeDate says when a revision was made, in what becomes its directory.
+func writeDate(dir string, date time.Time) error {
+	if date.IsZero() {
+		return nil
+	}
+	text, err := date.UTC().MarshalText()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, dateName), text, 0o644)
 }
 
 // stage makes a directory with an empty tree. Whoever fills it removes it in the end, published or not.

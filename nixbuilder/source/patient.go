@@ -1,0 +1,84 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+// patience is how long is waited for a server to send so many bytes. What it takes to use them does not count.
+type patience struct {
+	time  time.Duration
+	bytes int64
+}
+
+// defaultPatience is less than any server needs that could send nixpkgs within fetchTime.
+func defaultPatience() patience { return patience{30 * time.Second, 64 << 10} }
+
+// A patient body is read until its server keeps silent, or nearly so. Only one Read may run at a time.
+type patientBody struct {
+	io.ReadCloser
+	allowed patience
+	left    time.Duration // for the next bytes
+	got     int64         // of them
+	cancel  context.CancelCauseFunc
+	cause   func() error // why the request was cancelled, nil if it was not
+}
+
+// getPatiently has a client do a request that may take as long as its ctx says but for which nobody waits in vain. The answer's Body must be closed.
+func getPatiently(ctx context.Context, client *http.Client, from string, allowed patience) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	body := &patientBody{allowed: allowed, left: allowed.time, cancel: cancel, cause: func() error { return context.Cause(ctx) }}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	var response *http.Response
+	body.wait(func() { response, err = client.Do(request) })
+	if err != nil {
+		err = body.explain(err)
+		cancel(nil)
+		return nil, err
+	}
+	body.ReadCloser, response.Body = response.Body, body
+	return response, nil
+}
+
+func (b *patientBody) Read(p []byte) (n int, err error) {
+	b.wait(func() { n, err = b.ReadCloser.Read(p) })
+	if b.got += int64(n); b.got >= b.allowed.bytes {
+		b.left, b.got = b.allowed.time, 0
+	}
+	if err != nil && err != io.EOF {
+		err = b.explain(err)
+	}
+	return n, err
+}
+
+// Close ends the request, whether or not it has been read.
+func (b *patientBody) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
+}
+
+// wait does what waits for the server.
+func (b *patientBody) wait(do func()) {
+	started := time.Now()
+	timer := time.AfterFunc(b.left, func() {
+		b.cancel(fmt.Errorf("the server has sent less than %d bytes in %v", b.allowed.bytes, b.allowed.time))
+	})
+	defer timer.Stop()
+	do()
+	b.left -= time.Since(started)
+}
+
+// explain returns why a request was cancelled instead of that it was.
+func (b *patientBody) explain(err error) error {
+	if cause := b.cause(); cause != nil {
+		return cause
+	}
+	return err
+}

@@ -41,6 +41,7 @@ type Git struct {
 	options GitOptions
 	name    string // for people: the URL without credentials
 	runner  *proc.Runner
+	silence time.Duration // how long is waited for a server that sends nearly nothing, in seconds
 	lookups *lookups
 	trees   *trees
 
@@ -52,6 +53,9 @@ type Git struct {
 
 // withSubmodules is what trees with the files of submodules are told apart by.
 const withSubmodules = "submodules"
+
+// lookupTime is how long a remote may take to say what a branch or tag stands for.
+const lookupTime = 2 * time.Minute
 
 // remoteProtocols are those that do not read from this machine.
 const remoteProtocols = "https:http:ssh"
@@ -92,7 +96,7 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Git{options: options, name: name, runner: runner, lookups: known, trees: kept}, nil
+	return &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, trees: kept}, nil
 }
 
 // checkGitURL refuses what git would take for an option or run a command for, and returns the URL without credentials.
@@ -182,6 +186,8 @@ func (g *Git) hold(ctx context.Context, commit, ref string) (release func(), err
 
 // remote asks for the commit of a branch or tag; of one name, as git has it, tags go first.
 func (g *Git) remote(ctx context.Context, ref string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
 	output, err := g.git(ctx, "ls-remote", "--", g.options.URL)
 	if err != nil {
 		return "", err
@@ -391,12 +397,15 @@ func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
 	}
 	g.setUpSSH.Do(func() { g.ssh = g.batchMode(ctx, inherited) })
 	env = slices.Concat(inherited, g.ssh, env)
-	options := []string{"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0"}
+	options := []string{
+		"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0",
+		"-c", "http.lowSpeedLimit=1000", "-c", fmt.Sprintf("http.lowSpeedTime=%.0f", g.silence.Seconds()),
+	}
 	output, err := g.runner.Run(ctx, proc.Command{Program: "git", Args: append(options, args...), Env: env})
 	return output.Stdout, err
 }
 
-// batchMode is what keeps ssh from asking on a terminal, unless git is set up with another ssh.
+// batchMode is what keeps ssh from asking on a terminal, and from waiting for a server that is gone, unless git is set up with another ssh.
 func (g *Git) batchMode(ctx context.Context, env []string) []string {
 	if os.Getenv("GIT_SSH_COMMAND") != "" || os.Getenv("GIT_SSH") != "" {
 		return nil
@@ -406,5 +415,5 @@ func (g *Git) batchMode(ctx context.Context, env []string) []string {
 	if _, err := g.runner.Run(ctx, proc.Command{Program: "git", Args: args, Env: append(slices.Clip(env), "GIT_DIR=/nonexistent")}); err == nil {
 		return nil
 	}
-	return []string{"GIT_SSH_COMMAND=ssh -oBatchMode=yes"}
+	return []string{"GIT_SSH_COMMAND=ssh -oBatchMode=yes -oConnectTimeout=30 -oServerAliveInterval=15"}
 }

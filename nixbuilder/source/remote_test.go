@@ -407,6 +407,38 @@ func TestGitMovesAndVanishes(t *testing.T) {
 	}
 }
 
+// A server that keeps silent is not waited for, and keeps nobody from what is there.
+func TestGitHangs(t *testing.T) {
+	r := newRemote(t)
+	r.git("update-server-info")
+	var silent atomic.Bool
+	files := http.FileServer(http.Dir(filepath.Join(r.dir, ".git")))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if silent.Load() {
+			<-request.Context().Done()
+			return
+		}
+		files.ServeHTTP(w, request)
+	}))
+	defer server.Close()
+	g := newGit(t, GitOptions{URL: server.URL, Refresh: time.Nanosecond})
+	first, err := g.Pin(t.Context(), Latest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent.Store(true)
+	g.silence = time.Second
+	if got, err := g.Pin(t.Context(), Latest); err != nil || got.Revision != first.Revision || got.Stale == nil {
+		t.Errorf("Pin = %+v, %v, want the last revision, stale", got, err)
+	}
+	if _, err := g.Pin(t.Context(), strings.Repeat("c", 40)); err == nil || errors.Is(err, ErrUnknownTag) {
+		t.Errorf("Pin of a commit that is not there = %v", err)
+	}
+	if _, err := g.Pin(t.Context(), first.Revision); err != nil {
+		t.Errorf("Pin of a commit that is: %v", err)
+	}
+}
+
 // Nothing that a repository brings is run while it is checked out.
 func TestGitRunsNothing(t *testing.T) {
 	r := newRemote(t)
@@ -622,7 +654,7 @@ func TestGitSSH(t *testing.T) {
 	}
 	const asksNobody = " git@127.0.0.1 git-upload-pack 'x.git' false force 0\n"
 	for _, test := range []struct{ name, variable, config, want string }{
-		{"nothing", "", "", "ssh -oBatchMode=yes"},
+		{"nothing", "", "", "ssh -oBatchMode=yes -oConnectTimeout=30 -oServerAliveInterval=15"},
 		{"a variable", "other-ssh -i key", "", "other-ssh -i key"},
 		{"the user's configuration", "", "other-ssh -i configured", "other-ssh -i configured"},
 	} {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -224,5 +226,86 @@ func TestTreeIsHeld(t *testing.T) {
 	trees, err := filepath.Glob(filepath.Join(r.Dir, "*", "sources", "git-*", "trees", "*"))
 	if err != nil || len(trees) == 0 || len(trees) > 5 {
 		t.Errorf("%d trees are kept (%v)", len(trees), err)
+	}
+}
+
+// TestBadArchives serves a channel that moves to a commit whose archive is cut off, then is hostile, then hangs, then is whole. What was there
+// is served all the while, clients are told to ask again, and the operator which archive it is and what is wrong with it.
+func TestBadArchives(t *testing.T) {
+	t.Parallel()
+	packages := FreshPackages(t)
+	good, bad := strings.Repeat("a", 40), strings.Repeat("b", 40)
+	var state atomic.Value
+	state.Store("good")
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		now := state.Load().(string)
+		switch {
+		case request.URL.Path == "/nixos-26.05/git-revision" && now == "good":
+			fmt.Fprintln(w, good)
+		case request.URL.Path == "/nixos-26.05/git-revision":
+			fmt.Fprintln(w, bad)
+		case request.URL.Path == "/"+good+".tar.gz" || now == "mended":
+			if err := writeArchive(w, packages, "nixpkgs"); err != nil {
+				t.Error(err)
+			}
+		case now == "cut off":
+			whole := httptest.NewRecorder()
+			if err := writeArchive(whole, packages, "nixpkgs"); err != nil {
+				t.Error(err)
+			}
+			w.Header().Set("Content-Length", fmt.Sprint(whole.Body.Len()))
+			_, _ = w.Write(whole.Body.Bytes()[:whole.Body.Len()/2])
+			panic(http.ErrAbortHandler)
+		case now == "hostile":
+			z := gzip.NewWriter(w)
+			archive := tar.NewWriter(z)
+			_ = archive.WriteHeader(&tar.Header{Name: "nixpkgs/default.nix", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink})
+			_ = archive.Close()
+			_ = z.Close()
+		default: // it hangs
+			<-request.Context().Done()
+		}
+	}))
+	defer mirror.Close()
+	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1ns", "nix.build.hold=2s")
+	first := r.PullTag(t, "quick", "latest")
+	for now, reason := range map[string]string{"cut off": "unexpected EOF", "hostile": "default.nix: it is a link to /etc/passwd, out of the archive"} {
+		state.Store(now)
+		// An image that is there is served as it was; one that is not can't be made from the new commit.
+		if got := r.PullTag(t, "quick", "latest"); got.Digest != first.Digest {
+			t.Errorf("%s: latest is %s, was %s", now, got.Digest, first.Digest)
+		}
+		for _, path := range []string{"/v2/sleeps.s0/manifests/latest", "/v2/sleeps.s0/manifests/" + bad} {
+			status, header, body, err := r.Get(t.Context(), path, v1.MediaTypeImageManifest)
+			if err != nil || status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || strings.Contains(string(body), mirror.URL) {
+				t.Errorf("%s: %s is answered with %d %v %s, %v", now, path, status, header, body, err)
+			}
+		}
+		if log := r.Log(); !strings.Contains(log, mirror.URL+"/"+bad+".tar.gz: ") || !strings.Contains(log, reason) {
+			t.Errorf("%s: the log does not have the archive and %q", now, reason)
+		}
+		if got := r.PullTag(t, "sleeps.s0", good); got.Annotations[v1.AnnotationRevision] != good {
+			t.Errorf("%s: a new image of the commit that is there is of %s", now, got.Annotations[v1.AnnotationRevision])
+		}
+	}
+	state.Store("hangs")
+	hanging := make(chan struct{})
+	ctx, leave := context.WithCancel(t.Context())
+	go func() {
+		defer close(hanging)
+		_, _, _, _ = r.Get(ctx, "/v2/bulky/manifests/"+bad, v1.MediaTypeImageManifest)
+	}()
+	if got := r.PullTag(t, "sleeps.s1", good); got.Annotations[v1.AnnotationRevision] != good {
+		t.Errorf("while a download hangs, a new image is of %s", got.Annotations[v1.AnnotationRevision])
+	}
+	leave()
+	<-hanging
+	mirror.CloseClientConnections()
+	state.Store("mended")
+	if got := r.PullTag(t, "quick", bad); got.Annotations[v1.AnnotationRevision] != bad {
+		t.Errorf("with the archive mended, the image is of %s", got.Annotations[v1.AnnotationRevision])
+	}
+	if got := r.PullTag(t, "sleeps.s2", "latest"); got.Annotations[v1.AnnotationRevision] != bad {
+		t.Errorf("with the archive mended, latest is of %s", got.Annotations[v1.AnnotationRevision])
 	}
 }

@@ -226,7 +226,7 @@ func TestChannelAppears(t *testing.T) {
 	mu.Unlock()
 	r.CheckWhole(t, r.PullTag(t, "quick", "latest"))
 	r.refuses(t, odd, http.StatusNotFound, "MANIFEST_UNKNOWN")
-	if left := files(t, filepath.Join(r.Dir, "cache", "sources", "channels")); slices.ContainsFunc(left, func(name string) bool { return strings.Contains(name, ".new-") }) {
+	if left := files(t, filepath.Join(r.Dir, "cache", "sources", "channels", "trees")); slices.ContainsFunc(left, func(name string) bool { return strings.Contains(name, ".new-") }) {
 		t.Errorf("%q is left", left)
 	}
 }

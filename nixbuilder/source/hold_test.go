@@ -174,6 +174,32 @@ func TestHoldMakesAgain(t *testing.T) {
 	}
 }
 
+// Of revisions, those stay that were asked for last.
+func TestKeepsWhatIsAskedFor(t *testing.T) {
+	for name, m := range movings(t) {
+		t.Run(name, func(t *testing.T) {
+			var all []Pinned
+			for i := range keptRevisions + 2 {
+				m.move(i)
+				pinned, err := m.holder.Pin(t.Context(), Latest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, pinned)
+				if again, err := m.holder.Pin(t.Context(), all[0].Revision); err != nil || again.Path != all[0].Path {
+					t.Errorf("Pin of what is asked for all the time = %+v, %v", again, err)
+				}
+			}
+			for i, pinned := range all {
+				_, err := os.Stat(filepath.Dir(pinned.Path))
+				if there, want := err == nil, i == 0 || i > 2; there != want {
+					t.Errorf("revision %d of %d is there: %t, want %t", i, len(all), there, want)
+				}
+			}
+		})
+	}
+}
+
 // Whatever is pinned and held at the same time, by several processes, a held tree is of its revision.
 func TestHoldConcurrently(t *testing.T) {
 	for name, m := range movings(t) {

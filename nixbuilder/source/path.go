@@ -139,8 +139,8 @@ func (p *Path) quiet() bool {
 	if err != nil || top != p.top {
 		return false
 	}
-	_, err = placeOf(p.pinned.Path)
-	return err == nil
+	there, err := p.kept.have(p.pinned.Revision)
+	return there && err == nil
 }
 
 // rewatch has a walk watch what it finds, unless the set can't be watched, or is a single file, which is looked at as fast.

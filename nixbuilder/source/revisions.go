@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -163,7 +164,7 @@ func (d *draft) publish(ctx context.Context, revision string, files []file, date
 	if err := d.r.list(revision, files, date); err != nil {
 		return err
 	}
-	if err := d.r.ready(ctx, revision, files, d.tree); err != nil {
+	if err := d.r.ready(ctx, revision, files, d.tree, false); err != nil {
 		return err
 	}
 	d.r.newest.Store(&listed{revision, files})
@@ -304,7 +305,7 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 		return ErrUnknownTag
 	}
 	if err == nil {
-		err = r.ready(ctx, revision, files, "")
+		err = r.ready(ctx, revision, files, "", true)
 	}
 	if missing := (*missingContent)(nil); errors.As(err, &missing) {
 		return ErrUnknownTag
@@ -315,9 +316,9 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 	return err
 }
 
-// ready makes the tree of a revision that is listed, or moves it from made if that is not empty, unless it is there. The error is a
-// *missingContent if some content is not there.
-func (r *revisions) ready(ctx context.Context, revision string, files []file, made string) error {
+// ready makes the tree of a revision that is listed, or moves it from made if that is not empty, unless it is there. Whether the
+// revision is older than others matters for what it is made of. The error is a *missingContent if some content is not there.
+func (r *revisions) ready(ctx context.Context, revision string, files []file, made string, older bool) error {
 	r.making.Lock()
 	defer r.making.Unlock()
 	if there, err := r.have(revision); there || err != nil {
@@ -330,7 +331,7 @@ func (r *revisions) ready(ctx context.Context, revision string, files []file, ma
 		}
 		defer removeAll(staging)
 		made = filepath.Join(staging, treeName)
-		was, taken := r.take(revision, made)
+		was, taken := r.take(revision, made, older)
 		if !taken {
 			err = os.Mkdir(made, 0o755)
 		}
@@ -348,19 +349,23 @@ func (r *revisions) ready(ctx context.Context, revision string, files []file, ma
 	return err
 }
 
-// take moves the tree of another revision, the one used last of those that nobody holds, to where nothing is yet, and returns what the
-// tree consists of.
-func (r *revisions) take(revision, to string) (files []file, ok bool) {
-	for _, other := range r.used() {
-		if _, err := os.Stat(r.path(other)); err != nil || other == revision {
-			continue
-		}
+// take moves the tree of another revision to where nothing is yet, and returns what the tree consists of. It takes one that nobody
+// holds: for a new revision the one that was asked for last, which has most in common with it; for an older one the one that was not asked for longest, if it
+// is not the only one.
+func (r *revisions) take(revision, to string, older bool) (files []file, ok bool) {
+	others := slices.DeleteFunc(r.used(), func(other string) bool {
+		_, err := os.Stat(r.path(other))
+		return err != nil || other == revision
+	})
+	if older && len(others) < readyTrees {
+		return nil, false
+	}
+	if older {
+		slices.Reverse(others)
+	}
+	for _, other := range others {
 		files, err := r.files(other)
-		if err != nil {
-			continue
-		}
-		taken := r.unheld(other, func(tree string) bool { return os.Rename(tree, to) == nil })
-		if taken {
+		if err == nil && r.unheld(other, func(tree string) bool { return os.Rename(tree, to) == nil }) {
 			return files, true
 		}
 	}

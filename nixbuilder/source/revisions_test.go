@@ -113,6 +113,33 @@ func TestPathOldRevisions(t *testing.T) {
 	}
 }
 
+// An older revision that is asked for does not cost the newest its tree.
+func TestPathOldRevisionBesideTheNewest(t *testing.T) {
+	origin := t.TempDir()
+	var revisions []Pinned
+	write(t, origin+"/default.nix", "")
+	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		write(t, origin+"/default.nix", fmt.Sprint(i))
+		revisions = append(revisions, pin(t, p))
+	}
+	newest := inode(t, revisions[2].Path)
+	for range 2 {
+		for _, old := range revisions[:2] {
+			if _, err := p.Pin(t.Context(), old.Revision); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(revisions[2].Path); err != nil || inode(t, revisions[2].Path) != newest {
+				t.Fatalf("the newest tree was taken: %v", err)
+			}
+			pin(t, p)
+		}
+	}
+}
+
 // What no revision has any more does not stay.
 func TestPathForgets(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()

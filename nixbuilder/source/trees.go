@@ -84,8 +84,10 @@ func (t *trees) hold(revision string) (release func(), there bool, err error) {
 	if lock == nil || err != nil {
 		return nil, false, err
 	}
-	if _, err := os.Stat(t.path(revision)); err != nil {
-		return nil, false, errors.Join(ignore(err, fs.ErrNotExist), lock.Close())
+	there, err = t.have(revision)
+	if !there || err != nil {
+		_ = lock.Close()
+		return nil, false, err
 	}
 	return func() { _ = lock.Close() }, true, nil
 }

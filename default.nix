@@ -37,7 +37,7 @@ rec {
     src = source;
 
     # Of the directory that `go mod vendor` makes. The test TestDefaultNix says the new one when dependencies have changed.
-    vendorHash = "sha256-sGHfZcUjnChzgnmNZbJbRuRKjWnw6Emqm0A9Q32sbuc=";
+    vendorHash = "sha256-zAfM0aFeWEB0toGd8M2AAx1WltckCwO0Ms7Z3Y7GNbc=";
 
     subPackages = [ "cmd/registry" ];
     env.CGO_ENABLED = 0;

@@ -59,7 +59,7 @@ func TestHostileNames(t *testing.T) {
 		{"the builder's tools", manifest("hello.stdenv"), 403, "hello.stdenv"},
 		{"the derivation's path", manifest("hello.drvpath"), 403, "hello.drvpath"},
 		{"the output's path", manifest("hello.outpath"), 403, "hello.outpath"},
-		{"the output", manifest("hello.out"), 403, "hello.out"},
+		{"an output that there is not", manifest("hello.dev"), 404, "hello has the output out"},
 		{"a package's function", manifest("hello.override"), 403, "hello.override"},
 		{"a package's tests", manifest("hello.passthru.tests.run"), 403, "hello.passthru.tests.run"},
 		{"a path in the set", manifest("outpath"), 403, "outpath"},

@@ -65,8 +65,8 @@ func TestScale(t *testing.T) {
 		texts       []string // in the body
 	}{
 		{"a typo", typo(set.Plain[3]), http.StatusNotFound, []string{"there is no package " + typo(set.Plain[3]), "did you mean", set.Plain[3]}},
-		{"a typo in lower case", strings.ToLower(typo(set.Capitals[3])), http.StatusNotFound, []string{"did you mean", set.Capitals[3]}},
-		{"a typo in a nested set", strings.ToLower(typo(set.Haskell[0])), http.StatusNotFound, []string{"did you mean", set.Haskell[0]}},
+		{"a typo in lower case", strings.ToLower(typo(set.Capitals[3])), http.StatusNotFound, []string{"did you mean", strings.ToLower(set.Capitals[3])}},
+		{"a typo in a nested set", strings.ToLower(typo(set.Haskell[0])), http.StatusNotFound, []string{"did you mean", strings.ToLower(set.Haskell[0])}},
 		{"nothing like it", "0000000000", http.StatusNotFound, []string{"there is no package 0000000000"}},
 		{"an alias that throws", set.Removed[0], http.StatusForbidden, []string{set.Removed[0] + "' has been removed as it was unmaintained upstream"}},
 		{"unfree", set.Unfree[0], http.StatusForbidden, []string{set.Unfree[0], "has an unfree license"}},

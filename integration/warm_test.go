@@ -101,7 +101,7 @@ func TestNixRefusals(t *testing.T) {
 		{"no name", "nix.names.prefix=nix", []string{"build"}, "requires at least 1 arg"},
 		{"no such command", "nix.names.prefix=nix", []string{"frobnicate"}, "unknown command"},
 		{"no such package", "nix.names.prefix=nix", []string{"layout", "quicj"}, "there is no package quicj"},
-		{"a part of a package", "nix.names.prefix=nix", []string{"layout", "quick.out"}, "is a part of the package quick"},
+		{"a part of a package", "nix.names.prefix=nix", []string{"layout", "quick.builder"}, "is a part of the package quick"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

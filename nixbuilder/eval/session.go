@@ -262,7 +262,10 @@ func (s *session) arguments() []string {
 		"--option", "allow-import-from-derivation", strconv.FormatBool(s.store.reads),
 		"--option", "allowed-uris", s.allowed(),
 		"--option", "substituters", "",
-		"--option", "system", s.system, // what a set has for the system that it is not told, as <nixpkgs> has
+	}
+	if len(s.source.NixPath) > 0 {
+		// What <nixpkgs> is for, where the set doesn't say it. Other sets may want to know which platform builds.
+		args = append(args, "--option", "system", s.system)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.source.NixPath)) {
 		args = append(args, "-I", name+"="+s.source.NixPath[name])

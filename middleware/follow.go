@@ -51,7 +51,7 @@ func (s *Service) TryOut(ctx context.Context) (fault, err error) {
 	if options.CacheDir, err = os.MkdirTemp("", "registry-check-"); err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(options.CacheDir)
+	defer func() { _ = os.RemoveAll(options.CacheDir) }()
 	if err := os.Chmod(options.CacheDir, 0o755); err != nil { // evaluations are another user's
 		return nil, err
 	}

@@ -477,7 +477,6 @@ func TestPathEditIsNoWalk(t *testing.T) {
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/a/b/c.nix", "1")
 	p := settled(t, origin)
-	walked := p.walked
 	for _, step := range []struct {
 		name  string
 		edit  func() error
@@ -508,7 +507,7 @@ func TestPathEditIsNoWalk(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.walked = p.walked.Add(time.Since(p.walked)) // however slow this machine is
-		walked = p.walked
+		walked := p.walked
 		now := pin(t, p)
 		if got, want := contentOf(t, now.Path), contentOf(t, origin); !maps.Equal(got, want) {
 			t.Errorf("%s: the copy has %q, want %q", step.name, got, want)

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -37,7 +38,7 @@ func getPatiently(ctx context.Context, client *http.Client, from string, allowed
 		return nil, err
 	}
 	var response *http.Response
-	body.wait(func() { response, err = client.Do(request) })
+	body.wait(func() { response, err = client.Do(request) }) //nolint:bodyclose // the caller closes it
 	if err != nil {
 		err = body.explain(err)
 		cancel(nil)
@@ -52,7 +53,7 @@ func (b *patientBody) Read(p []byte) (n int, err error) {
 	if b.got += int64(n); b.got >= b.allowed.bytes {
 		b.left, b.got = b.allowed.time, 0
 	}
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = b.explain(err)
 	}
 	return n, err

@@ -419,7 +419,7 @@ seq (emit { begun = true; }) (
     (emit {
       set = typeOf set;
       # Whether whoever calls the set can have it refuse less.
-      config = flake == null && isFunction imported && functionArgs imported ? config;
+      config = takesConfig;
     })
     (
       if isAttrs set then foldl' (done: name: seq (one name) done) null (fromJSON names) else null

@@ -21,17 +21,66 @@ type nixMessage struct {
 	Text   string `json:"text"`
 	Level  int    `json:"level"`
 	Msg    string `json:"msg"`
+	nixFrame
+	// Trace is what was being evaluated, innermost first. It is there with the option --show-trace.
+	Trace []nixFrame `json:"trace"`
+}
+
+type nixFrame struct {
 	RawMsg string `json:"raw_msg"`
 	File   string `json:"file"`
 	Line   int    `json:"line"`
 	Column int    `json:"column"`
 }
 
-func (m nixMessage) position() string {
-	if !strings.HasPrefix(m.File, "/") {
+// position is where an error is, in the package set's files. What newer versions of Nix call a file has line and column already.
+func (f nixFrame) position() string {
+	if !strings.HasPrefix(f.File, "/") {
 		return ""
 	}
-	return fmt.Sprintf(" (%s:%d:%d)", m.File, m.Line, m.Column)
+	at := fmt.Sprintf(":%d:%d", f.Line, f.Column)
+	return " (" + strings.TrimSuffix(f.File, at) + at + ")"
+}
+
+var (
+	unequal   = regexp.MustCompile(`is not equal to|^attribute name '.*' is contained in`)
+	assertion = regexp.MustCompile(`^while evaluating the condition of the (assertion '.*')$`)
+)
+
+// text is the error with its position. Of an assertion that two values are equal, newer versions of Nix tell the values; the assertion is in the
+// trace.
+func (m nixMessage) text() string {
+	if unequal.MatchString(plain(m.RawMsg)) {
+		for _, frame := range m.Trace {
+			if found := assertion.FindStringSubmatch(plain(frame.RawMsg)); found != nil {
+				return found[1] + " failed" + frame.position()
+			}
+		}
+	}
+	return m.RawMsg + m.position()
+}
+
+var colours = regexp.MustCompile(`\x1b\[[0-9;]*m`)
+
+// plain is a text of Nix without colours.
+func plain(text string) string { return colours.ReplaceAllString(text, "") }
+
+// words are what versions of Nix say in different words, and what is said instead: advice about options of its command line is left out, too.
+var words = []struct {
+	pattern *regexp.Regexp
+	text    string
+}{
+	// 2.8, the first one also 2.26
+	{regexp.MustCompile(`^(?:getting status of|opening file) '(.*)': No such file or directory`), "path '$1' does not exist"},
+	{regexp.MustCompile(`^anonymous function at (.*:\d+:\d+) (called with.*?)( \(.*\))?$`), "function 'anonymous lambda' $2 ($1)"},
+	{regexp.MustCompile(`^'(.*)' at (.*:\d+:\d+) (called with.*?)( \(.*\))?$`), "function '$1' $3 ($2)"},
+	{regexp.MustCompile(`^store path '[0-9a-z]{32}-(.*)' contains illegal character '(.*)'`), "invalid derivation name: name '$1' contains illegal character '$2'"},
+	// 2.26
+	{regexp.MustCompile(`^stack overflow; max-call-depth exceeded`), "stack overflow (possible infinite recursion)"},
+	{regexp.MustCompile(`^(invalid derivation name: .*)\. Please pass a different 'name'\.`), "$1"},
+	{regexp.MustCompile(`^(attempt to call something which is not a function but [^:]*): .*?( \(.*:\d+:\d+\))?$`), "$1$2"},
+	// all
+	{regexp.MustCompile(`^(experimental Nix feature '.*' is disabled);.*`), "$1"},
 }
 
 // fetches tells whether Nix says that it begins to fetch something. A set's own messages are no actions of this kind.
@@ -58,14 +107,15 @@ func hidePaths(set Source, resolved string, isFile bool, scratch string) *string
 	return strings.NewReplacer(pairs...) // where several fit, the first one
 }
 
-// clean makes a text of Nix fit for clients: without colours, with the package set's place on this host shown as "packages", and
-// no longer than anyone reads.
+// clean makes a text of Nix fit for clients: without colours, in the words of any version, with the package set's place on this host shown as
+// "packages", and no longer than anyone reads.
 func (s *session) clean(text string) string {
-	text = regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(text, "")
-	text = s.hostPaths.Replace(s.explainLookup(text))
-	text = strings.TrimSpace(text)
+	text = strings.TrimSpace(s.hostPaths.Replace(s.explainLookup(plain(text))))
 	if len(text) > maxMessage {
-		text = text[:maxMessage] + "…"
+		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	}
+	for _, w := range words {
+		text = w.pattern.ReplaceAllString(text, w.text)
 	}
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
@@ -85,24 +135,27 @@ func (s *session) explainLookup(text string) string {
 	return strings.Replace(text, found[0], "the package set needs <"+found[2]+">: packages.nixpath of this registry can say what it is", 1)
 }
 
-// classify tells from the text why a package refuses to be evaluated. The words are those of nixpkgs, which other sets
-// use too, and of Nix.
+// kinds are what refusals are known by. The words are those of nixpkgs, which other sets use too, and of Nix.
+var kinds = []struct {
+	words string
+	kind  Kind
+}{
+	{"unfree license", Unfree},
+	{"marked as broken", Broken},
+	{"has problems:\n- broken", Broken},
+	{"marked as insecure", Insecure},
+	{"is not available on the requested", Unsupported},
+	{"is not supported on", Unsupported},
+	{"unable to download", Unfetched},
+	{"program 'git' failed", Unfetched},
+	{"ailed to fetch git repository", Unfetched},
+}
+
+// classify tells from the text why a package refuses to be evaluated.
 func classify(message string) Kind {
-	for _, phrase := range []struct {
-		text string
-		kind Kind
-	}{
-		{"unfree license", Unfree},
-		{"marked as broken", Broken},
-		{"marked as insecure", Insecure},
-		{"is not available on the requested", Unsupported},
-		{"is not supported on", Unsupported},
-		{"unable to download", Unfetched},
-		{"program 'git' failed", Unfetched},
-		{"ailed to fetch git repository", Unfetched},
-	} {
-		if strings.Contains(message, phrase.text) {
-			return phrase.kind
+	for _, k := range kinds {
+		if strings.Contains(message, k.words) {
+			return k.kind
 		}
 	}
 	return Throws

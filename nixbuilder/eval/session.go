@@ -57,6 +57,7 @@ type session struct {
 type ending struct {
 	begun   bool     // Nix has come as far as the package set
 	set     string   // the type of the package set; empty: it fails before it is one
+	config  bool     // the set takes an argument config
 	reports []report // one per name, in order, up to the culprit
 	well    bool
 	limit   bool   // it ran into one of its limits
@@ -160,6 +161,12 @@ func (s *session) explainAll(ctx context.Context, results map[string]Result) err
 		}
 		failure.Kind, failure.Message = classify(end.message), explainNeeds(name, end.message)
 		failure.needs = neededDerivation(end.message)
+		switch failure.Kind {
+		case Unfree, Broken, Insecure, Unsupported:
+			failure.Message = shortRefusal(failure.Kind, end.message, end.config)
+		case Throws:
+			failure.Message = asked(failure.Message)
+		}
 		failure.Passing = s.store.fetches && (failure.Kind == Throws || failure.Kind == Unfetched)
 	}
 	return nil
@@ -207,6 +214,7 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 			"--argstr", "names", string(list),
 			"--argstr", "nonce", nonce,
 			"--argstr", "rethrow", fmt.Sprint(rethrow),
+			"--option", "show-trace", fmt.Sprint(rethrow),
 			"--argstr", "walk", fmt.Sprint(s.walk),
 			"--argstr", "config", s.options.Config,
 		),
@@ -344,7 +352,7 @@ func (s *session) read(stderr []byte, nonce string) (*ending, error) {
 			case r.Begun:
 				end.begun = true
 			case r.Set != "":
-				end.set = r.Set
+				end.set, end.config = r.Set, r.Config
 			default:
 				end.reports = append(end.reports, r)
 			}
@@ -352,7 +360,7 @@ func (s *session) read(stderr []byte, nonce string) (*ending, error) {
 		}
 		switch {
 		case message.RawMsg != "":
-			end.message = s.clean(message.RawMsg + message.position())
+			end.message = s.clean(message.text())
 		case message.Level == 0 && strings.HasSuffix(message.Msg, " out of memory"):
 			end.limit = true
 		}

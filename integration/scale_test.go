@@ -58,6 +58,12 @@ func TestScale(t *testing.T) {
 		t.Errorf("after a restart, it has digest %s, had %s", again.Digest, first.Digest)
 	}
 
+	for name, same := range map[string]string{"7zz": "tree", "1password-cli": "hello", "pkgs.pkgs.jq": "jq", "pkgsstatic.hello": "hello", "hello.out": "hello"} {
+		if a, b := r.Pull(t, name), r.Pull(t, same); a.Layers[0].Digest != b.Layers[0].Digest {
+			t.Errorf("%s is not %s", name, same)
+		}
+	}
+
 	typo := func(name string) string { return name[:len(name)-1] + "0" }
 	cases := []struct {
 		name, image string
@@ -67,12 +73,21 @@ func TestScale(t *testing.T) {
 		{"a typo", typo(set.Plain[3]), http.StatusNotFound, []string{"there is no package " + typo(set.Plain[3]), "did you mean", set.Plain[3]}},
 		{"a typo in lower case", strings.ToLower(typo(set.Capitals[3])), http.StatusNotFound, []string{"did you mean", strings.ToLower(set.Capitals[3])}},
 		{"a typo in a nested set", strings.ToLower(typo(set.Haskell[0])), http.StatusNotFound, []string{"did you mean", strings.ToLower(set.Haskell[0])}},
+		{"letters in another order", "gti", http.StatusNotFound, []string{"did you mean git"}},
+		{"letters in another order at the beginning", "thop", http.StatusNotFound, []string{"did you mean htop"}},
+		{"the beginning of a name", "coreu", http.StatusNotFound, []string{"did you mean coreutils"}},
+		{"a typo after a digit", "1passwrd", http.StatusNotFound, []string{"did you mean 1password"}},
 		{"nothing like it", "0000000000", http.StatusNotFound, []string{"there is no package 0000000000"}},
 		{"an alias that throws", set.Removed[0], http.StatusForbidden, []string{set.Removed[0] + "' has been removed as it was unmaintained upstream"}},
-		{"unfree", set.Unfree[0], http.StatusForbidden, []string{set.Unfree[0], "has an unfree license"}},
-		{"broken", set.Broken[0], http.StatusForbidden, []string{set.Broken[0], "is marked as broken"}},
-		{"insecure", set.Insecure[0], http.StatusForbidden, []string{set.Insecure[0], "is marked as insecure"}},
-		{"for another platform", set.Unsupported[0], http.StatusForbidden, []string{set.Unsupported[0], "is not available on the requested hostPlatform"}},
+		{"unfree", set.Unfree[0], http.StatusForbidden, []string{set.Unfree[0], "has an unfree license (‘unfree’) (the operator of this registry can allow it: packages.config: {allowUnfree: true})"}},
+		{"broken", set.Broken[0], http.StatusForbidden, []string{set.Broken[0], "has problems: broken: This package is broken. (the operator of this registry can allow it: packages.config: {allowBroken: true})"}},
+		{"insecure", set.Insecure[0], http.StatusForbidden, []string{set.Insecure[0], "is marked as insecure; known issues: CVE-2024-0001 (the operator of this registry can allow it: packages.config: {permittedInsecurePackages: "}},
+		{"for another platform", set.Unsupported[0], http.StatusForbidden, []string{set.Unsupported[0], "is not available on the requested hostPlatform: hostPlatform.system = "}},
+		{"a name that only Nix begins with an underscore", "1password", http.StatusForbidden, []string{"'1password' has been renamed to/replaced by '1password-cli'"}},
+		{"an alias with capitals", "pythonpackages.requests", http.StatusForbidden, []string{"use `python3packages` instead"}},
+		{"in a set that is gone", "nodepackages.npm", http.StatusForbidden, []string{"nodePackages has been removed"}},
+		{"compiled for another platform", "pkgscross.aarch64-multiplatform.hello", http.StatusForbidden, []string{"is a package for aarch64-linux"}},
+		{"a part of a package", set.Plain[0] + ".src", http.StatusForbidden, []string{set.Plain[0] + ".src is a part of the package " + set.Plain[0] + ", not a package: " + set.Plain[0] + " has the output out"}},
 		{"a nested set", "haskellpackages", http.StatusForbidden, []string{"haskellpackages is of type attribute set"}},
 	}
 	for _, test := range cases {

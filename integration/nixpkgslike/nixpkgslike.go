@@ -210,10 +210,21 @@ in
 
 var categories = []string{"admin", "archivers", "audio", "compression", "filesystems", "graphics", "misc", "networking", "security", "system", "text", "typesetting"}
 
+// fixedAliases are of kinds that nixpkgs has a few of.
+const fixedAliases = `  _1password = throw "'_1password' has been renamed to/replaced by '_1password-cli'"; # Converted to throw 2025-10-27
+  _1password-cli = self.hello;
+  _7zz = self.tree;
+  nodePackages = throw "nodePackages has been removed. Many packages are now available at the top level";
+  pythonPackages = throw "` + "`pythonPackages` previously pointed to Python 2; use `python3Packages` instead" + `";
+  pkgsStatic = self;
+  pkgsCross.aarch64-multiplatform = self // { hello = self.hello // { system = "aarch64-linux"; stdenv.hostPlatform.system = "aarch64-linux"; }; };
+`
+
 // aliases writes those that throw, as nixpkgs does for packages that it had, and those that have another name now.
 func (w *writer) aliases(first, count int) {
 	w.stream("pkgs/top-level/aliases.nix", func(b *bufio.Writer) {
 		b.WriteString("lib: self: super:\nimport ./aliases-functions.nix lib self super {\n")
+		b.WriteString(fixedAliases)
 		for i := first; i < first+count; i++ {
 			name := attribute(i)
 			if i%3 == 0 {

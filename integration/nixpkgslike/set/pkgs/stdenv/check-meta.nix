@@ -8,6 +8,7 @@
 let
   inherit (builtins)
     any
+    concatStringsSep
     getEnv
     isList
     unsafeGetAttrPos
@@ -29,31 +30,42 @@ let
     in
     if position == null then "«unknown-file»" else "${position.file}:${toString position.line}";
 
+  allowing = option: kind: ''
+    a) To temporarily allow ${kind}, you can use an environment variable
+       for a single invocation of the nix tools.
+
+         $ export NIXPKGS_ALLOW_UNFREE=1
+
+    b) For `nixos-rebuild` you can set
+      { nixpkgs.config.${option}; }
+    in configuration.nix to override this.
+  '';
+
   refusal =
     { name, meta }:
     if isUnfree (meta.license or [ ]) && !allowUnfree && !allowUnfreePredicate name then
       {
         reason = "unfree";
         errormsg = "has an unfree license (‘${meta.license.shortName or "unfree"}’)";
-        remediation = "a) To temporarily allow unfree packages, you can use an environment variable\n   for a single invocation of the nix tools.";
+        remediation = allowing "allowUnfree = true" "unfree packages";
       }
     else if meta.broken or false && !allowBroken then
       {
         reason = "broken";
-        errormsg = "is marked as broken";
-        remediation = "a) To temporarily allow broken packages, you can use an environment variable\n   for a single invocation of the nix tools.";
+        errormsg = "has problems:\n- broken: This package is broken.\n";
+        remediation = "See also https://nixos.org/manual/nixpkgs/unstable#sec-problems\nTo allow evaluation regardless, use:\n\n  {\n    problems.handlers = {\n      ${name}.broken = \"warn\";\n    };\n  }";
       }
     else if meta.knownVulnerabilities or [ ] != [ ] && !lib.elem name permittedInsecurePackages then
       {
         reason = "insecure";
         errormsg = "is marked as insecure";
-        remediation = "Known issues:\n${toString meta.knownVulnerabilities}";
+        remediation = "\nKnown issues:\n - ${concatStringsSep "\n - " meta.knownVulnerabilities}\n\nYou can install it anyway by allowing this package, using the\nfollowing methods:\n\n${allowing "permittedInsecurePackages = [ \"${name}\" ]" "all insecure packages"}";
       }
     else if meta ? platforms && !lib.elem system meta.platforms && !allowUnsupportedSystem then
       {
         reason = "unsupported";
-        errormsg = "is not available on the requested hostPlatform:\n  hostPlatform.system = \"${system}\"";
-        remediation = "";
+        errormsg = "is not available on the requested hostPlatform:\n  hostPlatform.system = \"${system}\"\n  package.meta.platforms = [\n    \"${concatStringsSep "\"\n    \"" meta.platforms}\"\n  ]\n";
+        remediation = allowing "allowUnsupportedSystem = true" "packages that are unsupported for this system";
       }
     else
       null;
@@ -76,6 +88,6 @@ in
       // meta;
       handled =
         refused == null
-        || throw "Package ‘${name}’ in ${positionOf meta} ${refused.errormsg}, refusing to evaluate.\n\n${refused.remediation}\n";
+        || throw "Refusing to evaluate package '${name}' in ${positionOf meta} because it ${refused.errormsg}\n${refused.remediation}\n";
     };
 }

@@ -31,7 +31,7 @@ const (
 
 // ChannelOptions say where a channel is. Name is needed.
 type ChannelOptions struct {
-	// Name is a channel, such as nixos-25.11, or a commit of nixpkgs, as 40 hexadecimal digits.
+	// Name is a channel, such as nixos-26.05, or a commit of nixpkgs, as 40 hexadecimal digits.
 	Name string
 	// Channels has a file NAME/git-revision for each channel; empty: DefaultChannels.
 	Channels string
@@ -66,7 +66,7 @@ var (
 func (o ChannelOptions) Check() error {
 	var faults []error
 	if !channelTag.MatchString(o.Name) && !commitTag.MatchString(o.Name) {
-		faults = append(faults, fmt.Errorf("%q is neither a channel, such as nixos-25.11, nor a full commit", o.Name))
+		faults = append(faults, fmt.Errorf("%q is neither a channel, such as nixos-26.05, nor a full commit", o.Name))
 	}
 	for _, base := range []string{o.Channels, o.Archives} {
 		if u, err := url.Parse(base); base != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {

@@ -46,7 +46,7 @@ func movings(t *testing.T) map[string]moving {
 	all["channel"] = moving{channel(t, options), channel(t, options), func(i int) {
 		commit := fmt.Sprintf("%040x", i+1)
 		m.set(func() {
-			m.channels["nixos-25.11"] = commit
+			m.channels["nixos-26.05"] = commit
 			m.archives[commit] = archive(t, nixpkgs(commit)...)
 		})
 	}}

@@ -114,13 +114,13 @@ func nixpkgs(commit string) []tar.Header {
 
 func newMirror(t *testing.T) (*mirror, ChannelOptions) {
 	t.Helper()
-	m := &mirror{channels: map[string]string{"nixos-25.11": commitA + "\n"}, archives: map[string][]byte{}}
+	m := &mirror{channels: map[string]string{"nixos-26.05": commitA + "\n"}, archives: map[string][]byte{}}
 	for _, commit := range []string{commitA, commitB} {
 		m.archives[commit] = archive(t, nixpkgs(commit)...)
 	}
 	server := httptest.NewServer(m)
 	t.Cleanup(server.Close)
-	return m, ChannelOptions{Name: "nixos-25.11", Channels: server.URL + "/channels/", Archives: server.URL + "/archive", Dir: t.TempDir(), Refresh: time.Hour}
+	return m, ChannelOptions{Name: "nixos-26.05", Channels: server.URL + "/channels/", Archives: server.URL + "/archive", Dir: t.TempDir(), Refresh: time.Hour}
 }
 
 func channel(t *testing.T, options ChannelOptions) *Channel {
@@ -139,7 +139,7 @@ func TestChannel(t *testing.T) {
 	for range 20 {
 		wg.Go(func() {
 			got, err := c.Pin(t.Context(), Latest)
-			if err != nil || got.Revision != commitA || got.Name != "channel:nixos-25.11" || !got.Date.Equal(day) || got.Stale != nil {
+			if err != nil || got.Revision != commitA || got.Name != "channel:nixos-26.05" || !got.Date.Equal(day) || got.Stale != nil {
 				t.Errorf("Pin = %+v, %v", got, err)
 			}
 		})
@@ -160,7 +160,7 @@ func TestChannel(t *testing.T) {
 	}
 
 	before := m.requests.Load()
-	for _, tag := range []string{Latest, "nixos-25.11", commitA} {
+	for _, tag := range []string{Latest, "nixos-26.05", commitA} {
 		if again, err := c.Pin(t.Context(), tag); err != nil || again.Revision != commitA || again.Path != got.Path {
 			t.Errorf("Pin(%q) = %+v, %v", tag, again, err)
 		}
@@ -185,7 +185,7 @@ func TestChannelMoves(t *testing.T) {
 	if first, err := c.Pin(t.Context(), Latest); err != nil || first.Revision != commitA {
 		t.Fatalf("Pin = %+v, %v", first, err)
 	}
-	m.set(func() { m.channels["nixos-25.11"] = commitB })
+	m.set(func() { m.channels["nixos-26.05"] = commitB })
 	if second, err := c.Pin(t.Context(), Latest); err != nil || second.Revision != commitB {
 		t.Errorf("after the channel moved, Pin = %+v, %v", second, err)
 	}
@@ -198,7 +198,7 @@ func TestChannelMoves(t *testing.T) {
 	if _, err := c.Pin(t.Context(), "nixos-unstable"); err == nil || errors.Is(err, ErrUnknownTag) {
 		t.Errorf("with the remote down, Pin of a channel never seen = %v", err)
 	}
-	m.set(func() { m.down = false; delete(m.channels, "nixos-25.11") })
+	m.set(func() { m.down = false; delete(m.channels, "nixos-26.05") })
 	if _, err := c.Pin(t.Context(), Latest); !errors.Is(err, ErrUnknownTag) {
 		t.Errorf("once the channel is gone, Pin = %v, want ErrUnknownTag", err)
 	}
@@ -218,7 +218,7 @@ func TestChannelCurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.set(func() { m.down = true })
-	for tag, want := range map[string]string{Latest: commitA, "nixos-25.11": commitA, commitB: commitB, "nixos-unstable": "", "nonsense": ""} {
+	for tag, want := range map[string]string{Latest: commitA, "nixos-26.05": commitA, commitB: commitB, "nixos-unstable": "", "nonsense": ""} {
 		if got, ok := c.Current(tag); ok != (want != "") || got != want {
 			t.Errorf("Current(%q) = %s, %t, want %q", tag, got, ok, want)
 		}
@@ -235,7 +235,7 @@ func TestChannelCurrent(t *testing.T) {
 
 func TestNewChannelRefuses(t *testing.T) {
 	for _, options := range []ChannelOptions{
-		{}, {Name: "../x"}, {Name: "nixos-25.11/.."}, {Name: "abc"}, {Name: "nixos-25.11", Channels: "file:///etc"}, {Name: "nixos-25.11", Archives: "x"},
+		{}, {Name: "../x"}, {Name: "nixos-26.05/.."}, {Name: "abc"}, {Name: "nixos-26.05", Channels: "file:///etc"}, {Name: "nixos-26.05", Archives: "x"},
 	} {
 		options.Dir = t.TempDir()
 		if _, err := NewChannel(options); err == nil {

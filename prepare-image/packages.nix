@@ -32,12 +32,12 @@ let
     attrValues
     deepSeq
     elem
+    elemAt
     filter
     foldl'
     fromJSON
     functionArgs
     genList
-    groupBy
     head
     intersectAttrs
     isAttrs
@@ -45,6 +45,7 @@ let
     isInt
     isList
     isString
+    length
     lessThan
     listToAttrs
     map
@@ -132,22 +133,40 @@ let
     if tried.success then tried.value else default;
   isDerivation = value: isAttrs value && (value.type or null) == "derivation";
 
-  # The attributes of a set by their first letters. Sets may be very large, and toLower is slow.
-  index = attrs: groupBy (substring 0 1) (attrNames attrs);
-  # Those that begin as a name does, in either case.
-  beginning =
-    indexed: name:
+  # Those of sorted names that begin with start. Sets may be very large: most of their names are not looked at.
+  starting =
+    names: start:
     let
-      first = substring 0 1 name;
-      lower = toLower first;
-      upper = toUpper first;
+      width = stringLength start;
+      # The first place from low on where past is true of what a name begins with; it is false of all before that.
+      search =
+        past: low: high:
+        let
+          middle = (low + high) / 2;
+        in
+        if low == high then
+          low
+        else if past (substring 0 width (elemAt names middle)) then
+          search past low middle
+        else
+          search past (middle + 1) high;
+      from = search (begin: !lessThan begin start) 0 (length names);
+      to = search (lessThan start) from (length names);
     in
-    indexed.${upper} or [ ] ++ (if lower == upper then [ ] else indexed.${lower} or [ ]);
+    if start == "" then [ ] else genList (n: elemAt names (from + n)) (to - from);
+  # Those that begin with start in lower case or in capitals.
+  beginning =
+    names: start:
+    let
+      lower = toLower start;
+      upper = toUpper start;
+    in
+    starting names upper ++ (if lower == upper then [ ] else starting names lower);
 
-  # The attributes of attrs, whose index is indexed, that a name may mean: itself, else with `_` before it, else those that differ
+  # The attributes of attrs, whose names are sorted in names, that a name may mean: itself, else with `_` before it, else those that differ
   # in case only.
   matches =
-    attrs: indexed: name:
+    attrs: names: name:
     let
       same =
         name:
@@ -155,7 +174,9 @@ let
           wanted = toLower name;
           length = stringLength name;
         in
-        filter (attr: stringLength attr == length && toLower attr == wanted) (beginning indexed name);
+        filter (attr: stringLength attr == length && toLower attr == wanted) (
+          beginning names (substring 0 1 name)
+        );
     in
     if attrs ? ${name} then
       [ name ]
@@ -167,21 +188,21 @@ let
   # The attributes that a name may have been meant for: those that begin as it does, as it would with its first two letters in their
   # place, or with `_`. Which of them resemble it is for the caller to say.
   similar =
-    indexed: name:
+    names: name:
     let
-      first = toLower (substring 0 1 name);
-      second = toLower (substring 1 1 name);
+      first = substring 0 1 name;
+      second = substring 1 1 name;
     in
-    beginning indexed name
-    ++ indexed._ or [ ]
-    ++ filter (attr: toLower (substring 0 2 attr) == second + first) (beginning indexed second);
+    beginning names first
+    ++ starting names "_"
+    ++ filter (attr: toLower (substring 0 2 attr) == toLower (second + first)) (beginning names second);
 
-  # Follows the parts of a name from value, which stands at path and has an index.
+  # Follows the parts of a name from value, which stands at path and has attributes of these names.
   follow =
-    value: indexed: path: parts:
+    value: names: path: parts:
     let
       part = head parts;
-      found = matches value indexed part;
+      found = matches value names part;
       next = value.${head found};
     in
     if parts == [ ] then
@@ -198,7 +219,7 @@ let
       {
         failure = "not-found";
         inherit path;
-        similar = similar indexed part;
+        similar = similar names part;
       }
     else if tail found != [ ] then
       {
@@ -207,7 +228,7 @@ let
         candidates = found;
       }
     else
-      follow next (index next) (path ++ [ (head found) ]) (tail parts);
+      follow next (attrNames next) (path ++ [ (head found) ]) (tail parts);
 
   # Follows the parts of a name into a package, which stands at path. What is inside it (its source, its stdenv) is nothing that a user
   # would install, but for its outputs: the last part must be one. Before that, parts may lead on to packages that it was made with, as in
@@ -222,7 +243,7 @@ let
           [ part ]
         else
           filter (output: toLower output == toLower part) outputs;
-      found = matches drv (index drv) part;
+      found = matches drv (attrNames drv) part;
       next = drv.${head found};
     in
     if tail parts == [ ] && named != [ ] && tail named == [ ] then
@@ -246,7 +267,7 @@ let
   outputsOf = drv: if isStrings (drv.outputs or null) then drv.outputs else [ "out" ];
 
   # Names may contain dots themselves, so a name is first tried as a whole.
-  setIndex = index set;
+  setNames = attrNames set;
   find =
     name:
     let
@@ -255,8 +276,8 @@ let
     if name == "" then
       describe set [ ]
     else
-      follow set setIndex [ ] (
-        if tail parts != [ ] && matches set setIndex name != [ ] then [ name ] else parts
+      follow set setNames [ ] (
+        if tail parts != [ ] && matches set setNames name != [ ] then [ name ] else parts
       );
 
   describe =

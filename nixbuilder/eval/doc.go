@@ -5,6 +5,6 @@
 // that belongs to the unprivileged user, and that revisions share if the operator has chosen all of them. One process evaluates all names that are asked for at once. A package
 // that cannot be evaluated is a Failure, which is a result like any other; an error means that Nix could not be asked, or that the set as a whole is at fault.
 //
-// Only what a user would install is a package: a derivation that is reached through attribute sets. Attributes of a derivation, such as its
-// source, its build environment or its single outputs, are not.
+// Only what a user would install is a package: a derivation that is reached through attribute sets, or one of its outputs, by name. Other attributes
+// of a derivation, such as its source or its build environment, are not.
 package eval

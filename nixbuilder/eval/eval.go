@@ -145,7 +145,7 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 func (e *Evaluator) Version() string { return e.version }
 
 // Evaluate finds names in a package set and says what they stand for on system, such as x86_64-linux. A name is an attribute, with _ before it
-// or in another case if there is none of that name, or several joined by dots; 64 at most. Every name gets a result; order and repetition do not matter.
+// or in another case if there is none of that name, or several joined by dots, the last of which may be an output; 64 at most. Every name gets a result; order and repetition do not matter.
 // Nothing is written. It fails with a *SourceError if the set is at fault, and with ctx.
 //
 // It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs another, and so does each that refuses (Unfree, Broken, Throws, ...).

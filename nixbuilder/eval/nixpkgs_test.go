@@ -138,11 +138,11 @@ func TestNixpkgs(t *testing.T) {
 		}
 		fmt.Fprintf(out, "%s\t%v\t%s\t%s\n", row.name, took, kind, strings.ReplaceAll(said, "\n", " "))
 		fine := kind == row.kind
-		switch {
-		case row.kind == NotFound:
+		switch row.kind {
+		case NotFound:
 			first, _, _ := strings.Cut(got, ", ")
 			fine = fine && first == row.want
-		case row.kind == "":
+		case "":
 			fine = fine && got == row.want
 		default:
 			fine = fine && strings.Contains(got, row.want)

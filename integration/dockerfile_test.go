@@ -119,7 +119,7 @@ func TestDockerfile(t *testing.T) {
 	}
 	Write(t, filepath.Join(packages, "packages.nix"), string(content))
 	Write(t, filepath.Join(packages, "default.nix"), `if builtins.compareVersions builtins.nixVersion "2.18" < 0 then abort "too old" else import ./packages.nix`)
-	mirror := serveChannel(t, packages, "nixos-26.05", strings.Repeat("a", 40))
+	mirror := serveChannel(t, packages, strings.Repeat("a", 40))
 	config := filepath.Join(Dir(t), "config.yml")
 	addr := freeAddress(t)
 	Write(t, config, fmt.Sprintf(`
@@ -127,7 +127,7 @@ version: 0.1
 storage: {filesystem: {rootdirectory: /var/lib/registry}}
 http: {addr: "%[1]s"}
 middleware: {repository: [{name: nix, options: {packages: {channel: nixos-26.05, channels: "%[2]s", archives: "%[2]s"}}}]}
-`, addr, mirror))
+`, addr, mirror.url))
 	docker.Detach(t, slices.Concat([]string{"--name", "channel", "--network", "host", "--volume", conf + ":/etc/nix/nix.conf:ro"}, confined,
 		[]string{"--volume", config + ":/config.yml:ro", "--env", "REGISTRY_CONFIGURATION_PATH=/config.yml", image})...)
 	Eventually(t, startTime*4, "the registry with a channel listens", func() bool {

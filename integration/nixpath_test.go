@@ -3,10 +3,8 @@ package integration
 import (
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -16,29 +14,8 @@ import (
 func TestNixPath(t *testing.T) {
 	t.Parallel()
 	fresh := FreshPackages(t)
-	var mu sync.Mutex
-	revision := strings.Repeat("a", 40)
-	moveTo := func(next string) {
-		mu.Lock()
-		defer mu.Unlock()
-		revision = next
-	}
-	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch request.URL.Path {
-		case "/nixos-26.05/git-revision":
-			fmt.Fprintln(w, revision)
-		case "/" + revision + ".tar.gz":
-			Write(t, filepath.Join(fresh, "text"), revision)
-			if err := writeArchive(w, fresh, "nixpkgs-"+revision); err != nil {
-				t.Error(err)
-			}
-		default:
-			http.NotFound(w, request)
-		}
-	}))
-	defer mirror.Close()
+	mirror := serveChannel(t, fresh, strings.Repeat("a", 40))
+	mirror.prepare = func(revision string) { Write(t, filepath.Join(fresh, "text"), revision) }
 
 	packages := Dir(t)
 	Write(t, filepath.Join(packages, "default.nix"), `{ pkgs ? import <nixpkgs> { } }: { inherit (pkgs) quick sleeps; }`)
@@ -50,7 +27,7 @@ func TestNixPath(t *testing.T) {
 	}
 
 	r := StartRegistry(t, append(settings,
-		fmt.Sprintf(`nix.packages={"path": %q, "nixpath": {"nixpkgs": {"channel": "nixos-26.05"}}, "channels": %q, "archives": %q}`, packages, mirror.URL, mirror.URL))...)
+		fmt.Sprintf(`nix.packages={"path": %q, "nixpath": {"nixpkgs": {"channel": "nixos-26.05"}}, "channels": %q, "archives": %q}`, packages, mirror.url, mirror.url))...)
 	first := r.PullTag(t, "quick", "latest")
 	tag := first.Annotations[v1.AnnotationRevision]
 	if again := r.PullTag(t, "quick", tag); again.Digest != first.Digest {
@@ -62,7 +39,7 @@ func TestNixPath(t *testing.T) {
 		t.Error("nothing has moved, and there was something to do")
 	}
 
-	moveTo(strings.Repeat("b", 40))
+	mirror.moveTo(strings.Repeat("b", 40))
 	second := r.PullTag(t, "quick", "latest")
 	set, _, _ := strings.Cut(tag, "-")
 	if moved := second.Annotations[v1.AnnotationRevision]; second.Digest == first.Digest || moved == tag || !strings.HasPrefix(moved, set+"-") {

@@ -1,13 +1,10 @@
 package integration
 
 import (
-	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -89,28 +86,10 @@ func TestCheckWithoutRemote(t *testing.T) {
 func TestChannelIsFollowed(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
-	var mu sync.Mutex
-	revision := strings.Repeat("a", 40)
-	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		switch request.URL.Path {
-		case "/nixos-26.05/git-revision":
-			fmt.Fprintln(w, revision)
-		case "/" + revision + ".tar.gz":
-			if err := writeArchive(w, packages, "nixpkgs"); err != nil {
-				t.Error(err)
-			}
-		default:
-			http.NotFound(w, request)
-		}
-	}))
-	defer mirror.Close()
-	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1s")
+	mirror := serveChannel(t, packages, strings.Repeat("a", 40))
+	r := StartRegistry(t, "nix.packages="+mirror.packages(), "nix.refresh=1s")
 	r.Pull(t, "quick/sleeps.s0")
-	mu.Lock()
-	revision = strings.Repeat("b", 40)
-	mu.Unlock()
+	mirror.moveTo(strings.Repeat("b", 40))
 	r.AwaitLog("the package set is channel:nixos-26.05 at "+strings.Repeat("b", 40), 1)
 	evaluations := func() int { return strings.Count(strings.Join(r.Programs(), " "), "nix-instantiate") }
 	before := evaluations()

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"context"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -79,27 +77,10 @@ func TestGitSource(t *testing.T) {
 func TestChannelSource(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
-	var mu sync.Mutex
 	revision := strings.Repeat("a", 40)
-	fetched := make(map[string]int)
-	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		fetched[request.URL.Path]++
-		switch request.URL.Path {
-		case "/nixos-26.05/git-revision":
-			fmt.Fprintln(w, revision)
-		case "/" + revision + ".tar.gz":
-			if err := writeArchive(w, packages, "nixpkgs-"+revision); err != nil {
-				t.Error(err)
-			}
-		default:
-			http.NotFound(w, request)
-		}
-	}))
-	defer mirror.Close()
+	mirror := serveChannel(t, packages, revision)
 
-	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1h")
+	r := StartRegistry(t, "nix.packages="+mirror.packages(), "nix.refresh=1h")
 	first := r.PullTag(t, "quick", "latest")
 	if got := first.Annotations; got[v1.AnnotationRevision] != revision || got[v1.AnnotationSource] != "channel:nixos-26.05" {
 		t.Errorf("latest was built from %v", got)
@@ -114,7 +95,7 @@ func TestChannelSource(t *testing.T) {
 		t.Errorf("for what was built before, programs were started: %q", now[len(programs):])
 	}
 	r.PullTag(t, "sleeps.s0", "latest")
-	for path, times := range fetched {
+	for path, times := range mirror.requests() {
 		if times != 1 {
 			t.Errorf("%s was fetched %d times", path, times)
 		}
@@ -124,64 +105,6 @@ func TestChannelSource(t *testing.T) {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
-}
-
-// serveChannel serves a directory as a channel at a revision, and returns the URL of its mirror.
-func serveChannel(t testing.TB, packages, channel, revision string) string {
-	t.Helper()
-	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
-		switch request.URL.Path {
-		case "/" + channel + "/git-revision":
-			fmt.Fprintln(w, revision)
-		case "/" + revision + ".tar.gz":
-			if err := writeArchive(w, packages, "nixpkgs-"+revision); err != nil {
-				t.Error(err)
-			}
-		default:
-			http.NotFound(w, request)
-		}
-	}))
-	t.Cleanup(mirror.Close)
-	return mirror.URL
-}
-
-// writeArchive writes a directory as GitHub does a commit.
-func writeArchive(w http.ResponseWriter, dir, top string) error {
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	archive := tar.NewWriter(z)
-	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		rel, err := filepath.Rel(dir, path)
-		if err != nil {
-			return err
-		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		header := tar.Header{Name: top + "/" + rel, Size: int64(len(content)), Mode: int64(info.Mode().Perm()), ModTime: time.Unix(1e9, 0)}
-		if err := archive.WriteHeader(&header); err != nil {
-			return err
-		}
-		_, err = archive.Write(content)
-		return err
-	})
-	for _, step := range []func() error{archive.Close, z.Close} {
-		if err == nil {
-			err = step()
-		}
-	}
-	if err == nil {
-		_, err = w.Write(b.Bytes())
-	}
-	return err
 }
 
 // TestTreeIsHeld asks for more other commits than are kept while a set is evaluated that looks at its files late. What is found out then is

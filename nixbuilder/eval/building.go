@@ -253,7 +253,8 @@ func (r *reading) forget(ctx context.Context) error {
 	if len(written) == 0 {
 		return nil
 	}
-	_, err = r.nixStore(ctx, append([]string{"--delete"}, written...))
+	// Outputs may stay, which another process has put there to be read.
+	_, err = r.nixStore(ctx, append([]string{"--option", "keep-derivations", "false", "--delete"}, written...))
 	return err
 }
 

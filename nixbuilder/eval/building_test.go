@@ -124,9 +124,10 @@ func TestReading(t *testing.T) {
 			}
 			target := "local?root=" + openDir(t, "target")
 			realise, built := realising(t, target)
-			e, _ := newEvaluator(t, Options{
+			options := Options{
 				ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second, Store: target, Realise: realise,
-			})
+			}
+			e, _ := newEvaluator(t, options)
 			source := Source{Path: flakeOf(t, test.files), Shares: "the operator's"}
 			names := []string{"plain", "p", "deep", "dir"}
 			if strings.Contains(test.name, "fetches") {
@@ -167,6 +168,11 @@ func TestReading(t *testing.T) {
 			}
 			if f := bad["bad"].Failure; f == nil || f.Message != "bad needs import from derivation: it fails" || bad["bad"].Cacheable() || bad["plain"].Package == nil {
 				t.Errorf("bad is %+v, plain %+v", f, bad["plain"])
+			}
+			// Another process finds what this one has left.
+			e, _ = newEvaluator(t, options)
+			if results, err := e.Evaluate(t.Context(), source, system, []string{"p"}); err != nil || results["p"].Package == nil {
+				t.Errorf("another process gets %+v, %v", results["p"].Failure, err)
 			}
 			// What was not asked for to be read is not built by the evaluation itself.
 			if left, err := filepath.Glob(e.options.ScratchDir + "/fetched/*/root/nix/store/*-bad"); err != nil || len(left) > 0 {

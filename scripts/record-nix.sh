@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Records what each Nix says: conversations with its daemon, which TestRecorded replays (nixbuilder/daemon/testdata/nix-VERSION), and the registry's answers
+# Records what each Nix says: conversations with its daemon, which TestRecorded replays (nixbuilder/daemon/testdata/nix-VERSION…), and the registry's answers
 # for packages that fail in every way, with which TestDifferences compares (integration/testdata/differences/nix-VERSION.txt).
 #
 # Usage: scripts/record-nix.sh [SUITE]…   (bookworm trixie sid)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -69,6 +70,8 @@ type Result struct {
 	Status Status
 	// Message is Nix's own text about a failure, in one or more lines, with paths of the host. It can be empty.
 	Message string
+	// Outputs are, after a success, the store paths of outputs by name, as far as Nix tells: at least of those that were asked for. They are valid.
+	Outputs map[string]store.Path
 }
 
 // Build builds or fetches targets that are not in the store, and gives every line of the builders' output, and the daemon's
@@ -100,7 +103,8 @@ func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogL
 			default:
 				c.r.fail(fmt.Errorf("no result for %s", t))
 			}
-			results = append(results, Result{t, answer.Status, answer.Message})
+			answer.Target = t
+			results = append(results, answer)
 		}
 		return c.r.err
 	})
@@ -115,17 +119,32 @@ func (r *reader) buildResults() map[key]Result {
 	results := map[key]Result{}
 	for n := r.count(); n > 0 && r.err == nil; n-- {
 		path, _, built := strings.Cut(r.text(keepErrorBytes), "!")
-		status := Status(r.uint())
-		message := strings.TrimSpace(plain(r.text(keepErrorBytes)))
+		result := Result{Status: Status(r.uint())}
+		result.Message = strings.TrimSpace(plain(r.text(keepErrorBytes)))
 		r.uint() // times built
 		r.uint() // whether it is not deterministic
 		r.uint() // start time
 		r.uint() // stop time
-		for n := r.count(); n > 0 && r.err == nil; n-- {
-			r.skipText() // output's name
-			r.skipText() // output's path
-		}
-		results[key{store.Path(path), built}] = Result{Status: status, Message: message}
+		result.Outputs = r.realisations()
+		results[key{store.Path(path), built}] = result
 	}
 	return results
+}
+
+// realisations reads the store paths of outputs, by the outputs' names: HASH-OF-THE-DERIVATION!OUTPUT, and JSON about it. Most derivations tell their paths themselves, so
+// what is not understood is left out.
+func (r *reader) realisations() map[string]store.Path {
+	outputs := map[string]store.Path{}
+	for n := r.count(); n > 0 && r.err == nil; n-- {
+		_, output, _ := strings.Cut(r.text(keepPathBytes), "!")
+		text := r.text(keepRealisationBytes)
+		var realisation struct{ OutPath string }
+		if json.Unmarshal([]byte(text), &realisation) != nil || !isOutputName(output) {
+			continue
+		}
+		if path, err := store.ParsePath(store.Dir + "/" + realisation.OutPath); err == nil {
+			outputs[output] = path
+		}
+	}
+	return outputs
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"reflect"
 	"runtime"
 	"slices"
@@ -62,6 +63,25 @@ func TestMissingResult(t *testing.T) {
 	results, err := c.Build(t.Context(), []DerivedPath{outputs(t, drvA)}, nil)
 	if results != nil || err == nil || c.Err() == nil {
 		t.Errorf("Build() = %v, %v, connection: %v, want an error and a broken connection", results, err, c.Err())
+	}
+}
+
+// Outputs are store paths, whatever else the daemon calls one.
+func TestOutputsOfResults(t *testing.T) {
+	realisation := func(path string) string {
+		return `{"dependentRealisations":{},"id":"sha256:0!x","outPath":"` + path + `","signatures":[]}`
+	}
+	good := strings.TrimPrefix(pathA, store.Dir+"/")
+	answer := words(msgLast, 1, drvA+"!*", 0, "", 1, 0, 0, 0,
+		7, "sha256:0!out", realisation(good), "sha256:0!dev", realisation("../etc/passwd"), "sha256:0!doc", realisation(good+"/bin"), "sha256:0!lib", `{"outPath":1}`,
+		"sha256:0!man", good, "sha256:0!../x", realisation(good), "sha256:0", realisation(good))
+	c := connect(t, answer)
+	results, err := c.Build(t.Context(), []DerivedPath{outputs(t, drvA)}, nil)
+	if err != nil || len(results) != 1 {
+		t.Fatalf("Build() = %v, %v", results, err)
+	}
+	if want := (map[string]store.Path{"out": pathA}); !maps.Equal(results[0].Outputs, want) {
+		t.Errorf("the outputs are %v, want %v", results[0].Outputs, want)
 	}
 }
 

@@ -39,6 +39,11 @@ in rec {
   failing = make "failing" "echo oh-no; exit 3" { };
   dependent = make "dependent" "echo ${failing} > $out" { };
   slow = make "slow" "echo started; exec /bin/busybox sleep ${seconds}" { };
+  # Those take the feature ca-derivations.
+  floats = { __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; };
+  floating = make "floating" "echo $dev > $out; echo dev > $dev" (floats // { outputs = [ "out" "dev" ]; });
+  resolved = make "resolved" "echo ${floating} > $out" { };
+  unresolved = make "unresolved" "echo ${floating.dev}; exit 4" floats;
 }
 `
 
@@ -388,7 +393,12 @@ func TestBuildOutputsApart(t *testing.T) {
 	drv := h.derivation("split")
 	targets := []DerivedPath{outputs(t, drv, "out"), outputs(t, drv, "dev"), outputs(t, drv, "out")}
 	results, err := c.Build(t.Context(), targets, nil)
-	want := []Result{{Target: targets[0]}, {Target: targets[1]}, {Target: targets[2]}}
+	paths := make(map[string]store.Path)
+	for path := range strings.FieldsSeq(h.run("nix-store", "-q", "--outputs", string(drv))) {
+		p := parse(t, path)
+		paths[map[string]string{"split": "out", "split-dev": "dev"}[p.Name()]] = p
+	}
+	want := []Result{{Target: targets[0], Outputs: paths}, {Target: targets[1], Outputs: paths}, {Target: targets[2], Outputs: paths}}
 	if err != nil || !reflect.DeepEqual(results, want) {
 		t.Errorf("Build() = %v, %v, want %v", results, err, want)
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// A recorded conversation is a directory of testdata, made by scripts/record-nix.sh and named for the version of Nix:
-// what was said (requests, answers), about which paths, and what the Conn made of it.
+// A recorded conversation is a directory of testdata, made by scripts/record-nix.sh and named for the version of Nix, and the experimental feature that
+// is on, if any: what was said (requests, answers), about which paths, and what the Conn made of it.
 const (
 	recordedRequests   = "requests.bin"
 	recordedAnswers    = "answers.bin"
@@ -62,7 +62,7 @@ func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 	note("temporary roots", c.TempRoots(), c.AddTempRoots(ctx, outs))
 	results, err := c.Build(ctx, targets, func(l LogLine) { fmt.Fprintf(&transcript, "log: %s %q\n", l.Drv, l.Text) })
 	for _, r := range results {
-		note("built", fmt.Sprintf("%s %s %q", r.Target, r.Status, r.Message), nil)
+		note("built", fmt.Sprintf("%s %s %q %v", r.Target, r.Status, r.Message, r.Outputs), nil)
 	}
 	note("builds", len(results), err)
 	// Without keep-going, the first failure stops the other targets.
@@ -71,7 +71,7 @@ func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 	note("settings", "", c.do(ctx, "setting", func() error { return c.setOptions(stopping, nil) }))
 	results, err = c.Build(ctx, targets, nil)
 	for _, r := range results {
-		note("built", fmt.Sprintf("%s %s %q", r.Target, r.Status, r.Message), nil)
+		note("built", fmt.Sprintf("%s %s %q %v", r.Target, r.Status, r.Message, r.Outputs), nil)
 	}
 	note("builds", len(results), err)
 	valid, err := c.ValidPaths(ctx, outs)
@@ -86,7 +86,8 @@ func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 
 func TestRecorded(t *testing.T) {
 	if os.Getenv("RECORD") != "" {
-		record(t)
+		record(t, "", "program", "dependent", "split", "slow")
+		record(t, "ca-derivations", "program", "lib", "floating", "resolved", "unresolved")
 	}
 	dirs, err := filepath.Glob("testdata/nix-*")
 	if err != nil || len(dirs) == 0 {
@@ -140,14 +141,16 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.Process.Write(b)
 }
 
-func record(t *testing.T) {
+// record makes a conversation about attributes, of which the first two have outputs that are known.
+func record(t *testing.T, feature string, attributes ...string) {
 	h := newHost(t)
 	h.seconds = "1000"
+	h.options.Settings["experimental-features"] = feature
 	var paths []store.Path
-	for _, attribute := range []string{"program", "dependent", "split", "slow"} {
+	for _, attribute := range attributes {
 		paths = append(paths, h.derivation(attribute))
 	}
-	paths = append(paths, h.output("program"), h.output("dependent"))
+	paths = append(paths, h.output(attributes[0]), h.output(attributes[1]))
 
 	args := []string{"--stdio", "--option", "store", h.options.Store, "--option", "timeout", "1"}
 	for name, value := range h.options.Settings {
@@ -165,7 +168,7 @@ func record(t *testing.T) {
 	transcript := talk(t.Context(), c, paths)
 	c.Close()
 
-	dir := filepath.Join("testdata", "nix-"+c.NixVersion())
+	dir := filepath.Join("testdata", strings.TrimSuffix("nix-"+c.NixVersion()+"-"+feature, "-"))
 	var list strings.Builder
 	for _, p := range paths {
 		fmt.Fprintln(&list, p)
@@ -216,6 +219,13 @@ func FuzzAnswers(f *testing.F) {
 		check(err)
 		if err == nil && len(results) != 2 {
 			t.Fatalf("%d results for 2 targets", len(results))
+		}
+		for _, result := range results {
+			for output, path := range result.Outputs {
+				if _, err := store.ParsePath(string(path)); err != nil || !isOutputName(output) {
+					t.Fatalf("output %q is %q", output, path)
+				}
+			}
 		}
 		closure, err := c.Closure(ctx, paths)
 		check(err)

@@ -21,6 +21,8 @@ const (
 	keepPathBytes  = 1 << 10
 	keepLineBytes  = 16 << 10
 	keepErrorBytes = 64 << 10
+	// What is kept of the JSON about an output, which lists those of its dependencies.
+	keepRealisationBytes = 1 << 20
 )
 
 // reader reads the protocol's primitives. The first error sticks, and from then on everything is zero:

@@ -178,6 +178,18 @@ func compareVersions(a, b string) int {
 	return cmp.Compare(len(as), len(bs))
 }
 
+// versionOf is the version of the Nix of a Debian suite. Sid's may be newer than all that is known.
+func versionOf(t testing.TB, suite string) (version string, known bool) {
+	t.Helper()
+	words := strings.Fields(Exec(t, filepath.Join(shared.root, "scripts", "with-nix.sh"), suite, "nix", "--version"))
+	version = words[len(words)-1]
+	if suite == "sid" && compareVersions(version, newestRecorded(t)) > 0 {
+		t.Logf("Nix %s is newer than all that is known", version) // scripts/test-nix-versions.sh shows what differs
+		return version, false
+	}
+	return version, true
+}
+
 // TestImagesOfEveryNix makes images of the demo set with the Nix of each Debian suite, over a store of its own. They are the same, bit for bit.
 func TestImagesOfEveryNix(t *testing.T) {
 	t.Parallel()
@@ -194,25 +206,15 @@ func TestImagesOfEveryNix(t *testing.T) {
 	}
 	want := pull(StartRegistry(t))
 	versions := make(map[string]bool)
-	program, err := shared.binary()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, suite := range []string{"bookworm", "trixie", "sid"} {
 		t.Run(suite, func(t *testing.T) {
-			words := strings.Fields(Exec(t, filepath.Join(shared.root, "scripts", "with-nix.sh"), suite, "nix", "--version"))
-			version := words[len(words)-1]
+			version, known := versionOf(t, suite)
 			versions[version] = true
-			if suite == "sid" && compareVersions(version, newestRecorded(t)) > 0 {
-				t.Logf("Nix %s is newer than all that is known", version) // scripts/test-nix-versions.sh shows what differs
+			if !known {
 				return
 			}
 			r := NewRegistry(t)
-			r.Program = filepath.Join(r.Dir, "registry")
-			script := fmt.Sprintf("#!/bin/sh\nexec '%s/scripts/with-nix.sh' %s '%s' \"$@\"\n", shared.root, suite, program)
-			if err := os.WriteFile(r.Program, []byte(script), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			r.useNix(suite)
 			r.Start()
 			if got := pull(r); !maps.Equal(got, want) {
 				t.Errorf("the images are %v, want %v", got, want)

@@ -62,7 +62,7 @@ func NewRegistry(t testing.TB, settings ...string) *Registry {
 	r := &Registry{t: t, Dir: Dir(t)}
 	r.Configure(settings...)
 	Write(t, r.logFile(), "")
-	r.countPrograms()
+	r.countPrograms("")
 	t.Cleanup(r.check)
 	return r
 }
@@ -252,11 +252,11 @@ func (r *Registry) AwaitLog(text string, times int) {
 	})
 }
 
-// countPrograms puts programs of Nix into the registry's PATH that write a line before they do what is expected of them.
-func (r *Registry) countPrograms() {
+// countPrograms puts programs into the registry's PATH that write a line before they do what is expected of those of Nix in a directory, or those in PATH.
+func (r *Registry) countPrograms(nix string) {
 	r.t.Helper()
 	bin := filepath.Join(r.Dir, "bin")
-	if err := os.Mkdir(bin, 0o755); err != nil {
+	if err := os.MkdirAll(bin, 0o755); err != nil {
 		r.t.Fatal(err)
 	}
 	Write(r.t, r.programsFile(), "")
@@ -264,7 +264,24 @@ func (r *Registry) countPrograms() {
 		r.t.Fatal(err)
 	}
 	for _, name := range []string{"nix-instantiate", "nix-daemon", "nix-store", "nix"} {
-		r.count(name)
+		r.count(filepath.Join(nix, name))
+	}
+}
+
+// useNix has the registry use the Nix of a Debian suite, over a store of its own, from the next Start on.
+func (r *Registry) useNix(suite string) {
+	r.t.Helper()
+	program, err := shared.binary()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	withNix := filepath.Join(shared.root, "scripts", "with-nix.sh")
+	Exec(r.t, withNix, suite, "true") // fetches it
+	r.countPrograms(filepath.Join(shared.root, "build", "nix-"+suite, "bin"))
+	r.Program = filepath.Join(r.Dir, "registry")
+	script := fmt.Sprintf("#!/bin/sh\nexec '%s' %s sh -c 'PATH=\"$0:$PATH\" exec \"$@\"' '%s/bin' '%s' \"$@\"\n", withNix, suite, r.Dir, program)
+	if err := os.WriteFile(r.Program, []byte(script), 0o755); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
@@ -274,6 +291,7 @@ func (r *Registry) count(name string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	name = filepath.Base(name)
 	script := fmt.Sprintf("#!/bin/sh\necho %s >>'%s'\nexec '%s' \"$@\"\n", name, r.programsFile(), program)
 	if err := os.WriteFile(filepath.Join(r.Dir, "bin", name), []byte(script), 0o755); err != nil {
 		r.t.Fatal(err)

@@ -160,6 +160,7 @@ type Builder struct {
 	packer    *packer
 	images    *Records[[]packedLayer]
 	closures  *closures
+	floating  *Records[store.Path] // by derivation and output
 	files     *rootfs.StoreFiles
 	caches    *binarycache.Caches // nil: all goes through the Nix store
 	listings  *listings           // nil: as caches
@@ -205,6 +206,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
 		closures:  newClosures(),
+		floating:  NewRecords[store.Path](state, "floating", packagesCached),
 		files:     rootfs.NewStoreFiles(""),
 	}
 	if options.Storeless {
@@ -242,7 +244,7 @@ func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eva
 	removeLeftovers(scratch)
 	return eval.New(ctx, runner, eval.Options{
 		Memory: o.EvaluationBytes, CPU: o.EvaluationTime, FetchTime: o.FetchTime, AllowedURIs: o.AllowedURIs, Config: o.Packages.Config, ScratchDir: scratch,
-		Realise: realise,
+		Realise: realise, HostEnv: daemonOptions(o).Env,
 	})
 }
 
@@ -406,6 +408,9 @@ func (b *Builder) buildFor(ctx context.Context, platform string, request names.R
 		return Manifest{}, Errorf(NotFound, "%v", err)
 	}
 	if o.packages, err = b.resolve(ctx, request, pinned, o.system); err != nil {
+		return Manifest{}, err
+	}
+	if o.packages, err = b.settle(ctx, o); err != nil {
 		return Manifest{}, err
 	}
 	if b.caches != nil {

@@ -248,6 +248,10 @@ func blame(result daemon.Result) int {
 // complete puts before the message of a failure what was said of its cause elsewhere.
 func (r *remarks) complete(failure daemon.Result) daemon.Result {
 	for _, cause := range r.failed {
+		if target, ok := resolved(failure, cause); ok {
+			failure.Target, failure.Message = target, cause
+			break
+		}
 		own := failure.Status == daemon.MiscFailure && strings.Contains(cause, "'"+string(failure.Target.Path())+"'")
 		if !own && failure.Status != daemon.DependencyFailed {
 			continue
@@ -259,6 +263,20 @@ func (r *remarks) complete(failure daemon.Result) daemon.Result {
 		break
 	}
 	return failure
+}
+
+// resolved is what Nix has built in place of a target, if cause is why that failed. What is made of something that floats is built as another derivation of that name, as what it is made of
+// is known by then. Nix before 2.34 says no more of that than the status.
+func resolved(failure daemon.Result, cause string) (target daemon.DerivedPath, ok bool) {
+	if failure.Message != "" || failure.Status == daemon.MiscFailure || failure.Status == daemon.DependencyFailed {
+		return target, false
+	}
+	drv, err := store.ParsePath(derivationPath.FindString(cause))
+	if err != nil || drv.Name() != failure.Target.Path().Name() {
+		return target, false
+	}
+	target, err = daemon.Outputs(drv)
+	return target, err == nil
 }
 
 // culprit is the derivation that a failure is about: a dependency's, where Nix names one.

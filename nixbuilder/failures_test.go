@@ -13,6 +13,7 @@ import (
 // TestFailures has what Nix answers and says, in the words of its versions. TestDifferences of package integration has Nix itself say them.
 func TestFailures(t *testing.T) {
 	app, lib := path("app-1.drv"), path("lib-1.drv")
+	floats := store.Path(store.Dir + "/" + strings.Repeat("1", 32) + "-app-1.drv") // which Nix builds as app
 	result := func(drv store.Path, status daemon.Status, message string) daemon.Result {
 		target, err := daemon.Outputs(drv, "out")
 		if err != nil {
@@ -156,6 +157,24 @@ func TestFailures(t *testing.T) {
 			lines:   []string{"error: some substitutes for the outputs of derivation 'LIB' failed (usually happens due to networking issues); try '--fallback' to build derivation from source"},
 			results: []daemon.Result{result(app, daemon.TransientFailure, "some substitutes for the outputs of derivation 'DRV' failed (usually happens due to networking issues)")},
 			kind:    Unavailable, want: "fetching app-1 failed: a binary cache that has it doesn't give it",
+		},
+		{
+			name:    "a derivation that another one stands for, 2.26",
+			lines:   []string{"error: builder for 'LIB' failed with exit code 2;", "error: builder for 'APP' failed with exit code 4;", "       last 1 log lines:"},
+			results: []daemon.Result{result(floats, daemon.PermanentFailure, "")},
+			kind:    Denied, want: "building app-1 failed with exit code 4; its last lines: linking; on the registry's host, `nix-store --read-log " + string(app) + "`",
+		},
+		{
+			name:    "a derivation that another one stands for, 2.34",
+			lines:   []string{"error: Cannot build 'APP'.", "       Reason: builder failed with exit code 4.", "       Output paths:"},
+			results: []daemon.Result{result(floats, daemon.DependencyFailed, "build of resolved derivation '"+string(app)+"' failed")},
+			kind:    Denied, want: "building app-1 failed with exit code 4; its last lines: linking",
+		},
+		{
+			name:    "too slow a derivation that another one stands for, 2.8",
+			lines:   []string{"error: building of 'APP' timed out after 2 seconds"},
+			results: []daemon.Result{result(floats, daemon.TimedOut, "")},
+			kind:    Denied, want: "building app-1 took longer than this registry allows; its last lines: linking",
 		},
 		{name: "in no cache", results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}}, kind: Denied, want: "no binary cache has app-1"},
 		{name: "no words for it", results: []daemon.Result{result(path("none.drv"), daemon.NotDeterministic, "DRV differs\nfrom what it was")}, kind: Denied, want: "building none failed: none.drv differs"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/nix-community/go-nix/pkg/derivation"
 
@@ -49,6 +50,9 @@ func (b *Builder) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.
 	}
 	var outputs []store.Path
 	for name, output := range parsed.Outputs {
+		if output.Path == "" {
+			return nil, Errorf(Denied, "%s is content-addressed, or made of what is, and evaluations can't read such", strings.TrimSuffix(drv.Name(), ".drv"))
+		}
 		path, err := store.ParsePath(output.Path)
 		if err != nil {
 			return nil, Errorf(Denied, "the output %s of %s has no store path", name, drv.Name())

@@ -98,7 +98,7 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 		}
 		logrus.Warnf("nix: building what can't be downloaded: %s", failed)
 	}
-	if targets, err = b.derivations(ctx, conn, o.packages, absent, o.pinned, o.system); err != nil {
+	if targets, err = b.derivations(ctx, conn, o.packages.with(absent), o.pinned, o.system); err != nil {
 		return nil, err
 	}
 	if missing, err = conn.QueryMissing(ctx, targets); err != nil {
@@ -107,15 +107,12 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 	return nil, explain(b.run(ctx, conn, targets, missing))
 }
 
-// derivations adds those of the packages with absent outputs to the store, and returns what to ask of them.
-func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted packages, absent []store.Path, pinned source.Pinned, system string) ([]daemon.DerivedPath, error) {
+// derivations adds those of packages to the store, and returns what to ask of them.
+func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted packages, pinned source.Pinned, system string) ([]daemon.DerivedPath, error) {
 	var targets []daemon.DerivedPath
 	var names []string
 	var paths []store.Path
 	for _, c := range wanted {
-		if !slices.ContainsFunc(c.installed(), func(p store.Path) bool { return slices.Contains(absent, p) }) {
-			continue
-		}
 		target, err := daemon.Outputs(c.Derivation, c.OutputsToInstall...)
 		if err != nil {
 			return nil, err
@@ -142,14 +139,20 @@ func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted pac
 
 // run has Nix do its work. It fails with a *buildError if that is for what is built or downloaded to answer for.
 func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) error {
+	_, err := b.build(ctx, conn, targets, missing)
+	return err
+}
+
+// build is run, with a result for each target and for what is built for them.
+func (b *Builder) build(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) ([]daemon.Result, error) {
 	if missing.NarSize > b.options.MaxBytes {
-		return tooLarge(missing.NarSize, b.options.MaxBytes)
+		return nil, tooLarge(missing.NarSize, b.options.MaxBytes)
 	}
 	logrus.Infof("nix: building %d derivations and downloading %d store paths (%s)",
 		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
 	said := remarks{tails: make(map[store.Path][]string)}
 	results, err := conn.Build(ctx, withDependencies(targets, missing.WillBuild), said.add)
-	return said.failure(results, err)
+	return results, said.failure(results, err)
 }
 
 // withDependencies adds the derivations that are built for targets, so that each has a result of its own: of a target that fails with a dependency, Nix does

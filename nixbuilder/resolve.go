@@ -65,6 +65,16 @@ func (p packages) outputs() []store.Path {
 	return slices.Compact(paths)
 }
 
+// with are those that install one of paths.
+func (p packages) with(paths []store.Path) (with packages) {
+	for _, c := range p {
+		if slices.ContainsFunc(c.installed(), func(installed store.Path) bool { return slices.Contains(paths, installed) }) {
+			with = append(with, c)
+		}
+	}
+	return with
+}
+
 // wanted are the names of a request's packages and of those that come with them.
 func (b *Builder) wanted(request names.Request) []string {
 	wanted := slices.Concat(request.Packages, b.options.Include)
@@ -235,7 +245,7 @@ func hint(pinned source.Pinned, message string) string {
 // long: others then no longer wait for it, as it may be another name of the same request that does.
 type resolver struct {
 	evaluator   *eval.Evaluator
-	expressions string // results depend on how names are looked up
+	expressions string // and features of Nix: results depend on how names are looked up
 	records     *Records[eval.Result]
 	lanes       *lanes // for evaluations
 
@@ -246,7 +256,7 @@ type resolver struct {
 func newResolver(evaluator *eval.Evaluator, state State, concurrency int) *resolver {
 	return &resolver{
 		evaluator:   evaluator,
-		expressions: prepareimage.Hash(),
+		expressions: prepareimage.Hash() + evaluator.Features(),
 		records:     NewRecords[eval.Result](state, "packages", packagesCached),
 		lanes:       newLanes(concurrency, quickTime),
 		evaluating:  make(map[string]chan struct{}),

@@ -72,13 +72,20 @@ func (b *Builder) Layout(ctx context.Context, pinned source.Pinned, options Layo
 		if err := s.tryCaches(ctx); err != nil {
 			return Layout{}, err
 		}
+		if err := s.recallAll(ctx); err != nil {
+			return Layout{}, err
+		}
 		if options.Build {
 			if err := s.realiseAll(ctx); err != nil {
 				return Layout{}, err
 			}
 		}
 		for _, c := range s.found {
-			s.outputs = append(s.outputs, c.installed())
+			if c.Floats() {
+				s.made.Absent++
+			} else {
+				s.outputs = append(s.outputs, c.installed())
+			}
 		}
 		s.found = nil
 	}
@@ -210,7 +217,8 @@ func (s *survey) evaluate(ctx context.Context, names []string, take func(string,
 // tryCaches finds out whether binary caches answer, with one path and one connection. Connections that are the first ever to ask a cache must not be several at
 // a time: Nix 2.8 then stumbles over what it remembers of the cache.
 func (s *survey) tryCaches(ctx context.Context) error {
-	if len(s.found) == 0 {
+	i := slices.IndexFunc(s.found, func(c chosen) bool { return !c.Floats() })
+	if i < 0 {
 		return nil
 	}
 	conn, err := s.daemons.Get(ctx)
@@ -218,8 +226,25 @@ func (s *survey) tryCaches(ctx context.Context) error {
 		return fmt.Errorf("opening the Nix store: %w", err)
 	}
 	defer s.daemons.Put(conn)
-	_, err = askCaches(ctx, conn, s.found[0].installed())
+	_, err = askCaches(ctx, conn, s.found[i].installed())
 	return err
+}
+
+// recallAll finds out about packages that float what can be known without building.
+func (s *survey) recallAll(ctx context.Context) error {
+	for i, c := range s.found {
+		if !c.Floats() {
+			continue
+		}
+		paths, known, err := s.recall(ctx, packages{c})
+		if err != nil {
+			return err
+		}
+		if known {
+			s.found[i] = packages{c}.at(paths)[0]
+		}
+	}
+	return nil
 }
 
 // askCaches fails if a binary cache does not answer: what it would have said must not be missing in what is kept for good.
@@ -239,7 +264,13 @@ func (s *survey) realiseAll(ctx context.Context) error {
 	running.SetLimit(s.options.Concurrency)
 	for i, c := range s.found {
 		running.Go(func() error {
-			conn, _, err := s.realise(ctx, order{packages: packages{c}, pinned: s.pinned, system: s.system}, false)
+			o := order{packages: packages{c}, pinned: s.pinned, system: s.system}
+			settled, err := s.settle(ctx, o)
+			var conn *daemon.Conn
+			if err == nil {
+				o.packages, s.found[i] = settled, settled[0]
+				conn, _, err = s.realise(ctx, o, false)
+			}
 			if failure := (*Error)(nil); errors.As(err, &failure) {
 				logrus.Warnf("nix: %s is left out: %s", c.attribute(), failure.Message)
 				return nil

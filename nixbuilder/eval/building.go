@@ -262,7 +262,7 @@ func (r *reading) forget(ctx context.Context) error {
 func (r *reading) nixStore(ctx context.Context, args []string) ([]byte, error) {
 	output, err := r.runner.Run(ctx, proc.Command{
 		Program: filepath.Join(filepath.Dir(r.nix), "nix-store"),
-		Args:    append([]string{"--store", r.store.uri}, args...),
+		Args:    append([]string{"--store", r.store.uri, "--option", "extra-experimental-features", r.features}, args...),
 		Env:     []string{"HOME=/nonexistent", "USER=registry", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent"},
 		Kill:    syscall.SIGTERM,
 		Confine: r.confinement(r.store),

@@ -7,11 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -196,4 +199,91 @@ func TestReading(t *testing.T) {
 	if f := results["p"].Failure; f == nil || f.Message != "p needs import from derivation: more than 20 times in a row" || len(built) != 20 {
 		t.Errorf("%+v after %d builds", f, len(built))
 	}
+}
+
+// TestFloating has packages whose store paths only building tells, where Nix is configured to build such.
+func TestFloating(t *testing.T) {
+	const floats = `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`
+	own := func(name, more string) string {
+		return `derivation { name = "` + name + `"; system = "x86_64-linux"; builder = "/bin/sh"; ` + more + ` }`
+	}
+	list := `rec {
+		plain = ` + own("plain", "") + `;
+		floating = ` + own("floating", floats+`outputs = [ "out" "dev" ];`) + `;
+		uses = ` + own("uses", "inherit floating;") + `;
+		fixed = ` + own("fixed", `inherit floating; outputHashMode = "recursive"; outputHashAlgo = "sha256"; outputHash = "0000000000000000000000000000000000000000000000000000";`) + `;
+		impure = ` + own("impure", "__impure = true;") + `;
+		lies = plain // { out.outPath = "/${plain.name}"; };
+	}`
+	conf := openDir(t, "conf")
+	if err := os.WriteFile(filepath.Join(conf, "nix.conf"), []byte("experimental-features = ca-derivations\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{ // the outputs that are not known, or the failure
+		"plain": "", "floating": "dev out", "floating.dev": "dev out", "uses": "out", "fixed": "",
+		"impure": "impure is made of an impure derivation, which this registry does not build",
+		"lies":   "the output out of lies has no store path",
+	}
+	for name, files := range map[string]map[string]string{
+		"a set":   {"default.nix": `{ ... }: ` + list},
+		"a flake": {"flake.nix": `{ outputs = { self }: { packages.x86_64-linux = ` + list + `; }; }`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := openDir(t, "target")
+			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), Store: "local?root=" + target, HostEnv: []string{"NIX_CONF_DIR=" + conf}})
+			if got := e.Features(); got != "ca-derivations" {
+				t.Errorf("the features are %q", got)
+			}
+			source := Source{Path: flakeOf(t, files)}
+			evaluated, err := e.Evaluate(t.Context(), source, system, slices.Collect(maps.Keys(want)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			results, err := e.Instantiate(t.Context(), source, system, slices.Collect(maps.Keys(want)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !reflect.DeepEqual(results, evaluated) {
+				t.Errorf("what is instantiated is %+v, what is evaluated %+v", results, evaluated)
+			}
+			for name, want := range want {
+				p := results[name].Package
+				if p == nil {
+					if got := results[name].Failure.Message; got != want {
+						t.Errorf("%s: %q, want %q", name, got, want)
+					}
+					continue
+				}
+				var unknown []string
+				for output, path := range p.Outputs {
+					if path == "" {
+						unknown = append(unknown, output)
+					}
+				}
+				slices.Sort(unknown)
+				if got := strings.Join(unknown, " "); got != want || p.Floats() != (want != "") {
+					t.Errorf("%s has the unknown outputs %q, want %q", name, got, want)
+				}
+				if _, err := os.Stat(target + string(p.Derivation)); err != nil {
+					t.Errorf("%s is not in the store: %v", name, err)
+				}
+			}
+		})
+	}
+	t.Run("switched off", func(t *testing.T) {
+		e, _ := newEvaluator(t, Options{HostEnv: []string{"NIX_CONF_DIR=" + openDir(t, "conf")}})
+		if got := e.Features(); got != "" {
+			t.Errorf("the features are %q", got)
+		}
+	})
+	t.Run("a configuration that Nix refuses", func(t *testing.T) {
+		conf := openDir(t, "conf")
+		if err := os.WriteFile(filepath.Join(conf, "nix.conf"), []byte("experimental-features\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		runner, _ := proc.New()
+		if _, err := New(t.Context(), runner, Options{HostEnv: []string{"NIX_CONF_DIR=" + conf}}); err == nil || !strings.Contains(err.Error(), "content-addressed") {
+			t.Errorf("New() = %v", err)
+		}
+	})
 }

@@ -52,6 +52,8 @@ type Options struct {
 	ScratchDir string
 	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.
 	Store string
+	// HostEnv is the environment, as KEY=value, in which Nix finds the configuration of that store; none: that of a user without one.
+	HostEnv []string
 }
 
 // Evaluator evaluates package sets. It is safe for concurrent use: every call has processes of its own.
@@ -59,8 +61,9 @@ type Evaluator struct {
 	runner  *proc.Runner
 	options Options
 	nix     string
-	version string
 	copying chan struct{} // has a token while derivations are copied
+
+	version, features string // of Nix
 
 	revisions    *revisions
 	stores       *stores
@@ -138,11 +141,34 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 		return nil, fmt.Errorf("asking for Nix's version: %s answers %q", options.NixInstantiate, output.Stdout)
 	}
 	e.version = string(match[1])
+	if e.features, err = e.askFeatures(ctx); err != nil {
+		return nil, err
+	}
 	return e, nil
 }
 
 // Version is the version of Nix, such as 2.8.0.
 func (e *Evaluator) Version() string { return e.version }
+
+// Features are the experimental features of Nix that package sets may use, as in nix.conf. Results depend on them.
+func (e *Evaluator) Features() string { return e.features }
+
+// askFeatures asks Nix whether it is configured to build content-addressed derivations.
+func (e *Evaluator) askFeatures(ctx context.Context) (string, error) {
+	const example = `(derivation { name = "example"; system = "none"; builder = "none"; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }).outPath`
+	output, err := e.runner.Run(ctx, proc.Command{
+		Program: e.options.NixInstantiate,
+		Args:    []string{"--eval", "--store", "dummy://", "--expr", example},
+		Env:     slices.Concat([]string{"HOME=/nonexistent", "USER=registry", "NIX_STATE_DIR=/nonexistent"}, e.options.HostEnv),
+	})
+	if err != nil && experimental.Match(output.Stderr) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("asking whether Nix builds content-addressed derivations: %w", err)
+	}
+	return "ca-derivations", nil
+}
 
 // Evaluate finds names in a package set and says what they stand for on system, such as x86_64-linux. A name is an attribute, with _ before it
 // or in another case if there is none of that name, or several joined by dots, the last of which may be an output; 64 at most. Every name gets a result; order and repetition do not matter.
@@ -367,7 +393,7 @@ type copying struct {
 }
 
 func (e *Evaluator) copy(ctx context.Context, c copying) error {
-	args := []string{"--extra-experimental-features", "nix-command", "copy"}
+	args := []string{"--extra-experimental-features", "nix-command " + e.features, "copy"}
 	if c.derivation {
 		args = append(args, "--derivation")
 	}

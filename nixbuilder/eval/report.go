@@ -98,6 +98,9 @@ func (r *report) insidePackage() Result {
 	return result
 }
 
+// placeholder is what stands for the path of an output in derivations until that is known.
+var placeholder = regexp.MustCompile(`^/[0-9a-df-np-sv-z]{52}$`)
+
 func (r *report) pkg() Result {
 	derivation, err := store.ParsePath(r.DrvPath)
 	if err != nil || !strings.HasSuffix(r.DrvPath, ".drv") {
@@ -105,7 +108,9 @@ func (r *report) pkg() Result {
 	}
 	outputs := make(map[string]store.Path)
 	for name, path := range r.OutPaths {
-		if outputs[name], err = store.ParsePath(path); err != nil {
+		if placeholder.MatchString(path) {
+			outputs[name] = ""
+		} else if outputs[name], err = store.ParsePath(path); err != nil {
 			return failed(NotPackage, "the output %s of %s has no store path", name, r.Name)
 		}
 	}

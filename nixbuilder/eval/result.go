@@ -2,6 +2,7 @@ package eval
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -19,7 +20,7 @@ type Package struct {
 	// Output is the output that the name ended with, as in openssl.dev, and the only one to install; empty: the name was the package's.
 	Output     string     `json:"output,omitempty"`
 	Derivation store.Path `json:"derivation"`
-	// Outputs are the store paths of all outputs, by name.
+	// Outputs are the store paths of all outputs, by name. Those are empty that only building tells: of what is content-addressed, or made of what is.
 	Outputs map[string]store.Path `json:"outputs"`
 	// OutputsToInstall are the names of those outputs that a user of the package gets, in the package's order; at least one.
 	OutputsToInstall []string `json:"outputsToInstall"`
@@ -37,6 +38,11 @@ type Package struct {
 	Licenses []string `json:"licenses"`
 	// Image is nil if the package sets nothing of its image.
 	Image *Image `json:"image,omitempty"`
+}
+
+// Floats reports whether only building tells the store paths of what a user of the package gets.
+func (p *Package) Floats() bool {
+	return slices.ContainsFunc(p.OutputsToInstall, func(output string) bool { return p.Outputs[output] == "" })
 }
 
 // An Image is what a package sets of the image that it is in, as passthru.image. A nil field is not set.

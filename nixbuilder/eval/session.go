@@ -270,6 +270,7 @@ func (s *session) arguments() []string {
 		"--option", "allow-import-from-derivation", strconv.FormatBool(s.store.reads),
 		"--option", "allowed-uris", s.allowed(),
 		"--option", "substituters", "",
+		"--option", "extra-experimental-features", s.features,
 	}
 	if len(s.source.NixPath) > 0 {
 		// What <nixpkgs> is for, where the set doesn't say it. Other sets may want to know which platform builds.

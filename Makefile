@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: help run test lint bench build demo setup-run setup-test setup-bench fuzz clean
+.PHONY: help run test lint bench nixpkgs build demo setup-run setup-test setup-bench fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -24,8 +24,12 @@ lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 	git ls-files -z '*.nix' | xargs -0 -n 1 nix-instantiate --parse >/dev/null
 
-bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 PEER=URL choose what
-	@go run ./integration/bench -groups '$(GROUP)' -runs '$(or $(RUNS),3)' -peer '$(PEER)'
+bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 PEER=URL choose what; GROUP=nixpkgs SET=DIR
+	@go run ./integration/bench -groups '$(GROUP)' -runs '$(or $(RUNS),3)' -peer '$(PEER)' -set '$(SET)'
+
+nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind (with a Nix that is new enough, as by scripts/with-nix.sh)
+	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }
+	NIXPKGS='$(abspath $(SET))' go test -tags nixpkgs -count=1 -v -run TestNixpkgs ./nixbuilder/eval
 
 build: build/registry ## Build build/registry
 

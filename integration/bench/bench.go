@@ -25,6 +25,7 @@ type options struct {
 	names []string // of images, smallest first
 	runs  int
 	peer  string // a URL, or empty
+	set   string // a directory with nixpkgs, or empty
 	dir   string // for all that is written; anyone must be able to read it, as evaluations are nobody's
 }
 
@@ -163,6 +164,10 @@ func (b *bench) printMachine(ctx context.Context) error {
 		field("/proc/cpuinfo", "model name"), runtime.NumCPU(), field("/proc/meminfo", "MemTotal"),
 		unix.ByteSliceToString(kernel.Release[:]), say("findmnt", "-no", "FSTYPE", "--target", b.dir), disk(b.dir),
 		say("nix", "--version"), runtime.Version(), load(), b.runs)
+	if len(b.images) == 0 {
+		fmt.Fprintln(b.out)
+		return nil
+	}
 	fmt.Fprint(b.out, "\n| image | store paths | as a tar | name |\n|---|---|---|---|\n")
 	for _, i := range b.images {
 		fmt.Fprintf(b.out, "| %s | %d | %s | `%s` |\n", i, len(i.paths), megabytes(i.tarSize), i.name)

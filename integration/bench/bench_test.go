@@ -71,7 +71,7 @@ func TestChoose(t *testing.T) {
 		{list: "cold,warm"},
 		{list: "cold,"},
 	} {
-		got, err := choose(test.list)
+		got, err := choose(test.list, false)
 		var names []string
 		for _, g := range got {
 			names = append(names, g.name)

@@ -17,28 +17,31 @@ import (
 type group struct {
 	name, about string
 	measure     func(*bench, context.Context) error
+	ofSet       bool // it measures a package set of the user's own, and no image
 }
 
 func groups() []group {
 	return []group{
-		{"cold", "store paths in the Nix store become blobs and a manifest in an empty registry", (*bench).cold},
-		{"substituted", "the same, with nothing in the Nix store and a binary cache on loopback (root only)", (*bench).substituted},
-		{"combination", "packages that were all served before, never together", (*bench).combination},
-		{"again", "an image that is stored and has not changed", (*bench).again},
-		{"many", "many images, many clients, and pulls beside a build", (*bench).many},
-		{"stored", "throughput of what is stored, against the stock registry", (*bench).stored},
-		{"memory", "resident memory of builds", (*bench).memory},
-		{"layers", "the simulation of docs/layering.md", (*bench).layers},
+		{name: "cold", about: "store paths in the Nix store become blobs and a manifest in an empty registry", measure: (*bench).cold},
+		{name: "substituted", about: "the same, with nothing in the Nix store and a binary cache on loopback (root only)", measure: (*bench).substituted},
+		{name: "combination", about: "packages that were all served before, never together", measure: (*bench).combination},
+		{name: "again", about: "an image that is stored and has not changed", measure: (*bench).again},
+		{name: "many", about: "many images, many clients, and pulls beside a build", measure: (*bench).many},
+		{name: "stored", about: "throughput of what is stored, against the stock registry", measure: (*bench).stored},
+		{name: "memory", about: "resident memory of builds", measure: (*bench).memory},
+		{name: "layers", about: "the simulation of docs/layering.md", measure: (*bench).layers},
+		{name: "nixpkgs", about: "evaluating a real nixpkgs, against Nix itself, and keeping its revisions (needs SET, and a Nix that is new enough)", measure: (*bench).nixpkgs, ofSet: true},
 	}
 }
 
 func main() {
 	o := options{names: demoImages()}
 	flag.IntVar(&o.runs, "runs", 3, "how often each is measured; figures are medians")
+	flag.StringVar(&o.set, "set", "", "`directory` with nixpkgs, for the group nixpkgs")
 	flag.StringVar(&o.peer, "peer", "", "`URL` of another server, to be asked the same; its storage should be empty")
 	chosen := flag.String("groups", "", "`names` of groups, separated by commas (default: all)")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "Usage: make bench [GROUP=NAMES] [RUNS=N] [PEER=URL], or, after `make demo`: go run ./integration/bench [flags]")
+		fmt.Fprintln(os.Stderr, "Usage: make bench [GROUP=NAMES] [RUNS=N] [PEER=URL] [SET=DIR], or, after `make demo`: go run ./integration/bench [flags]")
 		flag.PrintDefaults()
 		fmt.Fprintln(os.Stderr, "\nGroups:")
 		for _, g := range groups() {
@@ -57,9 +60,12 @@ func main() {
 
 // run measures the groups of a list. What was measured before an error or a signal is printed.
 func run(ctx context.Context, out io.Writer, o options, list string, args []string) error {
-	selected, err := choose(list)
+	selected, err := choose(list, o.set != "")
 	if err != nil {
 		return err
+	}
+	if !slices.ContainsFunc(selected, func(g group) bool { return !g.ofSet }) {
+		o.names = nil
 	}
 	if len(args) > 0 || o.runs < 1 {
 		return errors.New("takes no arguments but flags, and at least one run: see --help")
@@ -83,11 +89,11 @@ func run(ctx context.Context, out io.Writer, o options, list string, args []stri
 	return nil
 }
 
-// choose returns the groups of a list, in the order of the report; all if it is empty.
-func choose(list string) ([]group, error) {
+// choose returns the groups of a list, in the order of the report; if it is empty all, but for those of a set if there is none.
+func choose(list string, withSet bool) ([]group, error) {
 	all := groups()
 	if list == "" {
-		return all, nil
+		return slices.DeleteFunc(all, func(g group) bool { return g.ofSet && !withSet }), nil
 	}
 	wanted := strings.Split(list, ",")
 	for _, name := range wanted {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/distribution/distribution/v3/registry/handlers"
 	"github.com/sirupsen/logrus"
@@ -52,3 +53,17 @@ func (s *Service) Layout(ctx context.Context, options nixbuilder.LayoutOptions) 
 
 // Concurrency is how many images are worth having built at a time.
 func (s *Service) Concurrency() int { return s.options.Build.Concurrency }
+
+// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is to be mended; err is that it can't be told here and now, for
+// want of Nix or of a remote.
+func (s *Service) TryOut(ctx context.Context) (fault, err error) {
+	options := s.options.builder()
+	if options.CacheDir, err = os.MkdirTemp("", "registry-check-"); err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(options.CacheDir) }()
+	if err := os.Chmod(options.CacheDir, 0o755); err != nil { // evaluations are another user's
+		return nil, err
+	}
+	return nixbuilder.Check(ctx, options)
+}

@@ -2,12 +2,10 @@ package middleware
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -42,18 +40,4 @@ func (s *Service) follow(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is to be mended; err is that it can't be told here and now, for
-// want of Nix or of a remote.
-func (s *Service) TryOut(ctx context.Context) (fault, err error) {
-	options := s.options.builder()
-	if options.CacheDir, err = os.MkdirTemp("", "registry-check-"); err != nil {
-		return nil, err
-	}
-	defer func() { _ = os.RemoveAll(options.CacheDir) }()
-	if err := os.Chmod(options.CacheDir, 0o755); err != nil { // evaluations are another user's
-		return nil, err
-	}
-	return nixbuilder.Check(ctx, options)
 }

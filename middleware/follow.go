@@ -31,7 +31,7 @@ func (s *Service) follow(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			logrus.WithError(err).Error("nix: the package set can't be used")
 		}
-		if s.options.Packages.Path != "" {
+		if s.options.Packages.Path != "" && len(s.options.Packages.NixPath) == 0 {
 			return
 		}
 		select {

@@ -73,6 +73,77 @@ func TestBadPackageSets(t *testing.T) {
 	}
 }
 
+// TestBadPackages has one package of a set fail in one way after another. The others are served, near misses are named, and clients are told what is
+// wrong, and where, of that package alone. A set whose fixed point does not end is a set that can't be used. When all is mended, the package is served.
+func TestBadPackages(t *testing.T) {
+	t.Parallel()
+	packages := FreshPackages(t)
+	if err := os.Rename(filepath.Join(packages, "default.nix"), filepath.Join(packages, "fresh.nix")); err != nil {
+		t.Fatal(err)
+	}
+	// As nixpkgs is made: a fixed point with overlays, and a package in a file of its own.
+	Write(t, filepath.Join(packages, "default.nix"), `{ system, ... }:
+let
+  base = final: import ./fresh.nix { inherit system; } // { wonder = import ./wonder.nix final; };
+  extend = f: overlay: final: let prev = f final; in prev // overlay final prev;
+  fix = f: let x = f x; in x;
+in
+fix (builtins.foldl' extend base (import ./overlays.nix))
+`)
+	const wonder, overlays = "final: final.quick // { pname = \"wonder\"; }\n", "[ (final: prev: { marvel = final.wonder; }) ]\n"
+	mend := func() {
+		t.Helper()
+		Write(t, filepath.Join(packages, "wonder.nix"), wonder)
+		Write(t, filepath.Join(packages, "overlays.nix"), overlays)
+	}
+	mend()
+	r := StartRegistry(t, "nix.packages.path="+packages)
+	for _, test := range []struct {
+		name, file, text string
+		want             string // in the message
+		whole            bool   // it is the set that can't be used
+	}{
+		{"a syntax error", "wonder.nix", "final:\nfinal.quick // { pname = ; }", "unexpected ';' (packages/wonder.nix:2:26)", false},
+		{"an unfinished file", "wonder.nix", "final: final.quick // {", "unexpected end of file", false},
+		{"bytes", "wonder.nix", "\x7fELF\x00", "packages/wonder.nix:1:1", false},
+		{"an unknown variable", "wonder.nix", "final: finale.quick", "undefined variable 'finale' (packages/wonder.nix:1:8)", false},
+		{"an abort", "wonder.nix", `final: abort "no wonder"`, "no wonder", false},
+		{"a package of itself", "overlays.nix", "[ (final: prev: { wonder = final.wonder; }) ]", "infinite recursion encountered (packages/overlays.nix:1:19)", false},
+		{"a package changed in itself", "overlays.nix", "[ (final: prev: { wonder = final.wonder // { pname = \"wonder\"; }; }) ]", "infinite recursion encountered (packages/overlays.nix:1:", false},
+		{"calls without end", "overlays.nix", "[ (final: prev: { wonder = let f = x: 1 + f x; in f 0; }) ]", "overflow", false},
+		{"names out of the fixed point", "overlays.nix", "[ (final: prev: if final ? wonder then { } else { wonder = 1; }) ]", "evaluating the package set: infinite recursion encountered (packages/overlays.nix:1:20)", true},
+		{"all of the fixed point", "overlays.nix", "[ (final: prev: final) ]", "evaluating the package set: infinite recursion encountered", true},
+		{"a set that aborts", "overlays.nix", `abort "no overlays today"`, "evaluating the package set: evaluation aborted with the following error message: 'no overlays today'", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ask := func(name string, want int, text string) {
+				t.Helper()
+				status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
+				if err != nil || status != want || !strings.Contains(string(body), text) {
+					t.Errorf("%s is answered with %d %.500s, %v, want %d and %q", name, status, body, err, want, text)
+				}
+				if strings.Contains(string(body), packages) || strings.Contains(string(body), r.Dir) {
+					t.Errorf("the answer shows the host: %s", body)
+				}
+			}
+			Write(t, filepath.Join(packages, test.file), test.text)
+			ask("wonder", http.StatusForbidden, test.want)
+			ask("quick/wonder", http.StatusForbidden, test.want)
+			if test.whole {
+				ask("quick", http.StatusForbidden, test.want)
+			} else {
+				ask("quick/wonder", http.StatusForbidden, "wonder") // it is said which of the two
+				ask("wondr", http.StatusNotFound, "did you mean wonder")
+				r.CheckWhole(t, r.Pull(t, "quick"))
+			}
+			mend()
+			// Another revision than any before, of which nothing is known.
+			Write(t, filepath.Join(packages, "note"), test.name)
+			r.CheckWhole(t, r.Pull(t, "wonder"))
+		})
+	}
+}
+
 // TestVanishingPath takes a path away, as a whole and in part, and gives it back.
 func TestVanishingPath(t *testing.T) {
 	t.Parallel()

@@ -105,6 +105,26 @@ func TestScale(t *testing.T) {
 		}
 	}
 
+	// One file of all is broken: its package says where, and all others are as they were.
+	broken := set.Plain[4]
+	file := filepath.Join(dir, "pkgs", "by-name", broken[:2], broken, "package.nix")
+	whole := Read(t, file)
+	Write(t, file, whole+"}")
+	status, _, body, err := r.Get(t.Context(), "/v2/hello/"+broken+"/manifests/latest", v1.MediaTypeImageManifest)
+	if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "syntax error, unexpected '}'") ||
+		!strings.Contains(string(body), "(packages/pkgs/by-name/"+broken[:2]+"/"+broken+"/package.nix:") {
+		t.Errorf("with a syntax error in %s, the answer is %d %s, %v", broken, status, body, err)
+	}
+	status, _, body, err = r.Get(t.Context(), "/v2/"+typo(broken)+"/manifests/latest", v1.MediaTypeImageManifest)
+	if err != nil || status != http.StatusNotFound || !strings.Contains(string(body), "did you mean") {
+		t.Errorf("with a syntax error in %s, a typo is answered with %d %s, %v", broken, status, body, err)
+	}
+	if again := r.Pull(t, image); again.Layers[0].Digest != first.Layers[0].Digest {
+		t.Errorf("with a syntax error in %s, %s is another image", broken, image)
+	}
+	Write(t, file, whole)
+	r.Pull(t, broken)
+
 	engine := Engines[0]
 	engine.Pull(t, r.Ref(image))
 	for name, want := range map[string]string{set.Plain[0]: set.Plain[0] + " ", set.Capitals[0]: set.Capitals[0] + " ", "hello": "Hello, world!"} {

@@ -205,7 +205,11 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 			if failure.Kind == eval.Unfetched {
 				kind = Unavailable
 			}
-			refused = append(refused, failure.Message+hint(pinned, failure.Message))
+			message := failure.Message + hint(pinned, failure.Message)
+			if len(requested) > 1 && !strings.Contains(message, name) {
+				message = name + ": " + message
+			}
+			refused = append(refused, message)
 		}
 	}
 	switch {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,8 +20,10 @@ type binaryCache struct {
 	secret, publicKey string
 	beforeNAR         func(size int64) // if not nil, called before an archive is sent
 
+	server *httptest.Server
+
 	mu    sync.Mutex
-	down  bool
+	fault http.HandlerFunc // if not nil, what answers instead of the cache
 	asked []string
 }
 
@@ -37,19 +40,28 @@ func newBinaryCache(t testing.TB) *binaryCache {
 		t.Fatal(err)
 	}
 	c.publicKey = strings.TrimSpace(string(key))
-	server := httptest.NewServer(c)
-	t.Cleanup(server.Close)
-	c.url = server.URL
+	c.server = httptest.NewServer(c)
+	t.Cleanup(c.server.Close)
+	c.url = c.server.URL
 	return c
 }
 
 // cacheOf has attributes of a package set, which were built where the machine's store has nothing of it.
 func cacheOf(t testing.TB, packages string, attributes ...string) *binaryCache {
 	t.Helper()
+	c := newBinaryCache(t)
+	c.build(t, packages, "", attributes...)
+	return c
+}
+
+// build adds attributes of a package set, which are built in a store of their own, by a machine that says that it has a lamp. Empty, the compression is xz.
+func (c *binaryCache) build(t testing.TB, packages, compression string, attributes ...string) {
+	t.Helper()
 	Needs(t, "nix-build")
 	own := "local?root=" + filepath.Join(Dir(t), "store")
 	// It has no users to build as: Nix ends all that runs as such a user, also what another store builds.
-	build := []string{"--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--store", own, packages}
+	build := []string{"--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option", "system-features", "lamp"}
+	build = append(build, "--store", own, packages)
 	for _, attribute := range attributes {
 		build = append(build, "-A", attribute)
 	}
@@ -57,9 +69,7 @@ func cacheOf(t testing.TB, packages string, attributes ...string) *binaryCache {
 	for path := range strings.FieldsSeq(Exec(t, "nix-build", build...)) {
 		paths = append(paths, store.Path(path))
 	}
-	c := newBinaryCache(t)
-	c.add(t, own, "xz", paths...)
-	return c
+	c.add(t, own, cmp.Or(compression, "xz"), paths...)
 }
 
 // add copies paths, with all that they refer to, from a store; empty: the machine's.
@@ -85,10 +95,20 @@ func (c *binaryCache) storeless(more ...string) []string {
 	return c.settings(append([]string{"nix.build.storeless=true"}, more...)...)
 }
 
-func (c *binaryCache) setDown(down bool) {
+// setFault has something else answer instead of the cache; nil: nothing does.
+func (c *binaryCache) setFault(fault http.HandlerFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.down = down
+	c.fault = fault
+}
+
+// setDown has the cache refuse all that is asked.
+func (c *binaryCache) setDown(down bool) {
+	if !down {
+		c.setFault(nil)
+		return
+	}
+	c.setFault(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "down", http.StatusServiceUnavailable) })
 }
 
 // requests are the paths that were asked for since the last call, and that match.
@@ -107,11 +127,11 @@ func (c *binaryCache) requests(pattern string) (matching []string) {
 // ServeHTTP implements http.Handler.
 func (c *binaryCache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
-	down := c.down
+	fault := c.fault
 	c.asked = append(c.asked, r.URL.Path)
 	c.mu.Unlock()
-	if down {
-		http.Error(w, "down", http.StatusServiceUnavailable)
+	if fault != nil {
+		fault(w, r)
 		return
 	}
 	if c.beforeNAR != nil && strings.HasPrefix(r.URL.Path, "/nar/") {

@@ -298,9 +298,13 @@ func daemonOptions(options Options) daemon.Options {
 	settings := map[string]string{
 		"timeout":  strconv.Itoa(int(options.BuildTimeout.Seconds())),
 		"max-jobs": "auto", // as many as there are cores; clients of Nix don't read it from nix.conf
-		// A binary cache that is down costs seconds, not minutes.
-		"connect-timeout":   "5",
-		"download-attempts": "2",
+		// A binary cache that is down costs seconds, not minutes, and one that keeps silent a minute, not ten.
+		"connect-timeout":          "5",
+		"download-attempts":        "2",
+		"stalled-download-timeout": "30",
+		// What is mended in a cache is seen soon, not after an hour or a month. Nothing is asked for often: what was downloaded is in the store.
+		"narinfo-cache-negative-ttl": "60",
+		"narinfo-cache-positive-ttl": "60",
 	}
 	maps.Copy(settings, options.Settings)
 	return daemon.Options{
@@ -422,7 +426,7 @@ func (b *Builder) buildFor(ctx context.Context, platform string, request names.R
 // fromStore makes an image out of the Nix store, which Nix fills with what is not there. What it downloads is packed as it arrives; should binary caches
 // then not give what they said they have, it is built.
 func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
-	conn, coming, err := b.realise(ctx, o, true)
+	conn, coming, err := b.realise(ctx, o, asItArrives)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -434,7 +438,7 @@ func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
 			return manifest, err
 		}
 		logrus.WithError(err).Warn("nix: building what can't be downloaded")
-		if conn, _, err = b.realise(ctx, o, false); err != nil {
+		if conn, _, err = b.realise(ctx, o, built); err != nil {
 			return Manifest{}, err
 		}
 	}

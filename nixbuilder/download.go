@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -91,7 +92,9 @@ func (b *Builder) download(
 			d.watch(watching, watcher)
 		})
 		err := b.fetch(ctx, conn, targets, missing)
-		if failed := (*buildError)(nil); errors.As(err, &failed) {
+		if failed := (*buildError)(nil); errors.As(err, &failed) && failed.silent {
+			err = explain(failed)
+		} else if failed != nil {
 			err = fmt.Errorf("%w: %w", errNotDownloaded, failed)
 		}
 		stopWatching()
@@ -103,11 +106,11 @@ func (b *Builder) download(
 
 // fetch is run for what is not built.
 func (b *Builder) fetch(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) error {
-	if err := conn.SetJobs(ctx, downloadsAtOnce); err != nil {
+	if err := conn.Override(ctx, map[string]string{"max-jobs": strconv.Itoa(downloadsAtOnce)}); err != nil {
 		return err
 	}
-	err := b.run(ctx, conn, targets, missing)
-	return cmp.Or(err, conn.SetJobs(ctx, 0))
+	_, err := b.run(ctx, conn, targets, missing, newRemarks())
+	return cmp.Or(err, conn.Override(ctx, nil))
 }
 
 // watch notes what arrives until ctx ends.

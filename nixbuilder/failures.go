@@ -1,6 +1,7 @@
 package nixbuilder
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -36,6 +37,15 @@ var (
 	wordsRemote = regexp.MustCompile(`^error: (?:build of|building of|builder for|Cannot build) '/nix/store/`)
 	// All, in results and in the log, of what binary caches have and don't give.
 	wordsSubstitutes = regexp.MustCompile(`^(?:error: )?some substitutes for the outputs of derivation '/nix/store/`)
+	// All, in the log, of a path in a binary cache; 2.8 ends it with "is not signed by …".
+	wordsUntrusted = regexp.MustCompile(`^warning: (?:ignoring|the) substitute for '(/nix/store/[^']*)' from '([^']*)',? (?:as it's|is) not signed by any of the keys`)
+	// All, in the log, of an archive that a binary cache has lost, or that is not what it says. 2.34 warns of the first.
+	wordsLostArchive = regexp.MustCompile(`^(?:error|warning): file '[^']*' does not exist in binary cache`)
+	wordsBadArchive  = regexp.MustCompile(`^error: (?:Failed to (?:open|read) archive|NAR for '|bad archive|non-zero padding|(?:hash|size) mismatch importing path )`)
+	// All, in the log, of a cache that does not answer; before 2.34, it is a warning of an error while it is tried again.
+	wordsNoAnswer = regexp.MustCompile(`^(?:warning: )?(?:error: )?unable to download '[^']*(?:\.narinfo|/nar/[^']*)'`)
+	// All, in the log, of a cache that the daemon leaves out from then on.
+	wordsLeftOut = regexp.MustCompile(`^warning: (?:unable to download '([^']*)/nix-cache-info'|'([^']*)' does not appear to be a binary cache)`)
 	// All, in the log, of remote builders that can't be reached, or went away; with ssh-ng, from 2.26 or earlier on, the daemon there did.
 	wordsUnusable = regexp.MustCompile(`^cannot build on '`)
 	wordsLost     = regexp.MustCompile(`^error: (?:unexpected end-of-file|writing to file: Broken pipe|Nix daemon disconnected unexpectedly)`)
@@ -53,6 +63,9 @@ type buildError struct {
 	status daemon.Status
 	reason string   // as Nix says it, in one or more lines
 	tail   []string // the last lines of its builder's log
+	caches string   // what else there is to be known of binary caches, on one line
+	absent bool     // one of them is left out, as it did not answer
+	silent bool     // one of them has it and did not answer
 }
 
 // Error is for the log.
@@ -77,15 +90,23 @@ func explain(err error) error {
 // public is for clients.
 func (e *buildError) public() *Error {
 	name := strings.TrimSuffix(e.path.Name(), ".drv")
+	if e.silent {
+		return Errorf(Unavailable, "fetching %s failed: a binary cache that has it does not answer as it should%s", name, e.caches)
+	}
 	if e.status == daemon.NoSubstituters {
-		return Errorf(Denied, "no binary cache has %s", name)
+		return Errorf(Denied, "no binary cache has %s%s", name, e.caches)
 	}
-	if machine := e.machine(); machine != "" {
-		return Errorf(Denied, "building %s needs a machine %s: give Nix a binary cache that has it, a remote builder, or emulation", name, machine)
+	kind := Denied
+	machine := e.machine()
+	if e.absent && (machine != "" || e.status == daemon.TimedOut) {
+		kind = Unavailable
 	}
-	kind, message := Denied, fmt.Sprintf("building %s %s", name, e.outcome())
-	if e.status == daemon.TransientFailure { // only what is fetched may fail for a while
-		kind, message = Unavailable, fmt.Sprintf("fetching %s %s", name, e.outcome())
+	if machine != "" {
+		return Errorf(kind, "building %s needs a machine %s: give Nix a binary cache that has it, a remote builder, or emulation%s", name, machine, e.caches)
+	}
+	message := fmt.Sprintf("building %s %s%s", name, e.outcome(), e.caches)
+	if e.status == daemon.TransientFailure || e.withheld() { // only what is fetched may fail for a while
+		kind, message = Unavailable, fmt.Sprintf("fetching %s %s%s", name, e.outcome(), e.caches)
 	}
 	if len(e.tail) > 0 {
 		message += "; its last lines: " + strings.Join(e.tail, " | ")
@@ -93,6 +114,9 @@ func (e *buildError) public() *Error {
 	}
 	return &Error{Kind: kind, Message: message}
 }
+
+// withheld tells whether it was not even built because a binary cache has it and doesn't give it.
+func (e *buildError) withheld() bool { return wordsSubstitutes.MatchString(e.reason) }
 
 // machine is what a derivation needs and no machine has, such as "for riscv64-linux" or "with kvm".
 func (e *buildError) machine() string {
@@ -123,7 +147,7 @@ func (e *buildError) outcome() string {
 	if m := wordsHash.FindStringSubmatch(e.reason); m != nil {
 		return fmt.Sprintf("failed: what it fetches has the hash %s, and the package set says %s", m[2], m[1])
 	}
-	if wordsSubstitutes.MatchString(e.reason) {
+	if e.withheld() {
 		return "failed: a binary cache that has it doesn't give it"
 	}
 	if m := wordsNoOutput.FindStringSubmatch(e.reason); m != nil {
@@ -153,7 +177,21 @@ type remarks struct {
 	reason   bool                    // the last of them may go on with the next line
 	unusable []string                // the first remote builders that could not be reached, or have nothing to build with
 	lost     []string                // what was said of those that went away in the middle of a build
+
+	untrusted []substitute // the first paths that binary caches have, and no trusted key has signed
+	archives  []string     // what was said of archives that are gone or damaged
+	unheard   []string     // what was said of binary caches that did not answer
+	leftOut   []string     // the URLs of those that are not asked again
+	told      bool         // to the operator
 }
+
+// A substitute is a store path in a binary cache, by the cache's URL without a password.
+type substitute struct {
+	path  store.Path
+	cache string
+}
+
+func newRemarks() *remarks { return &remarks{tails: make(map[store.Path][]string)} }
 
 func (r *remarks) add(line daemon.LogLine) {
 	if line.Drv != "" {
@@ -172,6 +210,7 @@ func (r *remarks) add(line daemon.LogLine) {
 			return
 		}
 	}
+	r.addOfCaches(line.Text)
 	switch text := line.Text; {
 	case wordsRemote.MatchString(text), wordsSubstitutes.MatchString(text):
 		if len(r.failed) < logLines {
@@ -183,6 +222,54 @@ func (r *remarks) add(line daemon.LogLine) {
 	case wordsLost.MatchString(text) && len(r.lost) < logLines:
 		r.lost = append(r.lost, text)
 	}
+}
+
+// addOfCaches takes a line of the daemon that is about binary caches.
+func (r *remarks) addOfCaches(text string) {
+	note := func(list *[]string, text string) {
+		text = strings.TrimPrefix(strings.TrimPrefix(text, "warning: "), "error: ")
+		if len(*list) < logLines && !slices.Contains(*list, text) {
+			*list = append(*list, text)
+		}
+	}
+	untrusted := wordsUntrusted.FindStringSubmatch(text)
+	leftOut := wordsLeftOut.FindStringSubmatch(text)
+	switch {
+	case untrusted != nil:
+		found := substitute{store.Path(untrusted[1]), untrusted[2]}
+		if len(r.untrusted) < logLines && !slices.Contains(r.untrusted, found) {
+			r.untrusted = append(r.untrusted, found)
+		}
+	case wordsLostArchive.MatchString(text), wordsBadArchive.MatchString(text):
+		note(&r.archives, text)
+	case leftOut != nil:
+		note(&r.leftOut, cmp.Or(leftOut[1], leftOut[2]))
+		note(&r.unheard, text)
+	case wordsNoAnswer.MatchString(text):
+		note(&r.unheard, text)
+	}
+}
+
+// damaged tells whether what can't be downloaded is gone or damaged, rather than out of reach for a while.
+func (r *remarks) damaged() bool { return len(r.archives) > 0 && len(r.unheard) == 0 }
+
+// aside is what clients are told of binary caches after the reason for a failure, empty if nothing is.
+func (r *remarks) aside() string {
+	var text strings.Builder
+	if n := len(r.untrusted); n > 0 {
+		more := ""
+		if n > 1 {
+			more = " and others"
+		}
+		fmt.Fprintf(&text, "; a binary cache has %s%s, but no key that this registry trusts has signed that", r.untrusted[0].path.Name(), more)
+	}
+	if len(r.archives) > 0 {
+		text.WriteString("; a binary cache has it, or what it is made of, but the archive is gone or damaged")
+	}
+	if len(r.leftOut) > 0 {
+		text.WriteString("; a binary cache does not answer at the moment")
+	}
+	return text.String()
 }
 
 // failure is what results, or the error that there is instead, come to: nil, a *buildError about the cause of all that failed, or an error that is the operator's.
@@ -208,6 +295,8 @@ func (r *remarks) failure(results []daemon.Result, err error) error {
 		return nil
 	}
 	failed.tail = r.tails[failed.path]
+	failed.caches, failed.absent = r.aside(), len(r.leftOut) > 0
+	failed.silent = !strings.HasSuffix(string(failed.path), ".drv") && len(r.unheard) > len(r.leftOut)
 	if machine := failed.machine(); machine != "" && len(r.unusable) > 0 { // it may be there when somebody asks again
 		return fmt.Errorf("building %s, which needs a machine %s: %s", failed.path.Name(), machine, strings.Join(r.unusable, "; "))
 	}

@@ -176,6 +176,59 @@ func TestFailures(t *testing.T) {
 			results: []daemon.Result{result(floats, daemon.TimedOut, "")},
 			kind:    Denied, want: "building app-1 took longer than this registry allows; its last lines: linking",
 		},
+		{
+			name:    "a cache with another key, 2.8",
+			lines:   []string{"warning: the substitute for '/nix/store/00000000000000000000000000000000-app-1' from 'http://a' is not signed by any of the keys in 'trusted-public-keys'"},
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed with exit code 3")},
+			kind:    Denied, want: "building app-1 failed with exit code 3; a binary cache has app-1, but no key that this registry trusts has signed that; its last lines: linking",
+		},
+		{
+			name: "a cache with another key, 2.34",
+			lines: []string{
+				"warning: ignoring substitute for '/nix/store/00000000000000000000000000000000-app-1' from 'http://a', as it's not signed by any of the keys in 'trusted-public-keys'",
+				"warning: ignoring substitute for '/nix/store/00000000000000000000000000000000-lib-1' from 'http://a', as it's not signed by any of the keys in 'trusted-public-keys'",
+			},
+			results: []daemon.Result{result(app, daemon.InputRejected, "Cannot build 'DRV'.\nReason: missing system features\nRequired features: {warp}\nAvailable features: {kvm}")},
+			kind:    Denied, want: "building app-1 needs a machine with warp: give Nix a binary cache that has it, a remote builder, or emulation; a binary cache has app-1 and others, but",
+		},
+		{
+			name:    "an archive that is gone",
+			lines:   []string{"error: file 'nar/x.nar.xz' does not exist in binary cache 'http://a'"},
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed with exit code 3")},
+			kind:    Denied, want: "building app-1 failed with exit code 3; a binary cache has it, or what it is made of, but the archive is gone or damaged; its last lines",
+		},
+		{
+			name:    "a cache that is left out",
+			lines:   []string{"warning: unable to download 'http://a/nix-cache-info': HTTP error 503"},
+			results: []daemon.Result{result(lib, daemon.TimedOut, "timed out after 2 seconds")},
+			kind:    Unavailable, want: "building lib-1 took longer than this registry allows; a binary cache does not answer at the moment; its last lines: compiling",
+		},
+		{
+			name:    "a cache that is left out, and a builder that fails all the same",
+			lines:   []string{"warning: 'http://a' does not appear to be a binary cache"},
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed with exit code 3")},
+			kind:    Denied, want: "building app-1 failed with exit code 3; a binary cache does not answer at the moment",
+		},
+		{
+			name: "an archive that can't be had at the moment, 2.26",
+			lines: []string{
+				"warning: error: unable to download 'http://a/nar/x.nar.xz': HTTP error 500; retrying in 252 ms",
+				"error: unable to download 'http://a/nar/x.nar.xz': HTTP error 500",
+			},
+			results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}},
+			kind:    Unavailable, want: "fetching app-1 failed: a binary cache that has it does not answer as it should",
+		},
+		{
+			name:    "a source that can't be had is no cache",
+			lines:   []string{"error: unable to download 'http://a/source.tar.gz': HTTP error 500"},
+			results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}},
+			kind:    Denied, want: "no binary cache has app-1",
+		},
+		{
+			name:    "a dependency of a dependency that a cache doesn't give",
+			results: []daemon.Result{result(app, daemon.MiscFailure, ""), result(lib, daemon.MiscFailure, "some substitutes for the outputs of derivation 'DRV' failed")},
+			kind:    Unavailable, want: "fetching lib-1 failed: a binary cache that has it doesn't give it",
+		},
 		{name: "in no cache", results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}}, kind: Denied, want: "no binary cache has app-1"},
 		{name: "no words for it", results: []daemon.Result{result(path("none.drv"), daemon.NotDeterministic, "DRV differs\nfrom what it was")}, kind: Denied, want: "building none failed: none.drv differs"},
 		{name: "no words at all", results: []daemon.Result{result(path("none.drv"), daemon.LogLimitExceeded, "")}, kind: Denied, want: "building none failed: log limit exceeded"},
@@ -183,7 +236,7 @@ func TestFailures(t *testing.T) {
 		{name: "all is well", results: []daemon.Result{result(app, daemon.Built, ""), result(lib, daemon.AlreadyValid, "")}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			said := remarks{tails: make(map[store.Path][]string)}
+			said := newRemarks()
 			for drv, lines := range map[store.Path][]string{app: {"linking"}, lib: {"", "ErrorErrorHcompiling this", "error: no"}} {
 				for _, line := range lines {
 					said.add(daemon.LogLine{Drv: drv, Text: line})
@@ -219,7 +272,7 @@ func TestFailures(t *testing.T) {
 // What Nix and builders say is kept up to a number of lines.
 func TestRemarksAreBounded(t *testing.T) {
 	drv := path("app-1.drv")
-	said := remarks{tails: make(map[store.Path][]string)}
+	said := newRemarks()
 	for range 3 * logLines {
 		for _, line := range []string{"error: build of '" + string(drv) + "' on 'ssh://a' failed", "cannot build on 'ssh://a'", "error: unexpected end-of-file"} {
 			said.add(daemon.LogLine{Text: line})

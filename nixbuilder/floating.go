@@ -63,13 +63,9 @@ func (b *Builder) buildFloating(ctx context.Context, o order, floating packages)
 	if err != nil {
 		return nil, err
 	}
-	missing, err := conn.QueryMissing(ctx, targets)
+	results, err := b.make(ctx, conn, targets, newRemarks())
 	if err != nil {
 		return nil, err
-	}
-	results, err := b.build(ctx, conn, targets, missing)
-	if err != nil {
-		return nil, explain(err)
 	}
 	paths := make(map[string]store.Path)
 	for i, c := range floating { // the first targets are theirs

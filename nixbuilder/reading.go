@@ -68,11 +68,7 @@ func (b *Builder) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.
 	if err := conn.AddTempRoots(ctx, append([]store.Path{drv}, outputs...)); err != nil {
 		return nil, err
 	}
-	missing, err := conn.QueryMissing(ctx, targets)
-	if err != nil {
-		return nil, err
-	}
-	if err := explain(b.run(ctx, conn, targets, missing)); err != nil {
+	if _, err := b.make(ctx, conn, targets, newRemarks()); err != nil {
 		return nil, err
 	}
 	closure, err := b.closures.of(ctx, conn, outputs)

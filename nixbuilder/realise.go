@@ -1,6 +1,7 @@
 package nixbuilder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,10 +23,19 @@ func tooLarge(size, most int64) error {
 	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
 }
 
+// means are how outputs are made.
+type means int
+
+const (
+	asItArrives means = iota // what can all be downloaded is handed over while it arrives
+	inPlace                  // it is downloaded, and built otherwise
+	built                    // it was found out that not all can be downloaded
+)
+
 // realise makes the outputs of an order's packages valid: what is not in the store is downloaded where a binary cache has it, and built otherwise. They
-// stay valid until the connection that it returns is put back. If they can all be downloaded, and early is true, it does not wait for that, and
+// stay valid until the connection that it returns is put back. If they can all be downloaded, and that is how, it does not wait for that, and
 // returns the download too, which the caller must close before. Images that Nix has nothing to do for do not wait for others.
-func (b *Builder) realise(ctx context.Context, o order, early bool) (*daemon.Conn, *download, error) {
+func (b *Builder) realise(ctx context.Context, o order, how means) (*daemon.Conn, *download, error) {
 	outputs := o.packages.outputs()
 	conn, absent, err := b.hold(ctx, outputs)
 	if err != nil || len(absent) == 0 {
@@ -40,7 +50,7 @@ func (b *Builder) realise(ctx context.Context, o order, early bool) (*daemon.Con
 		leave()
 		return conn, nil, err
 	}
-	coming, err := b.work(ctx, conn, o, absent, early, leave)
+	coming, err := b.work(ctx, conn, o, absent, how, leave)
 	if coming == nil {
 		leave()
 	}
@@ -75,36 +85,66 @@ func (b *Builder) hold(ctx context.Context, paths []store.Path) (conn *daemon.Co
 }
 
 // work has Nix make absent outputs, if that stays within the limits. Derivations are only written where binary caches do not have it
-// all, or do not give what they say they have: Nix takes nothing that is not signed by a key that it trusts. With early, what can all be
-// downloaded is returned as a download, which calls ended.
-func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent []store.Path, early bool, ended func()) (*download, error) {
-	targets := make([]daemon.DerivedPath, len(absent))
-	for i, p := range absent {
-		targets[i] = daemon.Opaque(p)
+// all, or do not give what they say they have: Nix takes nothing that is not signed by a key that it trusts. What can all be downloaded is returned as a
+// download, which calls ended, if that is how.
+func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent []store.Path, how means, ended func()) (*download, error) {
+	said := newRemarks()
+	if how != built {
+		targets := make([]daemon.DerivedPath, len(absent))
+		for i, p := range absent {
+			targets[i] = daemon.Opaque(p)
+		}
+		missing, err := b.missing(ctx, conn, targets, said)
+		if err != nil {
+			return nil, err
+		}
+		if len(missing.Unknown) == 0 {
+			if how == asItArrives {
+				if coming, err := b.download(ctx, conn, o.packages.outputs(), targets, missing, ended); coming != nil || err != nil {
+					return coming, err
+				}
+			}
+			failed := (*buildError)(nil)
+			if _, err := b.run(ctx, conn, targets, missing, said); !errors.As(err, &failed) || failed.silent {
+				return nil, explain(err)
+			}
+			logrus.Warnf("nix: building what can't be downloaded: %s", failed)
+		}
 	}
-	missing, err := conn.QueryMissing(ctx, targets)
+	targets, err := b.derivations(ctx, conn, o.packages.with(absent), o.pinned, o.system)
 	if err != nil {
 		return nil, err
 	}
-	if len(missing.Unknown) == 0 {
-		if early {
-			if coming, err := b.download(ctx, conn, o.packages.outputs(), targets, missing, ended); coming != nil || err != nil {
-				return coming, err
-			}
-		}
-		failed := (*buildError)(nil)
-		if err := b.run(ctx, conn, targets, missing); !errors.As(err, &failed) {
+	_, err = b.make(ctx, conn, targets, said)
+	return nil, err
+}
+
+// missing is what Nix would have to do for targets. A connection that leaves binary caches out is not used again: they may answer the next one.
+func (b *Builder) missing(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, said *remarks) (daemon.Missing, error) {
+	missing, err := conn.QueryMissing(ctx, targets, said.add)
+	if len(said.leftOut) > 0 {
+		conn.Retire()
+	}
+	return missing, err
+}
+
+// make has Nix download derivations' outputs or build them, if that stays within the limits. What a binary cache has lost, or damaged, is built. There is a
+// result for each target, in their order, and for what is built for them. Its errors are for clients or for the operator.
+func (b *Builder) make(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, said *remarks) ([]daemon.Result, error) {
+	missing, err := b.missing(ctx, conn, targets, said)
+	if err != nil {
+		return nil, err
+	}
+	results, err := b.run(ctx, conn, targets, missing, said)
+	if failed := (*buildError)(nil); errors.As(err, &failed) && failed.withheld() && said.damaged() {
+		logrus.Warnf("nix: building what can't be downloaded: %s", failed)
+		if err := conn.Override(ctx, map[string]string{"fallback": "true"}); err != nil {
 			return nil, err
 		}
-		logrus.Warnf("nix: building what can't be downloaded: %s", failed)
+		results, err = b.run(ctx, conn, targets, missing, said)
+		err = cmp.Or(err, conn.Override(ctx, nil))
 	}
-	if targets, err = b.derivations(ctx, conn, o.packages.with(absent), o.pinned, o.system); err != nil {
-		return nil, err
-	}
-	if missing, err = conn.QueryMissing(ctx, targets); err != nil {
-		return nil, err
-	}
-	return nil, explain(b.run(ctx, conn, targets, missing))
+	return results, explain(err)
 }
 
 // derivations adds those of packages to the store, and returns what to ask of them.
@@ -137,21 +177,16 @@ func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted pac
 	return targets, err
 }
 
-// run has Nix do its work. It fails with a *buildError if that is for what is built or downloaded to answer for.
-func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) error {
-	_, err := b.build(ctx, conn, targets, missing)
-	return err
-}
-
-// build is run, with a result for each target and for what is built for them.
-func (b *Builder) build(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) ([]daemon.Result, error) {
+// run has Nix do its work, and logs what it says of binary caches. It has a result for each target, in their order, and for what is built for them. It fails
+// with a *buildError if that is for what is built or downloaded to answer for.
+func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing, said *remarks) ([]daemon.Result, error) {
 	if missing.NarSize > b.options.MaxBytes {
 		return nil, tooLarge(missing.NarSize, b.options.MaxBytes)
 	}
 	logrus.Infof("nix: building %d derivations and downloading %d store paths (%s)",
 		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
-	said := remarks{tails: make(map[store.Path][]string)}
 	results, err := conn.Build(ctx, withDependencies(targets, missing.WillBuild), said.add)
+	b.tellOfCaches(ctx, said)
 	return results, said.failure(results, err)
 }
 

@@ -269,7 +269,7 @@ func (s *survey) realiseAll(ctx context.Context) error {
 			var conn *daemon.Conn
 			if err == nil {
 				o.packages, s.found[i] = settled, settled[0]
-				conn, _, err = s.realise(ctx, o, false)
+				conn, _, err = s.realise(ctx, o, inPlace)
 			}
 			if failure := (*Error)(nil); errors.As(err, &failure) {
 				logrus.Warnf("nix: %s is left out: %s", c.attribute(), failure.Message)

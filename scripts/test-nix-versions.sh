@@ -13,8 +13,8 @@ if [ "$(id -u)" -ne 0 ] && [ -z "${CI:-}" ]; then
 fi
 cd "$(dirname "$0")/.."
 tests=(
-  BadPackageSets CachedPackages ChannelSource CraneValidates Determinism Differences Edit Flake GitSource Kill LayoutOfBinaryCache NixBuild
-  PackingOverlapsDownloads Platforms Prebuild RemoteBuilders Scripts StorelessBuilds Substituters
+  BadPackages BadPackageSets CachedPackages CacheFaults ChannelSource CraneValidates Determinism Differences Edit Flake GitSource Kill KilledDaemon
+  LayoutOfBinaryCache MendedCache NixBuild PackingOverlapsDownloads Platforms Prebuild RemoteBuilders Scripts StorelessBuilds Substituters
 )
 pattern="^Test($(IFS='|' && echo "${tests[*]}"))\$"
 

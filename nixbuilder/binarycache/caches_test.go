@@ -280,6 +280,31 @@ func TestClosureOfSeveralCaches(t *testing.T) {
 }
 
 // A priority in the URL comes before the cache's own.
+// TestSigners asks who has signed a path that is not to be believed.
+func TestSigners(t *testing.T) {
+	f := newFake(t)
+	f.add(t, pathA, []byte("archive"), "none", nil)
+	signed := f.files[hashPart(pathA)+".narinfo"]
+	for _, test := range []struct {
+		name, more string
+		want       []string
+	}{
+		{"one", "", []string{"cache.example.org-1"}},
+		{"two, and one that is none", "Sig: b.example.org-1:" + base64.StdEncoding.EncodeToString(make([]byte, 64)) + "\nSig: nonsense\n", []string{"b.example.org-1", "cache.example.org-1"}},
+		{"a long name", "Sig: " + strings.Repeat("x", 1000) + ":" + base64.StdEncoding.EncodeToString(make([]byte, 64)) + "\n", []string{"cache.example.org-1"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f.set(hashPart(pathA)+".narinfo", append(slices.Clone(signed), test.more...))
+			if got, err := Signers(t.Context(), f.url(), pathA); err != nil || !slices.Equal(got, test.want) {
+				t.Errorf("Signers() = %q, %v, want %q", got, err, test.want)
+			}
+		})
+	}
+	if got, err := Signers(t.Context(), f.url(), pathB); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Signers() of what is not there = %q, %v", got, err)
+	}
+}
+
 func TestPriorityInURL(t *testing.T) {
 	first, second := newFake(t), newFake(t)
 	archive := someArchive(t, "text")

@@ -94,6 +94,25 @@ func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*st
 	return s, nil
 }
 
+// How long names of keys are, and how many are told of one path.
+const (
+	maxKeyName = 100
+	maxSigners = 10
+)
+
+// signers are the names of keys in a narinfo's signatures, sorted.
+func signers(text []byte) []string {
+	var names []string
+	for line := range bytes.Lines(text) {
+		value, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "Sig: ")
+		if sig, err := signature.ParseSignature(value); ok && err == nil && len(sig.Name) <= maxKeyName && len(names) < maxSigners {
+			names = append(names, sig.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // signed tells whether one of the signatures is by one of the keys. A path may have several by keys of the same name.
 func signed(info *narinfo.NarInfo, keys []signature.PublicKey) bool {
 	fingerprint := info.Fingerprint()

@@ -2,8 +2,10 @@ package binarycache
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -11,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
 // Options are which binary caches there are, and whom to believe.
@@ -74,18 +78,42 @@ func New(o Options) (*Caches, error) {
 	client := newClient(o.Patience)
 	caches := make([]*cache, len(o.Substituters))
 	for i, substituter := range o.Substituters {
-		parsed, err := parseSubstituter(substituter)
-		if err != nil {
+		var err error
+		if caches[i], err = o.open(substituter, client); err != nil {
 			return nil, err
-		}
-		caches[i] = &cache{substituter: parsed, options: o}
-		if parsed.url.Scheme == "file" {
-			caches[i].files = directory(parsed.url.Path)
-		} else {
-			caches[i].files = website{client: client, base: parsed.url, patience: o.Patience}
 		}
 	}
 	return newCaches(caches, keys), nil
+}
+
+func (o Options) open(substituter string, client *http.Client) (*cache, error) {
+	parsed, err := parseSubstituter(substituter)
+	if err != nil {
+		return nil, err
+	}
+	opened := &cache{substituter: parsed, options: o}
+	if parsed.url.Scheme == "file" {
+		opened.files = directory(parsed.url.Path)
+	} else {
+		opened.files = website{client: client, base: parsed.url, patience: o.Patience}
+	}
+	return opened, nil
+}
+
+// Signers are the names of the keys by which a cache, given as one of Options.Substituters, says that a path is signed, sorted. Nothing is checked.
+func Signers(ctx context.Context, substituter string, p store.Path) ([]string, error) {
+	o := Options{Attempts: 1, Patience: 30 * time.Second}
+	client := newClient(o.Patience)
+	defer client.CloseIdleConnections()
+	c, err := o.open(substituter, client)
+	if err != nil {
+		return nil, err
+	}
+	text, err := c.read(ctx, hashPart(p)+".narinfo")
+	if err != nil {
+		return nil, fmt.Errorf("asking for %s: %w", p, err)
+	}
+	return signers(text), nil
 }
 
 // A substituter is a cache's URL, read.

@@ -57,6 +57,7 @@ type Conn struct {
 	settings   map[string]string
 	warnings   []string
 	tempRoots  int
+	retired    bool
 	err        error
 }
 
@@ -123,6 +124,9 @@ func (c *Conn) TempRoots() int { return c.tempRoots }
 
 // Err is why the Conn is broken, nil while it can be used.
 func (c *Conn) Err() error { return c.err }
+
+// Retire has a Pool end the Conn when it is put back.
+func (c *Conn) Retire() { c.retired = true }
 
 // Close ends the process and returns when it has ended. Temporary roots end with it.
 func (c *Conn) Close() { c.peer.Stop(endGrace) }

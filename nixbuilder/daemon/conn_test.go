@@ -141,7 +141,7 @@ func TestSorted(t *testing.T) {
 	if want := []store.Path{pathA, drvB}; err != nil || !slices.Equal(valid, want) {
 		t.Errorf("ValidPaths() = %v, %v, want %v", valid, err, want)
 	}
-	missing, err := c.QueryMissing(ctx, nil)
+	missing, err := c.QueryMissing(ctx, nil, nil)
 	drvs := []store.Path{drvA, drvB}
 	want := Missing{WillBuild: drvs, WillSubstitute: drvs, Unknown: []store.Path{pathA, drvB}, DownloadSize: 7, NarSize: 8}
 	if err != nil || !reflect.DeepEqual(missing, want) {

@@ -273,7 +273,7 @@ func TestQueries(t *testing.T) {
 	program, lib := h.output("program"), h.output("lib")
 	absent := parse(t, store.Dir+"/"+strings.Repeat("0", 32)+"-absent")
 
-	missing, err := c.QueryMissing(ctx, append(h.targets("program"), Opaque(absent)))
+	missing, err := c.QueryMissing(ctx, append(h.targets("program"), Opaque(absent)), nil)
 	want := Missing{
 		WillBuild: []store.Path{h.derivation("program"), h.derivation("lib")},
 		Unknown:   []store.Path{absent},
@@ -291,7 +291,7 @@ func TestQueries(t *testing.T) {
 	if valid, err := c.ValidPaths(ctx, []store.Path{program, absent, lib}); err != nil || !slices.Equal(valid, paths) {
 		t.Errorf("ValidPaths() = %v, %v, want %v", valid, err, paths)
 	}
-	missing, err = c.QueryMissing(ctx, h.targets("program"))
+	missing, err = c.QueryMissing(ctx, h.targets("program"), nil)
 	if err != nil || !reflect.DeepEqual(missing, Missing{}) {
 		t.Errorf("QueryMissing() after the build = %v, %v, want nothing", missing, err)
 	}

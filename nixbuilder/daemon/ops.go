@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -83,12 +82,14 @@ type Missing struct {
 }
 
 // QueryMissing says what Build would do for targets. It asks the binary caches that are set; one that does not answer
-// costs as long as connect-timeout and download-attempts allow.
-func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath) (m Missing, err error) {
+// costs as long as connect-timeout, stalled-download-timeout and download-attempts allow. What the daemon says of that goes to onLog, which may be nil.
+//
+// The first time that binary caches are asked, a daemon leaves those out that do not answer, for as long as it lives.
+func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (m Missing, err error) {
 	err = c.do(ctx, "asking what is missing", func() error {
 		c.w.uint(opQueryMissing)
 		c.w.targets(merge(targets))
-		if err := c.request(nil); err != nil {
+		if err := c.request(onLog); err != nil {
 			return err
 		}
 		m.WillBuild = c.r.paths()
@@ -107,15 +108,13 @@ func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath) (m Missi
 	return m, nil
 }
 
-// SetJobs changes how many derivations are built at a time, and, before Nix 2.16, how many paths are downloaded. The setting max-jobs says it before that, and
-// again if jobs is 0.
-func (c *Conn) SetJobs(ctx context.Context, jobs int) error {
+// Override changes settings, such as max-jobs, which is how many derivations are built at a time and, before Nix 2.16, how many paths are downloaded. All
+// others are as Options said it, and all are if changes are nil.
+func (c *Conn) Override(ctx context.Context, changes map[string]string) error {
 	settings := make(map[string]string)
 	maps.Copy(settings, c.settings)
-	if jobs > 0 {
-		settings["max-jobs"] = strconv.Itoa(jobs)
-	}
-	return c.do(ctx, "setting how many jobs there may be", func() error { return c.setOptions(settings, nil) })
+	maps.Copy(settings, changes)
+	return c.do(ctx, "changing settings", func() error { return c.setOptions(settings, nil) })
 }
 
 // Infos returns what the store knows about those of paths that are in it, in their order.

@@ -125,7 +125,7 @@ func (p *Pool) popIdle() *Conn {
 // Put takes back what Get returned, which must not be used after that. Its temporary roots may end at any time from now on.
 func (p *Pool) Put(c *Conn) {
 	defer func() { <-p.inUse }()
-	if c.TempRoots() >= p.limits.TempRoots && c.Err() == nil {
+	if c.TempRoots() >= p.limits.TempRoots && c.Err() == nil && !c.retired {
 		p.replace(c)
 	}
 	if !p.keep(c) {
@@ -137,7 +137,7 @@ func (p *Pool) Put(c *Conn) {
 func (p *Pool) keep(c *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.isClosed() || c.Err() != nil || p.worn[c] || len(p.idle) >= p.limits.Idle {
+	if p.isClosed() || c.Err() != nil || c.retired || p.worn[c] || len(p.idle) >= p.limits.Idle {
 		return false
 	}
 	p.idle = append(p.idle, c)

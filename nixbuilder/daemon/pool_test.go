@@ -223,6 +223,24 @@ func TestPool(t *testing.T) {
 	}
 }
 
+// TestPoolEndsTheRetired looks at a connection that is good and shall not be used again.
+func TestPoolEndsTheRetired(t *testing.T) {
+	f := &fakes{}
+	p := newPool(f.open, Limits{})
+	t.Cleanup(p.Close)
+	for range 2 {
+		c, err := p.Get(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Retire()
+		p.Put(c)
+	}
+	if p.Started() != 2 || !f.peers[0].stopped || !f.peers[1].stopped {
+		t.Errorf("%d connections were opened, want two that have ended", p.Started())
+	}
+}
+
 func TestPoolWaits(t *testing.T) {
 	p := newPool(new(fakes).open, Limits{Conns: 1})
 	defer p.Close()

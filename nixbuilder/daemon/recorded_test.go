@@ -57,7 +57,7 @@ func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 		}
 	}
 	fmt.Fprintf(&transcript, "nix %s, warnings %q\n", c.NixVersion(), c.Warnings())
-	missing, err := c.QueryMissing(ctx, targets)
+	missing, err := c.QueryMissing(ctx, targets, nil)
 	note("missing", missing, err)
 	note("temporary roots", c.TempRoots(), c.AddTempRoots(ctx, outs))
 	results, err := c.Build(ctx, targets, func(l LogLine) { fmt.Fprintf(&transcript, "log: %s %q\n", l.Drv, l.Text) })
@@ -244,7 +244,7 @@ func FuzzAnswers(f *testing.F) {
 				}
 			}
 		}
-		_, err = c.QueryMissing(ctx, nil)
+		_, err = c.QueryMissing(ctx, nil, nil)
 		check(err)
 		check(c.AddTempRoots(ctx, paths))
 		_, err = c.ValidPaths(ctx, paths)

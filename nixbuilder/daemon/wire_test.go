@@ -107,8 +107,21 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
+// A binary cache's URL may have a password, and what Nix says of the cache has the URL.
+func TestPlainHidesPasswords(t *testing.T) {
+	for text, want := range map[string]string{
+		"unable to download 'https://user:secret@cache.example.org/x.narinfo': HTTP error 500": "unable to download 'https://user:xxxxx@cache.example.org/x.narinfo': HTTP error 500",
+		"ssh://git@example.org/a and https://:token@b.example.org":                             "ssh://git@example.org/a and https://:xxxxx@b.example.org",
+		"https://example.org:8080/@scope/package: a@b":                                         "https://example.org:8080/@scope/package: a@b",
+	} {
+		if got := plain(text); got != want {
+			t.Errorf("plain(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
 func FuzzPlain(f *testing.F) {
-	for _, seed := range []string{"plain", "\x1b[31mred\x1b[0m", "\x1b]8;;http://x\x1b\\link", "\x1b", "a\xffb", "\u009b31m", "\u202etxet"} {
+	for _, seed := range []string{"plain", "\x1b[31mred\x1b[0m", "\x1b]8;;http://x\x1b\\link", "\x1b", "a\xffb", "\u009b31m", "\u202etxet", "://://a:b@@c:d@"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

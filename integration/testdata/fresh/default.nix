@@ -78,6 +78,21 @@ in
   writer = linked "writer";
   editor = linked "editor";
 
+  # It can be built by no machine but one that says that it has a lamp.
+  elsewhere = linked "elsewhere" // {
+    inherit
+      (derivation (
+        (linked "elsewhere").drvAttrs
+        // {
+          requiredSystemFeatures = [ "lamp" ];
+        }
+      ))
+      outPath
+      drvPath
+      out
+      ;
+  };
+
   fails = package "fails" ''
     echo "compiling $salt"
     echo "no such luck" >&2

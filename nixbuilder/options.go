@@ -1,0 +1,202 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+)
+
+// Options say what images are made from and what that may cost.
+type Options struct {
+	// Packages is where the package set comes from.
+	Packages Packages
+	// Platforms are the OCI platforms of images whose names choose none; of more than one, an image is an index.
+	Platforms []string
+	// Policy is about the packages that names ask for. Shell and Include are the operator's own and not subject to it.
+	Policy names.Policy
+	// Shell is what the meta-package shell stands for, Include is in every image, where the set has them.
+	Shell, Include []string
+	// Compression and Layers (of store paths, at most) are the form of images.
+	Compression layer.Compression
+	Layers      int
+	// BuildTimeout is how long Nix may take for one derivation.
+	BuildTimeout time.Duration
+	// Concurrency is how many images Nix may build or download for at a time. Others wait.
+	Concurrency int
+	// MaxBytes is how large the store paths of an image may be together, as NARs.
+	MaxBytes int64
+	// Storeless has images made straight from Caches. Only what they don't have goes through a Nix store, if there is one.
+	Storeless bool
+	Caches    binarycache.Options
+	// Settings are handed to Nix, by the names of nix.conf.
+	Settings map[string]string
+	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use; one that fetches may take FetchTime longer, of a processor and by
+	// the clock.
+	EvaluationBytes int64
+	EvaluationTime  time.Duration
+	FetchTime       time.Duration
+	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
+	AllowedURIs []string
+	// ImportFromDerivation lets package sets read what is built while they are evaluated. It takes a Nix store: a Builder that is storeless can't.
+	ImportFromDerivation bool
+	// CacheDir is for copies of package sets and scratch files.
+	CacheDir string
+}
+
+// Packages is where a package set comes from, the one field of the first three that is not empty, and what it can look up. Directories of fetched sets are the
+// Builder's to choose.
+type Packages struct {
+	// Path is a directory with a default.nix or flake.nix, or a .nix file.
+	Path    string
+	Channel source.ChannelOptions
+	Git     source.GitOptions
+	// NixPath are other sets, by the names that this one can look them up by between angle brackets. They look up nothing themselves.
+	NixPath map[string]Packages
+	// Config is the argument of that name, which the set has to take, as JSON; empty: the set gets an empty one if it takes one.
+	Config string
+}
+
+// open makes the source with all that its results depend on. It keeps what it fetches or copies below dir.
+func (p Packages) open(
+	runner *proc.Runner, watches *source.Watches, dir string, settings source.Variant, recall source.Recall,
+) (source.Source, error) {
+	set, err := p.openSet(runner, watches, dir)
+	if err != nil {
+		return nil, err
+	}
+	nixPath := make(map[string]source.Source, len(p.NixPath))
+	for name, other := range p.NixPath {
+		if nixPath[name], err = other.openSet(runner, watches, filepath.Join(dir, "nixpath", name)); err != nil {
+			return nil, fmt.Errorf("packages.nixpath.%s: %w", name, err)
+		}
+	}
+	return source.NewVariants(set, settings, nixPath, recall), nil
+}
+
+// settings are those that the results of package sets depend on.
+func (o Options) settings() (settings source.Variant) {
+	if o.Packages.Git.Submodules {
+		settings = append(settings, "submodules=true")
+	}
+	if o.ImportFromDerivation {
+		settings = append(settings, "importfromderivation=true")
+	}
+	if o.Packages.Config != "" {
+		settings = append(settings, "config="+o.Packages.Config)
+	}
+	if allowed := slices.Sorted(slices.Values(o.AllowedURIs)); !slices.Equal(allowed, defaultURIs) {
+		settings = append(settings, "alloweduris="+strings.Join(allowed, " "))
+	}
+	return settings
+}
+
+// defaultURIs are the AllowedURIs that revisions do not name.
+var defaultURIs = []string{"https://"}
+
+func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir string) (source.Source, error) {
+	switch {
+	case p.Channel.Name != "":
+		p.Channel.Dir = filepath.Join(dir, "channels")
+		return source.NewChannel(p.Channel)
+	case p.Git.URL != "":
+		p.Git.Dir = filepath.Join(dir, "git-"+Key(p.Git.URL)[:16])
+		return source.NewGit(runner, p.Git)
+	default:
+		return source.NewPath(watches, p.Path, filepath.Join(dir, "paths"))
+	}
+}
+
+// evaluator opens Nix for evaluations alone.
+func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eval.Realise) (*eval.Evaluator, error) {
+	scratch := filepath.Join(o.CacheDir, "evaluations")
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return nil, fmt.Errorf("making the cache directory: %w", err)
+	}
+	removeLeftovers(scratch)
+	return eval.New(ctx, runner, eval.Options{
+		Memory: o.EvaluationBytes, CPU: o.EvaluationTime, FetchTime: o.FetchTime, AllowedURIs: o.AllowedURIs, Config: o.Packages.Config, ScratchDir: scratch,
+		Realise: realise, HostEnv: daemonOptions(o).Env,
+	})
+}
+
+// Check tries out whether the package set, as it is now, can be used with the Nix of this machine. It neither builds nor keeps anything, but below
+// CacheDir. A fault is what is to be mended in the set or the options; err is that it can't be told here and now.
+func Check(ctx context.Context, options Options) (fault, err error) {
+	runner, _ := proc.New()
+	evaluator, err := options.evaluator(ctx, runner, nil)
+	if err != nil {
+		return nil, err
+	}
+	unknown := func(context.Context, string) (source.Variant, bool, error) { return nil, false, nil }
+	set, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), options.settings(), unknown)
+	if err != nil {
+		return nil, err
+	}
+	pinned, err := set.Pin(ctx, source.Latest)
+	if err != nil {
+		return nil, err
+	}
+	system, err := SystemOf(options.Platforms[0])
+	if err != nil {
+		return nil, err
+	}
+	_, err = evaluator.Evaluate(ctx, sourceOf(pinned), system, append(slices.Clone(options.Include), options.Shell...))
+	if broken := (*eval.SourceError)(nil); errors.As(err, &broken) && !broken.Unfetched && !broken.Limit {
+		return broken, nil
+	}
+	return nil, err
+}
+
+// removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What can't be removed is harmless.
+func removeLeftovers(scratch string) {
+	entries, err := os.ReadDir(scratch)
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err == nil && strings.HasPrefix(entry.Name(), "eval-") && time.Since(info.ModTime()) > time.Hour {
+			_ = os.RemoveAll(filepath.Join(scratch, entry.Name()))
+		}
+	}
+}
+
+// daemonOptions are how the Nix store is spoken to.
+func daemonOptions(options Options) daemon.Options {
+	settings := map[string]string{
+		"timeout":  strconv.Itoa(int(options.BuildTimeout.Seconds())),
+		"max-jobs": "auto", // as many as there are cores; clients of Nix don't read it from nix.conf
+		// A binary cache that is down costs seconds, not minutes, and one that keeps silent a minute, not ten.
+		"connect-timeout":          "5",
+		"download-attempts":        "2",
+		"stalled-download-timeout": "30",
+		// What is mended in a cache is seen soon, not after an hour or a month. Nothing is asked for often: what was downloaded is in the store.
+		"narinfo-cache-negative-ttl": "60",
+		"narinfo-cache-positive-ttl": "60",
+	}
+	maps.Copy(settings, options.Settings)
+	return daemon.Options{
+		Settings: settings,
+		Env: []string{
+			"HOME=" + options.CacheDir,
+			"PATH=" + os.Getenv("PATH"),
+			// Nor does a remote builder. What the operator says comes first, and so counts.
+			"NIX_SSHOPTS=" + os.Getenv("NIX_SSHOPTS") + " -o ConnectTimeout=10 -o ServerAliveInterval=15",
+		},
+	}
+}

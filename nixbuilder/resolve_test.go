@@ -25,8 +25,8 @@ func TestRefusal(t *testing.T) {
 		{"all that are missing are named", map[string]eval.Result{"a": result(eval.NotFound, "no a"), "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no a; no b"}},
 		{"what was perhaps meant", map[string]eval.Result{"a": fine, "b": {Failure: &eval.Failure{Kind: eval.NotFound, Message: "no b", NearMisses: []string{"bb", "bc"}}}}, &Error{NotFound, "no b (did you mean bb, bc?)"}},
 		{"missing goes before refused", map[string]eval.Result{"a": result(eval.Unfree, "unfree"), "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no b"}},
-		{"refused", map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")}, &Error{Denied, "a or A; too long"}},
-		{"refused and perhaps not the next time", map[string]eval.Result{"a": result(eval.Unfetched, "no net"), "b": result(eval.Unfree, "unfree")}, &Error{Unavailable, "no net; unfree"}},
+		{"refused", map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")}, &Error{Denied, "a or A; b: too long"}},
+		{"refused and perhaps not the next time", map[string]eval.Result{"a": result(eval.Unfetched, "no net"), "b": result(eval.Unfree, "unfree")}, &Error{Unavailable, "a: no net; b: unfree"}},
 		{
 			"for want of a submodule", map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'")},
 			&Error{Denied, "opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)"},

@@ -18,7 +18,7 @@ import (
 const (
 	startTime = 30 * time.Second // for a registry to listen
 	stopTime  = 30 * time.Second // for one to end after SIGTERM
-	lookTime  = 3 * time.Second  // for one to look at its package set, which a test may have it wait for
+	lookTime  = 10 * time.Second // for one to look at its package set, which a test may have it wait for
 	pollTime  = 10 * time.Millisecond
 )
 

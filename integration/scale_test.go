@@ -42,11 +42,12 @@ func TestScale(t *testing.T) {
 
 	ten := slices.Concat([]string{"hello", "jq"}, set.Plain[:3], lower(set.Capitals[0]), lower(set.Overridden[0]), set.Renamed[:1], lower(set.Python[0]), lower(set.Haskell[0]))
 	image := strings.Join(ten, "/")
+	started := len(r.Programs())
 	first := r.Pull(t, image)
 	r.CheckWhole(t, first)
 	programs := r.Programs()
-	// It is asked for its version, finds all names, and writes what has to be built, unless an earlier run of this test has had it built.
-	if runs := strings.Count(strings.Join(programs, " "), "nix-instantiate"); runs > 3 {
+	// One finds all names, and one writes what has to be built, unless an earlier run of this test has had it built.
+	if runs := strings.Count(strings.Join(programs[started:], " "), "nix-instantiate"); runs > 2 {
 		t.Errorf("%d runs of nix-instantiate for ten names: %q", runs, programs)
 	}
 	if again := r.Pull(t, image); again.Digest != first.Digest || !slices.Equal(r.Programs(), programs) {

@@ -12,6 +12,10 @@ suite=$1
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 [ ! -x "$dir/bin/nix" ] || exit 0
+# Somebody else may be at it.
+exec 9>"$dir/.lock"
+flock 9
+[ ! -x "$dir/bin/nix" ] || exit 0
 echo "get-nix.sh: fetching the Nix of Debian $suite"
 
 work=$(mktemp -d "$dir/.get-XXXXXX")

@@ -22,8 +22,13 @@ uid=$((100000 + sum % 100000 * 10))
 shift
 
 mkdir -p "$nix"/{nix,etc}
-{ grep -v '^nixbld' /etc/passwd; for n in 1 2 3 4; do echo "nixbld$n:x:$((uid + n)):$uid::/var/empty:/usr/sbin/nologin"; done; } >"$nix/etc/passwd"
-{ grep -v '^nixbld' /etc/group; echo "nixbld:x:$uid:nixbld1,nixbld2,nixbld3,nixbld4"; } >"$nix/etc/group"
+# Files that others see through their mounts are replaced, not written to.
+etc=$(mktemp -d "$nix/etc/new-XXXXXX")
+{ grep -v '^nixbld' /etc/passwd; for n in 1 2 3 4; do echo "nixbld$n:x:$((uid + n)):$uid::/var/empty:/usr/sbin/nologin"; done; } >"$etc/passwd"
+{ grep -v '^nixbld' /etc/group; echo "nixbld:x:$uid:nixbld1,nixbld2,nixbld3,nixbld4"; } >"$etc/group"
+chmod 644 "$etc"/*
+mv "$etc"/* "$nix/etc/"
+rmdir "$etc"
 # shellcheck disable=SC2016 # for the inner shell
 exec unshare --mount --propagation private bash -euc '
   mount --bind "$1/nix" /nix

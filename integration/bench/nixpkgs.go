@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +53,9 @@ func (b *bench) nixpkgs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := b.evaluates(ctx, evaluator, set); err != nil {
+		return err
+	}
 	if err := b.evaluations(ctx, evaluator, set); err != nil {
 		return err
 	}
@@ -61,7 +67,19 @@ func (b *bench) nixpkgs(ctx context.Context) error {
 	if err := b.pathRevisions(ctx, work, filepath.Join(dir, "paths")); err != nil {
 		return err
 	}
-	return b.channelRevisions(ctx, evaluator, work, dir)
+	if err := b.channelRevisions(ctx, work, dir); err != nil {
+		return err
+	}
+	return b.followedChannel(ctx, work, dir)
+}
+
+// evaluates tells in a line what is wrong where Nix can't evaluate the set. It is asked before bare Nix is, which would say so in twenty.
+func (b *bench) evaluates(ctx context.Context, evaluator *eval.Evaluator, set string) error {
+	_, err := evaluator.Evaluate(ctx, eval.Source{Path: set}, "x86_64-linux", twenty[:1])
+	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) && fault.Setup {
+		return fmt.Errorf("%w: run it by scripts/with-nix.sh trixie", err)
+	}
+	return err
 }
 
 // measured is what work costs, in this process and those that it starts.
@@ -98,9 +116,6 @@ func (b *bench) evaluations(ctx context.Context, evaluator *eval.Evaluator, set 
 	ours := func(names []string, exist bool) (cost, error) {
 		return measured(func() error {
 			results, err := evaluator.Evaluate(ctx, eval.Source{Path: set}, "x86_64-linux", names)
-			if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-				return fmt.Errorf("%w: run it by scripts/with-nix.sh trixie", err)
-			}
 			for name, result := range results {
 				if err == nil && (result.Failure == nil) != exist {
 					err = fmt.Errorf("evaluating %s: %+v", name, result)
@@ -192,55 +207,226 @@ func (b *bench) pathRevisions(ctx context.Context, set, copies string) error {
 	return nil
 }
 
-// channelRevisions serves a set as a channel that moves once.
-func (b *bench) channelRevisions(ctx context.Context, evaluator *eval.Evaluator, set, dir string) error {
-	mirror := filepath.Join(dir, "mirror")
-	if err := os.MkdirAll(filepath.Join(mirror, channelName), 0o755); err != nil {
-		return err
-	}
+// A mirror serves a set as a channel that moves.
+type mirror struct {
+	set, dir, url string
+	perSecond     int           // bytes of an archive; 0: as fast as it goes
+	sent          chan struct{} // has a token when an archive has been sent
+
+	mu       sync.Mutex
+	revision string
+	server   *http.Server
+}
+
+func newMirror(set, dir string) (*mirror, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	server := &http.Server{Handler: http.FileServer(http.Dir(mirror)), ReadHeaderTimeout: time.Minute}
-	go func() { _ = server.Serve(listener) }()
-	defer server.Close()
-	url := "http://" + listener.Addr().String()
-	channel, err := source.NewChannel(source.ChannelOptions{Name: channelName, Channels: url, Archives: url, Dir: filepath.Join(dir, "channels"), Refresh: time.Nanosecond})
+	m := &mirror{set: set, dir: dir, url: "http://" + listener.Addr().String(), sent: make(chan struct{}, 1)}
+	m.server = &http.Server{Handler: m, ReadHeaderTimeout: time.Minute}
+	go func() { _ = m.server.Serve(listener) }()
+	return m, nil
+}
+
+// move changes one file of the set, and has the channel stand for what there is then.
+func (m *mirror) move(ctx context.Context) (revision string, err error) {
+	commit := make([]byte, 20)
+	_, _ = rand.Read(commit) // it never fails
+	revision = hex.EncodeToString(commit)
+	if err := errors.Join(
+		appendTo(filepath.Join(m.set, "pkgs", "top-level", "all-packages.nix")),
+		command(ctx, "tar", "--create", "--gzip", "--file", m.archive(revision), "--directory", filepath.Dir(m.set), filepath.Base(m.set)).Run(),
+	); err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.revision = revision
+	return revision, nil
+}
+
+func (m *mirror) archive(revision string) string { return filepath.Join(m.dir, revision+".tar.gz") }
+
+func (m *mirror) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	m.mu.Lock()
+	revision := m.revision
+	m.mu.Unlock()
+	if request.URL.Path == "/"+channelName+"/git-revision" {
+		fmt.Fprintln(w, revision)
+		return
+	}
+	content, err := os.ReadFile(m.archive(revision))
+	if err != nil || request.URL.Path != "/"+filepath.Base(m.archive(revision)) {
+		http.NotFound(w, request)
+		return
+	}
+	const piece = 1 << 18
+	begun := time.Now()
+	for i := 0; i < len(content); i += piece {
+		if m.perSecond > 0 {
+			time.Sleep(time.Until(begun.Add(time.Duration(i) * time.Second / time.Duration(m.perSecond))))
+		}
+		if _, err := w.Write(content[i:min(i+piece, len(content))]); err != nil {
+			return
+		}
+	}
+	m.sent <- struct{}{}
+}
+
+// channelRevisions unpacks a channel, which then moves. The first archive is also unpacked by tar, and nothing is removed before the end: for minutes
+// after that, ext4 takes several times as long to make files, since it passes over what was freed lately.
+func (b *bench) channelRevisions(ctx context.Context, set, dir string) error {
+	m, err := newMirror(set, dir)
 	if err != nil {
 		return err
 	}
-	t := newTable("packages.channel", "archive to tree, passed", "processor", "ten names evaluated, passed", "processor")
-	for i, step := range []string{"first pull", "after a move that changes one file"} {
-		revision := strings.Repeat(fmt.Sprint(i), 40)
-		b.progress("channel: making an archive")
-		if err := errors.Join(
-			appendTo(filepath.Join(set, "pkgs", "top-level", "all-packages.nix")),
-			command(ctx, "tar", "--create", "--gzip", "--file", filepath.Join(mirror, revision+".tar.gz"), "--directory", filepath.Dir(set), filepath.Base(set)).Run(),
-			os.WriteFile(filepath.Join(mirror, channelName, "git-revision"), []byte(revision), 0o644),
-		); err != nil {
+	defer m.server.Close()
+	trees := filepath.Join(dir, "channels")
+	channel, err := source.NewChannel(source.ChannelOptions{Name: channelName, Channels: m.url, Archives: m.url, Dir: trees, Refresh: time.Nanosecond})
+	if err != nil {
+		return err
+	}
+	// pin is how long it takes from the request to the tree, and how much more is on the disk.
+	pin := func() (c cost, err error) {
+		before, err := onDisk(ctx, trees)
+		if err != nil {
+			return cost{}, err
+		}
+		if c, err = measured(func() error { _, err := channel.Pin(ctx, source.Latest); return err }); err != nil {
+			return cost{}, err
+		}
+		<-m.sent
+		after, err := onDisk(ctx, trees)
+		c.bytes = after - before
+		return c, err
+	}
+	t := newTable("packages.channel", "archive to tree, passed", "processor", "more on disk", "tar --extract, passed", "processor")
+	b.progress("channel: first pull")
+	revision, err := m.move(ctx)
+	if err != nil {
+		return err
+	}
+	first, err := pin()
+	if err != nil {
+		return err
+	}
+	plain := filepath.Join(dir, "plain")
+	if err := os.Mkdir(plain, 0o755); err != nil {
+		return err
+	}
+	tar, err := measured(func() error {
+		return command(ctx, "tar", "--extract", "--file", m.archive(revision), "--directory", plain).Run()
+	})
+	if err != nil {
+		return err
+	}
+	t.row("first pull", first.wall, first.cpu, megabytes(first.bytes), tar.wall, tar.cpu)
+	var moves []cost
+	for range b.runs {
+		b.progress("channel: after a move that changes one file")
+		if _, err := m.move(ctx); err != nil {
 			return err
 		}
-		b.progress("channel: %s", step)
-		var pinned source.Pinned
-		tree, err := measured(func() (err error) { pinned, err = channel.Pin(ctx, source.Latest); return err })
+		next, err := pin()
 		if err != nil {
 			return err
 		}
-		names, err := measured(func() error {
-			_, err := evaluator.Evaluate(ctx, eval.Source{Path: pinned.Path}, "x86_64-linux", twenty[:10])
-			return err
-		})
+		moves = append(moves, next)
+	}
+	t.row("after a move that changes one file", medianOf(moves, cost.time), medianOf(moves, cost.cpuTime),
+		megabytes(medianOf(moves, func(c cost) int64 { return c.bytes })), "–", "–")
+	fmt.Fprintln(b.out, t)
+	return nil
+}
+
+// followedChannel has the registry itself follow a channel, of which ten names were asked for lately: how long after the last byte of an archive has
+// been sent are they known of the new revision, before anybody asks?
+func (b *bench) followedChannel(ctx context.Context, set, dir string) error {
+	t := newTable("the archive comes at", "from its last byte, until it is unpacked and the names pulled last are evaluated", "processor of all, download included")
+	for _, perSecond := range []int{0, 20e6} {
+		speed := "loopback's speed"
+		if perSecond > 0 {
+			speed = megabytes(int64(perSecond)) + "/s"
+		}
+		b.progress("channel: the registry follows it, at %s", speed)
+		all, err := b.follow(ctx, set, dir, perSecond)
 		if err != nil {
 			return err
 		}
-		t.row(step, tree.wall, tree.cpu, names.wall, names.cpu)
-		if i > 0 {
-			b.aim("ten names after a channel has moved, s from when its files are there", names.wall.Seconds(), 1, "%.2f")
+		t.row(speed, medianOf(all, cost.time), medianOf(all, cost.cpuTime))
+		if perSecond > 0 {
+			b.aim("the names pulled last, after a channel has moved, s from the last byte of an archive at "+speed, medianOf(all, cost.time).Seconds(), 1, "%.2f")
 		}
 	}
 	fmt.Fprintln(b.out, t)
 	return nil
+}
+
+// follow measures as many moves as there are runs.
+func (b *bench) follow(ctx context.Context, set, dir string, perSecond int) (all []cost, err error) {
+	m, err := newMirror(set, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer m.server.Close()
+	own := *b // with a cache and a storage that nothing is in
+	if own.dir, err = os.MkdirTemp(dir, "registry-"); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.Chmod(own.dir, 0o755), os.Symlink(b.program(), own.program())); err != nil {
+		return nil, err
+	}
+	m.perSecond = perSecond
+	if _, err := m.move(ctx); err != nil {
+		return nil, err
+	}
+	s, err := own.start(ctx, settings{packages: map[string]any{"channel": channelName, "channels": m.url, "archives": m.url}, refresh: time.Second})
+	if err != nil {
+		return nil, err
+	}
+	defer s.stop()
+	<-m.sent
+	for _, name := range twenty[:10] {
+		// Evaluated with the other, which keeps it from being built.
+		if _, _, err := s.get(ctx, "/v2/"+strings.ToLower(name)+"/"+absent+"/manifests/latest"); err != nil {
+			return nil, err
+		}
+	}
+	for range b.runs {
+		before, err := s.usage()
+		if err != nil {
+			return nil, err
+		}
+		revision, err := m.move(ctx)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-m.sent:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		sent := time.Now()
+		for known := false; !known; time.Sleep(time.Millisecond) {
+			if time.Since(sent) > startTime {
+				return nil, fmt.Errorf("the registry has not followed the channel: see %s", s.log)
+			}
+			log, err := os.ReadFile(s.log)
+			if err != nil {
+				return nil, err
+			}
+			known = strings.Contains(string(log), " at "+revision)
+		}
+		c := cost{wall: time.Since(sent)}
+		after, err := s.usage()
+		if err != nil {
+			return nil, err
+		}
+		c.cpu = after.cpu - before.cpu
+		all = append(all, c)
+	}
+	return all, nil
 }
 
 // appendTo changes a file of Nix expressions, and not what it means.

@@ -82,6 +82,42 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// TestOldNix asks for what a set that is too new for Nix gives: one line.
+func TestOldNix(t *testing.T) {
+	if _, err := exec.LookPath("nix-instantiate"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("nix-instantiate is needed")
+	}
+	dir, err := os.MkdirTemp("", "bench-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	set := filepath.Join(dir, "set")
+	for name, content := range map[string]string{
+		"default.nix":                     `abort "This version of Nixpkgs requires Nix >= 99.1, please upgrade"`,
+		"pkgs/top-level/all-packages.nix": "{ }",
+	} {
+		file := filepath.Join(set, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{options: options{runs: 1, dir: dir, set: set}, out: new(strings.Builder)}
+	err = b.nixpkgs(t.Context())
+	if want := "it needs Nix 99.1 or later"; err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%v, want one line with %q", err, want)
+	}
+}
+
 func TestParseWrk(t *testing.T) {
 	const report = `Running 2s test @ http://127.0.0.1:41753/v2/hello/manifests/latest
   1 threads and 16 connections

@@ -23,7 +23,7 @@ func TestBadPackageSets(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
 	file := filepath.Join(packages, "default.nix")
-	good := read(t, file)
+	good := Read(t, file)
 	r := StartRegistry(t, "nix.packages.path="+packages)
 	for n, test := range []struct {
 		name, text string

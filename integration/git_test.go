@@ -188,7 +188,7 @@ func startSSH(t *testing.T) sshServer {
 	hostKey := newSSHKey(t)
 	host, port, _ := net.SplitHostPort(s.addr)
 	Write(t, s.authorised(), "")
-	Write(t, s.knownHosts(), fmt.Sprintf("[%s]:%s %s", host, port, read(t, hostKey+".pub")))
+	Write(t, s.knownHosts(), fmt.Sprintf("[%s]:%s %s", host, port, Read(t, hostKey+".pub")))
 	Write(t, filepath.Join(s.dir, "config"), strings.Join([]string{
 		"ListenAddress " + s.addr,
 		"HostKey " + hostKey,
@@ -225,7 +225,7 @@ func (s sshServer) knownHosts() string { return filepath.Join(s.dir, "known_host
 // authorise lets whoever has a key in.
 func (s sshServer) authorise(t *testing.T, key string) {
 	t.Helper()
-	Write(t, s.authorised(), read(t, key+".pub"))
+	Write(t, s.authorised(), Read(t, key+".pub"))
 }
 
 // url is of a repository on this machine.
@@ -261,15 +261,6 @@ func startAgent(t *testing.T, key string) (socket string) {
 	})
 	Exec(t, "env", "SSH_AUTH_SOCK="+socket, "ssh-add", "-q", key)
 	return socket
-}
-
-func read(t *testing.T, name string) string {
-	t.Helper()
-	content, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
 }
 
 // TestGitOverHTTPS serves a package set from a server that wants a password, with git's own ways to have one.
@@ -378,7 +369,7 @@ func TestGitSubmodules(t *testing.T) {
 	packages, texts := newRepository(t), repository{t, Dir(t)}
 	texts.git("init", "--quiet", "--initial-branch=main")
 	texts.commit("of the submodule")
-	Write(t, filepath.Join(packages.dir, "default.nix"), strings.ReplaceAll(read(t, filepath.Join(packages.dir, "default.nix")), "./text", "./texts/text"))
+	Write(t, filepath.Join(packages.dir, "default.nix"), strings.ReplaceAll(Read(t, filepath.Join(packages.dir, "default.nix")), "./text", "./texts/text"))
 	packages.git("submodule", "--quiet", "add", "--", "../"+filepath.Base(texts.dir), "texts")
 	packages.commit("with a submodule")
 	registry := StartRegistry(t, gitSettings("file://"+packages.dir)...)
@@ -426,7 +417,7 @@ func TestFlake(t *testing.T) {
 		}
 	}
 	set := filepath.Join(packages.dir, "own", "set.nix")
-	Write(t, set, strings.NewReplacer("./bin", "../bin", "./text", "../text").Replace(read(t, set)))
+	Write(t, set, strings.NewReplacer("./bin", "../bin", "./text", "../text").Replace(Read(t, set)))
 	Write(t, filepath.Join(packages.dir, "flake.nix"), fmt.Sprintf(`{
   inputs.inner = { url = "%s/inner.tar.gz"; flake = false; };
   outputs = { self, inner }: {

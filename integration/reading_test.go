@@ -14,7 +14,7 @@ func TestImportFromDerivation(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
 	fresh := filepath.Join(packages, "default.nix")
-	Write(t, filepath.Join(packages, "fresh.nix"), read(t, fresh))
+	Write(t, filepath.Join(packages, "fresh.nix"), Read(t, fresh))
 	Write(t, fresh, `{ system, ... }:
 let
   fresh = import ./fresh.nix { inherit system; };

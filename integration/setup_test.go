@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -79,6 +80,24 @@ func TestCheckWithoutRemote(t *testing.T) {
 	r := NewRegistry(t, `nix.packages={"channel": "nixos-26.05", "channels": "http://127.0.0.1:1", "archives": "http://127.0.0.1:1"}`)
 	if _, stderr, err := r.checkConfig(); err != nil || !strings.Contains(stderr, "the package set was not tried out: ") {
 		t.Errorf("--check ends with %v: %s", err, stderr)
+	}
+}
+
+// A set that reads what is built is no fault where that is on, although it can't be told without building; where it is off, it is.
+func TestCheckOfReadingSets(t *testing.T) {
+	t.Parallel()
+	packages := FreshPackages(t)
+	Write(t, filepath.Join(packages, "fresh.nix"), Read(t, filepath.Join(packages, "default.nix")))
+	Write(t, filepath.Join(packages, "default.nix"), `{ system, ... }: import (import ./fresh.nix { inherit system; }).quick`)
+	for _, on := range []bool{false, true} {
+		r := NewRegistry(t, "nix.packages.path="+packages, fmt.Sprintf("nix.nix.importfromderivation=%t", on))
+		want := "needs import from derivation"
+		if on {
+			want = "the package set was not tried out: it may have to read what is built"
+		}
+		if _, stderr, err := r.checkConfig(); (err == nil) != on || !strings.Contains(stderr, want) {
+			t.Errorf("where it is on (%t), --check ends with %v: %s, want %q", on, err, stderr, want)
+		}
 	}
 }
 

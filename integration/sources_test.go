@@ -113,7 +113,7 @@ func TestTreeIsHeld(t *testing.T) {
 	t.Parallel()
 	repository := newRepository(t)
 	Write(t, filepath.Join(repository.dir, "late.nix"), "{ fresh }: fresh.quick")
-	Write(t, filepath.Join(repository.dir, "set.nix"), read(t, filepath.Join(repository.dir, "default.nix")))
+	Write(t, filepath.Join(repository.dir, "set.nix"), Read(t, filepath.Join(repository.dir, "default.nix")))
 	Write(t, filepath.Join(repository.dir, "default.nix"), `
 		args:
 		let

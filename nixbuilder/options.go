@@ -93,6 +93,11 @@ func (o Options) settings() (settings source.Variant) {
 	if o.Packages.Git.Submodules {
 		settings = append(settings, "submodules=true")
 	}
+	for name, other := range o.Packages.NixPath {
+		if other.Git.Submodules {
+			settings = append(settings, "submodules.nixpath."+name+"=true")
+		}
+	}
 	if o.ImportFromDerivation {
 		settings = append(settings, "importfromderivation=true")
 	}
@@ -156,10 +161,14 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 		return nil, err
 	}
 	_, err = evaluator.Evaluate(ctx, sourceOf(pinned), system, append(slices.Clone(options.Include), options.Shell...))
-	if broken := (*eval.SourceError)(nil); errors.As(err, &broken) && !broken.Unfetched && !broken.Limit {
-		return broken, nil
+	broken := (*eval.SourceError)(nil)
+	switch {
+	case !errors.As(err, &broken), broken.Unfetched, broken.Limit:
+		return nil, err
+	case options.ImportFromDerivation && !broken.Setup:
+		return nil, fmt.Errorf("it may have to read what is built, and nothing is built here: %w", broken)
 	}
-	return nil, err
+	return broken, nil
 }
 
 // removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What can't be removed is harmless.

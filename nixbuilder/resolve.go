@@ -84,6 +84,16 @@ func (b *Builder) wanted(request names.Request) []string {
 	return wanted
 }
 
+// wantedFirst are the names of several requests together, and of what is in every image or every shell, sorted.
+func (b *Builder) wantedFirst(requests []names.Request) []string {
+	wanted := b.wanted(names.Request{Shell: true})
+	for _, request := range requests {
+		wanted = append(wanted, request.Packages...)
+	}
+	slices.Sort(wanted)
+	return slices.Compact(wanted)
+}
+
 // Prepare finds the packages of requests, and those that are in every image, before they are asked for. Packages that can't be had are no failure. The error
 // of a set that can't be used is what clients are told.
 func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error {
@@ -92,17 +102,13 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 		return err
 	}
 	defer release()
-	wanted := b.wanted(names.Request{Shell: true})
-	for _, request := range requests {
-		wanted = append(wanted, request.Packages...)
-	}
-	slices.Sort(wanted)
+	wanted := b.wantedFirst(requests)
 	for _, platform := range b.options.Platforms {
 		system, err := SystemOf(platform)
 		if err != nil {
 			return err
 		}
-		_, err = b.packages.find(ctx, pinned, system, slices.Compact(wanted))
+		_, err = b.packages.find(ctx, pinned, system, wanted)
 		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 			return faultOf(pinned, fault)
 		}

@@ -1,0 +1,48 @@
+package nixbuilder
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+)
+
+// Every setting that results depend on is in the variant, so that its change is seen; the defaults are in none.
+func TestSettings(t *testing.T) {
+	standard := func() Options { return Options{AllowedURIs: []string{"https://"}} }
+	if settings := standard().settings(); len(settings) > 0 {
+		t.Errorf("the defaults are the variant %q", settings)
+	}
+	seen := map[string]string{}
+	for name, change := range map[string]func(*Options){
+		"submodules": func(o *Options) { o.Packages.Git.Submodules = true },
+		"submodules of nixpath": func(o *Options) {
+			o.Packages.NixPath = map[string]Packages{"nixpkgs": {Git: source.GitOptions{Submodules: true}}}
+		},
+		"submodules of another": func(o *Options) {
+			o.Packages.NixPath = map[string]Packages{"other": {Git: source.GitOptions{Submodules: true}}}
+		},
+		"import":         func(o *Options) { o.ImportFromDerivation = true },
+		"config":         func(o *Options) { o.Packages.Config = `{"allowUnfree":true}` },
+		"another config": func(o *Options) { o.Packages.Config = `{"allowUnfree":false}` },
+		"no URIs":        func(o *Options) { o.AllowedURIs = nil },
+		"more URIs":      func(o *Options) { o.AllowedURIs = []string{"path:/srv/", "https://"} },
+	} {
+		options := standard()
+		change(&options)
+		id := options.settings().ID()
+		if other, taken := seen[id]; taken || id == "" {
+			t.Errorf("%s has the variant %q, as %q has", name, id, other)
+		}
+		seen[id] = name
+	}
+}
+
+func TestWantedFirst(t *testing.T) {
+	b := &Builder{options: Options{Include: []string{"cacert", "git"}, Shell: []string{"nano", "bash"}}}
+	got := b.wantedFirst([]names.Request{{Packages: []string{"git", "zlib"}}, {Packages: []string{"bash"}, Shell: true}})
+	if want := []string{"bash", "cacert", "git", "nano", "zlib"}; !slices.Equal(got, want) {
+		t.Errorf("wantedFirst = %q, want %q", got, want)
+	}
+}

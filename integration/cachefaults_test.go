@@ -276,8 +276,8 @@ func TestMendedCache(t *testing.T) {
 	}
 }
 
-// TestKilledDaemon ends Nix in the middle of what it does for an image. Clients are asked to come back, the log says what happened, and the next pull has
-// the image.
+// TestKilledDaemon ends Nix in the middle of what it does for an image. It is done once more; if that ends in the same way, clients are asked to come back,
+// the log says what happened, and the next pull has the image.
 func TestKilledDaemon(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -304,17 +304,24 @@ func TestKilledDaemon(t *testing.T) {
 				body       []byte
 				err        error
 			}
-			answers := make(chan answer, 1)
-			go func() {
-				status, header, body, err := r.Get(context.WithoutCancel(t.Context()), "/v2/"+test.image+"/manifests/latest", v1.MediaTypeImageManifest)
-				answers <- answer{status, header.Get("Retry-After"), body, err}
-			}()
-			r.AwaitLog("nix: building ", 1)
-			r.AwaitLog("store paths", 1)
-			if killed := r.killPrograms(t, "nix-daemon"); killed == 0 {
-				t.Error("there was no nix-daemon to kill")
+			// kill pulls the image, and kills Nix so many times.
+			kill := func(times int) answer {
+				t.Helper()
+				answers := make(chan answer, 1)
+				go func() {
+					status, header, body, err := r.Get(context.WithoutCancel(t.Context()), "/v2/"+test.image+"/manifests/latest", v1.MediaTypeImageManifest)
+					answers <- answer{status, header.Get("Retry-After"), body, err}
+				}()
+				begun := strings.Count(r.Log(), "nix: building ")
+				for i := range times {
+					r.AwaitLog("nix: building ", begun+i+1)
+					if killed := r.killPrograms(t, "nix-daemon"); killed == 0 {
+						t.Error("there was no nix-daemon to kill")
+					}
+				}
+				return <-answers
 			}
-			got := <-answers
+			got := kill(2)
 			if got.err != nil || got.status != http.StatusServiceUnavailable || got.retryAfter == "" || !strings.Contains(string(got.body), "ask again later") {
 				t.Errorf("the answer is %d %s, Retry-After %q, %v", got.status, got.body, got.retryAfter, got.err)
 			}
@@ -322,6 +329,9 @@ func TestKilledDaemon(t *testing.T) {
 				t.Error("the log does not say that Nix was killed")
 			}
 			cache.setFault(nil)
+			if got := kill(1); got.err != nil || got.status != http.StatusOK {
+				t.Errorf("after Nix was killed once, the answer is %d %s, %v", got.status, got.body, got.err)
+			}
 			r.CheckWhole(t, r.Pull(t, test.image))
 		})
 	}

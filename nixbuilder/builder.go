@@ -230,6 +230,16 @@ func (b *Builder) buildFor(ctx context.Context, platform string, request names.R
 	if o.packages, err = b.resolve(ctx, request, pinned, o.system); err != nil {
 		return Manifest{}, err
 	}
+	manifest, err := b.realiseAndPack(ctx, o)
+	if errors.Is(err, daemon.ErrGone) && !errors.Is(err, errNoStore) && ctx.Err() == nil {
+		logrus.WithError(err).Warnf("nix: once more for %s", request)
+		manifest, err = b.realiseAndPack(ctx, o)
+	}
+	return manifest, err
+}
+
+// realiseAndPack makes the image of packages that are known. What was done before need not be done again.
+func (b *Builder) realiseAndPack(ctx context.Context, o order) (_ Manifest, err error) {
 	if o.packages, err = b.settle(ctx, o); err != nil {
 		return Manifest{}, err
 	}

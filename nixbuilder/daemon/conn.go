@@ -21,6 +21,10 @@ const endGrace = 2 * time.Second
 // under way, that much can be written without waiting for the daemon, so neither side can wait for the other.
 const requestBuffer = 4 << 10
 
+// ErrGone is that the daemon ended in the middle of an operation, for a reason of its own: it crashed, was killed, or is being restarted. Another Conn may
+// fare better.
+var ErrGone = errors.New("the Nix daemon has ended")
+
 // Options say how to start a daemon.
 type Options struct {
 	// Program is the file name of nix-daemon, or its name in PATH; empty: nix-daemon.
@@ -146,6 +150,9 @@ func (c *Conn) do(ctx context.Context, doing string, operation func() error) err
 		var reported *Error
 		if err == nil || errors.As(err, &reported) {
 			return wrap(doing, err)
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) {
+			err = fmt.Errorf("%w: %w", ErrGone, err)
 		}
 		c.peer.Stop(endGrace)
 		if ended := c.peer.Err(); ended != nil {

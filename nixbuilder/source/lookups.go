@@ -59,25 +59,33 @@ func (l *lookups) current(name string) (revision string, ok bool) {
 	return last.Revision, ok && time.Since(last.Asked) < l.refresh
 }
 
-// get returns what a name stands for. If the remote can't be asked, that is the last answer that it gave, and stale says why.
+// get returns what a name stands for: what the remote said no longer than refresh before the call. If it can't be asked, that is the last answer that it
+// gave, and stale says why.
 func (l *lookups) get(ctx context.Context, name string, ask func(context.Context) (string, error)) (revision string, stale, err error) {
-	l.mu.Lock()
-	last, ok := l.known[name]
-	l.mu.Unlock()
-	if ok && time.Since(last.Asked) < l.refresh {
-		return last.Revision, nil, nil
-	}
-	answer, err, _ := l.asking.Do(name, func() (any, error) {
-		revision, err := ask(context.WithoutCancel(ctx))
-		if err != nil {
-			return "", err
+	begun := time.Now()
+	for {
+		l.mu.Lock()
+		last, ok := l.known[name]
+		l.mu.Unlock()
+		if ok && begun.Sub(last.Asked) < l.refresh {
+			return last.Revision, nil, nil
 		}
-		return revision, l.keep(name, lookup{revision, time.Now()})
-	})
-	if err != nil && ok && !errors.Is(err, ErrUnknownTag) {
-		return last.Revision, err, nil
+		answer, err, _ := l.asking.Do(name, func() (any, error) {
+			asked := time.Now()
+			revision, err := ask(context.WithoutCancel(ctx))
+			if err != nil {
+				return lookup{}, err
+			}
+			answer := lookup{revision, asked}
+			return answer, l.keep(name, answer)
+		})
+		if err != nil && ok && !errors.Is(err, ErrUnknownTag) {
+			return last.Revision, err, nil
+		}
+		if got := answer.(lookup); err != nil || begun.Sub(got.Asked) < l.refresh {
+			return got.Revision, nil, err
+		} // else it was asked for somebody who came before, and may have changed since
 	}
-	return answer.(string), nil, err
 }
 
 // keep adds an answer and writes all of them, whole or not at all.

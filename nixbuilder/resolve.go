@@ -10,8 +10,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
@@ -110,14 +108,7 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 		if err != nil {
 			return err
 		}
-		all, ctx := errgroup.WithContext(ctx)
-		for half := range slices.Chunk(wanted, max(1, (len(wanted)+1)/2)) { // two processes are done sooner than one
-			all.Go(func() error {
-				_, err := b.packages.find(ctx, pinned, system, half)
-				return err
-			})
-		}
-		err = all.Wait()
+		_, err = b.packages.find(ctx, pinned, system, wanted)
 		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 			return faultOf(pinned, fault)
 		}

@@ -21,6 +21,7 @@ lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet ./...
 	$(GOLANGCI) run --allow-parallel-runners
+	scripts/vulncheck.sh
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 	git ls-files -z '*.nix' | xargs -0 -n 1 nix-instantiate --parse >/dev/null
 

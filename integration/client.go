@@ -22,11 +22,16 @@ type Image struct {
 
 // Get answers a GET of a path, /v2/…, without following redirects. Accept are media types.
 func (r *Registry) Get(ctx context.Context, path string, accept ...string) (status int, header http.Header, body []byte, err error) {
+	return r.Ask(ctx, path, http.Header{"Accept": {strings.Join(accept, ", ")}})
+}
+
+// Ask is Get with any headers.
+func (r *Registry) Ask(ctx context.Context, path string, with http.Header) (status int, header http.Header, body []byte, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Addr+path, nil)
 	if err != nil {
 		return 0, nil, nil, err
 	}
-	request.Header.Set("Accept", strings.Join(accept, ", "))
+	request.Header = with
 	response, err := http.DefaultTransport.RoundTrip(request)
 	if err != nil {
 		return 0, nil, nil, err

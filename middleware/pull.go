@@ -43,10 +43,18 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	if err != nil {
 		return "", nixbuilder.Errorf(nixbuilder.NotFound, "%v", err)
 	}
-	if p.tag == source.Latest {
+	current := s.isCurrent(p.tag, image)
+	if p.barred != nil && !current {
+		if image.digest == "" {
+			return "", p.barred
+		}
+		image.stale = true
+		return s.serve(ctx, repo, p, image)
+	}
+	if p.tag == source.Latest && p.barred == nil {
 		s.lately.Add(request.String(), request)
 	}
-	if s.isCurrent(p.tag, image) {
+	if current {
 		return s.serve(ctx, repo, p, image)
 	}
 	hold := time.NewTimer(s.options.Build.Hold)

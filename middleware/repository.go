@@ -12,6 +12,8 @@ import (
 	"github.com/distribution/distribution/v3/manifest/schema2"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
 // repository is a repository within one request. The registry asks it for its manifests first, which is when an image is built, and then for
@@ -31,7 +33,7 @@ func (r *repository) Manifests(ctx context.Context, options ...distribution.Mani
 	if r.service.manifests != nil {
 		manifests = keptManifests{manifests, r.service.manifests}
 	}
-	pull, ok := pullOf(ctx)
+	pull, ok := r.service.pullOf(ctx)
 	if !ok {
 		return manifests, nil
 	}
@@ -69,12 +71,17 @@ type pull struct {
 	tag     string
 	client  string
 	accepts accepts
-	held    int // how often it was sent round
+	held    int   // how often it was sent round
+	barred  error // why nothing is built for it; nil: what it asks for is
 	header  http.Header
 }
 
+// errForeign keeps the page of one site from having images built by another, through the browser of who looks at it.
+var errForeign = nixbuilder.Errorf(nixbuilder.Denied,
+	"a web page of another site asks for this, and nothing is built for such: pull the image with a container tool")
+
 // pullOf reads the request that the registry's context carries; it is false for anything but a pull by tag.
-func pullOf(ctx context.Context) (pull, bool) {
+func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	request, ok := ctx.Value("http.request").(*http.Request)
 	if !ok || request.Method != http.MethodGet && request.Method != http.MethodHead {
 		return pull{}, false
@@ -95,7 +102,29 @@ func pullOf(ctx context.Context) (pull, bool) {
 		}
 		client = address
 	}
-	return pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: heldOf(request.URL), header: response.Header()}, true
+	p := pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: heldOf(request.URL), header: response.Header()}
+	if isForeign(request) {
+		p.barred = errForeign
+	}
+	return p, true
+}
+
+// isForeign tells whether a browser asks for the page of another site. Browsers say so of all requests to https and to this machine, and otherwise name
+// the page's origin where it could read the answer. Nobody else sends these headers.
+func isForeign(request *http.Request) bool {
+	switch request.Header.Get("Sec-Fetch-Site") {
+	case "same-origin", "none": // the registry's own page; somebody who typed the address
+		return false
+	case "":
+	default:
+		return true
+	}
+	origin := request.Header.Get("Origin")
+	if origin == "" {
+		return false
+	}
+	page, err := url.Parse(origin)
+	return err != nil || !strings.EqualFold(page.Host, request.Host)
 }
 
 func heldOf(asked *url.URL) int {

@@ -62,7 +62,7 @@ func TestPullOf(t *testing.T) {
 			request := httptest.NewRequest(test.method, target, nil)
 			request.Header["Accept"] = test.accept
 			response := httptest.NewRecorder()
-			got, ok := pullOf(requestContext{t.Context(), map[string]any{
+			got, ok := new(Service).pullOf(requestContext{t.Context(), map[string]any{
 				"http.request": request, "http.response": http.ResponseWriter(response), "vars.reference": test.reference,
 				"auth.user.name": test.user, "http.request.remoteaddr": test.address,
 			}})
@@ -78,8 +78,39 @@ func TestPullOf(t *testing.T) {
 			}
 		})
 	}
-	if _, ok := pullOf(t.Context()); ok {
+	if _, ok := new(Service).pullOf(t.Context()); ok {
 		t.Error("a context without a request is taken for a pull")
+	}
+}
+
+func TestIsForeign(t *testing.T) {
+	for _, test := range []struct {
+		name, site, origin string
+		want               bool
+	}{
+		{name: "a container tool"},
+		{name: "the registry's own page", site: "same-origin"},
+		{name: "an address that somebody typed", site: "none"},
+		{name: "a page of another site", site: "cross-site", want: true},
+		{name: "a page of a neighbour", site: "same-site", want: true},
+		{name: "a page of another site that wants to read it", origin: "https://evil.example", want: true},
+		{name: "the same host on another port", origin: "http://registry.example.org:81", want: true},
+		{name: "a page without an origin", origin: "null", want: true},
+		{name: "no URL", origin: "::", want: true},
+		{name: "the registry's own page, of an old browser", origin: "http://Registry.example.org"},
+		{name: "behind a proxy that changes the host", site: "same-origin", origin: "https://public.example.org"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			request := httptest.NewRequest(http.MethodGet, "http://registry.example.org/", nil)
+			for key, value := range map[string]string{"Sec-Fetch-Site": test.site, "Origin": test.origin} {
+				if value != "" {
+					request.Header.Set(key, value)
+				}
+			}
+			if got := isForeign(request); got != test.want {
+				t.Errorf("got %t, want %t", got, test.want)
+			}
+		})
 	}
 }
 

@@ -105,7 +105,7 @@ func (r *Registry) config(packages string) map[string]any {
 			"name": "nix",
 			"options": map[string]any{
 				"packages": map[string]any{"path": packages},
-				"build":    map[string]any{"timeout": "300s"},
+				"build":    map[string]any{"timeout": "300s", "newperhour": 1_000_000},
 				"nix":      map[string]any{"substituters": []string{}},
 				"cachedir": filepath.Join(r.Dir, "cache"),
 			},

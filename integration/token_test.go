@@ -191,8 +191,7 @@ func TestClientsByToken(t *testing.T) {
 	}
 }
 
-// TestClientsByAddress is about clients behind proxies: they are who the registry says in its log and its notifications that they are, which is
-// whom the proxy next to the client names, if it names an address.
+// TestClientsByAddress is about clients behind proxies: they are whom the proxy next to them names, if it names an address.
 func TestClientsByAddress(t *testing.T) {
 	t.Parallel()
 	r := StartRegistry(t, "nix.build.perclient=1", "nix.build.hold=1s", "nix.packages.path="+FreshPackages(t))
@@ -203,11 +202,11 @@ func TestClientsByAddress(t *testing.T) {
 		want        int
 	}{
 		{"first", "sleeps.s60", []string{forwarded, "192.0.2.1"}, http.StatusTemporaryRedirect},
-		{"the first, over another proxy", "sleeps.s61", []string{forwarded, "192.0.2.1, 198.51.100.7"}, http.StatusTooManyRequests},
+		{"the first, over another proxy", "sleeps.s61", []string{forwarded, "198.51.100.7, 192.0.2.1"}, http.StatusTooManyRequests},
 		{"second", "sleeps.s61", []string{forwarded, "192.0.2.2"}, http.StatusTemporaryRedirect},
 		{"the second, named otherwise", "sleeps.s62", []string{real, "192.0.2.2"}, http.StatusTooManyRequests},
 		{"of IPv6", "sleeps.s62", []string{forwarded, "2001:db8::1"}, http.StatusTemporaryRedirect},
-		{"named in two ways", "sleeps.s63", []string{forwarded, "2001:db8::1", real, "192.0.2.3"}, http.StatusTooManyRequests},
+		{"named in two ways", "sleeps.s63", []string{forwarded, "2001:db8::2", real, "192.0.2.3"}, http.StatusTooManyRequests},
 		{"without an address", "sleeps.s63", []string{forwarded, "unknown"}, http.StatusTemporaryRedirect},
 		{"on this machine", "sleeps.s64", nil, http.StatusTooManyRequests},
 	} {

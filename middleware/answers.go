@@ -52,7 +52,9 @@ func (s *Service) explain(name string, p pull, err error) error {
 		case nixbuilder.Denied:
 			return errcode.ErrorCodeDenied.WithMessage(asked.Message)
 		case nixbuilder.Busy:
-			retry(retryBusy)
+			after := busyFor{after: retryBusy}
+			errors.As(err, &after)
+			retry(after.after)
 			return errcode.ErrorCodeTooManyRequests.WithMessage(asked.Message)
 		case nixbuilder.Unavailable:
 			retry(retryUnavailable)

@@ -35,10 +35,11 @@ type job struct {
 type jobs struct {
 	most, perClient int
 
-	mu      sync.Mutex
-	running map[string]*job
-	clients map[string]int // builds that each client started and that still run
-	failed  *expirable.LRU[string, error]
+	mu       sync.Mutex
+	running  map[string]*job
+	clients  map[string]int // builds that each client started and that still run
+	byClient int            // those of tags that clients chose
+	failed   *expirable.LRU[string, error]
 }
 
 func newJobs(most, perClient int) *jobs {
@@ -50,13 +51,20 @@ func newJobs(most, perClient int) *jobs {
 	}
 }
 
+// An asker is who has work done.
+type asker struct {
+	client string
+	// byClient says that the client chose the tag, not the operator. Such work takes nixbuilder.ClientShare of the room.
+	byClient bool
+}
+
 // own is the client of what no client asked for. Its jobs are not limited here, and take no room in the queue from clients. No user
 // and no address has this name.
 const own = "\x00own"
 
 // start returns the job of a key: the one under way, a lately failed one, or a new one that runs build. Ctx gives values to
 // the new one, its end does not matter. The error is a *nixbuilder.Error of kind Busy.
-func (j *jobs) start(ctx context.Context, key, client string, build func(context.Context) error) (*job, error) {
+func (j *jobs) start(ctx context.Context, key string, who asker, build func(context.Context) error) (*job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if running, ok := j.running[key]; ok {
@@ -67,20 +75,23 @@ func (j *jobs) start(ctx context.Context, key, client string, build func(context
 		close(failed.done)
 		return failed, nil
 	}
-	if others := len(j.running) - j.clients[own]; others >= j.most && client != own {
-		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built or wait for it: try again later", others)
+	if err := j.refusal(who); err != nil {
+		return nil, err
 	}
-	if j.clients[client] >= j.perClient && client != own {
-		return nil, nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient)
+	j.clients[who.client]++
+	if who.byClient {
+		j.byClient++
 	}
-	j.clients[client]++
 	j.running[key] = run(ctx, func(ctx context.Context) error {
 		err := safely(ctx, build)
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		delete(j.running, key)
-		if j.clients[client]--; j.clients[client] == 0 {
-			delete(j.clients, client)
+		if j.clients[who.client]--; j.clients[who.client] == 0 {
+			delete(j.clients, who.client)
+		}
+		if who.byClient {
+			j.byClient--
 		}
 		if nixbuilder.Lasting(err) {
 			j.failed.Add(key, err)
@@ -88,6 +99,22 @@ func (j *jobs) start(ctx context.Context, key, client string, build func(context
 		return err
 	})
 	return j.running[key], nil
+}
+
+// refusal is why there is no room for more work, nil if there is.
+func (j *jobs) refusal(who asker) error {
+	others := len(j.running) - j.clients[own]
+	switch {
+	case who.client == own:
+		return nil
+	case others >= j.most:
+		return nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built or wait for it: try again later", others)
+	case who.byClient && j.byClient >= nixbuilder.ClientShare(j.most):
+		return nixbuilder.Errorf(nixbuilder.Busy, "%d images of revisions that clients chose are being built or wait for it: try again later", j.byClient)
+	case j.clients[who.client] >= j.perClient:
+		return nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient)
+	}
+	return nil
 }
 
 // close ends the jobs under way, and returns when they have ended, or when that takes long.

@@ -28,7 +28,7 @@ func TestJobsRunOncePerKey(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() {
-			started, err := j.start(t.Context(), "git:latest", "someone", build)
+			started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, build)
 			if err != nil {
 				t.Error(err)
 				return
@@ -51,7 +51,7 @@ func TestJobsOutliveTheirClient(t *testing.T) {
 	j := newJobs(10, 10)
 	ctx, leave := context.WithCancel(t.Context())
 	release := make(chan struct{})
-	started, err := j.start(ctx, "git:latest", "someone", func(ctx context.Context) error {
+	started, err := j.start(ctx, "git:latest", asker{client: "someone"}, func(ctx context.Context) error {
 		<-release
 		return ctx.Err()
 	})
@@ -71,6 +71,7 @@ func TestJobsLimits(t *testing.T) {
 		most, perClient int
 		keys, clients   []string // builds under way
 		key, client     string
+		byClient        bool   // they chose the tags
 		want            string // in the error
 	}{
 		{name: "room", most: 2, perClient: 2, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "x"},
@@ -80,6 +81,8 @@ func TestJobsLimits(t *testing.T) {
 		{name: "what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"}, clients: []string{own, own}, key: "c", client: own},
 		{name: "a client beside what no client asked for", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{own}, key: "b", client: "x"},
 		{name: "no room but for what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"}, clients: []string{own, "x"}, key: "c", client: "y", want: "1 images are being built"},
+		{name: "tags that clients choose", most: 4, perClient: 9, keys: []string{"a", "b"}, clients: []string{"x", "y"}, key: "c", client: "z", byClient: true},
+		{name: "too many tags that clients choose", most: 4, perClient: 9, keys: []string{"a", "b", "c"}, clients: []string{"x", "y", "z"}, key: "d", client: "z", byClient: true, want: "3 images of revisions"},
 		{name: "joining costs nothing", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "a", client: "x"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -88,13 +91,13 @@ func TestJobsLimits(t *testing.T) {
 			wait := func(context.Context) error { <-release; return nil }
 			var all []*job
 			for i, key := range test.keys {
-				started, err := j.start(t.Context(), key, test.clients[i], wait)
+				started, err := j.start(t.Context(), key, asker{client: test.clients[i], byClient: test.byClient}, wait)
 				if err != nil {
 					t.Fatal(err)
 				}
 				all = append(all, started)
 			}
-			started, err := j.start(t.Context(), test.key, test.client, wait)
+			started, err := j.start(t.Context(), test.key, asker{client: test.client, byClient: test.byClient}, wait)
 			if test.want == "" && err != nil {
 				t.Errorf("refused: %v", err)
 			}
@@ -108,7 +111,7 @@ func TestJobsLimits(t *testing.T) {
 			for _, started := range all {
 				<-started.done
 			}
-			if again, err := j.start(t.Context(), test.key, test.client, func(context.Context) error { return nil }); err != nil {
+			if again, err := j.start(t.Context(), test.key, asker{client: test.client, byClient: test.byClient}, func(context.Context) error { return nil }); err != nil {
 				t.Errorf("refused once there was room: %v", err)
 			} else {
 				<-again.done
@@ -121,7 +124,7 @@ func TestJobsEnd(t *testing.T) {
 	j := newJobs(2, 2)
 	var all []*job
 	for _, key := range []string{"a", "b"} {
-		started, err := j.start(t.Context(), key, "someone", func(ctx context.Context) error {
+		started, err := j.start(t.Context(), key, asker{client: "someone"}, func(ctx context.Context) error {
 			<-ctx.Done()
 			return ctx.Err()
 		})
@@ -155,7 +158,7 @@ func TestJobsRememberFailures(t *testing.T) {
 			j := newJobs(10, 10)
 			var runs atomic.Int32
 			for range 2 {
-				started, err := j.start(t.Context(), "git:latest", "someone", func(context.Context) error {
+				started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error {
 					runs.Add(1)
 					return test.first
 				})
@@ -175,14 +178,14 @@ func TestJobsRememberFailures(t *testing.T) {
 
 func TestJobsSurvivePanics(t *testing.T) {
 	j := newJobs(1, 1)
-	started, err := j.start(t.Context(), "git:latest", "someone", func(context.Context) error { panic("boom") })
+	started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { panic("boom") })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if <-started.done; started.err == nil || !strings.Contains(started.err.Error(), "boom") {
 		t.Errorf("error %v, want one that says boom", started.err)
 	}
-	if again, err := j.start(t.Context(), "git:latest", "someone", func(context.Context) error { return nil }); err != nil {
+	if again, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { return nil }); err != nil {
 		t.Errorf("after a panic: %v", err)
 	} else if <-again.done; again.err != nil {
 		t.Errorf("after a panic: %v", again.err)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -87,13 +88,18 @@ type NamesOptions struct {
 
 // BuildOptions is what building may cost.
 type BuildOptions struct {
-	// Timeout is how long Nix may take for one derivation.
+	// Timeout is how long Nix may take for one derivation, Total for all that it does for an image, with packing that.
 	Timeout time.Duration `mapstructure:"timeout"`
+	Total   time.Duration `mapstructure:"total"`
 	// Concurrency is how many images may have Nix build or download for them at a time, Queue how many more may wait.
 	Concurrency int `mapstructure:"concurrency"`
 	Queue       int `mapstructure:"queue"`
-	// PerClient is how many builds one client may have under way. A client is a user, or an address where there are no users.
+	// PerClient is how many builds one client may have under way. A client is a user, or an address where there are no users, of IPv6 its first 64 bits.
 	PerClient int `mapstructure:"perclient"`
+	// NewPerHour is how many images that are not stored one client may ask for in an hour.
+	NewPerHour int `mapstructure:"newperhour"`
+	// TrustedProxies are addresses and networks whose X-Forwarded-For is believed.
+	TrustedProxies []string `mapstructure:"trustedproxies"`
 	// MaxSize is how large the store paths of an image may be together.
 	MaxSize Bytes `mapstructure:"maxsize"`
 	// Hold is how long a client waits for the header of an answer before it is sent round again.
@@ -141,7 +147,8 @@ func defaults() Options {
 		Platforms: []string{"linux/amd64"},
 		Names:     NamesOptions{MaxPackages: 30},
 		Build: BuildOptions{
-			Timeout: time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
+			Timeout: time.Minute, Total: 30 * time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, NewPerHour: 300, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
+			TrustedProxies: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"},
 		},
 		Image:    ImageOptions{Compression: layer.Gzip, Layers: 94},
 		Nix:      NixOptions{AllowedURIs: []string{"https://"}, EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second, FetchTime: 5 * time.Minute},
@@ -178,6 +185,9 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	}
 	named, _ := namedKeys(stanza).(map[string]any)
 	faults := typeFaults(decoder.Decode(named))
+	if build, _ := named["build"].(map[string]any); build["total"] == nil {
+		options.Build.Total = max(options.Build.Total, options.Build.Timeout)
+	}
 	for _, key := range unusedKeys(named) {
 		faults = append(faults, fmt.Errorf("%s: unknown key", dotted(key)))
 	}
@@ -440,6 +450,7 @@ func (o Options) builder() nixbuilder.Options {
 		Compression:          o.Image.Compression,
 		Layers:               o.Image.Layers,
 		BuildTimeout:         o.Build.Timeout,
+		BuildTotal:           o.Build.Total,
 		Concurrency:          o.Build.Concurrency,
 		MaxBytes:             int64(o.Build.MaxSize),
 		Storeless:            o.Build.Storeless,
@@ -452,6 +463,39 @@ func (o Options) builder() nixbuilder.Options {
 		ImportFromDerivation: o.Nix.ImportFromDerivation,
 		CacheDir:             o.CacheDir,
 	}
+}
+
+// tags are those that stand for what the operator has configured, or wants to be there.
+func (o Options) tags() []string {
+	tags := []string{source.Latest}
+	for _, tag := range []string{o.Packages.Channel, o.Packages.Git.Ref} {
+		if tag != "" {
+			tags = append(tags, tag)
+		}
+	}
+	for _, text := range o.Prebuild {
+		if _, tag, ok := strings.Cut(text, ":"); ok {
+			tags = append(tags, tag)
+		}
+	}
+	return tags
+}
+
+// proxies are the networks of TrustedProxies. Every text that is none is in the error.
+func (o BuildOptions) proxies() (networks []netip.Prefix, err error) {
+	var faults []error
+	for _, text := range o.TrustedProxies {
+		network, err := netip.ParsePrefix(text)
+		if address, addressErr := netip.ParseAddr(text); addressErr == nil {
+			network, err = address.Prefix(address.BitLen())
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%q is neither an address nor a network such as 10.0.0.0/8", text))
+			continue
+		}
+		networks = append(networks, network.Masked())
+	}
+	return networks, errors.Join(faults...)
 }
 
 // nixPathName is what can stand between angle brackets, before a slash.
@@ -537,6 +581,7 @@ func (o Options) faults() []error {
 		{"build.concurrency", int64(o.Build.Concurrency), 1, 1000},
 		{"build.queue", int64(o.Build.Queue), 0, 1_000_000},
 		{"build.perclient", int64(o.Build.PerClient), 1, 1_000_000},
+		{"build.newperhour", int64(o.Build.NewPerHour), 1, 1_000_000},
 		{"build.maxsize", int64(o.Build.MaxSize), 1, 1 << 50},
 		{"image.layers", int64(o.Image.Layers), 1, 125}, // container engines take 127 with the root layer and the container's own
 		{"nix.evaluationmemory", int64(o.Nix.EvaluationMemory), 64 * units.MiB, 1 << 50},
@@ -551,6 +596,7 @@ func (o Options) faults() []error {
 	}{
 		{"refresh", o.Refresh, 0, 365 * 24 * time.Hour},
 		{"build.timeout", o.Build.Timeout, time.Second, 7 * 24 * time.Hour},
+		{"build.total", o.Build.Total, o.Build.Timeout, 7 * 24 * time.Hour},
 		{"build.hold", o.Build.Hold, time.Second, time.Hour},
 		{"nix.evaluationtime", o.Nix.EvaluationTime, time.Second, time.Hour},
 		{"nix.fetchtime", o.Nix.FetchTime, time.Second, 24 * time.Hour},
@@ -558,6 +604,9 @@ func (o Options) faults() []error {
 		if limit.value < limit.low || limit.value > limit.high {
 			fault("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
 		}
+	}
+	if _, err := o.Build.proxies(); err != nil {
+		faults = append(faults, prefixed("build.trustedproxies: ", err)...)
 	}
 	if o.Build.Storeless && o.Nix.ImportFromDerivation {
 		fault("nix.importfromderivation: takes a Nix store, which build.storeless does without: leave one of the two")

@@ -46,7 +46,7 @@ func TestParseOptions(t *testing.T) {
 	all := want
 	all.Platforms = []string{"linux/arm64", "linux/amd64"}
 	all.Names = NamesOptions{Prefix: "nix", Allow: []string{"python3*"}, Deny: []string{"*evil*"}, MaxPackages: 3}
-	all.Build = BuildOptions{Timeout: 90 * time.Second, Concurrency: 3, Queue: 0, PerClient: 1, MaxSize: 8 << 30, Hold: 20 * time.Second, Storeless: true}
+	all.Build = BuildOptions{Timeout: 90 * time.Second, Total: time.Hour, Concurrency: 3, Queue: 0, PerClient: 1, NewPerHour: 7, TrustedProxies: []string{"192.0.2.1"}, MaxSize: 8 << 30, Hold: 20 * time.Second, Storeless: true}
 	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
 	all.Shell, all.Include = []string{"bash"}, []string{}
 	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
@@ -64,7 +64,7 @@ func TestParseOptions(t *testing.T) {
 packages: {path: ` + set + `}
 platforms: [linux/arm64, linux/amd64]
 names: {prefix: nix, allow: ["python3*"], deny: ["*evil*"], maxpackages: 3}
-build: {timeout: 90s, concurrency: 3, queue: 0, perclient: 1, maxsize: 8GiB, hold: 20s, storeless: true}
+build: {timeout: 90s, total: 1h, concurrency: 3, queue: 0, perclient: 1, newperhour: 7, trustedproxies: [192.0.2.1], maxsize: 8GiB, hold: 20s, storeless: true}
 image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []
@@ -152,6 +152,10 @@ func TestSetupFaults(t *testing.T) {
 		}},
 		{name: "all kinds of faults at once", stanza: "packages: {path: 3}\nbuild: {queue: -1, timeout: 60, timout: 1}", want: []string{
 			options + "build.timeout: 60 has no unit", options + "packages.path: 3 is not a text", options + "build.timout: unknown key", options + "build.queue: -1 is not between",
+		}},
+		{name: "no networks, and less time for all than for one", stanza: path + "build: {timeout: 2h, total: 1h, newperhour: 0, trustedproxies: [proxy, 10.0.0.0/33, 10.0.0.1, \"::1/128\"]}", want: []string{
+			options + "build.newperhour: 0 is not between", options + "build.total: 1h0m0s is not between 2h0m0s",
+			options + "build.trustedproxies: \"10.0.0.0/33\" is neither an address nor a network", options + "build.trustedproxies: \"proxy\" is neither",
 		}},
 		{name: "a list with another type in it", stanza: path + "shell: [bash, 3]", want: []string{options + "shell[1]: 3 is not a text"}},
 		{name: "no times and sizes", stanza: path + "build: {hold: soon, maxsize: big}", want: []string{

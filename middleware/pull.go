@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/distribution/distribution/v3"
@@ -56,6 +57,11 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	}
 	if current {
 		return s.serve(ctx, repo, p, image)
+	}
+	if image.digest == "" {
+		if err := s.rate.ask(p.client, repo.Named().Name()+":"+p.tag, time.Now()); err != nil {
+			return "", err
+		}
 	}
 	hold := time.NewTimer(s.options.Build.Hold)
 	defer hold.Stop()
@@ -122,7 +128,7 @@ func (s *Service) refresh(
 // client's next round finds it done. Tags that clients choose count as work that they ask for.
 func (s *Service) pin(ctx context.Context, hold <-chan time.Time, p pull) (source.Pinned, error) {
 	if p.tag != source.Latest {
-		fetch, err := s.jobs.start(ctx, "tag "+p.tag, p.client, func(ctx context.Context) error {
+		fetch, err := s.jobs.start(ctx, "tag "+p.tag, s.asker(p, source.Pinned{}), func(ctx context.Context) error {
 			_, err := s.builder.Pin(ctx, p.tag)
 			return err
 		})
@@ -147,24 +153,33 @@ func (s *Service) pin(ctx context.Context, hold <-chan time.Time, p pull) (sourc
 // start has an image built and committed, unless that is under way already.
 func (s *Service) start(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned) (*job, error) {
 	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
-	return s.jobs.start(ctx, key, p.client, func(ctx context.Context) error {
+	who := s.asker(p, pinned)
+	return s.jobs.start(ctx, key, who, func(ctx context.Context) error {
 		current, pushed, err := s.lookUp(ctx, repo, p.tag)
 		if err != nil || pushed || s.isOf(p.tag, current, pinned.Revision) {
 			return err // another job ended since the client's tag was looked up
 		}
 		started := time.Now()
-		err = s.buildAndCommit(ctx, repo, p.tag, request, pinned)
+		err = s.buildAndCommit(ctx, repo, p.tag, request, pinned, who.byClient)
 		s.recent.add(repo.Named().Name()+":"+p.tag, started, publicText(err))
 		return err
 	})
 }
 
-func (s *Service) buildAndCommit(ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned) error {
+// asker is who asks for what a tag stands for, as far as that is known.
+func (s *Service) asker(p pull, pinned source.Pinned) asker {
+	configured := p.client == own || pinned.Origin != "" || slices.Contains(s.tags, p.tag)
+	return asker{client: p.client, byClient: !configured}
+}
+
+func (s *Service) buildAndCommit(
+	ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned, byClient bool,
+) error {
 	defer s.busy.begin()()
 	defer s.links.gate.begin()()
 	into := &target{Repository: repo, blobs: s.blobs, held: s.held}
 	defer func() { _ = into.storing.Wait() }() // commit returned its error, if it came to that
-	image, err := s.builder.Build(ctx, request, pinned, into)
+	image, err := s.builder.Build(ctx, request, pinned, byClient, into)
 	if err != nil {
 		return err
 	}

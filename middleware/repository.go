@@ -2,7 +2,6 @@ package middleware
 
 import (
 	"context"
-	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -96,11 +95,7 @@ func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	}
 	client, _ := ctx.Value("auth.user.name").(string)
 	if client == "" {
-		address, _ := ctx.Value("http.request.remoteaddr").(string)
-		if host, _, err := net.SplitHostPort(address); err == nil {
-			address = host
-		}
-		client = address
+		client = clientOf(request, s.proxies)
 	}
 	p := pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: heldOf(request.URL), header: response.Header()}
 	if isForeign(request) {

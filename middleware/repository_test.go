@@ -39,7 +39,7 @@ func TestPullOf(t *testing.T) {
 		want                            pull
 	}{
 		{name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{accepts: accepts{manifest: true}, tag: "latest", client: "192.0.2.1"}},
-		{name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{accepts: accepts{manifest: true}, tag: "v1", client: "2001:db8::1"}},
+		{name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{accepts: accepts{manifest: true}, tag: "v1", client: "2001:db8::/64"}},
 		{name: "a user is who matters", method: "GET", reference: "v1", user: "ada", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", client: "ada"}},
 		{name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", client: "192.0.2.1"}},
 		{name: "sent round", method: "GET", target: "/?hold=3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", held: 3}},
@@ -61,10 +61,11 @@ func TestPullOf(t *testing.T) {
 			}
 			request := httptest.NewRequest(test.method, target, nil)
 			request.Header["Accept"] = test.accept
+			request.RemoteAddr = test.address
 			response := httptest.NewRecorder()
 			got, ok := new(Service).pullOf(requestContext{t.Context(), map[string]any{
 				"http.request": request, "http.response": http.ResponseWriter(response), "vars.reference": test.reference,
-				"auth.user.name": test.user, "http.request.remoteaddr": test.address,
+				"auth.user.name": test.user,
 			}})
 			if ok != test.isPull {
 				t.Fatalf("is a pull: %t, want %t", ok, test.isPull)

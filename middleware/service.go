@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 
 	"github.com/distribution/distribution/v3"
@@ -35,7 +36,9 @@ const builtCached = 10_000
 type Service struct {
 	config   *configuration.Configuration
 	options  Options
-	form     string // of images, by the options
+	form     string   // of images, by the options
+	tags     []string // that the operator chose, not a client
+	proxies  []netip.Prefix
 	readOnly bool
 	serves   bool // or else it is a command's
 	recent   outcomes
@@ -51,6 +54,7 @@ type Service struct {
 	manifests *lru.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
 	lately    *lru.Cache[string, names.Request]                // what was pulled last of the set as it was then
 	jobs      *jobs
+	rate      *rate
 	announcer announcer
 }
 
@@ -119,7 +123,13 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	return &Service{config: config, options: options, form: options.form(), readOnly: readOnly(config), serves: true}, nil
+	proxies, err := options.Build.proxies()
+	if err != nil {
+		return nil, err
+	}
+	return &Service{
+		config: config, options: options, form: options.form(), tags: options.tags(), proxies: proxies, readOnly: readOnly(config), serves: true,
+	}, nil
 }
 
 // prefixed takes an error apart that errors.Join made, and puts a prefix before each.
@@ -164,6 +174,9 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 		}
 	}
 	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
+	if s.rate, err = newRate(s.options.Build.NewPerHour); err != nil {
+		return err
+	}
 	if s.lately, err = lru.New[string, names.Request](latelyKept); err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ type Builder struct {
 	variants  *Records[source.Variant] // by ID
 	evaluator *eval.Evaluator
 	daemons   *daemon.Pool
-	building  chan struct{} // a token for each image that Nix builds or downloads for
+	building  places        // for images that Nix builds or downloads for
 	reading   chan struct{} // a token for what is built for an evaluation
 	merging   chan struct{} // a token for each root directory in memory, which can be megabytes
 	packages  *resolver
@@ -94,10 +94,10 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		variants:  variants,
 		evaluator: evaluator,
 		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns}),
-		building:  make(chan struct{}, options.Concurrency),
+		building:  newPlaces(options.Concurrency),
 		reading:   make(chan struct{}, 1),
 		merging:   make(chan struct{}, runtime.GOMAXPROCS(0)),
-		packages:  newResolver(evaluator, state, options.Concurrency),
+		packages:  newResolver(evaluator, state, options.Concurrency, options.BuildTotal),
 		layout:    newLayout(state),
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
@@ -151,7 +151,8 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 
 // Build makes the image of a request and stores its layers in a repository. It is for the caller to store the configs and manifests, to wait for what
 // its Repository has not done yet, and to see to it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
-func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, repo Repository) (Image, error) {
+// ByClient tells whether a client chose the revision: such images do not take all that may be built at a time.
+func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, repo Repository) (Image, error) {
 	release, err := b.source.Hold(ctx, pinned)
 	if err != nil {
 		return Image{}, err
@@ -166,7 +167,7 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 		platforms = []string{"linux/" + request.Arch}
 	}
 	if len(platforms) == 1 {
-		image.Manifest, err = b.buildFor(ctx, platforms[0], request, pinned, repo)
+		image.Manifest, err = b.buildFor(ctx, order{request: request, pinned: pinned, byClient: byClient, platform: platforms[0], repo: repo})
 		return image, err
 	}
 	built := make([]platformManifest, len(platforms))
@@ -174,7 +175,7 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 	for i, platform := range platforms {
 		all.Go(func() {
 			built[i].platform = platform
-			built[i].Manifest, built[i].err = b.buildFor(ctx, platform, request, pinned, repo)
+			built[i].Manifest, built[i].err = b.buildFor(ctx, order{request: request, pinned: pinned, byClient: byClient, platform: platform, repo: repo})
 		})
 	}
 	all.Wait()
@@ -214,26 +215,34 @@ type order struct {
 	request          names.Request
 	packages         packages
 	pinned           source.Pinned
+	byClient         bool // chose the revision
 	platform, system string
 	repo             Repository
 	labels           map[string]string // what it is built from
 	started          time.Time
+	clock            *clock // runs once its packages are known
 }
 
 // buildFor is the pipeline, for one platform.
-func (b *Builder) buildFor(ctx context.Context, platform string, request names.Request, pinned source.Pinned, repo Repository) (Manifest, error) {
-	o := order{request: request, pinned: pinned, platform: platform, repo: repo, started: time.Now()}
+func (b *Builder) buildFor(ctx context.Context, o order) (Manifest, error) {
+	o.started = time.Now()
 	var err error
-	if o.system, err = SystemOf(platform); err != nil {
+	if o.system, err = SystemOf(o.platform); err != nil {
 		return Manifest{}, Errorf(NotFound, "%v", err)
 	}
-	if o.packages, err = b.resolve(ctx, request, pinned, o.system); err != nil {
+	if o.packages, err = b.resolve(ctx, o.request, o.pinned, o.byClient, o.system); err != nil {
 		return Manifest{}, err
 	}
+	ctx, o.clock = newClock(ctx, b.options.BuildTotal)
+	defer o.clock.stop()
 	manifest, err := b.realiseAndPack(ctx, o)
 	if errors.Is(err, daemon.ErrGone) && !errors.Is(err, errNoStore) && ctx.Err() == nil {
-		logrus.WithError(err).Warnf("nix: once more for %s", request)
+		logrus.WithError(err).Warnf("nix: once more for %s", o.request)
 		manifest, err = b.realiseAndPack(ctx, o)
+	}
+	if err != nil && errors.Is(context.Cause(ctx), errTotal) {
+		logrus.WithError(err).Warnf("nix: giving up on %s", o.request)
+		return Manifest{}, tooLong(b.options.BuildTotal)
 	}
 	return manifest, err
 }
@@ -274,6 +283,15 @@ func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
 		return Manifest{}, err
 	}
 	return b.assemble(ctx, o, closure, nil)
+}
+
+// enter waits until it is an order's turn to have Nix build or download for it.
+func (b *Builder) enter(ctx context.Context, o order) (leave func(), err error) {
+	err = o.clock.wait(func() (err error) {
+		leave, err = b.building.enter(ctx, o.byClient)
+		return err
+	})
+	return leave, err
 }
 
 // An origin is where the store paths of an image come from.

@@ -15,17 +15,18 @@ var errSlow = errors.New("it takes long, and other work that takes long is under
 // lanes bound how much work is done at a time, so that slow work does not keep quick work waiting: each has as many places. All work begins as quick. When its
 // time is up it goes on in a slow place; if none is free, it is stopped, waits for one, and begins again.
 type lanes struct {
-	quick, slow chan struct{} // a token for each piece of work
+	quick, slow places
 	quickTime   time.Duration
 }
 
 func newLanes(concurrency int, quickTime time.Duration) *lanes {
-	return &lanes{quick: make(chan struct{}, concurrency), slow: make(chan struct{}, concurrency), quickTime: quickTime}
+	return &lanes{quick: newPlaces(concurrency), slow: newPlaces(concurrency), quickTime: quickTime}
 }
 
-// do does work, which ends when its ctx does and may then be called again, and calls slowed, once, if it turns out to be slow.
-func (l *lanes) do(ctx context.Context, work func(context.Context) error, slowed func()) error {
-	if err := take(ctx, l.quick); err != nil {
+// do does work, which ends when its ctx does and may then be called again, and calls slowed, once, if it turns out to be slow. Chosen is as for places.
+func (l *lanes) do(ctx context.Context, byClient bool, work func(context.Context) error, slowed func()) error {
+	leaveQuick, err := l.quick.enter(ctx, byClient)
+	if err != nil {
 		return err
 	}
 	attempt, stop := context.WithCancelCause(ctx)
@@ -36,28 +37,27 @@ func (l *lanes) do(ctx context.Context, work func(context.Context) error, slowed
 	defer timer.Stop()
 	select {
 	case err := <-done:
-		<-l.quick
+		leaveQuick()
 		return err
 	case <-timer.C:
 	}
 	slowed()
-	select {
-	case l.slow <- struct{}{}:
-		<-l.quick
-		defer func() { <-l.slow }()
+	if leaveSlow, ok := l.slow.tryEnter(byClient); ok {
+		leaveQuick()
+		defer leaveSlow()
 		return <-done
-	default:
 	}
 	stop(errSlow)
-	err := <-done
-	<-l.quick
+	err = <-done
+	leaveQuick()
 	if err == nil || ctx.Err() != nil || !errors.Is(err, errSlow) {
 		return err // it ended by itself meanwhile
 	}
-	if err := take(ctx, l.slow); err != nil {
+	leaveSlow, err := l.slow.enter(ctx, byClient)
+	if err != nil {
 		return err
 	}
-	defer func() { <-l.slow }()
+	defer leaveSlow()
 	return work(ctx)
 }
 

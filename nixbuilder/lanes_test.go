@@ -35,7 +35,7 @@ func TestLanes(t *testing.T) {
 				begun := time.Now()
 				for i, seconds := range test.work {
 					go func() {
-						err := lanes.do(t.Context(), func(ctx context.Context) error {
+						err := lanes.do(t.Context(), false, func(ctx context.Context) error {
 							got[i].runs++
 							select {
 							case <-time.After(seconds * time.Second):
@@ -59,7 +59,7 @@ func TestLanes(t *testing.T) {
 						t.Errorf("work %d: %+v, want %+v", i, got[i], want)
 					}
 				}
-				if len(lanes.quick)+len(lanes.slow) != 0 {
+				if len(lanes.quick.all)+len(lanes.slow.all) != 0 {
 					t.Error("places are still taken")
 				}
 			})
@@ -83,16 +83,16 @@ func TestLanesEnd(t *testing.T) {
 				lanes := newLanes(1, time.Second)
 				for _, occupied := range []bool{false, true} {
 					if occupied {
-						lanes.slow <- struct{}{}
-						time.AfterFunc(time.Minute, func() { <-lanes.slow })
+						lanes.slow.all <- struct{}{}
+						time.AfterFunc(time.Minute, func() { <-lanes.slow.all })
 					}
 					ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-					if err := lanes.do(ctx, test.work, func() {}); !errors.Is(err, test.want) {
+					if err := lanes.do(ctx, false, test.work, func() {}); !errors.Is(err, test.want) {
 						t.Errorf("slow places are taken: %t: %v, want %v", occupied, err, test.want)
 					}
 					cancel()
 					time.Sleep(time.Hour)
-					if len(lanes.quick)+len(lanes.slow) != 0 {
+					if len(lanes.quick.all)+len(lanes.slow.all) != 0 {
 						t.Error("places are still taken")
 					}
 				}

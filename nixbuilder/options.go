@@ -36,7 +36,10 @@ type Options struct {
 	Layers      int
 	// BuildTimeout is how long Nix may take for one derivation.
 	BuildTimeout time.Duration
-	// Concurrency is how many images Nix may build or download for at a time. Others wait.
+	// BuildTotal is how long all that Nix does for one image may take, with packing it; what is built for its evaluation has as long of its own. Waiting for
+	// other images does not count.
+	BuildTotal time.Duration
+	// Concurrency is how many images Nix may build or download for at a time. Others wait. Those of revisions that clients chose take ClientShare of it.
 	Concurrency int
 	// MaxBytes is how large the store paths of an image may be together, as NARs.
 	MaxBytes int64

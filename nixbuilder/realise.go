@@ -42,7 +42,7 @@ func (b *Builder) realise(ctx context.Context, o order, how means) (*daemon.Conn
 		return conn, nil, err
 	}
 	b.daemons.Put(conn) // whoever waits holds none
-	leave, err := enter(ctx, b.building)
+	leave, err := b.enter(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}

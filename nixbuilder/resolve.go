@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
@@ -108,7 +109,7 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 		if err != nil {
 			return err
 		}
-		_, err = b.packages.find(ctx, pinned, system, wanted)
+		_, err = b.packages.find(ctx, pinned, false, system, wanted)
 		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 			return faultOf(pinned, fault)
 		}
@@ -120,9 +121,9 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 }
 
 // resolve finds the packages of a request, in one evaluation unless it has very many, and asks the policy about them.
-func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, system string) (packages, error) {
+func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, system string) (packages, error) {
 	wanted := b.wanted(request)
-	results, err := b.packages.find(ctx, pinned, system, wanted)
+	results, err := b.packages.find(ctx, pinned, byClient, system, wanted)
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 		return nil, faultOf(pinned, fault)
 	}
@@ -257,24 +258,26 @@ type resolver struct {
 	evaluator   *eval.Evaluator
 	expressions string // and features of Nix: results depend on how names are looked up
 	records     *Records[eval.Result]
-	lanes       *lanes // for evaluations
+	lanes       *lanes        // for evaluations
+	total       time.Duration // that one may take, with what is built for it
 
 	mu         sync.Mutex
 	evaluating map[string]chan struct{} // by key; closed when the evaluation is over
 }
 
-func newResolver(evaluator *eval.Evaluator, state State, concurrency int) *resolver {
+func newResolver(evaluator *eval.Evaluator, state State, concurrency int, total time.Duration) *resolver {
 	return &resolver{
 		evaluator:   evaluator,
 		expressions: prepareimage.Hash() + evaluator.Features(),
 		records:     NewRecords[eval.Result](state, "packages", packagesCached),
 		lanes:       newLanes(concurrency, quickTime),
+		total:       total,
 		evaluating:  make(map[string]chan struct{}),
 	}
 }
 
-// find returns a result for every name.
-func (r *resolver) find(ctx context.Context, pinned source.Pinned, system string, wanted []string) (map[string]eval.Result, error) {
+// find returns a result for every name. ByClient tells whether a client chose the revision.
+func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string) (map[string]eval.Result, error) {
 	results := make(map[string]eval.Result, len(wanted))
 	keys := make(map[string]string, len(wanted))
 	for _, name := range wanted {
@@ -288,7 +291,7 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, system string
 		mine, others := r.claim(unknown, keys)
 		if len(mine) > 0 {
 			release := sync.OnceFunc(func() { r.release(mine, keys) })
-			err := r.lanes.do(ctx, func(ctx context.Context) error { return r.evaluate(ctx, pinned, system, mine, keys, results) }, release)
+			err := r.lanes.do(ctx, byClient, func(ctx context.Context) error { return r.evaluate(ctx, pinned, system, mine, keys, results) }, release)
 			release()
 			if err != nil {
 				return nil, err
@@ -356,8 +359,13 @@ func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system st
 		return err
 	}
 	mine = slices.DeleteFunc(slices.Clone(mine), func(name string) bool { return !slices.Contains(unknown, name) })
+	ctx, clock := newClock(ctx, r.total)
+	defer clock.stop()
 	for names := range slices.Chunk(mine, eval.MaxNames) {
 		found, err := r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
+		if errors.Is(context.Cause(ctx), errTotal) {
+			return tooLong(r.total)
+		}
 		if err != nil {
 			return err
 		}

@@ -99,7 +99,7 @@ func (b *bench) start(ctx context.Context, with settings) (*server, error) {
 func (b *bench) startCold(ctx context.Context, with settings) (*server, error) {
 	options := map[string]any{
 		"packages": map[string]any{"path": b.demo()},
-		"build":    map[string]any{"timeout": "10m", "perclient": 1000, "queue": 1000},
+		"build":    map[string]any{"timeout": "10m", "perclient": 1000, "queue": 1000, "newperhour": 1_000_000},
 		"image":    map[string]any{"compression": "gzip"},
 		"nix":      map[string]any{"substituters": []string{}},
 		"cachedir": filepath.Join(b.dir, "cache"),

@@ -1,0 +1,129 @@
+package middleware
+
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
+)
+
+// clientBits is how much of an IPv6 address tells clients apart: who has one address has all that begin so.
+const clientBits = 64
+
+// clientOf tells which client a request comes from: the peer's address, unless that is a proxy that is trusted; then the last address that such proxies
+// say, and that is not itself one of them. What stands before that in X-Forwarded-For was said by the client. X-Real-Ip is for proxies that don't write that.
+func clientOf(request *http.Request, trusted []netip.Prefix) string {
+	peer, err := netip.ParseAddrPort(request.RemoteAddr)
+	if err != nil {
+		return request.RemoteAddr
+	}
+	client := peer.Addr().Unmap()
+	said := strings.Split(strings.Join(request.Header.Values("X-Forwarded-For"), ","), ",")
+	if len(said) == 1 && said[0] == "" {
+		said[0] = request.Header.Get("X-Real-Ip")
+	}
+	for i := len(said) - 1; i >= 0 && isIn(client, trusted); i-- {
+		before, ok := parseAddress(strings.TrimSpace(said[i]))
+		if !ok {
+			break
+		}
+		client = before
+	}
+	if client.Is4() {
+		return client.String()
+	}
+	network, err := client.WithZone("").Prefix(clientBits)
+	if err != nil {
+		return client.String()
+	}
+	return network.String()
+}
+
+// parseAddress reads an address with or without a port, as proxies write both.
+func parseAddress(text string) (netip.Addr, bool) {
+	if address, err := netip.ParseAddr(text); err == nil {
+		return address.Unmap(), true
+	}
+	address, err := netip.ParseAddrPort(text)
+	return address.Addr().Unmap(), err == nil
+}
+
+func isIn(address netip.Addr, networks []netip.Prefix) bool {
+	for _, network := range networks {
+		if network.Contains(address.WithZone("")) {
+			return true
+		}
+	}
+	return false
+}
+
+// What is remembered of clients, in entries of up to a few hundred bytes each.
+const (
+	clientsKept = 10_000
+	newKept     = 50_000
+)
+
+// newMemory is how long an image stays new to a client that has asked for it. Clients ask for the same one again and again while it is built.
+const newMemory = 10 * time.Minute
+
+// A rate bounds how many images that are not stored clients ask for, each by itself: so many in an hour, which may come at once. It is safe for concurrent use.
+type rate struct {
+	perHour float64
+
+	mu    sync.Mutex
+	left  *lru.Cache[string, allowance] // by client; without one, all of it is left
+	asked *lru.Cache[string, time.Time] // by client and image
+}
+
+// An allowance is how many images a client may ask for, as of a time.
+type allowance struct {
+	left float64
+	at   time.Time
+}
+
+func newRate(perHour int) (*rate, error) {
+	left, err := lru.New[string, allowance](clientsKept)
+	if err != nil {
+		return nil, err
+	}
+	asked, err := lru.New[string, time.Time](newKept)
+	return &rate{perHour: float64(perHour), left: left, asked: asked}, err
+}
+
+// ask counts an image that is not stored, once for each client that asks for it. The error is of kind Busy and says how long to wait.
+func (r *rate) ask(client, image string, now time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := client + " " + image
+	if before, again := r.asked.Get(key); again && now.Sub(before) < newMemory {
+		return nil
+	}
+	have, ok := r.left.Get(client)
+	if !ok {
+		have = allowance{r.perHour, now}
+	}
+	have.left = min(r.perHour, have.left+r.perHour*now.Sub(have.at).Hours())
+	have.at = now
+	if have.left < 1 {
+		after := time.Duration((1 - have.left) / r.perHour * float64(time.Hour))
+		return busyFor{after.Truncate(time.Second) + time.Second, nixbuilder.Errorf(nixbuilder.Busy,
+			"you have asked for as many images that were not there yet as one client may in an hour, %.0f (build.newperhour): try again later", r.perHour)}
+	}
+	have.left--
+	r.left.Add(client, have)
+	r.asked.Add(key, now)
+	return nil
+}
+
+// busyFor is an error of kind Busy that is over at a known time.
+type busyFor struct {
+	after time.Duration
+	error
+}
+
+func (b busyFor) Unwrap() error { return b.error }

@@ -62,8 +62,5 @@ func (s *Service) TryOut(ctx context.Context) (fault, err error) {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(options.CacheDir) }()
-	if err := os.Chmod(options.CacheDir, 0o755); err != nil { // evaluations are another user's
-		return nil, err
-	}
 	return nixbuilder.Check(ctx, options)
 }

@@ -611,6 +611,7 @@ func (o Options) faults() []error {
 	if o.Build.Storeless && o.Nix.ImportFromDerivation {
 		fault("nix.importfromderivation: takes a Nix store, which build.storeless does without: leave one of the two")
 	}
+	faults = append(faults, prefixed("nix.substituters: ", nixbuilder.CheckLogins(o.Nix.Substituters))...)
 	if o.Build.Storeless {
 		faults = append(faults, prefixed("nix.substituters: ", o.caches().CheckSubstituters())...)
 		faults = append(faults, prefixed("nix.trustedpublickeys: ", o.caches().CheckTrustedPublicKeys())...)

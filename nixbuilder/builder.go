@@ -81,6 +81,9 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := options.writeNetrc(); err != nil {
+		return nil, err
+	}
 	useless, err := evaluator.UselessForGit(ctx)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
@@ -131,6 +133,9 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 
 // evaluator opens Nix for evaluations alone.
 func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eval.Realise) (*eval.Evaluator, error) {
+	if err := runner.Enclose(o.CacheDir); err != nil {
+		logrus.WithError(err).Warn("nix: cachedir, which has copies of package sets, can't be closed to other users of this machine")
+	}
 	scratch := filepath.Join(o.CacheDir, "evaluations")
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return nil, fmt.Errorf("making the cache directory: %w", err)
@@ -202,6 +207,9 @@ func daemonOptions(options Options) daemon.Options {
 		"narinfo-cache-positive-ttl": "60",
 	}
 	maps.Copy(settings, options.Settings)
+	if without, found := logins(settings["substituters"]); len(found) > 0 {
+		settings["substituters"], settings["netrc-file"] = without, options.netrcFile()
+	}
 	return daemon.Options{
 		Settings: settings,
 		Env: []string{

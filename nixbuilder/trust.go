@@ -37,7 +37,7 @@ func (b *Builder) signers(ctx context.Context, found substitute) string {
 	ctx, cancel := context.WithTimeout(ctx, signersTime)
 	defer cancel()
 	for _, cache := range b.options.Caches.Substituters {
-		if shown(cache) != strings.TrimSuffix(found.cache, "/") {
+		if without, _ := logins(cache); shown(without) != strings.TrimSuffix(found.cache, "/") {
 			continue
 		}
 		names, err := binarycache.Signers(ctx, cache, found.path)

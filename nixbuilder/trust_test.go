@@ -35,7 +35,7 @@ func TestSigners(t *testing.T) {
 		name, cache, want string
 		asked             string // empty: nobody
 	}{
-		{"with a password", strings.Replace(withPassword("/signed"), "secret", "xxxxx", 1), "it is signed by cache.example.org-1", "user:secret /signed/00000000000000000000000000000000.narinfo"},
+		{"with a password", server.URL + "/signed", "it is signed by cache.example.org-1", "user:secret /signed/00000000000000000000000000000000.narinfo"},
 		{"unsigned", server.URL + "/unsigned", "it is not signed", ": /unsigned/00000000000000000000000000000000.narinfo"},
 		{"of no configuration", server.URL + "/metadata", "`nix path-info --sigs --store " + server.URL + "/metadata ", ""},
 	} {

@@ -21,10 +21,13 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/rewrite"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/s3-aws"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/nixery-registry/nixery-registry/middleware"
 )
 
 func main() {
+	logrus.AddHook(redaction{})
 	root := registry.RootCmd
 	registry.RegisterHandler(middleware.Site)
 	root.RemoveCommand(registry.ServeCmd)

@@ -108,6 +108,7 @@ func withService(ctx context.Context, config string, work func(context.Context, 
 	if err := setLevel(parsed); err != nil {
 		return prefixed(name, err)
 	}
+	keepPrivate(parsed)
 	defer service.Close()
 	if err := service.Open(ctx); err != nil {
 		return prefixed(name, err)

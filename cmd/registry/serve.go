@@ -127,6 +127,7 @@ func prefixed(name string, err error) error {
 }
 
 func serve(config *configuration.Configuration, service *middleware.Service) error {
+	keepPrivate(config)
 	if err := quietTracing(config.Log.Level); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 )
@@ -18,7 +19,8 @@ var errOutputLimit = errors.New("too much output")
 // the program.
 type Error struct {
 	Program string
-	Args    []string
+	// Args are without the users and passwords of URLs, and so is Stderr: see Redact.
+	Args []string
 	// Exit is the program's exit status, -1 if it did not start or a signal ended it.
 	Exit int
 	// Signal is the signal that ended the program, zero if none did.
@@ -49,11 +51,13 @@ func (e *Error) Unwrap() error { return e.cause }
 func newError(command Command, state *os.ProcessState, stderr []byte, cause error) *Error {
 	e := &Error{
 		Program:     command.Program,
-		Args:        command.Args,
 		Exit:        -1,
 		OutputLimit: errors.Is(cause, errOutputLimit),
-		Stderr:      string(stderr[max(0, len(stderr)-stderrTail):]),
+		Stderr:      Redact(string(stderr[max(0, len(stderr)-stderrTail):])),
 		cause:       cause,
+	}
+	for _, arg := range command.Args {
+		e.Args = append(e.Args, Redact(arg))
 	}
 	if state == nil {
 		return e
@@ -68,4 +72,21 @@ func newError(command Command, state *os.ProcessState, stderr []byte, cause erro
 		e.CPULimit = errors.As(cause, &exit) // else it was this process that ended it, for another cause
 	}
 	return e
+}
+
+// userinfo is what stands before the host of a URL. That of ssh is no secret unless it has a password.
+var userinfo = regexp.MustCompile(`(?i)\b([a-z][a-z0-9+.-]*://)([^\s/?#"'<>]*)@`)
+
+// Redact replaces users and passwords of the URLs in a text, so that it can be logged.
+func Redact(text string) string {
+	if !strings.Contains(text, "://") {
+		return text
+	}
+	return userinfo.ReplaceAllStringFunc(text, func(found string) string {
+		scheme, user, _ := strings.Cut(found, "://")
+		if strings.HasPrefix(strings.ToLower(scheme), "ssh") && !strings.Contains(user, ":") {
+			return found
+		}
+		return scheme + "://xxxxx@"
+	})
 }

@@ -96,6 +96,36 @@ func TestRun(t *testing.T) {
 	}
 }
 
+func TestErrorHasNoPasswords(t *testing.T) {
+	r, _ := New()
+	const secret = "CANARY"
+	_, err := r.Run(t.Context(), script("echo \"fatal: $1: no\" >&2; exit 1", "https://user:"+secret+"@git.example.org/x"))
+	var got *Error
+	if !errors.As(err, &got) {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprintf("%+v %v", *got, err); strings.Contains(text, secret) || strings.Count(got.Error(), "https://xxxxx@git.example.org/x") != 2 {
+		t.Errorf("the error is %s", text)
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for text, want := range map[string]string{
+		"no URL":                            "no URL",
+		"https://git.example.org/a@b":       "https://git.example.org/a@b",
+		"https://user:secret@example.org/x": "https://xxxxx@example.org/x",
+		"HTTPS://token@example.org":         "HTTPS://xxxxx@example.org",
+		"'http://u:p@ss@example.org/x' and http://v:q@example.org": "'http://xxxxx@example.org/x' and http://xxxxx@example.org",
+		"a=https://u:p%40@h https://h/?to=x@y":                     "a=https://xxxxx@h https://h/?to=x@y",
+		"ssh://git@example.org/x":                                  "ssh://git@example.org/x",
+		"ssh://git:secret@example.org/x":                           "ssh://xxxxx@example.org/x",
+	} {
+		if got := Redact(text); got != want {
+			t.Errorf("of %s is left %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestErrorKeepsTheEndOfStderr(t *testing.T) {
 	r, _ := New()
 	_, err := r.Run(t.Context(), script("head -c 10000 /dev/zero | tr '\\0' x >&2; echo last >&2; exit 1"))
@@ -118,12 +148,13 @@ func TestConfinement(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
+	groups := map[bool][]string{false: {"65534", "65533"}, true: {"65533"}}
 	user := func(apart bool) string {
 		uid, gid := r.ConfinedUser(apart)
 		if os.Geteuid() != 0 {
 			return fmt.Sprintf("%d %d ", uid, gid)
 		}
-		return fmt.Sprintf("%d %d %d\n", uid, gid, gid)
+		return fmt.Sprintf("%d %d %s\n", uid, gid, strings.Join(groups[apart], " "))
 	}
 	if os.Geteuid() == 0 && user(true) == user(false) {
 		t.Error("the second unprivileged user is the first one")

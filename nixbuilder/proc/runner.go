@@ -11,7 +11,7 @@ import (
 )
 
 // Confined programs run as one of two users, with the group of the same number, when this process is root. On the host they own no file: the first is
-// everybody's nobody, the second a number that Debian reserves.
+// everybody's nobody, the second a number that Debian reserves. The first is in the group of the second, too, so that directories can be opened to both.
 const (
 	nobody  = 65534
 	another = 65533
@@ -63,7 +63,7 @@ type Confinement struct {
 func New() (r *Runner, warnings []string) {
 	r = new(Runner)
 	if uid, gid := os.Geteuid(), os.Getegid(); uid == 0 {
-		r.confine.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+		r.confine.Credential = &syscall.Credential{Uid: nobody, Gid: nobody, Groups: []uint32{another}}
 		if err := permitted(r.confine); err != nil {
 			warnings = append(warnings, fmt.Sprintf("no unprivileged user for untrusted work: %v", err))
 			r.confine.Credential = nil
@@ -136,6 +136,21 @@ func (r *Runner) ConfinedUser(apart bool) (uid, gid int) {
 		return int(c.Uid), int(c.Gid)
 	}
 	return os.Geteuid(), os.Getegid()
+}
+
+// Enclose keeps other users of this machine out of a directory, whatever the modes below it: those that confined programs run as can pass it, and nobody
+// else but its owner. It makes the directory if need be.
+func (r *Runner) Enclose(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if r.credential(false) == nil && r.credential(true) == nil {
+		return os.Chmod(dir, 0o700)
+	}
+	if err := os.Chown(dir, -1, another); err != nil {
+		return err // closed, it would be to evaluations, too
+	}
+	return os.Chmod(dir, 0o710)
 }
 
 // Find tells which file a Program is: one that holds a slash is itself, another is looked up in this process's PATH.

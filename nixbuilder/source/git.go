@@ -23,7 +23,8 @@ import (
 
 // GitOptions say where a repository is. URL is needed.
 type GitOptions struct {
-	// URL is of https, http, ssh (also as user@host:path) or file, or an absolute path. It is fetched with the credentials that git itself is set up with.
+	// URL is of https, http, ssh (also as user@host:path) or file, or an absolute path. It is fetched with the user and password that it has, or else with the
+	// credentials that git itself is set up with.
 	URL string
 	// Ref is the branch, tag or commit that latest stands for; empty: the remote's HEAD.
 	Ref string
@@ -46,6 +47,8 @@ type Git struct {
 	trees   *trees
 
 	fetching sync.Mutex // one fetch into the repository of objects at a time
+
+	password []string // variables by which git asks for the URL's; none: it has none
 
 	setUpSSH sync.Once
 	ssh      []string // variables, from then on
@@ -96,7 +99,9 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, trees: kept}, nil
+	git := &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, trees: kept}
+	git.options.URL, git.password, err = hidePassword(options.URL, options.Dir)
+	return git, err
 }
 
 // checkGitURL refuses what git would take for an option or run a command for, and returns the URL without credentials.
@@ -396,10 +401,13 @@ func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
 		}
 	}
 	g.setUpSSH.Do(func() { g.ssh = g.batchMode(ctx, inherited) })
-	env = slices.Concat(inherited, g.ssh, env)
+	env = slices.Concat(inherited, g.ssh, g.password, env)
 	options := []string{
 		"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0",
 		"-c", "http.lowSpeedLimit=1000", "-c", fmt.Sprintf("http.lowSpeedTime=%.0f", g.silence.Seconds()),
+	}
+	if g.password != nil {
+		options = append(options, "-c", "credential.helper=") // which would come before it
 	}
 	output, err := g.runner.Run(ctx, proc.Command{Program: "git", Args: append(options, args...), Env: env})
 	return output.Stdout, err

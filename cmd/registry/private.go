@@ -1,0 +1,83 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+)
+
+// Modes that let other users of the machine in.
+const (
+	othersMay    = 0o007
+	onlyOwner    = 0o077
+	othersCantDo = 0o022
+)
+
+// defaultRoot is where upstream's filesystem driver keeps what it stores.
+const defaultRoot = "/var/lib/registry"
+
+// keepPrivate keeps other users of the machine from reading what is stored. What root writes they could read, as evaluations of root's are another user's; but they
+// do not get at it: the directory of the storage is closed to them here, and cachedir by the builder.
+func keepPrivate(config *configuration.Configuration) {
+	if os.Geteuid() == 0 {
+		unix.Umask(othersCantDo)
+	} else {
+		unix.Umask(onlyOwner)
+	}
+	if config.Storage.Type() != "filesystem" {
+		return
+	}
+	root, ok := config.Storage.Parameters()["rootdirectory"].(string)
+	if !ok {
+		root = defaultRoot
+	}
+	if err := closeToOthers(root); err != nil {
+		logrus.WithError(err).Info("storage.filesystem.rootdirectory: can't be closed to other users of this machine, who may read what root or an earlier release has written")
+	}
+}
+
+// closeToOthers leaves a directory to its owner and its group, and one that is not there yet to its owner.
+func closeToOthers(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o700))
+	case err != nil:
+		return err
+	case info.Mode().Perm()&othersMay == 0:
+		return nil
+	}
+	return os.Chmod(dir, info.Mode()&^(fs.ModeType|othersMay))
+}
+
+// A redaction takes secrets out of what upstream logs: the headers of notification endpoints, and the users and passwords of URLs.
+type redaction struct{}
+
+func (redaction) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (redaction) Fire(entry *logrus.Entry) error {
+	if strings.HasPrefix(entry.Message, "configuring endpoint ") {
+		entry.Message, _, _ = strings.Cut(entry.Message, ", headers=")
+	}
+	entry.Message = proc.Redact(entry.Message)
+	for key, value := range entry.Data {
+		var text string
+		switch value := value.(type) {
+		case string:
+			text = value
+		case error:
+			text = value.Error()
+		}
+		if redacted := proc.Redact(text); redacted != text {
+			entry.Data[key] = redacted
+		}
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package source
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// askpass is what git asks for users and passwords. They are in its environment: everybody can read the arguments of programs. It answers for the host of the
+// URL alone, and so not for one that this host redirects to: what git asks has the host in it.
+const askpass = `#!/bin/sh
+case "$1" in
+"Username for '$REGISTRY_GIT_HOST': ") printf '%s\n' "$REGISTRY_GIT_USER" ;;
+"Password for '$REGISTRY_GIT_LOGIN': ") printf '%s\n' "$REGISTRY_GIT_PASSWORD" ;;
+*) exit 1 ;;
+esac
+`
+
+// hidePassword takes the user and the password out of the URL of a git repository, if it has both, and returns the variables that git gets them by. It writes a program
+// for that into dir.
+func hidePassword(text, dir string) (without string, env []string, err error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
+		return text, nil, nil //nolint:nilerr // user@host:path
+	}
+	password, ok := u.User.Password()
+	if !ok {
+		return text, nil, nil
+	}
+	program := filepath.Join(dir, "askpass")
+	if written, err := os.ReadFile(program); err != nil || string(written) != askpass {
+		if err := errors.Join(os.WriteFile(program, []byte(askpass), 0o700), os.Chmod(program, 0o700)); err != nil {
+			return "", nil, fmt.Errorf("writing what git asks for passwords: %w", err)
+		}
+	}
+	user := u.User.Username()
+	u.User = nil
+	host := u.Scheme + "://" + u.Host
+	return u.String(), []string{
+		"GIT_ASKPASS=" + program,
+		"REGISTRY_GIT_HOST=" + host,
+		"REGISTRY_GIT_LOGIN=" + u.Scheme + "://" + strings.ReplaceAll(url.QueryEscape(user), "+", "%20") + "@" + u.Host,
+		"REGISTRY_GIT_USER=" + user,
+		"REGISTRY_GIT_PASSWORD=" + password,
+	}, nil
+}

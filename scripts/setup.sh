@@ -85,12 +85,11 @@ if [ "${#missing[@]}" -gt 0 ]; then
   disable_service docker.io docker.service docker.socket containerd.service
 fi
 
-# As root, Nix builds as the users of the group nixbld, which Debian's package does not make.
-if [ "$(id -u)" -eq 0 ] && [ ! -S /nix/var/nix/daemon-socket/socket ] && ! getent group nixbld >/dev/null; then
-  echo "Making the group nixbld with the users nixbld1 to nixbld4, as which Nix builds"
-  groupadd --system nixbld
-  for n in 1 2 3 4; do
-    useradd --system --no-create-home --home-dir /var/empty --shell /usr/sbin/nologin \
+# As root, Nix builds as the users of the group nixbld, one for each build at a time. Debian's package does not make them.
+if [ "$(id -u)" -eq 0 ] && [ ! -S /nix/var/nix/daemon-socket/socket ]; then
+  getent group nixbld >/dev/null || groupadd --system nixbld
+  for n in 1 2 3 4 5 6 7 8; do
+    getent passwd "nixbld$n" >/dev/null || useradd --system --no-create-home --home-dir /var/empty --shell /usr/sbin/nologin \
       --comment "Nix build user $n" --gid nixbld --groups nixbld "nixbld$n"
   done
 fi

@@ -24,8 +24,8 @@ shift
 mkdir -p "$nix"/{nix,etc}
 # Files that others see through their mounts are replaced, not written to.
 etc=$(mktemp -d "$nix/etc/new-XXXXXX")
-{ grep -v '^nixbld' /etc/passwd; for n in 1 2 3 4; do echo "nixbld$n:x:$((uid + n)):$uid::/var/empty:/usr/sbin/nologin"; done; } >"$etc/passwd"
-{ grep -v '^nixbld' /etc/group; echo "nixbld:x:$uid:nixbld1,nixbld2,nixbld3,nixbld4"; } >"$etc/group"
+{ grep -v '^nixbld' /etc/passwd; for n in 1 2 3 4 5 6 7 8; do echo "nixbld$n:x:$((uid + n)):$uid::/var/empty:/usr/sbin/nologin"; done; } >"$etc/passwd"
+{ grep -v '^nixbld' /etc/group; echo "nixbld:x:$uid:nixbld1,nixbld2,nixbld3,nixbld4,nixbld5,nixbld6,nixbld7,nixbld8"; } >"$etc/group"
 chmod 644 "$etc"/*
 mv "$etc"/* "$nix/etc/"
 rmdir "$etc"

@@ -61,6 +61,10 @@ func (s *Service) explain(name string, p pull, err error) error {
 			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
 		}
 	}
+	if login := (needsLogin{}); errors.As(err, &login) {
+		login.challenge()
+		return errcode.ErrorCodeUnauthorized.WithMessage(login.Error())
+	}
 	switch {
 	case errors.Is(err, errReadOnly):
 		return errcode.ErrorCodeManifestUnknown.WithMessage(err.Error())

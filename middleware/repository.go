@@ -93,12 +93,14 @@ func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	if tag == "" || strings.Contains(tag, ":") {
 		return pull{}, false // tags/list, blobs; a digest
 	}
-	client, _ := ctx.Value("auth.user.name").(string)
-	if client == "" {
+	user, _ := ctx.Value("auth.user.name").(string)
+	client := user
+	if user == "" {
 		client = clientOf(request, s.proxies)
 	}
 	p := pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: heldOf(request.URL), header: response.Header()}
-	if isForeign(request) {
+	name, _ := ctx.Value("vars.name").(string)
+	if p.barred = s.barred(user, request, response, name); isForeign(request) {
 		p.barred = errForeign
 	}
 	return p, true

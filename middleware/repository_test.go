@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -63,7 +64,7 @@ func TestPullOf(t *testing.T) {
 			request.Header["Accept"] = test.accept
 			request.RemoteAddr = test.address
 			response := httptest.NewRecorder()
-			got, ok := new(Service).pullOf(requestContext{t.Context(), map[string]any{
+			got, ok := (&Service{config: new(configuration.Configuration)}).pullOf(requestContext{t.Context(), map[string]any{
 				"http.request": request, "http.response": http.ResponseWriter(response), "vars.reference": test.reference,
 				"auth.user.name": test.user,
 			}})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/auth"
 	"github.com/distribution/distribution/v3/registry/handlers"
 	registrymiddleware "github.com/distribution/distribution/v3/registry/middleware/registry"
 	repositorymiddleware "github.com/distribution/distribution/v3/registry/middleware/repository"
@@ -64,9 +65,10 @@ func init() {
 	for _, err := range []error{
 		registrymiddleware.Register(name, p.registry),
 		repositorymiddleware.Register(name, p.repository),
+		auth.Register(anonymousPullName, newAnonymousPull),
 	} {
 		if err != nil {
-			panic(err) // another middleware of this name is linked into the program
+			panic(err) // another one of this name is linked into the program
 		}
 	}
 }
@@ -112,6 +114,7 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	if config.Proxy.RemoteURL != "" {
 		faults = append(faults, errors.New("proxy.remoteurl: a pull-through cache has nothing to do with images that are built: use one registry for each"))
 	}
+	faults = append(faults, anonymousPullFaults(config)...)
 	options, err := ParseOptions(stanza.Options)
 	if err != nil {
 		faults = append(faults, prefixed("middleware.repository["+name+"].options.", err)...)

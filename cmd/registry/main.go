@@ -30,6 +30,7 @@ func main() {
 	logrus.AddHook(redaction{})
 	root := registry.RootCmd
 	registry.RegisterHandler(middleware.Site)
+	registry.RegisterHandler(middleware.Tokens)
 	root.RemoveCommand(registry.ServeCmd)
 	root.AddCommand(serveCommand(), nixCommand())
 	root.SilenceErrors = true // printed below, once

@@ -3,8 +3,6 @@ package proc
 import (
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"syscall"
@@ -14,6 +12,17 @@ import (
 const stderrTail = 4 << 10
 
 var errOutputLimit = errors.New("too much output")
+
+// exitError is a program that has not ended well.
+type exitError syscall.WaitStatus
+
+func (e exitError) Error() string {
+	status := syscall.WaitStatus(e)
+	if status.Signaled() {
+		return "signal: " + status.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", status.ExitStatus())
+}
 
 // An Error is a program that could not be started or did not end well. It unwraps to the cause: the context's error when that ended
 // the program.
@@ -48,7 +57,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.cause }
 
-func newError(command Command, state *os.ProcessState, stderr []byte, cause error) *Error {
+func newError(command Command, status *syscall.WaitStatus, stderr []byte, cause error) *Error {
 	e := &Error{
 		Program:     command.Program,
 		Exit:        -1,
@@ -59,16 +68,17 @@ func newError(command Command, state *os.ProcessState, stderr []byte, cause erro
 	for _, arg := range command.Args {
 		e.Args = append(e.Args, Redact(arg))
 	}
-	if state == nil {
+	if status == nil {
 		return e
 	}
-	e.Exit = state.ExitCode()
-	if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+	if status.Signaled() {
 		e.Signal = status.Signal()
+	} else {
+		e.Exit = status.ExitStatus()
 	}
 	if c := command.Confine; c != nil && c.CPU > 0 && e.Signal == syscall.SIGKILL {
 		// How much was used does not tell: by the kernel's own account, which ends programs, it may be twice as much on a busy host.
-		var exit *exec.ExitError
+		var exit exitError
 		e.CPULimit = errors.As(cause, &exit) // else it was this process that ended it, for another cause
 	}
 	return e

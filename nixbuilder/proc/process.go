@@ -1,9 +1,8 @@
 package proc
 
 import (
-	"fmt"
+	"io"
 	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"time"
@@ -13,10 +12,9 @@ import (
 // it has ended. One goroutine may read while another writes; the other methods can be called at any time.
 type Process struct {
 	command Command
-	stdin   *os.File
-	stdout  *os.File
+	pipes   pipes
+	child   *child
 	stderr  tail
-	pid     int
 	done    chan struct{}
 	err     error // after done
 	stop    sync.Once
@@ -24,40 +22,32 @@ type Process struct {
 
 // Start starts a program that runs until Stop. The caller must call Stop, even if the program has ended by itself.
 func (r *Runner) Start(command Command) (*Process, error) {
-	childIn, stdin, err := os.Pipe()
+	child, ours, err := r.start(command, os.Pipe)
 	if err != nil {
-		return nil, fmt.Errorf("starting %s: %w", command.Program, err)
-	}
-	defer childIn.Close()
-	stdout, childOut, err := os.Pipe()
-	if err != nil {
-		stdin.Close()
-		return nil, fmt.Errorf("starting %s: %w", command.Program, err)
-	}
-	defer childOut.Close()
-
-	p := &Process{command: command, stdin: stdin, stdout: stdout, done: make(chan struct{})}
-	c := exec.Command(command.Program, command.Args...) //nolint:noctx // Stop ends it
-	c.Stdin, c.Stdout, c.Stderr = childIn, childOut, &p.stderr
-	c.WaitDelay = orDefault(command.Grace, defaultGrace) // for stderr, should a child of the program keep it open
-	ended, err := r.start(c, command)
-	if err != nil {
-		stdin.Close()
-		stdout.Close()
 		return nil, newError(command, nil, nil, err)
 	}
-	p.pid = c.Process.Pid
+	p := &Process{command: command, pipes: ours, child: child, done: make(chan struct{})}
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		_, _ = io.Copy(&p.stderr, ours[2])
+	}()
 	go func() {
 		defer close(p.done)
-		if err := <-ended; err != nil {
-			p.err = newError(command, c.ProcessState, p.stderr.bytes(), err)
+		<-child.done
+		if !endsWithin(copied, orDefault(command.Grace, defaultGrace)) {
+			ours[2].Close() // for a process that has left the group, and keeps it open
+			<-copied
+		}
+		if err := child.ending(); err != nil {
+			p.err = newError(command, &child.status, p.stderr.bytes(), err)
 		}
 	}()
 	return p, nil
 }
 
-func (p *Process) Read(b []byte) (int, error)  { return p.stdout.Read(b) }
-func (p *Process) Write(b []byte) (int, error) { return p.stdin.Write(b) }
+func (p *Process) Read(b []byte) (int, error)  { return p.pipes[1].Read(b) }
+func (p *Process) Write(b []byte) (int, error) { return p.pipes[0].Write(b) }
 
 // Stderr is the end of what the program has written there so far, 4 KiB at most.
 func (p *Process) Stderr() string { return string(p.stderr.bytes()) }
@@ -79,28 +69,17 @@ func (p *Process) Err() error {
 // when the program has ended; reads fail from then on.
 func (p *Process) Stop(wait time.Duration) {
 	p.stop.Do(func() {
-		p.stdin.Close()
-		if !p.endsWithin(wait) {
-			_ = signalGroup(p.pid, killSignal(p.command))
-			if !p.endsWithin(orDefault(p.command.Grace, defaultGrace)) {
-				_ = signalGroup(p.pid, syscall.SIGKILL)
+		p.pipes[0].Close()
+		if !endsWithin(p.done, wait) {
+			_ = signalGroup(p.child.pid, killSignal(p.command))
+			if !endsWithin(p.done, orDefault(p.command.Grace, defaultGrace)) {
+				_ = signalGroup(p.child.pid, syscall.SIGKILL)
 			}
 		}
 		<-p.done
-		p.stdout.Close()
+		p.pipes.close()
 	})
 	<-p.done
-}
-
-func (p *Process) endsWithin(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-p.done:
-		return true
-	case <-timer.C:
-		return false
-	}
 }
 
 // tail keeps the end of what is written to it.

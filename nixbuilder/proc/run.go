@@ -3,14 +3,12 @@ package proc
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
+	"io"
+	"os"
 	"os/exec"
-	"runtime"
+	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -39,133 +37,113 @@ func (r *Runner) Run(ctx context.Context, command Command) (Output, error) {
 	stdout := &limitedBuffer{left: limit, exceeded: exceeded}
 	stderr := &limitedBuffer{left: limit, exceeded: exceeded}
 
-	c := exec.CommandContext(runCtx, command.Program, command.Args...)
-	c.Stdout, c.Stderr = stdout, stderr
-	c.Cancel = func() error { return signalGroup(c.Process.Pid, killSignal(command)) }
-	c.WaitDelay = orDefault(command.Grace, defaultGrace)
-	ended, err := r.start(c, command)
+	child, ours, err := r.start(command, nil)
 	if err != nil {
 		return Output{}, newError(command, nil, nil, err)
 	}
+	defer ours.close()
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		var both sync.WaitGroup
+		both.Go(func() { _, _ = io.Copy(stdout, ours[1]) })
+		both.Go(func() { _, _ = io.Copy(stderr, ours[2]) })
+		both.Wait()
+	}()
 
-	err = <-ended
-	output := Output{stdout.kept.Bytes(), stderr.kept.Bytes(), c.ProcessState.UserTime() + c.ProcessState.SystemTime()}
+	select {
+	case <-child.done:
+	case <-runCtx.Done():
+		_ = signalGroup(child.pid, killSignal(command))
+		if !endsWithin(child.done, orDefault(command.Grace, defaultGrace)) {
+			_ = signalGroup(child.pid, syscall.SIGKILL)
+			<-child.done
+		}
+	}
+	if !endsWithin(copied, orDefault(command.Grace, defaultGrace)) {
+		ours.close() // for a process that has left the group, and keeps them open
+		<-copied
+	}
+	output := Output{stdout.kept.Bytes(), stderr.kept.Bytes(), child.cpu}
+	err = child.ending()
 	if cause := context.Cause(runCtx); cause != nil {
 		err = cause
 	}
 	if err != nil {
-		return output, newError(command, c.ProcessState, output.Stderr, err)
+		return output, newError(command, &child.status, output.Stderr, err)
 	}
 	return output, nil
 }
 
-// start starts c as command asks and waits for it in the background: ended gets what Wait returns, once.
-//
-// A goroutine that keeps its thread until the program has ended does both. Linux tells a program that its parent has died when the *thread* that
-// started it ends. And a promise never to gain privileges belongs to a thread, too: this one is not used again.
-func (r *Runner) start(c *exec.Cmd, command Command) (ended <-chan error, err error) {
-	c.Dir = command.Dir
-	if c.Dir == "" {
-		c.Dir = "/"
-	}
-	c.Env = append([]string{}, command.Env...) // not nil, which would inherit
-	c.SysProcAttr = r.attributes(command)
+// pipes are this process's ends of a program's stdin, stdout and stderr. An end that is not there is nil.
+type pipes [3]*os.File
 
-	started, end := make(chan error, 1), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if command.Confine != nil {
-			if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-				started <- fmt.Errorf("giving up new privileges: %w", err)
-				return
-			}
+func (p pipes) close() {
+	for _, f := range p {
+		if f != nil {
+			f.Close()
 		}
-		if err := c.Start(); err != nil {
-			started <- err
-			return
+	}
+}
+
+// start starts a program as command asks, with ours as this process's ends of its pipes. Its stdin is empty unless it has a pipe for that.
+func (r *Runner) start(command Command, stdin func() (theirs, our *os.File, err error)) (_ *child, ours pipes, err error) {
+	var theirs pipes
+	defer func() {
+		theirs.close()
+		if err != nil {
+			ours.close()
 		}
-		r.started.Add(1)
-		limitErr := r.limit(c.Process.Pid, command.Confine)
-		if limitErr != nil {
-			_ = signalGroup(c.Process.Pid, syscall.SIGKILL)
-		}
-		started <- nil
-		err := c.Wait()
-		// What the program has left behind in its group must not outlive it.
-		_ = signalGroup(c.Process.Pid, syscall.SIGKILL)
-		if limitErr != nil {
-			err = limitErr
-		}
-		end <- err
 	}()
-	return end, <-started
-}
-
-// attributes are what command asks of the kernel for a new process.
-func (r *Runner) attributes(command Command) *syscall.SysProcAttr {
-	var attr syscall.SysProcAttr
-	if command.Confine != nil {
-		attr = r.confine
-		attr.Credential = r.credential(command.Confine.Apart)
-		if !command.Confine.Network {
-			attr.Cloneflags |= r.noNetwork
+	if stdin == nil {
+		stdin = func() (*os.File, *os.File, error) {
+			null, err := os.Open(os.DevNull)
+			return null, nil, err
 		}
 	}
-	attr.Setpgid = true
-	attr.Pdeathsig = killSignal(command)
-	return &attr
-}
-
-// limit sets the limits of a program that has just begun. It must be called on a thread that is not used for anything else.
-//
-// A process may limit others of its own real user; root may do so only where it has kept CAP_SYS_RESOURCE, which containers
-// take away. So this thread is that user for a moment, in name only: its effective user stays.
-func (r *Runner) limit(pid int, confine *Confinement) (err error) {
-	if confine == nil {
-		return nil
+	if theirs[0], ours[0], err = stdin(); err != nil {
+		return nil, ours, err
 	}
-	if c := r.credential(confine.Apart); c != nil {
-		if err := setRealUser(int(c.Uid), int(c.Gid)); err != nil {
-			return fmt.Errorf("limiting: %w", err)
-		}
-		defer func() { err = errors.Join(err, setRealUser(0, 0)) }()
-	}
-	limits := map[int]uint64{unix.RLIMIT_CORE: 0}
-	if confine.Memory > 0 {
-		limits[unix.RLIMIT_AS] = uint64(confine.Memory)
-	}
-	if confine.CPU > 0 {
-		limits[unix.RLIMIT_CPU] = uint64((confine.CPU + time.Second - 1) / time.Second)
-	}
-	for resource, value := range limits {
-		if err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: value, Max: value}, nil); err != nil {
-			return fmt.Errorf("limiting: %w", err)
+	for i := 1; i < len(ours); i++ {
+		if ours[i], theirs[i], err = os.Pipe(); err != nil {
+			return nil, ours, err
 		}
 	}
-	return nil
+	path, err := exec.LookPath(command.Program)
+	if err != nil {
+		return nil, ours, err
+	}
+	s := start{
+		Path: path, Args: append([]string{command.Program}, command.Args...), Env: command.Env, Dir: orDefault(command.Dir, "/"), Kill: killSignal(command),
+		Confine: command.Confine, Alone: command.Confine != nil && command.Confine.Loopback != nil,
+	}
+	begin := r.host.begin
+	if command.Confine != nil && r.launcher != nil {
+		begin = r.launcher.begin
+	}
+	started, err := begin(s, theirs)
+	if err != nil {
+		return nil, ours, err
+	}
+	r.started.Add(1)
+	if s.Alone {
+		command.Confine.Loopback(started.listener)
+	}
+	return started, ours, nil
 }
 
-// setRealUser changes the real user and group of this thread alone; the calls of package syscall change all threads.
-func setRealUser(uid, gid int) error {
-	const keep = ^uintptr(0)
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(gid), keep, keep); errno != 0 {
-		return fmt.Errorf("changing the real group: %w", errno)
+func endsWithin(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return true
+	case <-timer.C:
+		return false
 	}
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), keep, keep); errno != 0 {
-		return fmt.Errorf("changing the real user: %w", errno)
-	}
-	return nil
 }
 
 func killSignal(command Command) syscall.Signal { return orDefault(command.Kill, syscall.SIGKILL) }
-
-// signalGroup sends a signal to the process group that pid leads. A group that has ended already is no error.
-func signalGroup(pid int, signal syscall.Signal) error {
-	if err := syscall.Kill(-pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
-	}
-	return nil
-}
 
 // limitedBuffer keeps what is written to it up to a limit and says once that there was more. The rest is read and dropped, so that
 // the program can end in its own way.

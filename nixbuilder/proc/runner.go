@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"sync/atomic"
@@ -19,10 +20,10 @@ const (
 
 // Runner starts programs and counts them. It is safe for concurrent use.
 type Runner struct {
-	started   atomic.Int64
-	confine   syscall.SysProcAttr // what a confined program gets: a user, namespaces
-	apart     *syscall.Credential // the other user; nil: there is none
-	noNetwork uintptr             // the further namespace of one that may not use the network; zero: not permitted here
+	started  atomic.Int64
+	host     host
+	launcher *launcher // which starts confined programs; nil: this process does
+	alone    bool
 }
 
 // A Command is a program with everything that it is given.
@@ -56,36 +57,41 @@ type Confinement struct {
 	Apart bool
 	// Network leaves it the host's network. Without it there is none, not even loopback.
 	Network bool
+	// Loopback, if set, gives it a network of its own instead, in which there is nothing but one listener at LoopbackAddress. Loopback gets that when the
+	// program has begun, and has to close it. It takes a Runner with OwnNetworks.
+	Loopback func(net.Listener)
 }
 
 // New finds out which parts of a confinement the host permits. Confined programs run without the others, each of which is
 // one line of warnings, for the caller to log.
 func New() (r *Runner, warnings []string) {
 	r = new(Runner)
-	if uid, gid := os.Geteuid(), os.Getegid(); uid == 0 {
-		r.confine.Credential = &syscall.Credential{Uid: nobody, Gid: nobody, Groups: []uint32{another}}
-		if err := permitted(r.confine); err != nil {
-			warnings = append(warnings, fmt.Sprintf("no unprivileged user for untrusted work: %v", err))
-			r.confine.Credential = nil
+	if uid := os.Geteuid(); uid != 0 {
+		// Anyone may make the other namespaces inside a user namespace of his own, where that is permitted.
+		launcher, hello, err := launch()
+		if err != nil {
+			return r, []string{fmt.Sprintf("no user namespace, and so no isolation, for untrusted work: %v", err)}
 		}
-		r.apart = &syscall.Credential{Uid: another, Gid: another}
-		if err := permitted(syscall.SysProcAttr{Credential: r.apart}); err != nil {
-			warnings = append(warnings, fmt.Sprintf("no second unprivileged user for untrusted work: %v", err))
-			r.apart = r.confine.Credential
-		}
-	} else {
-		// Anyone may make the other namespaces inside a user namespace of their own, where that is permitted.
-		userNamespace := syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
-		}
-		if err := permitted(userNamespace); err != nil {
-			warnings = append(warnings, fmt.Sprintf("no user namespace for untrusted work: %v", err))
-		} else {
-			r.confine = userNamespace
-		}
+		r.launcher, r.alone = launcher, hello.Alone
+		return r, hello.Warnings
 	}
+	r.host.confine.Credential = &syscall.Credential{Uid: nobody, Gid: nobody, Groups: []uint32{another}}
+	if err := permitted(r.host.confine); err != nil {
+		warnings = append(warnings, fmt.Sprintf("no unprivileged user for untrusted work: %v", err))
+		r.host.confine.Credential = nil
+	}
+	r.host.apart = &syscall.Credential{Uid: another, Gid: another}
+	if err := permitted(syscall.SysProcAttr{Credential: r.host.apart}); err != nil {
+		warnings = append(warnings, fmt.Sprintf("no second unprivileged user for untrusted work: %v", err))
+		r.host.apart = r.host.confine.Credential
+	}
+	warnings = append(warnings, r.host.isolate()...)
+	r.alone = r.host.alone
+	return r, warnings
+}
+
+// isolate finds out which namespaces the host permits, and returns a line for each that it does not.
+func (h *host) isolate() (warnings []string) {
 	for _, part := range []struct {
 		name string
 		flag uintptr
@@ -94,18 +100,33 @@ func New() (r *Runner, warnings []string) {
 		{"IPC namespace", syscall.CLONE_NEWIPC},
 		{"network isolation", syscall.CLONE_NEWNET},
 	} {
-		with := r.confine
+		with := h.confine
 		with.Cloneflags |= part.flag
 		switch err := permitted(with); {
 		case err != nil:
 			warnings = append(warnings, fmt.Sprintf("no %s for untrusted work: %v", part.name, err))
 		case part.flag == syscall.CLONE_NEWNET:
-			r.noNetwork = part.flag
+			h.noNetwork = part.flag
 		default:
-			r.confine = with
+			h.confine = with
 		}
 	}
-	return r, warnings
+	if h.noNetwork == 0 {
+		return warnings
+	}
+	tried := make(chan error)
+	onThreadOfItsOwn(func() {
+		listener, err := newNetwork()
+		if err == nil {
+			listener.Close()
+		}
+		tried <- err
+	})
+	if err := <-tried; err != nil {
+		return append(warnings, fmt.Sprintf("no network of its own for untrusted work that fetches: %v", err))
+	}
+	h.alone = true
+	return warnings
 }
 
 // permitted reports why the host would not start a program with attr, nil if it would. It tries that with an empty file name: being refused
@@ -121,18 +142,13 @@ func permitted(attr syscall.SysProcAttr) error {
 // Started is how many programs have been started so far.
 func (r *Runner) Started() int64 { return r.started.Load() }
 
-// credential is who confined programs run as; nil: who this process is.
-func (r *Runner) credential(apart bool) *syscall.Credential {
-	if apart {
-		return r.apart
-	}
-	return r.confine.Credential
-}
+// OwnNetworks tells whether the host permits Confinement.Loopback.
+func (r *Runner) OwnNetworks() bool { return r.alone }
 
 // ConfinedUser is the user and the group that confined programs run as, apart or not. They need the right to read what they are given and to
 // write where they are told to.
 func (r *Runner) ConfinedUser(apart bool) (uid, gid int) {
-	if c := r.credential(apart); c != nil {
+	if c := r.host.credential(apart); c != nil {
 		return int(c.Uid), int(c.Gid)
 	}
 	return os.Geteuid(), os.Getegid()
@@ -144,7 +160,7 @@ func (r *Runner) Enclose(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if r.credential(false) == nil && r.credential(true) == nil {
+	if r.host.credential(false) == nil && r.host.credential(true) == nil {
 		return os.Chmod(dir, 0o700)
 	}
 	if err := os.Chown(dir, -1, another); err != nil {

@@ -91,6 +91,9 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	for _, uri := range useless {
 		logrus.Warnf("nix: nix.alloweduris: Nix %s can't be allowed %s alone: allow the directory that the repository is in, with a slash at its end", evaluator.Version(), uri)
 	}
+	if why := evaluator.Shared(); why != "" {
+		logrus.Warnf("nix: what package sets fetch comes by a proxy that keeps to nix.alloweduris, but through the network of this host: %s", why)
+	}
 	*b = Builder{
 		options:   options,
 		source:    packages,

@@ -14,6 +14,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -59,6 +60,7 @@ type Options struct {
 // Evaluator evaluates package sets. It is safe for concurrent use: every call has processes of its own.
 type Evaluator struct {
 	runner  *proc.Runner
+	gate    *egress.Gate
 	options Options
 	nix     string
 	copying chan struct{} // has a token while derivations are copied
@@ -123,7 +125,7 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 		return nil, fmt.Errorf("making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores", options.ScratchDir)
 	}
 	e := &Evaluator{
-		runner: runner, options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1),
+		runner: runner, gate: egress.New(options.AllowedURIs), options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1),
 		revisions: newRevisions(), lastingBytes: lastingBytes, stores: &stores{known: make(map[string]*readStore)},
 	}
 
@@ -152,6 +154,20 @@ func (e *Evaluator) Version() string { return e.version }
 
 // Features are the experimental features of Nix that package sets may use, as in nix.conf. Results depend on them.
 func (e *Evaluator) Features() string { return e.features }
+
+// Shared tells why what package sets fetch comes through the host's network, by a proxy with a password; empty if it comes by that proxy alone, in
+// a network that has nothing else.
+func (e *Evaluator) Shared() string {
+	switch {
+	case len(e.options.AllowedURIs) == 0 || e.ownNetwork():
+		return ""
+	case e.gate.SSH():
+		return "an entry of nix.alloweduris is for ssh, which asks no proxy"
+	}
+	return "the host does not permit evaluations a network of their own"
+}
+
+func (e *Evaluator) ownNetwork() bool { return e.runner.OwnNetworks() && !e.gate.SSH() }
 
 // askFeatures asks Nix whether it is configured to build content-addressed derivations.
 func (e *Evaluator) askFeatures(ctx context.Context) (string, error) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"regexp"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
@@ -205,6 +207,17 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 		limited, cancel = context.WithTimeoutCause(ctx, s.options.CPU+s.options.FetchTime, errSlowFetch)
 		defer cancel()
 	}
+	confine := &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Apart: s.store.apart}
+	environment := s.environment()
+	refused := func() string { return "" }
+	if s.store.fetches {
+		way, variables, err := s.wayOut(confine)
+		if err != nil {
+			return nil, fmt.Errorf("evaluating %q: %w", names, err)
+		}
+		defer way.Close()
+		environment, refused = append(environment, variables...), way.Refused
+	}
 	output, err := s.runner.Run(limited, proc.Command{
 		Program: s.options.NixInstantiate,
 		Args: append(s.arguments(),
@@ -218,9 +231,9 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 			"--argstr", "walk", fmt.Sprint(s.walk),
 			"--argstr", "config", s.options.Config,
 		),
-		Env:       s.environment(),
+		Env:       environment,
 		MaxOutput: maxOutput,
-		Confine:   &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Network: s.store.fetches, Apart: s.store.apart},
+		Confine:   confine,
 	})
 	s.cpu -= output.CPU
 	var failure *proc.Error
@@ -249,6 +262,9 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 		end.message = fmt.Sprintf("evaluation ends by signal: %v", failure.Signal)
 	case end.message == "":
 		end.message = fmt.Sprintf("evaluation ends with status %d", failure.Exit)
+	}
+	if why := refused(); why != "" && classify(end.message) == Unfetched {
+		end.message += ": " + why
 	}
 	return end, nil
 }
@@ -313,16 +329,33 @@ func (s *session) environment() []string {
 	if !s.store.lasts {
 		env = append(env, "NIX_STATE_DIR=/nonexistent")
 	}
-	if !s.store.fetches {
-		return env
+	return env
+}
+
+// wayOut gives a process that fetches its way to the network: a proxy of this process, by which Nix and git find what they may. Where the host permits, there is nothing else
+// in a network of the process's own; where not, or if the list has something that is fetched by ssh, the proxy has a password.
+func (s *session) wayOut(confine *proc.Confinement) (way *egress.Server, environment []string, err error) {
+	address := proc.LoopbackAddress
+	if s.ownNetwork() {
+		way = s.gate.Server("")
+		confine.Loopback = way.Serve
+	} else {
+		listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp4", "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, fmt.Errorf("making a proxy for what it fetches: %w", err)
+		}
+		address = listener.Addr().String()
+		way = s.gate.Server(rand.Text())
+		way.Serve(listener)
+		confine.Network = true
 	}
-	// What fetches over the network, with git too, goes where this process would.
-	for _, name := range []string{"PATH", "SSL_CERT_FILE", "NIX_SSL_CERT_FILE", "https_proxy", "http_proxy", "no_proxy", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"} {
+	for _, name := range []string{"PATH", "SSL_CERT_FILE", "NIX_SSL_CERT_FILE"} {
 		if value, ok := os.LookupEnv(name); ok {
-			env = append(env, name+"="+value)
+			environment = append(environment, name+"="+value)
 		}
 	}
-	return append(env, "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1")
+	environment = append(environment, s.gate.GitEnvironment(s.store.cache)...)
+	return way, append(environment, way.Environment(address)...), nil
 }
 
 // read takes what a process has written to stderr apart. Nix's messages are lines of JSON behind a mark; a set's own messages are inside them.

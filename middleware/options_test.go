@@ -64,7 +64,7 @@ func TestParseOptions(t *testing.T) {
 packages: {path: ` + set + `}
 platforms: [linux/arm64, linux/amd64]
 names: {prefix: nix, allow: ["python3*"], deny: ["*evil*"], maxpackages: 3}
-build: {timeout: 90s, total: 1h, concurrency: 3, queue: 0, perclient: 1, newperhour: 7, trustedproxies: [192.0.2.1], maxsize: 8GiB, hold: 20s, storeless: true}
+build: {timeout: 90s, total: 1h, concurrency: 3, queue: 0, perclient: 1, newperhour: 7, trustedproxies: [192.0.2.1], maxsize: 8GiB, hold: 20s, storeless: true, logtoclients: false}
 image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/sirupsen/logrus"
@@ -187,7 +188,12 @@ func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.D
 		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)))
 	results, err := conn.Build(ctx, withDependencies(targets, missing.WillBuild), said.add)
 	b.tellOfCaches(ctx, said)
-	return results, said.failure(results, err)
+	err = said.failure(results, err)
+	if failed := (*buildError)(nil); !b.options.LogToClients && errors.As(err, &failed) && len(failed.tail) > 0 {
+		logrus.Warnf("nix: the last lines of %s: %s", failed.path, strings.Join(failed.tail, " | "))
+		failed.tail = nil
+	}
+	return results, err
 }
 
 // withDependencies adds the derivations that are built for targets, so that each has a result of its own: of a target that fails with a dependency, Nix does

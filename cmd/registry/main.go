@@ -24,9 +24,14 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/middleware"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
 func main() {
+	if err := proc.Protect(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	logrus.AddHook(redaction{})
 	root := registry.RootCmd
 	registry.RegisterHandler(middleware.Site)

@@ -34,6 +34,7 @@ func TestRun(t *testing.T) {
 	}{
 		{name: "arguments are not words of a shell", command: script(`printf '[%s]' "$@"`, "a b", "$(id)", "-n", "*", ""), stdout: "[a b][$(id)][-n][*][]"},
 		{name: "environment is the one given", command: Command{Program: "/usr/bin/env", Env: []string{"A=1"}}, stdout: "A=1\n"},
+		{name: "the last of several values holds", command: Command{Program: "/usr/bin/env", Env: []string{"A=1", "B=2", "A=3"}}, stdout: "B=2\nA=3\n"},
 		{name: "no environment is none", command: Command{Program: "/usr/bin/env"}},
 		{name: "stdin is empty", command: Command{Program: "/bin/cat"}},
 		{name: "root directory", command: Command{Program: "/bin/pwd"}, stdout: "/\n"},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -114,7 +115,7 @@ func (r *Runner) start(command Command, stdin func() (theirs, our *os.File, err 
 		return nil, ours, err
 	}
 	s := start{
-		Path: path, Args: append([]string{command.Program}, command.Args...), Env: command.Env, Dir: orDefault(command.Dir, "/"), Kill: killSignal(command),
+		Path: path, Args: append([]string{command.Program}, command.Args...), Env: lastValues(command.Env), Dir: orDefault(command.Dir, "/"), Kill: killSignal(command),
 		Confine: command.Confine, Alone: command.Confine != nil && command.Confine.Loopback != nil,
 	}
 	begin := r.host.begin
@@ -170,4 +171,20 @@ func orDefault[T comparable](value, preset T) T {
 		return preset
 	}
 	return value
+}
+
+// lastValues leaves the last of several values of a variable: programs take the first.
+func lastValues(env []string) []string {
+	last := make(map[string]int, len(env))
+	for i, variable := range env {
+		name, _, _ := strings.Cut(variable, "=")
+		last[name] = i
+	}
+	kept := make([]string, 0, len(last))
+	for i, variable := range env {
+		if name, _, _ := strings.Cut(variable, "="); last[name] == i {
+			kept = append(kept, variable)
+		}
+	}
+	return kept
 }

@@ -31,7 +31,7 @@ type Command struct {
 	// Program is a file name or a name to be looked up in this process's PATH.
 	Program string
 	Args    []string
-	// Env is the whole environment, as KEY=value. Nothing is inherited.
+	// Env is the whole environment, as KEY=value. Nothing is inherited, and of several values the last one holds.
 	Env []string
 	// Dir is the working directory; empty: the root directory.
 	Dir string

@@ -308,11 +308,11 @@ func TestKilledDaemon(t *testing.T) {
 			kill := func(times int) answer {
 				t.Helper()
 				answers := make(chan answer, 1)
+				begun := strings.Count(r.Log(), "nix: building ")
 				go func() {
 					status, header, body, err := r.Get(context.WithoutCancel(t.Context()), "/v2/"+test.image+"/manifests/latest", v1.MediaTypeImageManifest)
 					answers <- answer{status, header.Get("Retry-After"), body, err}
 				}()
-				begun := strings.Count(r.Log(), "nix: building ")
 				for i := range times {
 					r.AwaitLog("nix: building ", begun+i+1)
 					if killed := r.killPrograms(t, "nix-daemon"); killed == 0 {

@@ -16,6 +16,9 @@
 // Such a program builds its Service on the first request, when prebuilding begins too, and gives it a connection of its own to the
 // storage. One that calls Setup before it starts the registry gets faults in the stanza reported at once, and shares the registry's connection.
 //
+// It is also an access controller named anonymouspull, which lets everybody pull and leaves the rest to another one. A program that wants it to work
+// with Docker registers the handler Tokens.
+//
 // Only GET and HEAD of a manifest by tag are looked at; all else passes through. What was pushed always wins. A Service that Setup made can
 // also be opened without a registry, for commands that do what pulls do.
 package middleware

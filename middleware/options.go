@@ -91,6 +91,8 @@ type BuildOptions struct {
 	// Timeout is how long Nix may take for one derivation, Total for all that it does for an image, with packing that.
 	Timeout time.Duration `mapstructure:"timeout"`
 	Total   time.Duration `mapstructure:"total"`
+	// Local has what binary caches don't have built. Else it is refused.
+	Local bool `mapstructure:"local"`
 	// LogToClients has clients told the last lines of a failed build; else they are in the registry's log alone.
 	LogToClients bool `mapstructure:"logtoclients"`
 	// Concurrency is how many images may have Nix build or download for them at a time, Queue how many more may wait.
@@ -151,7 +153,7 @@ func defaults() Options {
 		Build: BuildOptions{
 			Timeout: time.Minute, Total: 30 * time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, NewPerHour: 300, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
 			TrustedProxies: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"},
-			LogToClients:   true,
+			Local:          true, LogToClients: true,
 		},
 		Image:    ImageOptions{Compression: layer.Gzip, Layers: 94},
 		Nix:      NixOptions{AllowedURIs: []string{"https://"}, EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second, FetchTime: 5 * time.Minute},
@@ -454,6 +456,7 @@ func (o Options) builder() nixbuilder.Options {
 		Layers:               o.Image.Layers,
 		BuildTimeout:         o.Build.Timeout,
 		BuildTotal:           o.Build.Total,
+		Builds:               o.Build.Local,
 		LogToClients:         o.Build.LogToClients,
 		Concurrency:          o.Build.Concurrency,
 		MaxBytes:             int64(o.Build.MaxSize),
@@ -616,6 +619,12 @@ func (o Options) faults() []error {
 		fault("nix.importfromderivation: takes a Nix store, which build.storeless does without: leave one of the two")
 	}
 	faults = append(faults, prefixed("nix.substituters: ", nixbuilder.CheckLogins(o.Nix.Substituters))...)
+	if !o.Build.Local && o.Nix.ImportFromDerivation {
+		fault("nix.importfromderivation: has packages built, which build.local: false rules out: leave one of the two")
+	}
+	if !o.Build.Local && o.Nix.Builders != "" {
+		fault("nix.builders: has packages built, here too if their set says so, which build.local: false rules out: leave one of the two")
+	}
 	if o.Build.Storeless {
 		faults = append(faults, prefixed("nix.substituters: ", o.caches().CheckSubstituters())...)
 		faults = append(faults, prefixed("nix.trustedpublickeys: ", o.caches().CheckTrustedPublicKeys())...)

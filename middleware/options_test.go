@@ -46,7 +46,7 @@ func TestParseOptions(t *testing.T) {
 	all := want
 	all.Platforms = []string{"linux/arm64", "linux/amd64"}
 	all.Names = NamesOptions{Prefix: "nix", Allow: []string{"python3*"}, Deny: []string{"*evil*"}, MaxPackages: 3}
-	all.Build = BuildOptions{Timeout: 90 * time.Second, Total: time.Hour, Concurrency: 3, Queue: 0, PerClient: 1, NewPerHour: 7, TrustedProxies: []string{"192.0.2.1"}, MaxSize: 8 << 30, Hold: 20 * time.Second, Storeless: true}
+	all.Build = BuildOptions{Timeout: 90 * time.Second, Total: time.Hour, Concurrency: 3, Queue: 0, PerClient: 1, NewPerHour: 7, TrustedProxies: []string{"192.0.2.1"}, MaxSize: 8 << 30, Hold: 20 * time.Second, Storeless: true, Local: true}
 	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
 	all.Shell, all.Include = []string{"bash"}, []string{}
 	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
@@ -64,7 +64,7 @@ func TestParseOptions(t *testing.T) {
 packages: {path: ` + set + `}
 platforms: [linux/arm64, linux/amd64]
 names: {prefix: nix, allow: ["python3*"], deny: ["*evil*"], maxpackages: 3}
-build: {timeout: 90s, total: 1h, concurrency: 3, queue: 0, perclient: 1, newperhour: 7, trustedproxies: [192.0.2.1], maxsize: 8GiB, hold: 20s, storeless: true, logtoclients: false}
+build: {timeout: 90s, total: 1h, concurrency: 3, queue: 0, perclient: 1, newperhour: 7, trustedproxies: [192.0.2.1], maxsize: 8GiB, hold: 20s, storeless: true, local: true, logtoclients: false}
 image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []
@@ -203,6 +203,9 @@ refresh: 0s`, want: []string{
 		}},
 		{name: "storeless with what needs a store", stanza: path + "build: {storeless: true}\nnix: {importfromderivation: true, substituters: [\"https://x\"], trustedpublickeys: [\"" + key + "\"]}", want: []string{
 			options + "nix.importfromderivation: takes a Nix store",
+		}},
+		{name: "what has to be built where nothing is", stanza: path + "build: {local: false}\nnix: {importfromderivation: true, builders: \"ssh://x\"}", want: []string{
+			options + "nix.builders: has packages built", options + "nix.importfromderivation: has packages built",
 		}},
 		{name: "storeless with what it can't use", stanza: path + "build: {storeless: true}\nnix: {substituters: [\"s3://bucket\", \"https://x?a=b\"], trustedpublickeys: [\"k:1\"]}", want: []string{
 			options + "nix.substituters: \"https://x?a=b\": storeless builds know no parameter", options + "nix.substituters: \"s3://bucket\" is not a cache", options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",

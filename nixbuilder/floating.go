@@ -49,6 +49,9 @@ func (b *Builder) recall(ctx context.Context, floating packages) (paths map[stri
 
 // buildFloating builds packages of an order that float, within the limits of what is built for images, and returns the paths of their outputs, by key.
 func (b *Builder) buildFloating(ctx context.Context, o order, floating packages) (map[string]store.Path, error) {
+	if !b.options.Builds {
+		return nil, unbuilt(floating[0].name, newRemarks(), asItArrives)
+	}
 	leave, err := b.enter(ctx, o)
 	if err != nil {
 		return nil, err

@@ -38,6 +38,8 @@ type Options struct {
 	Layers      int
 	// BuildTimeout is how long Nix may take for one derivation.
 	BuildTimeout time.Duration
+	// Builds has what binary caches don't have built. Else it is refused.
+	Builds bool
 	// LogToClients has clients told the last lines of a failed build; else they are in the log alone.
 	LogToClients bool
 	// BuildTotal is how long all that Nix does for one image may take, with packing it; what is built for its evaluation has as long of its own. Waiting for

@@ -112,12 +112,24 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 			logrus.Warnf("nix: building what can't be downloaded: %s", failed)
 		}
 	}
+	if !b.options.Builds {
+		return nil, unbuilt(strings.TrimSuffix(absent[0].Name(), ".drv"), said, how)
+	}
 	targets, err := b.derivations(ctx, conn, o.packages.with(absent), o.pinned, o.system)
 	if err != nil {
 		return nil, err
 	}
 	_, err = b.make(ctx, conn, targets, said)
 	return nil, err
+}
+
+// unbuilt is that something is not there, where nothing is built. What binary caches may have another time may be asked for again.
+func unbuilt(name string, said *remarks, how means) error {
+	kind := Denied
+	if how == built || len(said.archives)+len(said.unheard) > 0 {
+		kind = Unavailable
+	}
+	return Errorf(kind, "%s would have to be built, and build.local of this registry is off%s", name, said.aside())
 }
 
 // missing is what Nix would have to do for targets. A connection that leaves binary caches out is not used again: they may answer the next one.

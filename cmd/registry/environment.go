@@ -13,6 +13,15 @@ import (
 // backend is the variable that says that a registry is configured as Nixery was.
 const backend = "NIXERY_STORAGE_BACKEND"
 
+// buildLocal is the variable that says whether what the cache of NixOS does not have is built. It is not Nixery's, which builds.
+const buildLocal = "NIXERY_BUILD_LOCAL"
+
+// The cache of NixOS, and the key that it signs with.
+const (
+	nixosCache = "https://cache.nixos.org"
+	nixosKey   = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+)
+
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
 
 // fromEnvironment makes a configuration out of Nixery's variables, so that a deployment of it moves by swapping the binary. All that is
@@ -83,6 +92,16 @@ func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes [
 	if seconds, err := strconv.ParseUint(timeout, 10, 31); err != nil || seconds == 0 {
 		fault("NIX_TIMEOUT: %q is not a number of seconds", timeout)
 	}
+	build, nix := map[string]any{"timeout": timeout + "s"}, map[string]any{}
+	switch get(buildLocal) {
+	case "", "true":
+	case "false":
+		build["storeless"], build["local"] = true, false
+		nix["substituters"], nix["trustedpublickeys"] = []string{nixosCache}, []string{nixosKey}
+		notes = append(notes, buildLocal+"=false: packages come from "+nixosCache+" alone, and what that does not have is refused")
+	default:
+		fault("%s: %q is neither true nor false", buildLocal, get(buildLocal))
+	}
 	if get("NIX_POPULARITY_URL") != "" {
 		notes = append(notes, "NIX_POPULARITY_URL is not needed any more: layers are made without it")
 	}
@@ -91,7 +110,8 @@ func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes [
 	}
 	options := map[string]any{
 		"packages": packages,
-		"build":    map[string]any{"timeout": timeout + "s"},
+		"build":    build,
+		"nix":      nix,
 		"web":      map[string]any{"dir": get("WEB_DIR")},
 	}
 	config, err = json.Marshal(map[string]any{ // JSON is YAML

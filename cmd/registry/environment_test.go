@@ -77,6 +77,16 @@ func TestFromEnvironment(t *testing.T) {
 				t.Errorf("site %q", o.Web.Dir)
 			}
 		}},
+		{name: "nothing is built", env: with(files, "NIXERY_BUILD_LOCAL", "false"), notes: 1, check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+			if o.Build.Local || !o.Build.Storeless || len(o.Nix.Substituters) != 1 || len(o.Nix.TrustedPublicKeys) != 1 {
+				t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
+			}
+		}},
+		{name: "all is built", env: with(files, "NIXERY_BUILD_LOCAL", "true"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+			if !o.Build.Local || o.Build.Storeless || o.Nix.Substituters != nil {
+				t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
+			}
+		}},
 		{name: "popularity is not needed", env: with(files, "NIX_POPULARITY_URL", "https://example.org/x.json"), notes: 1, check: func(*testing.T, *configuration.Configuration, middleware.Options) {}},
 
 		{name: "nothing but the backend", env: map[string]string{"NIXERY_STORAGE_BACKEND": "filesystem"}, faults: []string{"STORAGE_PATH: missing", "PORT: \"\"", "NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: missing"}},
@@ -92,6 +102,7 @@ func TestFromEnvironment(t *testing.T) {
 		{name: "three sources", env: with(files, "NIXERY_CHANNEL", "nixos-26.05", "NIXERY_PKGS_REPO", "/srv/x"), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: exclude"}},
 		{name: "no source", env: with(files, "NIXERY_PKGS_PATH", ""), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: missing"}},
 		{name: "timeout with a unit", env: with(files, "NIX_TIMEOUT", "60s"), faults: []string{"NIX_TIMEOUT: \"60s\""}},
+		{name: "built or not", env: with(files, "NIXERY_BUILD_LOCAL", "maybe"), faults: []string{"NIXERY_BUILD_LOCAL: \"maybe\""}},
 		{name: "no time", env: with(files, "NIX_TIMEOUT", "0"), faults: []string{"NIX_TIMEOUT: \"0\""}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

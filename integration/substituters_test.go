@@ -133,8 +133,9 @@ func TestCachedPackages(t *testing.T) {
 				r.CheckWhole(t, image)
 				digests[name] = image.Digest
 			}
+			log := strings.ReplaceAll(r.Log(), `level=warning msg="nix: Nix `, "") // is older than it might be
 			for _, unwanted := range []string{"level=warning", "level=error", logBuilding} {
-				if strings.Contains(r.Log(), unwanted) {
+				if strings.Contains(log, unwanted) {
 					t.Errorf("the log has %q", unwanted)
 				}
 			}

@@ -54,13 +54,31 @@ func (s *Service) Layout(ctx context.Context, options nixbuilder.LayoutOptions) 
 // Concurrency is how many images are worth having built at a time.
 func (s *Service) Concurrency() int { return s.options.Build.Concurrency }
 
+// How tells how packages are built on this machine, and what there is to be said against it, a line each.
+func (s *Service) How(ctx context.Context) (lines []string, err error) {
+	err = s.beside(func(options nixbuilder.Options) error {
+		lines, err = nixbuilder.How(ctx, options)
+		return err
+	})
+	return lines, err
+}
+
 // TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is to be mended; err is that it can't be told here and now, for
 // want of Nix or of a remote.
 func (s *Service) TryOut(ctx context.Context) (fault, err error) {
+	err = s.beside(func(options nixbuilder.Options) error {
+		fault, err = nixbuilder.Check(ctx, options)
+		return err
+	})
+	return fault, err
+}
+
+// beside does work with a cache directory of its own.
+func (s *Service) beside(work func(nixbuilder.Options) error) (err error) {
 	options := s.options.builder()
 	if options.CacheDir, err = os.MkdirTemp("", "registry-check-"); err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(options.CacheDir) }()
-	return nixbuilder.Check(ctx, options)
+	return work(options)
 }

@@ -134,6 +134,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		logrus.Warn("nix: ", warning)
 	}
 	logrus.Infof("nix: building images with Nix %s", conn.NixVersion())
+	b.tellManner(ctx, conn)
 	return b, nil
 }
 

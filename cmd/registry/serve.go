@@ -37,7 +37,7 @@ packages where it has a stanza middleware.repository with the name nix: see conf
 
 Without a file, and with NIXERY_STORAGE_BACKEND set, the registry is configured by Nixery's variables: NIXERY_STORAGE_BACKEND
 (gcs or filesystem), STORAGE_PATH or GCS_BUCKET, PORT, one of NIXERY_CHANNEL, NIXERY_PKGS_REPO and NIXERY_PKGS_PATH, and if need be
-WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS.`,
+WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=false has nothing built: packages are those of cache.nixos.org.`,
 		Example:       "  registry serve config.yml\n  docker pull localhost:5000/shell/git/htop",
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
@@ -53,20 +53,20 @@ WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS.`,
 			case !check:
 				err = serve(config, service)
 			case service != nil:
-				err = tryOut(command.Context(), service, name, command.ErrOrStderr())
+				err = tryOut(command.Context(), service, name, command.OutOrStdout(), command.ErrOrStderr())
 			}
 			return prefixed(name, err)
 		},
 	}
-	command.Flags().BoolVar(&check, "check", false, "read the configuration, evaluate the package set, report what is wrong with them, and do not serve")
+	command.Flags().BoolVar(&check, "check", false, "read the configuration, evaluate the package set, report what is wrong with them and how packages are built, and do not serve")
 	return command
 }
 
 // tryTime is how long --check tries to get at a package set.
 const tryTime = 2 * time.Minute
 
-// tryOut tells what is wrong with the package set, where that can be found out on this machine; where it can't, it says so on errOut.
-func tryOut(ctx context.Context, service *middleware.Service, name string, errOut io.Writer) error {
+// tryOut tells what is wrong with the package set, where that can be found out on this machine; where it can't, it says so on errOut. On out, it tells how packages are built.
+func tryOut(ctx context.Context, service *middleware.Service, name string, out, errOut io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, tryTime)
@@ -74,6 +74,13 @@ func tryOut(ctx context.Context, service *middleware.Service, name string, errOu
 	fault, err := service.TryOut(ctx)
 	if err != nil {
 		fmt.Fprintf(errOut, "%s: the package set was not tried out: %v\n", name, err)
+	}
+	lines, err := service.How(ctx)
+	for _, line := range lines {
+		fmt.Fprintf(out, "%s: %s\n", name, line)
+	}
+	if err != nil {
+		fmt.Fprintf(errOut, "%s: it can't be told how packages are built: %v\n", name, err)
 	}
 	return fault
 }

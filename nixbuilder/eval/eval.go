@@ -186,6 +186,38 @@ func (e *Evaluator) askFeatures(ctx context.Context) (string, error) {
 	return "ca-derivations", nil
 }
 
+// Derive adds a derivation that an expression of this program makes to Options.Store.
+func (e *Evaluator) Derive(ctx context.Context, expression string) (store.Path, error) {
+	args := []string{"--expr", expression}
+	if e.options.Store != "" {
+		args = append(args, "--store", e.options.Store)
+	}
+	output, err := e.runner.Run(ctx, proc.Command{
+		Program: e.options.NixInstantiate, Args: args, Env: slices.Concat([]string{"HOME=/nonexistent", "USER=registry", "NIX_PATH="}, e.options.HostEnv), Kill: syscall.SIGTERM,
+	})
+	if err != nil {
+		return "", fmt.Errorf("adding a derivation: %w", err)
+	}
+	return store.ParsePath(strings.TrimSpace(string(output.Stdout)))
+}
+
+// Setting is the value of a setting as nix.conf has it.
+func (e *Evaluator) Setting(ctx context.Context, name string) (string, error) {
+	output, err := e.runner.Run(ctx, proc.Command{
+		Program: e.nix, Args: []string{"--extra-experimental-features", "nix-command", "show-config"}, // newer Nix calls it config show, too
+		Env: slices.Concat([]string{"HOME=/nonexistent", "USER=registry"}, e.options.HostEnv),
+	})
+	if err != nil {
+		return "", fmt.Errorf("asking for the setting %s: %w", name, err)
+	}
+	for line := range strings.Lines(string(output.Stdout)) {
+		if key, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(key) == name {
+			return strings.TrimSpace(value), nil
+		}
+	}
+	return "", fmt.Errorf("asking for the setting %s: Nix does not know it", name)
+}
+
 // Evaluate finds names in a package set and says what they stand for on system, such as x86_64-linux. A name is an attribute, with _ before it
 // or in another case if there is none of that name, or several joined by dots, the last of which may be an output; 64 at most. Every name gets a result; order and repetition do not matter.
 // Nothing is written. It fails with a *SourceError if the set is at fault, and with ctx.

@@ -1,0 +1,173 @@
+package nixbuilder
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+)
+
+// A Manner is how Nix builds on a machine, as a build has found it.
+type Manner struct {
+	// Sandboxed builds see what they are made from, and nothing else of the machine.
+	Sandboxed bool
+	// FellBack says that Nix was told to, and the kernel does not permit it.
+	FellBack bool
+	// User is the number of the user that builds run as, -1 if that can't be told.
+	User int
+}
+
+func (m Manner) String() string {
+	text := "builds are sandboxed"
+	if !m.Sandboxed {
+		text = "builds are not sandboxed"
+	}
+	if m.FellBack {
+		text += ", though sandbox = true in nix.conf: the kernel does not permit it, and Nix builds all the same unless sandbox-fallback = false"
+	}
+	switch {
+	case m.User < 0:
+		return text
+	case m.own():
+		return fmt.Sprintf("%s, and run as user %d, which is the registry's own: they can read and change what it can", text, m.User)
+	}
+	return fmt.Sprintf("%s, and run as user %d", text, m.User)
+}
+
+// Weak tells whether a build can do harm beside what it makes.
+func (m Manner) Weak() bool { return !m.Sandboxed || m.own() }
+
+func (m Manner) own() bool { return m.User == os.Geteuid() && !m.Sandboxed }
+
+// tells is a derivation that tells how it is built and fails, so that nothing is kept of it. It takes no program but a shell, which a sandbox may lack.
+const tells = `derivation {
+  name = "how-builds-run";
+  system = builtins.currentSystem;
+  preferLocalBuild = true;
+  builder = "/bin/sh";
+  args = [ "-c" '' while read -r key value rest; do test "$key" != Uid: || uid=$value; done </proc/self/status
+    read -r inside outside count </proc/self/uid_map; test -e /nix/var/nix && host=host || host=none; echo "runs as $uid $inside $outside on $host"; exit 1 '' ];
+}`
+
+var (
+	wordsTold    = regexp.MustCompile(`^runs as (\d+) (\d+) (\d+) on (host|none)$`)
+	wordsNoShell = regexp.MustCompile(`executing '/bin/sh': No such file or directory`)
+)
+
+// mannerOf has a line built to find out how Nix builds.
+func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) (Manner, error) {
+	drv, err := evaluator.Derive(ctx, tells)
+	if err != nil {
+		return Manner{}, err
+	}
+	target, err := daemon.Outputs(drv)
+	if err != nil {
+		return Manner{}, err
+	}
+	var said []string
+	results, err := conn.Build(ctx, []daemon.DerivedPath{target}, func(line daemon.LogLine) {
+		if line.Drv == drv && len(said) < logLines {
+			said = append(said, wordsSerialized.ReplaceAllString(line.Text, "$1"))
+		}
+	})
+	if err != nil {
+		return Manner{}, fmt.Errorf("building %s: %w", drv, err)
+	}
+	m := Manner{User: -1}
+	for _, line := range append(said, results[0].Message) {
+		told := wordsTold.FindStringSubmatch(line)
+		if told == nil {
+			if _, err := os.Stat("/bin/sh"); err == nil && wordsNoShell.MatchString(line) {
+				return Manner{Sandboxed: true, User: -1}, nil // where it can be is not this machine's root directory
+			}
+			continue
+		}
+		var numbers [3]int
+		for i := range numbers {
+			if numbers[i], err = strconv.Atoi(told[i+1]); err != nil {
+				return Manner{}, fmt.Errorf("building %s: %w", drv, err)
+			}
+		}
+		m.User = numbers[2] + numbers[0] - numbers[1] // outside of the sandbox
+		m.Sandboxed = told[4] == "none"
+		if !m.Sandboxed {
+			setting, err := evaluator.Setting(ctx, "sandbox")
+			if err != nil {
+				return Manner{}, err
+			}
+			m.FellBack = setting == "true"
+		}
+		return m, nil
+	}
+	return Manner{}, fmt.Errorf("building %s: it does not tell: %s %s", drv, strings.Join(said, " | "), results[0].Message)
+}
+
+// safe are the first versions of Nix, 2.N.M, with what was mended in 2026, M by N; docs/decisions/nix-versions.md has the list. Later N have it from the start.
+var safe = map[int]int{28: 7, 29: 4, 30: 5, 31: 5, 32: 8, 33: 6, 34: 7}
+
+// unsafeVersion is what there is to be said against a version of Nix where others have a say in what is built; empty if nothing is.
+func unsafeVersion(version string) string {
+	var major, minor, patch int
+	_, _ = fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch) // of 2.35pre-release, two
+	first, lowest := 34, 28
+	if needed, ok := safe[minor]; major == 2 && ok {
+		if patch >= needed {
+			return ""
+		}
+		lowest = minor
+	} else if major > 2 || major == 2 && minor > first {
+		return ""
+	}
+	return fmt.Sprintf("Nix %s is older than 2.%d.%d, which mends CVE-2026-39860 and CVE-2026-44028: unless your distribution has mended them in it, build nothing that others have a say in", version, lowest, safe[lowest])
+}
+
+// tellManner logs how Nix builds. That it can't be told is no reason not to start.
+func (b *Builder) tellManner(ctx context.Context, conn *daemon.Conn) {
+	if !b.options.Builds {
+		return
+	}
+	if fault := unsafeVersion(conn.NixVersion()); fault != "" {
+		logrus.Warn("nix: ", fault)
+	}
+	switch manner, err := mannerOf(ctx, b.evaluator, conn); {
+	case err != nil:
+		logrus.WithError(err).Warn("nix: it can't be told how builds run")
+	case manner.Weak():
+		logrus.Warn("nix: ", manner)
+	default:
+		logrus.Info("nix: ", manner)
+	}
+}
+
+// How tells how Nix builds on this machine, and what there is to be said against it, a line each.
+func How(ctx context.Context, options Options) ([]string, error) {
+	if !options.Builds || options.Storeless {
+		return nil, nil
+	}
+	runner, warnings := proc.New()
+	evaluator, err := options.evaluator(ctx, runner, nil)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := daemon.Open(ctx, runner, daemonOptions(options))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoStore, err)
+	}
+	defer conn.Close()
+	if fault := unsafeVersion(conn.NixVersion()); fault != "" {
+		warnings = append(warnings, fault)
+	}
+	manner, err := mannerOf(ctx, evaluator, conn)
+	if err != nil {
+		return warnings, err
+	}
+	return append(warnings, manner.String()), nil
+}

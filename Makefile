@@ -13,7 +13,7 @@ run: setup-run build demo ## Serve the demo set on ADDR (127.0.0.1:5000), or PAC
 	@scripts/run.sh '$(ADDR)' '$(PACKAGES)'
 
 test: setup-test demo ## Run all tests, the integration tests included, and with other versions of Nix
-	go test -timeout 25m ./...
+	go test -count=1 -timeout 25m ./...
 	scripts/test-nix-versions.sh
 
 lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -63,5 +64,26 @@ func TestBuildOutlivesClient(t *testing.T) {
 	r.CheckWhole(t, r.Pull(t, "sleeps.s4"))
 	if got := strings.Count(r.Log(), logBuilding); got != 1 {
 		t.Errorf("it was built %d times, want 1", got)
+	}
+}
+
+// TestLayersOfOthers has a client pull a revision that he chose, whose package claims what others need. It decides about the layers of no other image.
+func TestLayersOfOthers(t *testing.T) {
+	t.Parallel()
+	packages := newRepository(t)
+	packages.commit("main")
+	packages.git("checkout", "--quiet", "-b", "theirs")
+	set := filepath.Join(packages.dir, "default.nix")
+	before := Read(t, set)
+	Write(t, set, strings.Replace(before, "  quick = ", "  claims = linked \"claims\";\n  quick = ", 1))
+	packages.commit("theirs")
+	packages.git("checkout", "--quiet", "main")
+
+	clean := StartRegistry(t, gitSettings("file://"+packages.dir)...)
+	want := clean.Pull(t, "reader")
+	r := StartRegistry(t, gitSettings("file://"+packages.dir)...)
+	r.CheckWhole(t, r.PullTag(t, "claims", "theirs"))
+	if got := r.Pull(t, "reader"); got.Digest != want.Digest {
+		t.Errorf("it is %s with %d layers, and %s with %d where nobody pulled theirs", got.Digest, len(got.Layers), want.Digest, len(want.Layers))
 	}
 }

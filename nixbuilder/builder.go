@@ -374,7 +374,7 @@ func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, f
 	return append([]packedLayer{root}, layers...), container, err
 }
 
-// packClosure stores the layers of store paths, grouped as they were when the same ones were packed before.
+// packClosure stores the layers of store paths, grouped as they were when the same ones were packed before, unless that was decided for one image alone.
 func (b *Builder) packClosure(
 	ctx context.Context, o order, closure []store.PathInfo, await func(context.Context, []store.Path) error, pack packing,
 ) ([]packedLayer, error) {
@@ -388,13 +388,14 @@ func (b *Builder) packClosure(
 		groups = append(groups, l.Paths)
 		b.packer.recall(l)
 	}
+	alone := false
 	if !grouped {
-		if groups, err = b.layout.group(ctx, closure, b.options.Layers); err != nil {
+		if groups, alone, err = b.layout.group(ctx, closure, b.options.Layers, !o.byClient); err != nil {
 			return nil, err
 		}
 	}
 	layers, err := b.packer.layers(ctx, groups, o.repo, await, pack)
-	if err == nil && !grouped {
+	if err == nil && !grouped && !alone {
 		o.repo.Beside(ctx, func(ctx context.Context) error { return b.images.Put(ctx, key, layers) })
 	}
 	return layers, err

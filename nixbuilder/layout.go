@@ -64,28 +64,46 @@ func (l *layout) head(key layering.Key) (layering.Head, bool) {
 	return head, ok
 }
 
-// group splits a closure into layers, and keeps what it decided.
-func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int) ([][]store.Path, error) {
+// group splits a closure into layers. What it decides for that is kept for all images if adds is set; else it holds for this one alone, which decided tells.
+// What clients choose must not add: one image could have all later ones share nothing.
+func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int, adds bool) (groups [][]store.Path, decided bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	added, err := layering.Assign(closure, l.head)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if len(added) > 0 { // others may have met these keys before
 		if err := l.catchUp(ctx); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if added, err = layering.Assign(closure, l.head); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	if len(added) > 0 {
+	head := l.head
+	switch {
+	case len(added) == 0:
+	case adds:
 		if err := l.keep(ctx, added); err != nil {
-			return nil, err
+			return nil, false, err
+		}
+	default:
+		decided = true
+		alone := make(map[layering.Key]layering.Head, len(added))
+		for _, h := range added {
+			alone[h.Key] = h
+		}
+		head = func(key layering.Key) (layering.Head, bool) {
+			if h, ok := l.head(key); ok {
+				return h, true
+			}
+			h, ok := alone[key]
+			return h, ok
 		}
 	}
-	return layering.Group(closure, l.head, layering.Options{Budget: budget})
+	groups, err = layering.Group(closure, head, layering.Options{Budget: budget})
+	return groups, decided, err
 }
 
 // catchUp reads the segments that are new, side by side, and adds them in their order.

@@ -36,7 +36,7 @@ func closure(lines ...string) []store.PathInfo {
 
 func group(t *testing.T, l *layout, infos []store.PathInfo) [][]store.Path {
 	t.Helper()
-	groups, err := l.group(t.Context(), infos, 94)
+	groups, _, err := l.group(t.Context(), infos, 94, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +64,40 @@ func TestLayoutIsKept(t *testing.T) {
 	}
 	if got := group(t, newLayout(newMemory()), shared); len(got) != 4 {
 		t.Errorf("without what was kept, the layers are %v: the test shows nothing", got)
+	}
+}
+
+// Whoever chooses a revision decides about the layers of his own image, and of no other.
+func TestLayoutOfClients(t *testing.T) {
+	hostile := closure("evil-1: lib-1 foo-1 bar-1", "bar-1:", "foo-1:", "lib-1:")
+	app := closure("app-1: lib-1", "lib-1:")
+	both := closure("app-1: lib-1", "tool-1: lib-1 foo-1", "foo-1:", "lib-1:")
+
+	untouched := newLayout(newMemory())
+	want := [][][]store.Path{group(t, untouched, app), group(t, untouched, both)}
+
+	state := newMemory()
+	l := newLayout(state)
+	first, decided, err := l.group(t.Context(), hostile, 94, false)
+	if err != nil || !decided {
+		t.Fatalf("it is not said that the image decides alone: %v", err)
+	}
+	for name, later := range map[string]*layout{"the same replica": l, "another replica": newLayout(state)} {
+		if got := [][][]store.Path{group(t, later, app), group(t, later, both)}; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s groups as %v, want %v", name, got, want)
+		}
+	}
+	if got := [][][]store.Path{group(t, newLayout(newMemory()), hostile)}; !reflect.DeepEqual(got[0], first) {
+		t.Errorf("alone, it is %v, and added, it is %v", first, got[0])
+	}
+	added := newLayout(newMemory())
+	group(t, added, hostile)
+	if got := [][][]store.Path{group(t, added, app), group(t, added, both)}; reflect.DeepEqual(got, want) {
+		t.Error("added, it would have changed nothing: the test shows nothing")
+	}
+	// Of what is decided for all, it takes that, and then decides nothing alone.
+	if _, decided, err := l.group(t.Context(), both, 94, false); err != nil || decided {
+		t.Errorf("what is known is decided again: %v", err)
 	}
 }
 

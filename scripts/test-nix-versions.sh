@@ -20,8 +20,8 @@ pattern="^Test($(IFS='|' && echo "${tests[*]}"))\$"
 
 # run SUITE: the tests, with its Nix.
 run() {
-  scripts/with-nix.sh "$1" go test -timeout 20m ./nixbuilder/daemon ./nixbuilder/eval &&
-    scripts/with-nix.sh "$1" go test -timeout 20m -run "$pattern" ./integration
+  scripts/with-nix.sh "$1" go test -count=1 -timeout 20m ./nixbuilder/daemon ./nixbuilder/eval &&
+    scripts/with-nix.sh "$1" go test -count=1 -timeout 20m -run "$pattern" ./integration
 }
 
 installed=$(nix --version)

@@ -107,10 +107,9 @@ func TestChannelSource(t *testing.T) {
 	}
 }
 
-// TestTreeIsHeld asks for more other commits than are kept while a set is evaluated that looks at its files late. What is found out then is
-// recorded for that commit, so it must be of its whole tree.
-func TestTreeIsHeld(t *testing.T) {
-	t.Parallel()
+// newLateRepository makes a repository with a set whose package late looks at another file when its evaluation has run for a while, and is another one without.
+func newLateRepository(t *testing.T) repository {
+	t.Helper()
 	repository := newRepository(t)
 	Write(t, filepath.Join(repository.dir, "late.nix"), "{ fresh }: fresh.quick")
 	Write(t, filepath.Join(repository.dir, "set.nix"), Read(t, filepath.Join(repository.dir, "default.nix")))
@@ -125,6 +124,52 @@ func TestTreeIsHeld(t *testing.T) {
 		  late = builtins.seq long (if builtins.pathExists ./late.nix then import ./late.nix { inherit fresh; } else fresh.fails);
 		}
 	`)
+	return repository
+}
+
+// TestTreeIsRemoved removes a set's files while it is evaluated, as nobody should: what is found out then is in no image and is not remembered.
+func TestTreeIsRemoved(t *testing.T) {
+	t.Parallel()
+	repository := newLateRepository(t)
+	commit := repository.commit("held")
+	r := StartRegistry(t, gitSettings("file://"+repository.dir)...)
+	evaluations := func() (n int) {
+		for _, program := range r.Programs() {
+			if strings.Contains(program, "nix-instantiate") {
+				n++
+			}
+		}
+		return n
+	}
+	r.AwaitLog("nix: the package set is", 1)
+	before := evaluations()
+	answers := make(chan int, 1)
+	go func() {
+		status, _, _, _ := r.Get(t.Context(), "/v2/late/manifests/"+commit, v1.MediaTypeImageManifest)
+		answers <- status
+	}()
+	Eventually(t, startTime, "it is evaluated", func() bool { return evaluations() > before })
+	tree := filepath.Join(r.Dir, "*", "sources", "git-*", "trees", commit, "tree")
+	found, _ := filepath.Glob(tree)
+	time.Sleep(300 * time.Millisecond) // the set itself has been read
+	if err := os.RemoveAll(found[0]); err != nil {
+		t.Fatal(err)
+	}
+	if status := <-answers; status != http.StatusServiceUnavailable || !strings.Contains(r.Log(), "changed or removed by somebody else") {
+		t.Errorf("the answer is %d", status)
+	}
+	image := r.PullTag(t, "late", commit)
+	r.CheckWhole(t, image)
+	if got, want := image.Digest, r.PullTag(t, "quick", commit); len(image.Layers) != len(want.Layers) {
+		t.Errorf("the image %s has %d layers, want %d", got, len(image.Layers), len(want.Layers))
+	}
+}
+
+// TestTreeIsHeld asks for more other commits than are kept while a set is evaluated that looks at its files late. What is found out then is
+// recorded for that commit, so it must be of its whole tree.
+func TestTreeIsHeld(t *testing.T) {
+	t.Parallel()
+	repository := newLateRepository(t)
 	held := repository.commit("held")
 	var others []string
 	for i := range 8 {

@@ -183,7 +183,10 @@ func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted pac
 	if err != nil || len(written) == len(paths) {
 		return targets, err
 	}
-	_, err = b.evaluator.Instantiate(ctx, sourceOf(pinned), system, names)
+	err = whole(pinned, func() error {
+		_, err := b.evaluator.Instantiate(ctx, sourceOf(pinned), system, names)
+		return err
+	})
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 		return nil, faultOf(pinned, fault)
 	}

@@ -228,6 +228,16 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 	return nil
 }
 
+// whole evaluates something of a set, whose files nobody may touch meanwhile: what Nix says of files that are being removed is not true of the set.
+func whole(pinned source.Pinned, evaluate func() error) error {
+	before, goneBefore := pinned.Shape()
+	err := evaluate()
+	if after, gone := pinned.Shape(); after != before || goneBefore != nil || gone != nil {
+		return fmt.Errorf("evaluating %s at %s: its files in cachedir were changed or removed by somebody else", pinned.Name, pinned.Revision)
+	}
+	return err
+}
+
 // sourceOf is a pinned set as it is evaluated.
 func sourceOf(pinned source.Pinned) eval.Source {
 	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date, Shares: pinned.Origin, NixPath: pinned.NixPath}
@@ -265,6 +275,9 @@ type resolver struct {
 	evaluating map[string]chan struct{} // by key; closed when the evaluation is over
 }
 
+// resultFormat stands for how results are come by. Those of the first were also of trees that were being removed.
+const resultFormat = "2"
+
 func newResolver(evaluator *eval.Evaluator, state State, concurrency int, total time.Duration) *resolver {
 	return &resolver{
 		evaluator:   evaluator,
@@ -281,7 +294,7 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool
 	results := make(map[string]eval.Result, len(wanted))
 	keys := make(map[string]string, len(wanted))
 	for _, name := range wanted {
-		keys[name] = Key(pinned.Revision, system, r.expressions, name)
+		keys[name] = Key(pinned.Revision, system, resultFormat, r.expressions, name)
 	}
 	for {
 		unknown, err := r.recorded(ctx, keys, results)
@@ -362,7 +375,11 @@ func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system st
 	ctx, clock := newClock(ctx, r.total)
 	defer clock.stop()
 	for names := range slices.Chunk(mine, eval.MaxNames) {
-		found, err := r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
+		var found map[string]eval.Result
+		err := whole(pinned, func() (err error) {
+			found, err = r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
+			return err
+		})
 		if errors.Is(context.Cause(ctx), errTotal) {
 			return tooLong(r.total)
 		}

@@ -103,9 +103,9 @@ func (b *Builder) Layout(ctx context.Context, pinned source.Pinned, options Layo
 		roots = append(roots, outputs...)
 	}
 	// What only an absent package needs has lost what it goes with, and is decided about later.
-	whole := reachable(closure, roots)
-	s.made.Paths = len(whole)
-	s.made.Added, s.made.Known, err = b.layout.extend(ctx, whole)
+	decided := reachable(closure, roots)
+	s.made.Paths = len(decided)
+	s.made.Added, s.made.Known, err = b.layout.extend(ctx, decided)
 	return s.made, err
 }
 
@@ -187,7 +187,11 @@ func (s *survey) evaluate(ctx context.Context, names []string, take func(string,
 		running.SetLimit(s.options.Concurrency)
 		for _, chunk := range chunks {
 			running.Go(func() error {
-				results, err := s.evaluator.Walk(ctx, sourceOf(s.pinned), s.system, chunk)
+				var results map[string]eval.Result
+				err := whole(s.pinned, func() (err error) {
+					results, err = s.evaluator.Walk(ctx, sourceOf(s.pinned), s.system, chunk)
+					return err
+				})
 				if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 					return faultOf(s.pinned, fault)
 				}

@@ -25,9 +25,12 @@ RUN for program in nix-daemon git ssh curl tini; do command -v "$program" || mis
       rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin; \
     }
 
-# Nix without build users and daemon: the store is the user's own. A container is not allowed what Nix's sandbox needs.
+# Nix without build users: a container is not allowed what its sandbox needs. Where anything is built, a second container should do that, as the user nix, with
+# nix-daemon: deploy/compose.yaml and deploy/kubernetes.yaml have it. In this one, builds would be the registry's user.
 RUN groupadd --gid 1000 registry && \
     useradd --uid 1000 --gid registry --create-home --shell /usr/sbin/nologin registry && \
+    groupadd --gid 1001 nix && \
+    useradd --uid 1001 --gid nix --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin nix && \
     install --directory --owner=registry --group=registry \
       /nix /nix/store /nix/var /nix/var/nix /var/lib/registry /var/cache/nixery-registry && \
     mkdir -p /etc/nix && \
@@ -42,7 +45,8 @@ ENV HOME=/home/registry \
     CACHE_DIRECTORY=/var/cache/nixery-registry \
     NIXERY_STORAGE_BACKEND=filesystem \
     STORAGE_PATH=/var/lib/registry \
-    PORT=5000
+    PORT=5000 \
+    NIXERY_BUILD_LOCAL=false
 EXPOSE 5000
 
 # A registry that asks who is there is healthy. HEALTH_URL is for one with TLS, a prefix or a port from a configuration file.

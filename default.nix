@@ -111,6 +111,7 @@ rec {
         "NIXERY_STORAGE_BACKEND=filesystem"
         "STORAGE_PATH=/var/lib/registry"
         "PORT=5000"
+        "NIXERY_BUILD_LOCAL=false"
       ];
     };
   };

@@ -77,7 +77,7 @@ func TestDockerfile(t *testing.T) {
 		return pid
 	}
 	pid := start("open", "--env", "NIXERY_STORAGE_BACKEND=filesystem", "--env", "STORAGE_PATH=/var/lib/registry",
-		"--env", "PORT=8080", "--env", "NIXERY_PKGS_PATH=/packages", "--volume", packages+":/packages:ro")
+		"--env", "PORT=8080", "--env", "NIXERY_BUILD_LOCAL=true", "--env", "NIXERY_PKGS_PATH=/packages", "--volume", packages+":/packages:ro")
 
 	for _, line := range strings.Split(docker.Exec(t, "top", "open", "-eo", "pid,uid"), "\n")[1:] {
 		if process := strings.Fields(line); process[1] != "1000" {

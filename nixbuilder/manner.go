@@ -147,7 +147,7 @@ func (b *Builder) tellManner(ctx context.Context, conn *daemon.Conn) {
 	}
 }
 
-// How tells how Nix builds on this machine, and what there is to be said against it, a line each.
+// How tells how Nix builds on this machine, and what there is to be said against that and against how evaluations run, a line each. They are there in part if it fails.
 func How(ctx context.Context, options Options) ([]string, error) {
 	if !options.Builds || options.Storeless {
 		return nil, nil
@@ -155,11 +155,11 @@ func How(ctx context.Context, options Options) ([]string, error) {
 	runner, warnings := proc.New()
 	evaluator, err := options.evaluator(ctx, runner, nil)
 	if err != nil {
-		return nil, err
+		return warnings, err
 	}
 	conn, err := daemon.Open(ctx, runner, daemonOptions(options))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoStore, err)
+		return warnings, fmt.Errorf("%w: %w", errNoStore, err)
 	}
 	defer conn.Close()
 	if fault := unsafeVersion(conn.NixVersion()); fault != "" {

@@ -18,7 +18,9 @@ func TestShape(t *testing.T) {
 		{"a directory goes", func(dir string) error { return os.RemoveAll(dir + "/pkgs/a") }, false},
 		{"a file of a directory goes", func(dir string) error { return os.Remove(dir + "/pkgs/a/default.nix") }, false},
 		{"all goes", os.RemoveAll, false},
-		{"all is replaced", func(dir string) error { return errors.Join(os.Rename(dir, dir+".old"), os.CopyFS(dir, os.DirFS(dir+".old"))) }, false},
+		{"all is replaced", func(dir string) error {
+			return errors.Join(os.Rename(dir, dir+".old"), os.CopyFS(dir, os.DirFS(dir+".old")))
+		}, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir() + "/set"

@@ -100,6 +100,7 @@ func (h *host) serve(connection *os.File, files [3]*os.File) {
 	conn, err := unixConn(connection)
 	connection.Close()
 	if err != nil {
+		pipes(files).close()
 		return
 	}
 	defer conn.Close()

@@ -89,8 +89,8 @@ func (h *host) begin(s start, files [3]*os.File) (*child, error) {
 			started <- err
 			return
 		}
+		limitErr := h.limit(c.pid, s.Confine) // at once: it runs already
 		endFirst(c.pid)
-		limitErr := h.limit(c.pid, s.Confine)
 		if limitErr != nil {
 			_ = signalGroup(c.pid, syscall.SIGKILL)
 		}

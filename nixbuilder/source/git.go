@@ -189,11 +189,17 @@ func (g *Git) hold(ctx context.Context, commit, ref string) (release func(), err
 	return release, nil
 }
 
-// remote asks for the commit of a branch or tag; of one name, as git has it, tags go first.
+// remote asks for the commit of a branch or tag; of one name, as git has it, tags go first. Other refs are not listed: large hosts have one for each
+// change that anybody ever proposed.
 func (g *Git) remote(ctx context.Context, ref string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
-	output, err := g.git(ctx, "ls-remote", "--", g.options.URL)
+	names, kinds := []string{"HEAD"}, []string(nil)
+	if ref != "" {
+		names = []string{"refs/tags/" + ref + "^{}", "refs/tags/" + ref, "refs/heads/" + ref} // ^{} is what an annotated tag is of
+		kinds = []string{"--heads", "--tags"}                                                 // which the server looks at, unlike names
+	}
+	output, err := g.git(ctx, slices.Concat([]string{"ls-remote"}, kinds, []string{"--", g.options.URL}, names)...)
 	if err != nil {
 		return "", err
 	}
@@ -202,10 +208,6 @@ func (g *Git) remote(ctx context.Context, ref string) (string, error) {
 		if commit, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && commitTag.MatchString(commit) {
 			commits[name] = commit
 		}
-	}
-	names := []string{"HEAD"}
-	if ref != "" {
-		names = []string{"refs/tags/" + ref + "^{}", "refs/tags/" + ref, "refs/heads/" + ref} // ^{} is what an annotated tag is of
 	}
 	for _, name := range names {
 		if commit, ok := commits[name]; ok {

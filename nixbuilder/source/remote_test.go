@@ -380,6 +380,36 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// A repository may have very many refs that nobody asks for.
+func TestGitManyRefs(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t)
+	one := r.git("rev-parse", "HEAD")
+	r.git("tag", "-a", "v1", "-m", "annotated")
+	two := r.commit("default.nix", "{ two = 2; }")
+	r.git("pack-refs", "--all")
+	packed := bytes.NewBufferString("# pack-refs with: peeled fully-peeled sorted \n")
+	fmt.Fprintf(packed, "%s refs/heads/main\n", two)
+	for i := range 300_000 {
+		fmt.Fprintf(packed, "%s refs/pull/%06d/head\n", one, i)
+	}
+	fmt.Fprintf(packed, "%s refs/tags/v1\n^%s\n", r.git("rev-parse", "v1"), one)
+	if err := os.WriteFile(filepath.Join(r.dir, ".git/packed-refs"), packed.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{"", "main"} {
+		g := newGit(t, GitOptions{URL: "file://" + r.dir, Ref: ref})
+		for tag, want := range map[string]string{Latest: two, "main": two, "v1": one, two: two} {
+			if got, err := g.Pin(t.Context(), tag); err != nil || got.Revision != want {
+				t.Errorf("with ref %q, Pin(%s) = %+v, %v, want %s", ref, tag, got, err, want)
+			}
+		}
+		if _, err := g.Pin(t.Context(), "nosuch"); !errors.Is(err, ErrUnknownTag) {
+			t.Errorf("with ref %q, Pin of what is not there is %v", ref, err)
+		}
+	}
+}
+
 func TestGitMovesAndVanishes(t *testing.T) {
 	r := newRemote(t)
 	dir := t.TempDir()

@@ -42,6 +42,10 @@ func (v Variant) nixPath(name string) string {
 // variantTag is a revision as Variants has it.
 var variantTag = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})-([0-9a-f]{12})$`)
 
+// attachedTag is what clients ask for that look for signatures, attestations and other things that were pushed for an image of a digest: cosign's tags, and those
+// that stand in for the API of referrers. No revision has such a name.
+var attachedTag = regexp.MustCompile(`^sha(256|384|512)-[0-9a-f]{64,128}(\.[A-Za-z0-9._-]*)?$`)
+
 // Recall returns the variant that was once made into an ID, false if that is not known.
 type Recall func(ctx context.Context, id string) (Variant, bool, error)
 
@@ -95,6 +99,9 @@ func (v *Variants) Current(tag string) (revision string, ok bool) {
 
 // Pin pins the set and all that it can look up.
 func (v *Variants) Pin(ctx context.Context, tag string) (Pinned, error) {
+	if attachedTag.MatchString(tag) {
+		return Pinned{}, ErrUnknownTag // whatever is down
+	}
 	base, tags := tag, make([]string, len(v.names))
 	for i := range tags {
 		tags[i] = Latest

@@ -134,6 +134,35 @@ func TestVariants(t *testing.T) {
 	}
 }
 
+// Tags of signatures are nothing that a source is asked for, so it doesn't matter whether it can answer.
+func TestAttachedTags(t *testing.T) {
+	hash := strings.Repeat("0a", 32)
+	v := NewVariants(asked{t}, nil, nil, nil)
+	for _, tag := range []string{
+		"sha256-" + hash, "sha256-" + hash + ".sig", "sha256-" + hash + ".att", "sha256-" + hash + ".sbom", "sha512-" + hash, "sha512-" + hash + hash + ".sig",
+	} {
+		if _, err := v.Pin(t.Context(), tag); !errors.Is(err, ErrUnknownTag) {
+			t.Errorf("Pin(%q) = %v, want ErrUnknownTag", tag, err)
+		}
+	}
+	now, well := "x", error(nil)
+	for _, tag := range []string{"sha256-", "sha256-x", "sha256", "sha256-" + hash[1:]} {
+		if _, err := NewVariants(fake{now: &now, had: []string{tag}, down: &well}, nil, nil, nil).Pin(t.Context(), tag); err != nil {
+			t.Errorf("a branch %q is %v", tag, err)
+		}
+	}
+}
+
+// An asked source complains.
+type asked struct{ t *testing.T }
+
+func (a asked) Pin(_ context.Context, tag string) (Pinned, error) {
+	a.t.Errorf("asked for %s", tag)
+	return Pinned{}, errors.New("down")
+}
+func (a asked) Hold(context.Context, Pinned) (func(), error) { return nil, errors.New("down") }
+func (a asked) Current(string) (string, bool)                { return "", false }
+
 // An unknown source has nothing.
 type unknown struct{ fake }
 

@@ -42,8 +42,10 @@ func TestGitSource(t *testing.T) {
 	if r.PullTag(t, "quick", two).Digest != latest.Digest || r.PullTag(t, "quick", one).Digest == latest.Digest {
 		t.Error("images of a revision differ, or those of two revisions do not")
 	}
-	for _, tag := range []string{"nosuch", strings.Repeat("0", 40), "--upload-pack", "v1..main"} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != http.StatusNotFound {
+	for tag, want := range map[string]int{
+		"nosuch": http.StatusNotFound, strings.Repeat("0", 40): http.StatusForbidden, "--upload-pack": http.StatusNotFound, "v1..main": http.StatusNotFound,
+	} {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != want {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
@@ -100,11 +102,71 @@ func TestChannelSource(t *testing.T) {
 			t.Errorf("%s was fetched %d times", path, times)
 		}
 	}
-	for _, tag := range []string{"nixos-99.99", strings.Repeat("c", 40), "main"} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != http.StatusNotFound {
+	for tag, want := range map[string]int{"nixos-99.99": http.StatusForbidden, strings.Repeat("c", 40): http.StatusForbidden, "main": http.StatusNotFound} {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != want {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
+}
+
+// TestStrangersCommit asks for commits of a repository that gives out all that it has, as large hosts do: those of proposed changes, too. Whoever chooses a package set
+// runs code, so that is for the operator to permit.
+func TestStrangersCommit(t *testing.T) {
+	t.Parallel()
+	repository := newRepository(t)
+	old := repository.commit("old")
+	repository.git("tag", "v1")
+	seen := repository.commit("seen, and taken back")
+	stranger := repository.orphan("of a stranger")
+	repository.git("update-ref", "refs/pull/7/head", stranger)
+	bare := filepath.Join(Dir(t), "packages.git")
+	Exec(t, "git", "clone", "--quiet", "--mirror", "--", repository.dir, bare)
+	Exec(t, "git", "-C", bare, "config", "uploadpack.allowAnySHA1InWant", "true")
+	packages := func(tags string) []string {
+		return []string{fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "ref": "main"}%s}`, bare, tags), "nix.refresh=1ns"}
+	}
+	of := func(r *Registry, name, tag, revision string) Image {
+		t.Helper()
+		image := r.PullTag(t, name, tag)
+		if got := image.Annotations[v1.AnnotationRevision]; got != revision {
+			t.Errorf("%s:%s is of %s, want %s", name, tag, got, revision)
+		}
+		return image
+	}
+
+	r := StartRegistry(t, packages("")...)
+	of(r, "quick", "latest", seen) // from here on there is a shallow repository
+	r.refuses(t, stranger, http.StatusForbidden, "DENIED", stranger, "packages.tags")
+	of(r, "quick", old, old)
+	of(r, "quick", "v1", old)
+	Exec(t, "git", "-C", bare, "update-ref", "refs/heads/main", old)
+	of(r, "quick", "latest", old)
+	for _, tag := range []string{"sha256-" + strings.Repeat("0a", 32) + ".sig", "sha256-" + strings.Repeat("0a", 32)} {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != http.StatusNotFound {
+			t.Errorf("%s is answered with %d %s, %v", tag, status, body, err)
+		}
+	}
+
+	// Another replica knows what the branch was seen at.
+	r.Stop()
+	sharing := "storage.filesystem.rootdirectory=" + r.storage()
+	other := StartRegistry(t, append(packages(""), sharing)...)
+	of(other, "sleeps.s0", seen, seen)
+	other.Stop()
+
+	anyone := StartRegistry(t, append(packages(`, "tags": ["*"]`), sharing)...)
+	made := of(anyone, "quick", stranger, stranger)
+	anyone.Stop()
+
+	// What was built is the tag of an image, which nobody's code is run for.
+	none := StartRegistry(t, append(packages(`, "tags": []`), sharing)...)
+	if again := of(none, "quick", stranger, stranger); again.Digest != made.Digest {
+		t.Errorf("%s is %s, was %s", stranger, again.Digest, made.Digest)
+	}
+	if status, _, body, err := none.Get(t.Context(), "/v2/sleeps.s1/manifests/"+stranger, v1.MediaTypeImageManifest); err != nil || status != http.StatusForbidden {
+		t.Errorf("another image of %s is answered with %d %s, %v", stranger, status, body, err)
+	}
+	none.refuses(t, "v2", http.StatusForbidden, "DENIED", "packages.tags")
 }
 
 // newLateRepository makes a repository with a set whose package late looks at another file when its evaluation has run for a while, and is another one without.

@@ -52,6 +52,8 @@ type PackagesOptions struct {
 	Git     GitOptions `mapstructure:"git"`
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path string `mapstructure:"path"`
+	// Tags are what clients may choose beside latest: branches, tags and ancestors of a git repository, and globs of the names of branches, tags and channels.
+	Tags []string `mapstructure:"tags"`
 	// NixPath are other sets, by the names that this one can look them up by between angle brackets.
 	NixPath map[string]NixPathOptions `mapstructure:"nixpath"`
 	// Config is the argument of that name of sets that take it, as nixpkgs does: allowUnfree, permittedInsecurePackages, …
@@ -350,6 +352,7 @@ func decodeCompression(_, to reflect.Type, value any) (any, error) {
 // packages is what the options mean to the builder.
 func (o Options) packages() nixbuilder.Packages {
 	packages := o.packagesOf(NixPathOptions{Channel: o.Packages.Channel, Git: o.Packages.Git, Path: o.Packages.Path})
+	packages.Channel.Tags, packages.Git.Tags = o.Packages.Tags, o.Packages.Tags
 	packages.NixPath = make(map[string]nixbuilder.Packages, len(o.Packages.NixPath))
 	for name, other := range o.Packages.NixPath {
 		packages.NixPath[name] = o.packagesOf(other)
@@ -543,6 +546,12 @@ func (o Options) faults() []error {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 
 	faults = append(faults, setFaults("packages", o.packages(), o.Packages.Git)...)
+	switch {
+	case o.Packages.Git.URL != "" || o.Packages.Channel != "":
+		faults = append(faults, prefixed("packages.tags: ", source.Tags(o.Packages.Tags).Check(o.Packages.Git.URL != ""))...)
+	case len(o.Packages.Tags) > 0:
+		fault("packages.tags: says which branches, tags and channels clients may choose, and packages.path has none")
+	}
 	for name, set := range o.Packages.NixPath {
 		key := "packages.nixpath." + name
 		if !nixPathName.MatchString(name) {

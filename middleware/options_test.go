@@ -131,6 +131,9 @@ func TestSetupFaults(t *testing.T) {
 		{name: "no git repository", stanza: "packages: {git: {url: --all, ref: a:b}}", want: []string{options + "packages.git: \"--all\" is not a URL", options + "packages.git: \"a:b\" is not a branch"}},
 		{name: "submodules of nothing", stanza: path[:len(path)-2] + ", git: {submodules: true}}", want: []string{options + "packages.git.url: missing"}},
 		{name: "submodules of a number", stanza: "packages: {git: {url: /srv/x, submodules: 1}}", want: []string{options + "packages.git.submodules: 1 is not true or false"}},
+		{name: "tags that are no globs", stanza: "packages: {git: {url: /srv/x}, tags: [branches, \"[\", \"\"]}", want: []string{options + "packages.tags: \"\" is not a glob", options + "packages.tags: \"[\" is not a glob"}},
+		{name: "tags of git for a channel", stanza: "packages: {channel: nixos-26.05, tags: [branches, \"nixos-*\"]}", want: []string{options + "packages.tags: \"branches\" is about git repositories"}},
+		{name: "tags of a path", stanza: path[:len(path)-2] + ", tags: [\"*\"]}", want: []string{options + "packages.tags: says which branches"}},
 		{name: "what can't be looked up", stanza: path[:len(path)-2] + ", nixpath: {a/b: {path: " + set + "}, none: {}, two: {channel: nixos-26.05, path: /x}, other: {chanel: x}, gone: {path: /nonexistent/x}, git: {git: {ref: main}}}}", want: []string{
 			options + "packages.nixpath.other.chanel: unknown key",
 			options + "packages.nixpath.a/b: is not a name that can be looked up", options + "packages.nixpath.git.git.url: missing",

@@ -32,6 +32,7 @@ const (
 	layersCached   = 50_000
 	imagesCached   = 200
 	variantsCached = 1000
+	seenCached     = 1000
 )
 
 const (
@@ -68,7 +69,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	runner, warnings := proc.New()
 	variants := NewRecords[source.Variant](state, "variants", variantsCached)
 	dir := filepath.Join(options.CacheDir, "sources")
-	packages, err := options.Packages.open(runner, source.NewWatches(), dir, options.settings(), variants.Get)
+	packages, err := options.Packages.open(runner, source.NewWatches(), dir, options.settings(), state, variants.Get)
 	if err != nil {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}
@@ -144,11 +145,14 @@ func (b *Builder) Close() { b.daemons.Close() }
 // Current tells which revision of the package set a tag stands for now, if that can be told at once.
 func (b *Builder) Current(tag string) (revision string, ok bool) { return b.source.Current(tag) }
 
-// Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound if there is none.
+// Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound if there is none, and Denied if clients may not choose it.
 func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	pinned, err := b.source.Pin(ctx, tag)
 	if errors.Is(err, source.ErrUnknownTag) {
 		return pinned, Errorf(NotFound, "tag %q is neither %q nor a revision of the package set", tag, source.Latest)
+	}
+	if refused := (*source.NotAllowedError)(nil); errors.As(err, &refused) {
+		return pinned, Errorf(Denied, "%v", refused)
 	}
 	if pinned.Stale != nil {
 		logrus.WithError(pinned.Stale).Warnf("nix: %s can't be looked up, going on with %s", pinned.Name, pinned.Revision)

@@ -67,29 +67,34 @@ type Options struct {
 	CacheDir string
 }
 
-// Packages is where a package set comes from, the one field of the first three that is not empty, and what it can look up. Directories of fetched sets are the
-// Builder's to choose.
+// Packages is where a package set comes from, the one field of the first three that is not empty, and what it can look up. Directories of fetched sets, and what is
+// remembered of commits, are the Builder's to choose.
 type Packages struct {
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path    string
 	Channel source.ChannelOptions
 	Git     source.GitOptions
-	// NixPath are other sets, by the names that this one can look them up by between angle brackets. They look up nothing themselves.
+	// NixPath are other sets, by the names that this one can look them up by between angle brackets. They look up nothing themselves, and clients choose nothing of theirs.
 	NixPath map[string]Packages
 	// Config is the argument of that name, which the set has to take, as JSON; empty: the set gets an empty one if it takes one.
 	Config string
 }
 
-// open makes the source with all that its results depend on. It keeps what it fetches or copies below dir.
+// open makes the source with all that its results depend on. It keeps what it fetches or copies below dir, and in state, if there is one, what clients may choose.
 func (p Packages) open(
-	runner *proc.Runner, watches *source.Watches, dir string, settings source.Variant, recall source.Recall,
+	runner *proc.Runner, watches *source.Watches, dir string, settings source.Variant, state State, recall source.Recall,
 ) (source.Source, error) {
+	if state != nil {
+		p.Channel.Memory = newSightings(state, "channel", p.Channel.Archives)
+		p.Git.Memory = newSightings(state, "git", p.Git.Name())
+	}
 	set, err := p.openSet(runner, watches, dir)
 	if err != nil {
 		return nil, err
 	}
 	nixPath := make(map[string]source.Source, len(p.NixPath))
 	for name, other := range p.NixPath {
+		other.Channel.Tags, other.Git.Tags = source.Tags{source.AnyTag}, source.Tags{source.AnyTag} // those of records
 		if nixPath[name], err = other.openSet(runner, watches, filepath.Join(dir, "nixpath", name)); err != nil {
 			return nil, fmt.Errorf("packages.nixpath.%s: %w", name, err)
 		}
@@ -160,7 +165,7 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 		return nil, err
 	}
 	unknown := func(context.Context, string) (source.Variant, bool, error) { return nil, false, nil }
-	set, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), options.settings(), unknown)
+	set, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), options.settings(), nil, unknown)
 	if err != nil {
 		return nil, err
 	}

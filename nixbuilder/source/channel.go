@@ -37,6 +37,10 @@ type ChannelOptions struct {
 	Channels string
 	// Archives has a file COMMIT.tar.gz for each commit, whose files are below one directory; empty: DefaultArchives.
 	Archives string
+	// Tags are what clients may choose beside Name: globs of the names of channels; none: nothing else. Memory has what channels that may be chosen stood
+	// at; nil: it is not remembered.
+	Tags   Tags
+	Memory Memory
 	// Dir is where trees are kept; Keep is how many, zero: 4.
 	Dir  string
 	Keep int
@@ -44,7 +48,7 @@ type ChannelOptions struct {
 	Refresh time.Duration
 }
 
-// Channel is nixpkgs as a channel of Nix or NixOS has it. A tag may be another channel or a commit.
+// Channel is nixpkgs as a channel of Nix or NixOS has it. A tag may be another channel or a commit, if that may be chosen.
 type Channel struct {
 	options  ChannelOptions
 	client   *http.Client
@@ -79,6 +83,9 @@ func (o ChannelOptions) Check() error {
 // NewChannel checks the options. Nothing is fetched before the first Pin.
 func NewChannel(options ChannelOptions) (*Channel, error) {
 	if err := options.Check(); err != nil {
+		return nil, err
+	}
+	if err := options.Tags.Check(false); err != nil {
 		return nil, err
 	}
 	options.Channels = strings.TrimRight(cmp.Or(options.Channels, DefaultChannels), "/")
@@ -116,14 +123,38 @@ func (c *Channel) Current(tag string) (revision string, ok bool) {
 	return c.lookups.current(c.name(tag))
 }
 
-// Pin looks the channel up, unless it did so lately, and fetches the commit unless it is there.
+// allow fails unless a channel or commit may be chosen.
+func (c *Channel) allow(ctx context.Context, name string) error {
+	if name == c.options.Name || c.options.Tags.has(AnyTag) {
+		return nil
+	}
+	if !commitTag.MatchString(name) {
+		if c.options.Tags.match(name) {
+			return nil
+		}
+		return notAllowed("channel %s is not one of those that may be chosen (packages.tags)", name)
+	}
+	if last, ok := c.lookups.last(c.options.Name); ok && last == name {
+		return nil
+	}
+	known, err := seen(ctx, c.options.Memory, name)
+	if err == nil && !known {
+		err = notAllowed("commit %s may not be chosen, as no channel that may be was seen there (packages.tags)", name)
+	}
+	return err
+}
+
+// Pin looks the channel up, unless it did so lately, and fetches the commit unless it is there. The error is a *NotAllowedError if the tag may not be chosen.
 func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	name := c.name(tag)
 	pinned := Pinned{Name: "nixpkgs", Revision: name}
+	if !commitTag.MatchString(name) && !channelTag.MatchString(name) {
+		return Pinned{}, ErrUnknownTag
+	}
+	if err := c.allow(ctx, name); err != nil {
+		return Pinned{}, err
+	}
 	if !commitTag.MatchString(name) {
-		if !channelTag.MatchString(name) {
-			return Pinned{}, ErrUnknownTag
-		}
 		pinned.Name = "channel:" + name
 		var err error
 		pinned.Revision, pinned.Stale, err = c.lookups.get(ctx, name, func(ctx context.Context) (string, error) {
@@ -138,6 +169,9 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 		return Pinned{}, err
 	}
 	defer release()
+	if pinned.Revision != name || name == c.options.Name {
+		see(ctx, c.options.Memory, pinned.Revision)
+	}
 	pinned.Commit = pinned.Revision
 	if chosen, ok := c.Current(Latest); tag == Latest || ok && chosen == pinned.Revision {
 		pinned.Origin = "channel " + c.options.Name + " " + c.options.Archives

@@ -30,6 +30,9 @@ type GitOptions struct {
 	Ref string
 	// Submodules has the files of submodules fetched too, theirs included, each at the commit that is recorded for it.
 	Submodules bool
+	// Tags are what clients may choose; nil: the branches, the tags and their history. Memory has what Ref stood at; nil: it is not remembered.
+	Tags   Tags
+	Memory Memory
 	// Dir is where objects and trees are kept; Keep is how many trees, zero: 4.
 	Dir  string
 	Keep int
@@ -37,13 +40,15 @@ type GitOptions struct {
 	Refresh time.Duration
 }
 
-// Git is a package set in a git repository. A tag may be a branch, a tag or a commit, as 40 hexadecimal digits.
+// Git is a package set in a git repository. A tag may be a branch, a tag or a commit, as 40 hexadecimal digits, if it may be chosen.
 type Git struct {
 	options GitOptions
 	name    string // for people: the URL without credentials
 	runner  *proc.Runner
 	silence time.Duration // how long is waited for a server that sends nearly nothing, in seconds
 	lookups *lookups
+	chosen  *lookups // commits, by themselves: that they may be chosen
+	history *history
 	trees   *trees
 
 	fetching sync.Mutex // one fetch into the repository of objects at a time
@@ -77,6 +82,12 @@ func (o GitOptions) Check() error {
 	return err
 }
 
+// Name is the URL for people, without credentials.
+func (o GitOptions) Name() string {
+	name, _ := checkGitURL(o.URL)
+	return name
+}
+
 // NewGit checks the options. Nothing is fetched before the first Pin.
 func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err := options.Check(); err != nil {
@@ -84,6 +95,12 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	}
 	name, err := checkGitURL(options.URL)
 	if err != nil {
+		return nil, err
+	}
+	if options.Tags == nil {
+		options.Tags = defaultGitTags
+	}
+	if err := options.Tags.Check(true); err != nil {
 		return nil, err
 	}
 	options.Keep = cmp.Or(options.Keep, keptRevisions)
@@ -99,9 +116,14 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err != nil {
 		return nil, err
 	}
-	git := &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, trees: kept}
-	git.options.URL, git.password, err = hidePassword(options.URL, options.Dir)
-	return git, err
+	chosen, err := newLookups(filepath.Join(options.Dir, "commits.json"), options.Refresh)
+	if err != nil {
+		return nil, err
+	}
+	g := &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, chosen: chosen, trees: kept}
+	g.history = &history{git: g, dir: filepath.Join(options.Dir, "history"), bytes: historyBytes, turn: make(chan struct{}, 1)}
+	g.options.URL, g.password, err = hidePassword(options.URL, options.Dir)
+	return g, err
 }
 
 // checkGitURL refuses what git would take for an option or run a command for, and returns the URL without credentials.
@@ -136,22 +158,59 @@ func (g *Git) ref(tag string) string {
 	return tag
 }
 
-// Current knows commits, and what the remote was lately asked for.
-func (g *Git) Current(tag string) (revision string, ok bool) {
-	return g.lookups.current(g.ref(tag))
+// Where a remote has what names stand for; of one name, as git has it, tags go first.
+const (
+	tagsPrefix  = "refs/tags/"
+	headsPrefix = "refs/heads/"
+)
+
+// places are where a name that may be chosen is looked for.
+func (g *Git) places(ref string) (prefixes []string) {
+	named := ref == g.options.Ref || g.options.Tags.match(ref)
+	if named || g.options.Tags.has(GitTags) {
+		prefixes = append(prefixes, tagsPrefix)
+	}
+	if named || g.options.Tags.has(Branches) {
+		prefixes = append(prefixes, headsPrefix)
+	}
+	return prefixes
 }
 
-// Pin asks the remote what a branch or tag stands for, unless it did so lately, and fetches the commit unless it is there.
+// lookupOf is what a name that is looked for in places is remembered by. It is another one if it may not stand for all that it could.
+func lookupOf(ref string, places []string) string {
+	if len(places) == 1 {
+		return places[0] + ref
+	}
+	return ref
+}
+
+// Current knows commits, and what the remote was lately asked for.
+func (g *Git) Current(tag string) (revision string, ok bool) {
+	ref := g.ref(tag)
+	return g.lookups.current(lookupOf(ref, g.places(ref)))
+}
+
+// Pin asks the remote what a branch or tag stands for, unless it did so lately, and fetches the commit unless it is there. The error is a *NotAllowedError
+// if the tag may not be chosen.
 func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	ref := g.ref(tag)
 	pinned := Pinned{Name: g.name, Revision: ref}
-	if !commitTag.MatchString(ref) {
+	if commitTag.MatchString(ref) {
+		var err error
+		if pinned.Stale, err = g.allow(ctx, ref); err != nil {
+			return Pinned{}, fmt.Errorf("looking for %s in %s: %w", ref, g.name, err)
+		}
+	} else {
 		if ref != "" && !gitRef.MatchString(ref) {
 			return Pinned{}, ErrUnknownTag
 		}
+		places := g.places(ref)
+		if len(places) == 0 {
+			return Pinned{}, notAllowed("tag %q is not one of those that may be chosen (packages.tags)", ref)
+		}
 		var err error
-		pinned.Revision, pinned.Stale, err = g.lookups.get(ctx, ref, func(ctx context.Context) (string, error) {
-			return g.remote(ctx, ref)
+		pinned.Revision, pinned.Stale, err = g.lookups.get(ctx, lookupOf(ref, places), func(ctx context.Context) (string, error) {
+			return g.remote(ctx, ref, places)
 		})
 		if err != nil {
 			return Pinned{}, fmt.Errorf("looking up %s in %s: %w", cmp.Or(ref, "HEAD"), g.name, err)
@@ -162,6 +221,9 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 		return Pinned{}, err
 	}
 	defer release()
+	if ref == g.options.Ref {
+		see(ctx, g.options.Memory, pinned.Revision)
+	}
 	pinned.Commit = pinned.Revision
 	if chosen, ok := g.Current(Latest); tag == Latest || ok && chosen == pinned.Revision {
 		pinned.Origin = "git " + g.options.Ref + " " + g.options.URL
@@ -172,6 +234,26 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	}
 	pinned.Date, err = g.trees.date(pinned.Revision)
 	return pinned, err
+}
+
+// allow fails unless a commit may be chosen. The remote is asked only if that takes its history; if it can't be, the last answer counts, and stale says why.
+func (g *Git) allow(ctx context.Context, commit string) (stale, err error) {
+	if commit == g.options.Ref || g.options.Tags.has(AnyTag) {
+		return nil, nil
+	}
+	if known, err := seen(ctx, g.options.Memory, commit); known || err != nil {
+		return nil, err
+	}
+	if last, ok := g.lookups.last(g.options.Ref); ok && last == commit {
+		return nil, nil
+	}
+	if !g.options.Tags.has(Ancestors) {
+		return nil, notAllowed("commit %s may not be chosen, as it is none that is or was the latest (packages.tags)", commit)
+	}
+	_, stale, err = g.chosen.get(ctx, commit, func(ctx context.Context) (string, error) {
+		return commit, g.history.leads(ctx, commit)
+	})
+	return stale, err
 }
 
 // Hold checks the commit out again if it is gone. Its objects are kept.
@@ -189,15 +271,15 @@ func (g *Git) hold(ctx context.Context, commit, ref string) (release func(), err
 	return release, nil
 }
 
-// remote asks for the commit of a branch or tag; of one name, as git has it, tags go first. Other refs are not listed: large hosts have one for each
-// change that anybody ever proposed.
-func (g *Git) remote(ctx context.Context, ref string) (string, error) {
+// remote asks for the commit of a branch or tag, in the places where that may be. Other refs are not listed: large hosts have one for each change that anybody
+// ever proposed.
+func (g *Git) remote(ctx context.Context, ref string, places []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	names, kinds := []string{"HEAD"}, []string(nil)
 	if ref != "" {
-		names = []string{"refs/tags/" + ref + "^{}", "refs/tags/" + ref, "refs/heads/" + ref} // ^{} is what an annotated tag is of
-		kinds = []string{"--heads", "--tags"}                                                 // which the server looks at, unlike names
+		names = []string{tagsPrefix + ref + "^{}", tagsPrefix + ref, headsPrefix + ref} // ^{} is what an annotated tag is of
+		kinds = []string{"--heads", "--tags"}                                           // which the server looks at, unlike names
 	}
 	output, err := g.git(ctx, slices.Concat([]string{"ls-remote"}, kinds, []string{"--", g.options.URL}, names)...)
 	if err != nil {
@@ -209,10 +291,16 @@ func (g *Git) remote(ctx context.Context, ref string) (string, error) {
 			commits[name] = commit
 		}
 	}
+	elsewhere := false
 	for _, name := range names {
-		if commit, ok := commits[name]; ok {
+		commit, ok := commits[name]
+		if ok && (ref == "" || slices.ContainsFunc(places, func(prefix string) bool { return strings.HasPrefix(name, prefix) })) {
 			return commit, nil
 		}
+		elsewhere = elsewhere || ok
+	}
+	if elsewhere {
+		return "", notAllowed("%q may not be chosen: packages.tags does not list branches and tags alike", ref)
 	}
 	return "", ErrUnknownTag
 }
@@ -227,7 +315,7 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 	}
 	defer lock.Close()
 	objects := filepath.Join(g.options.Dir, "objects.git")
-	if _, err := g.git(ctx, "init", "--quiet", "--bare", "--", objects); err != nil {
+	if err := g.init(ctx, objects); err != nil {
 		return time.Time{}, err
 	}
 	if err := g.fetch(ctx, objects, commit, ref); err != nil {
@@ -356,7 +444,11 @@ func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	if ref != "" && ref != commit {
 		attempts = append(attempts, []string{"--depth=1", "--", g.options.URL, ref})
 	}
-	attempts = append(attempts, append([]string{"--", g.options.URL}, all...))
+	whole := []string{"--", g.options.URL}
+	if _, err := os.Stat(filepath.Join(objects, "shallow")); err == nil {
+		whole = append([]string{"--unshallow"}, whole...) // else nothing would come of what lies behind commits that were fetched alone
+	}
+	attempts = append(attempts, append(whole, all...))
 	var errs []error
 	for _, attempt := range attempts {
 		_, err := g.gitIn(ctx, objects, "", append([]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no"}, attempt...)...)
@@ -369,6 +461,12 @@ func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 		return ErrUnknownTag // the remote was read, and does not have it
 	}
 	return errors.Join(errs...)
+}
+
+// init makes a bare repository, unless it is there.
+func (g *Git) init(ctx context.Context, repository string) error {
+	_, err := g.git(ctx, "init", "--quiet", "--bare", "--", repository)
+	return err
 }
 
 func (g *Git) gitIn(ctx context.Context, objects, index string, args ...string) ([]byte, error) {
@@ -389,8 +487,13 @@ var gitVariables = []string{
 	"HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy",
 }
 
-// run runs git without questions to anybody, for the protocols that URLs may have, with the user's own credentials.
 func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
+	output, err := g.output(ctx, env, args)
+	return output.Stdout, err
+}
+
+// output runs git without questions to anybody, for the protocols that URLs may have, with the user's own credentials.
+func (g *Git) output(ctx context.Context, env, args []string) (proc.Output, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	inherited := []string{
@@ -411,8 +514,7 @@ func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
 	if g.password != nil {
 		options = append(options, "-c", "credential.helper=") // which would come before it
 	}
-	output, err := g.runner.Run(ctx, proc.Command{Program: "git", Args: append(options, args...), Env: env})
-	return output.Stdout, err
+	return g.runner.Run(ctx, proc.Command{Program: "git", Args: append(options, args...), Env: env})
 }
 
 // batchMode is what keeps ssh from asking on a terminal, and from waiting for a server that is gone, unless git is set up with another ssh.

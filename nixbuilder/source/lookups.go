@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -59,6 +61,14 @@ func (l *lookups) current(name string) (revision string, ok bool) {
 	return last.Revision, ok && time.Since(last.Asked) < l.refresh
 }
 
+// last returns what a name stood for when the remote was last asked.
+func (l *lookups) last(name string) (revision string, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last, ok := l.known[name]
+	return last.Revision, ok
+}
+
 // get returns what a name stands for: what the remote said no longer than refresh before the call. If it can't be asked, that is the last answer that it
 // gave, and stale says why.
 func (l *lookups) get(ctx context.Context, name string, ask func(context.Context) (string, error)) (revision string, stale, err error) {
@@ -79,7 +89,7 @@ func (l *lookups) get(ctx context.Context, name string, ask func(context.Context
 			answer := lookup{revision, asked}
 			return answer, l.keep(name, answer)
 		})
-		if err != nil && ok && !errors.Is(err, ErrUnknownTag) {
+		if err != nil && ok && !errors.Is(err, ErrUnknownTag) && !errors.As(err, new(*NotAllowedError)) {
 			return last.Revision, err, nil
 		}
 		if got := answer.(lookup); err != nil || begun.Sub(got.Asked) < l.refresh {
@@ -88,12 +98,12 @@ func (l *lookups) get(ctx context.Context, name string, ask func(context.Context
 	}
 }
 
-// keep adds an answer and writes all of them, whole or not at all.
+// keep adds an answer, in the place of the oldest if there are very many, and writes all of them, whole or not at all.
 func (l *lookups) keep(name string, answer lookup) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.known[name]; !ok && len(l.known) >= maxLookups {
-		return nil
+		delete(l.known, slices.MinFunc(slices.Collect(maps.Keys(l.known)), func(a, b string) int { return l.known[a].Asked.Compare(l.known[b].Asked) }))
 	}
 	l.known[name] = answer
 	content, err := json.Marshal(l.known)

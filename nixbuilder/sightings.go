@@ -1,0 +1,28 @@
+package nixbuilder
+
+import "context"
+
+// sightings remember the commits at which what the operator has configured was seen: a source.Memory. Clients may choose them by their tags, also when no
+// branch leads to them any more.
+type sightings struct {
+	records  *Records[sighting]
+	kind, of string // the repository, or where archives come from
+}
+
+type sighting struct {
+	Of     string `json:"of"`
+	Commit string `json:"commit"`
+}
+
+func newSightings(state State, kind, of string) sightings {
+	return sightings{NewRecords[sighting](state, "seen", seenCached), kind, of}
+}
+
+func (s sightings) Seen(ctx context.Context, commit string) (bool, error) {
+	_, known, err := s.records.Get(ctx, Key(s.kind, s.of, commit))
+	return known, err
+}
+
+func (s sightings) See(ctx context.Context, commit string) error {
+	return s.records.Put(ctx, Key(s.kind, s.of, commit), sighting{s.of, commit})
+}

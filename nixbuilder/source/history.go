@@ -1,0 +1,209 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/docker/go-units"
+	"golang.org/x/sys/unix"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+)
+
+const (
+	// historyBytes is how much the commits of a repository may take. Those of nixpkgs, without files and directories, are some hundred megabytes.
+	historyBytes = 1 << 30
+	// historyPacks is how many packs of commits there may be before they are fetched anew: each fetch that brings something adds one.
+	historyPacks = 50
+	// watchedEvery is how often it is looked at how much was fetched.
+	watchedEvery = 200 * time.Millisecond
+	// historyAgain is how long a repository whose history is too large is not tried again.
+	historyAgain = time.Hour
+)
+
+// A history tells which commits the branches and tags of a repository lead to. It has a repository of its own, without files where the server can leave them out,
+// and nothing is ever fetched into it but what advertised branches and tags lead to. It is safe for concurrent use, also by several processes.
+type history struct {
+	git   *Git
+	dir   string
+	bytes int64
+
+	turn     chan struct{} // a token for who asks; guards what follows
+	fetched  time.Time
+	tooLarge time.Time // when it was found to be
+}
+
+var errTooMuch = errors.New("it takes too much room")
+
+// leads tells whether a branch or tag leads to a commit. The error is a *NotAllowedError if none does, or if that can't be told.
+func (h *history) leads(ctx context.Context, commit string) error {
+	select {
+	case h.turn <- struct{}{}:
+		defer func() { <-h.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := os.MkdirAll(h.dir, 0o755); err != nil {
+		return err
+	}
+	lock, err := lockTree(h.dir, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	repository := filepath.Join(h.dir, "commits.git")
+	if time.Since(h.fetched) < h.git.options.Refresh {
+		if has, err := h.has(ctx, repository, commit); has || err != nil {
+			return err
+		}
+	}
+	tooLarge := notAllowed(
+		"whether commit %s is in the history of the package repository can't be told, as that takes more than %s: choose a branch or a tag, or have packages.tags list \"*\"",
+		commit, units.BytesSize(float64(h.bytes)),
+	)
+	if time.Since(h.tooLarge) < historyAgain {
+		return tooLarge
+	}
+	if err := h.fetch(ctx, repository); errors.Is(err, errTooMuch) {
+		h.tooLarge = time.Now()
+		return tooLarge
+	} else if err != nil {
+		return err
+	}
+	h.fetched = time.Now()
+	has, err := h.has(ctx, repository, commit)
+	if err == nil && !has {
+		err = notAllowed("commit %s may not be chosen: no branch or tag of the package repository leads to it (packages.tags)", commit)
+	}
+	return err
+}
+
+// fetch gets what is new, once more from the beginning if what is there has become too much.
+func (h *history) fetch(ctx context.Context, repository string) error {
+	packs, err := filepath.Glob(filepath.Join(repository, "objects", "pack", "*.pack"))
+	if err != nil {
+		return err
+	}
+	if len(packs) > historyPacks {
+		removeAll(repository)
+	}
+	_, err = os.Stat(repository)
+	anew := err != nil
+	err = h.fetchInto(ctx, repository)
+	if errors.Is(err, errTooMuch) && !anew {
+		removeAll(repository)
+		err = h.fetchInto(ctx, repository)
+	}
+	if errors.Is(err, errTooMuch) {
+		removeAll(repository)
+	}
+	return err
+}
+
+// fetchInto gets all commits that branches and tags lead to, and forgets branches and tags that are gone.
+func (h *history) fetchInto(ctx context.Context, repository string) error {
+	filter, err := h.filter(ctx)
+	if err != nil {
+		return err
+	}
+	if err := h.git.init(ctx, repository); err != nil {
+		return err
+	}
+	// Git notes that what is missing can be fetched from where the rest came from, and would do so for each commit that it is asked about.
+	config := filepath.Join(repository, "config")
+	plain, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.WriteFile(config, plain, 0o644) }()
+	return withinBytes(ctx, repository, h.bytes, func(ctx context.Context) error {
+		_, err := h.git.gitIn(ctx, repository, "", slices.Concat(
+			[]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--prune"}, filter,
+			[]string{"--", h.git.options.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"},
+		)...)
+		return err
+	})
+}
+
+// withFilters is what a server that can leave out files says of itself, in both versions of the protocol.
+var withFilters = regexp.MustCompile(`(?m)packet: .*< (?:fetch=|[0-9a-f]{40} ).*[= ]filter(?: |$)`)
+
+// filter is the option that has the server send commits alone, none where it can't. It must not be asked for in vain: of a server of plain files, git 2.39 fetches each
+// missing object with a process that misses another, without end.
+func (h *history) filter(ctx context.Context) ([]string, error) {
+	output, err := h.git.output(ctx, []string{"GIT_TRACE_PACKET=1"}, []string{"ls-remote", "--heads", "--", h.git.options.URL, "HEAD"}) // which lists nothing
+	if !withFilters.Match(output.Stderr) {
+		return nil, err
+	}
+	return []string{"--filter=tree:0"}, err
+}
+
+// has tells whether one of the branches and tags that were fetched leads to a commit.
+func (h *history) has(ctx context.Context, repository, commit string) (bool, error) {
+	if _, err := h.git.gitIn(ctx, repository, "", "cat-file", "-e", commit); err != nil {
+		if failure := (*proc.Error)(nil); errors.As(err, &failure) && failure.Exit == 1 {
+			return false, nil // it is nowhere
+		}
+		return false, err
+	}
+	output, err := h.git.gitIn(ctx, repository, "", "rev-list", "--max-count=1", commit, "--not", "--all")
+	if err != nil && ctx.Err() == nil {
+		removeAll(repository) // it is damaged
+	}
+	return err == nil && len(output) == 0, err
+}
+
+// withinBytes does something that fills a directory, and ends it when that takes more than so many bytes. The error is errTooMuch then.
+func withinBytes(ctx context.Context, dir string, bytes int64, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(watchedEvery):
+				if diskUsage(dir) > bytes {
+					cancel(errTooMuch)
+					return
+				}
+			}
+		}
+	}()
+	err := do(ctx)
+	close(done)
+	if err == nil && diskUsage(dir) > bytes {
+		err = errTooMuch // it was fast
+	}
+	return err
+}
+
+// diskUsage is how many bytes the files below a directory take, each once.
+func diskUsage(dir string) (total int64) {
+	seen := make(map[uint64]bool) // inodes with several names
+	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // it has just been removed
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return nil //nolint:nilerr // likewise
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && (entry.IsDir() || stat.Nlink == 1 || !seen[stat.Ino]) {
+			total += stat.Blocks * 512
+			if !entry.IsDir() && stat.Nlink > 1 {
+				seen[stat.Ino] = true
+			}
+		}
+		return nil
+	})
+	return total
+}

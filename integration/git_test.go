@@ -387,6 +387,50 @@ func TestGitSubmodules(t *testing.T) {
 	}
 }
 
+// TestGitLFS serves a set whose large files are in git LFS, on a machine where that is set up for all users. Packages that don't need them are as any other; those that
+// do are told why they fail.
+func TestGitLFS(t *testing.T) {
+	t.Parallel()
+	packages := newRepository(t)
+	pointer := "version https://git-lfs.github.com/spec/v1\noid sha256:" + strings.Repeat("0", 64) + "\nsize 5\n"
+	for name, content := range map[string]string{
+		"set.nix": Read(t, filepath.Join(packages.dir, "default.nix")),
+		"default.nix": `args: let fresh = import ./set.nix args; in fresh // {
+			evaluates = import ./evaluated.nix;
+			builds = derivation {
+				name = "builds";
+				inherit (fresh.quick) system builder;
+				args = [ "sh" "-euc" "$b grep -q content ${./built.bin} || { echo ${./built.bin} is no archive; exit 1; }" ];
+				b = fresh.quick.builder;
+			};
+		}`,
+		".git/info/attributes": "* -filter\n", // whoever committed had LFS
+		".gitattributes":       "evaluated.nix filter=lfs\n*.bin filter=lfs\n",
+		"evaluated.nix":        pointer,
+		"built.bin":            pointer,
+	} {
+		Write(t, filepath.Join(packages.dir, name), content)
+	}
+	one := packages.commit("one")
+	config := filepath.Join(Dir(t), "config")
+	Write(t, config, "[filter \"lfs\"]\n\tprocess = /nonexistent/git-lfs filter-process\n\tsmudge = /nonexistent/git-lfs smudge\n\trequired = true\n")
+	registry := NewRegistry(t, gitSettings("file://"+packages.dir)...)
+	registry.Env = []string{"GIT_CONFIG_SYSTEM=" + config}
+	registry.Start()
+	if image := registry.PullTag(t, "quick", "latest"); image.Annotations[v1.AnnotationRevision] != one {
+		t.Errorf("the image is of %v", image.Annotations)
+	}
+	for name, file := range map[string]string{"evaluates": "evaluated.nix", "builds": "built.bin"} {
+		status, _, body, err := registry.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
+		if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), file+" is in git LFS, which is not fetched") {
+			t.Errorf("%s is answered with %d %s, %v", name, status, body, err)
+		}
+	}
+	if log := registry.Log(); !strings.Contains(log, "2 files of file://"+packages.dir+" at "+one+" are in git LFS") {
+		t.Error("the log does not say that files are in git LFS")
+	}
+}
+
 // TestFlake serves packages of a flake in git, whose packages come from an input that is beside it and one that is fetched.
 func TestFlake(t *testing.T) {
 	t.Parallel()

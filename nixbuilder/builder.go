@@ -255,6 +255,9 @@ func (b *Builder) buildFor(ctx context.Context, o order) (Manifest, error) {
 		logrus.WithError(err).Warnf("nix: giving up on %s", o.request)
 		return Manifest{}, tooLong(b.options.BuildTotal)
 	}
+	if refused := (*Error)(nil); errors.As(err, &refused) {
+		err = Errorf(refused.Kind, "%s%s", refused.Message, hint(o.pinned, refused.Message))
+	}
 	return manifest, err
 }
 

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -252,11 +254,19 @@ func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
 	return Errorf(kind, "%v%s", fault, hint(pinned, fault.Message))
 }
 
-// hint is what to do about a failure for want of a submodule's files, empty for other failures.
+// continues is what follows the beginning of a longer file name.
+var continues = regexp.MustCompile(`^[A-Za-z0-9_+-]|^\.[A-Za-z0-9]`)
+
+// hint is what to know about a failure for want of a submodule's files, or of the content of a file that is in git LFS; empty for other failures.
 func hint(pinned source.Pinned, message string) string {
-	for _, path := range pinned.Absent {
-		if strings.Contains(message, "/"+path+"/") || strings.Contains(message, "/"+path+"'") {
-			return fmt.Sprintf(" (%s is a git submodule, and packages.git.submodules is not true)", path)
+	for _, file := range pinned.Pointers {
+		if i := strings.Index(message, filepath.Base(file)); i >= 0 && !continues.MatchString(message[i+len(filepath.Base(file)):]) {
+			return fmt.Sprintf(" (%s is in git LFS, which is not fetched: the package set has its pointer in the place of the content)", file)
+		}
+	}
+	for _, submodule := range pinned.Absent {
+		if strings.Contains(message, "/"+submodule+"/") || strings.Contains(message, "/"+submodule+"'") {
+			return fmt.Sprintf(" (%s is a git submodule, and packages.git.submodules is not true)", submodule)
 		}
 	}
 	return ""

@@ -3,6 +3,7 @@ package nixbuilder
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
@@ -116,5 +117,20 @@ func TestDenied(t *testing.T) {
 				t.Errorf("denied = %v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+func TestHint(t *testing.T) {
+	pinned := source.Pinned{Absent: []string{"modules/lib"}, Pointers: []string{"assets/data.bin", "LICENSE"}}
+	for message, want := range map[string]string{
+		"getting status of 'packages/modules/lib/default.nix': No such file": "modules/lib is a git submodule",
+		"syntax error at packages/assets/data.bin:1:1":                       "assets/data.bin is in git LFS",
+		"its last lines: gzip: /nix/store/hash-data.bin: not in gzip format": "assets/data.bin is in git LFS",
+		"its last lines: data.bin.gz, data.bins and data.bin-1 are missing":  "",
+		"no such file": "",
+	} {
+		if got := hint(pinned, message); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("the hint for %q is %q, want %q", message, got, want)
+		}
 	}
 }

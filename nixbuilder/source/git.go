@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
@@ -229,7 +230,10 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 		pinned.Origin = "git " + g.options.Ref + " " + g.options.URL
 	}
 	pinned.Path = g.trees.path(pinned.Revision)
-	if pinned.Absent, err = g.trees.absent(pinned.Revision); err != nil {
+	if pinned.Absent, err = g.trees.paths(pinned.Revision, absentName); err != nil {
+		return Pinned{}, err
+	}
+	if pinned.Pointers, err = g.trees.paths(pinned.Revision, pointersName); err != nil {
 		return Pinned{}, err
 	}
 	pinned.Date, err = g.trees.date(pinned.Revision)
@@ -305,7 +309,8 @@ func (g *Git) remote(ctx context.Context, ref string, places []string) (string, 
 	return "", ErrUnknownTag
 }
 
-// checkOut writes the files of a commit into dir, and returns its date. Neither hooks nor the repository's own configuration are used.
+// checkOut writes the files of a commit into dir as they were committed, and returns its date. Neither hooks nor the repository's own configuration are used, and what
+// git is set up with on this machine does not change files.
 func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time, error) {
 	g.fetching.Lock()
 	defer g.fetching.Unlock()
@@ -333,15 +338,23 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 	if err != nil {
 		return time.Time{}, err
 	}
-	switch {
-	case len(submodules) == 0:
-	case g.options.Submodules:
+	if len(submodules) > 0 && g.options.Submodules {
 		err = g.checkOutSubmodules(ctx, objects, index, dir)
-	default:
-		err = writeAbsent(dir, submodules)
+	} else {
+		err = writePaths(dir, absentName, submodules)
 	}
 	if err != nil {
 		return time.Time{}, err
+	}
+	pointers, err := pointers(dir)
+	if err == nil {
+		err = writePaths(dir, pointersName, pointers)
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	if len(pointers) > 0 {
+		logrus.Warnf("nix: %d files of %s at %s are in git LFS, such as %s: packages get what git has, which is not the content", len(pointers), g.name, commit, pointers[0])
 	}
 	output, err := g.gitIn(ctx, objects, index, "log", "-1", "--format=%ct", commit, "--")
 	if err != nil {
@@ -387,7 +400,7 @@ func (g *Git) checkOutSubmodules(ctx context.Context, objects, index, dir string
 }
 
 func (g *Git) updateSubmodules(ctx context.Context, objects, index, repository, dir string, depth []string) error {
-	if _, err := g.git(ctx, "init", "--quiet", "--bare", "--template=", "--", repository); err != nil {
+	if err := g.init(ctx, repository); err != nil {
 		return err
 	}
 	alternates := filepath.Join(repository, "objects", "info", "alternates")
@@ -463,11 +476,28 @@ func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	return errors.Join(errs...)
 }
 
+// What new repositories begin with, submodules' too, lest files be changed when they are checked out. These attributes count above those of files.
+const (
+	asCommitted = "* -filter -text -eol -ident -working-tree-encoding\n"
+	plainConfig = "[core]\n\tsymlinks = true\n\tsparseCheckout = false\n"
+)
+
 // init makes a bare repository, unless it is there.
 func (g *Git) init(ctx context.Context, repository string) error {
+	info := filepath.Join(g.template(), "info")
+	if err := os.MkdirAll(info, 0o755); err != nil {
+		return err
+	}
+	for name, content := range map[string]string{filepath.Join(info, "attributes"): asCommitted, filepath.Join(g.template(), "config"): plainConfig} {
+		if err := writeFile(name, []byte(content)); err != nil {
+			return err
+		}
+	}
 	_, err := g.git(ctx, "init", "--quiet", "--bare", "--", repository)
 	return err
 }
+
+func (g *Git) template() string { return filepath.Join(g.options.Dir, "template") }
 
 func (g *Git) gitIn(ctx context.Context, objects, index string, args ...string) ([]byte, error) {
 	env := []string{"GIT_DIR=" + objects}
@@ -498,7 +528,7 @@ func (g *Git) output(ctx context.Context, env, args []string) (proc.Output, erro
 	defer cancel()
 	inherited := []string{
 		"LC_ALL=C", "GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=false", "SSH_ASKPASS=false", "SSH_ASKPASS_REQUIRE=force",
-		"GIT_ALLOW_PROTOCOL=" + remoteProtocols + ":file",
+		"GIT_ALLOW_PROTOCOL=" + remoteProtocols + ":file", "GIT_TEMPLATE_DIR=" + g.template(),
 	}
 	for _, name := range gitVariables {
 		if value := os.Getenv(name); value != "" {
@@ -508,7 +538,7 @@ func (g *Git) output(ctx context.Context, env, args []string) (proc.Output, erro
 	g.setUpSSH.Do(func() { g.ssh = g.batchMode(ctx, inherited) })
 	env = slices.Concat(inherited, g.ssh, g.password, env)
 	options := []string{
-		"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0",
+		"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0", "-c", "core.symlinks=true", "-c", "core.sparseCheckout=false",
 		"-c", "http.lowSpeedLimit=1000", "-c", fmt.Sprintf("http.lowSpeedTime=%.0f", g.silence.Seconds()),
 	}
 	if g.password != nil {

@@ -508,6 +508,87 @@ func submodules(t *testing.T, url func(inner, repository string) string) (outer,
 	return outer, middle, inner, commit
 }
 
+// TestGitFilesAsCommitted sets git up as machines are for people who edit files, and as CI images are that have git LFS. The same commit has the same files all the same.
+func TestGitFilesAsCommitted(t *testing.T) {
+	outer, middle, inner, _ := submodules(t, func(submodule, _ string) string { return submodule })
+	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nsize 12345\n"
+	for _, r := range []remote{inner, middle, outer} {
+		for name, content := range map[string]string{
+			".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n*.id ident\n*.enc working-tree-encoding=UTF-16\n*.eol text eol=crlf\n*.old crlf\n*.auto text=auto\n",
+			"data.bin":       pointer, "not.bin": "content\n", "text": "a\nb\n", "x.id": "$Id$\n", "x.enc": "text\n", "x.eol": "a\nb\n", "x.old": "a\n", "x.auto": "a\n",
+		} {
+			write(t, filepath.Join(r.dir, name), content)
+		}
+		if err := os.Symlink("text", filepath.Join(r.dir, "link")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Join(r.dir, ".git/info"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(r.dir, ".git/info/attributes"), "* -filter -text -eol -ident -working-tree-encoding\n") // blobs are what is written here
+		r.git("add", ".")
+		if r != inner {
+			r.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "foreach", "git fetch --quiet --recurse-submodules=no && git checkout --quiet --force origin/main")
+			r.git("add", ".")
+		}
+		r.git("commit", "--quiet", "-m", "all kinds")
+	}
+	files := func(dir string) (content []string) {
+		err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			text := "a link"
+			if entry.Type().IsRegular() {
+				text = read(t, path)
+			}
+			content = append(content, fmt.Sprintf("%s %v %q", strings.TrimPrefix(path, dir), entry.Type(), text))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return content
+	}
+	attributes := filepath.Join(t.TempDir(), "attributes")
+	write(t, attributes, "* text eol=crlf ident filter=loud\n")
+	var want []string
+	for _, test := range []struct{ name, config string }{
+		{"nothing", ""},
+		{"ends of lines", "[core]\n\tautocrlf = true\n\teol = crlf\n"},
+		{"attributes", "[core]\n\tattributesFile = " + attributes + "\n[filter \"loud\"]\n\tsmudge = tr a-z A-Z\n"},
+		{"no links, and a part alone", "[core]\n\tsymlinks = false\n\tsparseCheckout = true\n"},
+		{"LFS", "[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n\tsmudge = git-lfs smudge -- %f\n\tprocess = false\n\trequired = true\n"},
+		{"a template", "[init]\n\ttemplateDir = /nonexistent\n"},
+	} {
+		for _, level := range []string{"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"} {
+			t.Run(test.name+" in "+level, func(t *testing.T) {
+				config := filepath.Join(t.TempDir(), "config")
+				write(t, config, test.config)
+				t.Setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+				t.Setenv(level, config)
+				got, err := newGit(t, GitOptions{URL: outer.dir, Submodules: true}).Pin(t.Context(), Latest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if found := files(got.Path); want == nil {
+					want = found
+				} else if !slices.Equal(found, want) {
+					t.Errorf("the files are\n%s\nwant\n%s", strings.Join(found, "\n"), strings.Join(want, "\n"))
+				}
+				if want := []string{"data.bin", "middle/data.bin", "middle/deep/inner/data.bin"}; !slices.Equal(got.Pointers, want) {
+					t.Errorf("pointers are %q, want %q", got.Pointers, want)
+				}
+			})
+		}
+	}
+	for _, file := range []string{`/middle/deep/inner/x.id ---------- "$Id$\n"`, `/x.enc ---------- "text\n"`, `/x.eol ---------- "a\nb\n"`, `/link L--------- "a link"`} {
+		if !slices.Contains(want, file) {
+			t.Errorf("the files are %q, want %s among them", want, file)
+		}
+	}
+}
+
 func TestGitSubmodules(t *testing.T) {
 	absolute := func(submodule, _ string) string { return submodule }
 	relative := func(submodule, repository string) string {

@@ -28,6 +28,8 @@ type Pinned struct {
 	Origin string
 	// Absent are paths of submodules that the source was not asked to fetch.
 	Absent []string
+	// Pointers are paths of files whose content is in git LFS, which is not fetched: they hold what git has, the name of the content.
+	Pointers []string
 	// Date is when the revision was made, by its own account; zero where it has none.
 	Date time.Time
 	// Stale is why the source could not be asked, when the revision is the one that it last had; nil otherwise.

@@ -31,9 +31,11 @@ func newTrees(dir string, keep int) (*trees, error) {
 const (
 	treeName = "tree"
 	dateName = "date" // a file with the revision's date, if it has one
-	// a file with the paths that are not in the tree though they belong there, each with a zero byte behind it; there are seldom any
-	absentName = "absent"
-	lockName   = "lock" // an empty file: whoever uses the tree has a shared lock on it (flock), whoever removes it an exclusive one
+	// files with paths, each with a zero byte behind it: of what is not in the tree though it belongs there, and of what stands for content that is elsewhere. There
+	// are seldom any.
+	absentName   = "absent"
+	pointersName = "pointers"
+	lockName     = "lock" // an empty file: whoever uses the tree has a shared lock on it (flock), whoever removes it an exclusive one
 )
 
 // path is where the tree of a revision is, or would be.
@@ -51,9 +53,9 @@ func (t *trees) date(revision string) (date time.Time, err error) {
 	return date, err
 }
 
-// absent are the paths of what belongs into the tree of a revision but is not there.
-func (t *trees) absent(revision string) ([]string, error) {
-	text, err := os.ReadFile(filepath.Join(t.dir, revision, absentName))
+// paths are those that a file of a revision's directory has.
+func (t *trees) paths(revision, name string) ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(t.dir, revision, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -63,9 +65,12 @@ func (t *trees) absent(revision string) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00"), nil
 }
 
-// writeAbsent says of the tree in dir, while it is filled, what it lacks.
-func writeAbsent(dir string, paths []string) error {
-	return os.WriteFile(filepath.Join(filepath.Dir(dir), absentName), []byte(strings.Join(paths, "\x00")+"\x00"), 0o644)
+// writePaths notes paths of the tree in dir, while it is filled. There may be none.
+func writePaths(dir, name string, paths []string) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	return os.WriteFile(filepath.Join(filepath.Dir(dir), name), []byte(strings.Join(paths, "\x00")+"\x00"), 0o644)
 }
 
 // have tells whether there is a tree of a revision, and keeps it for a while if so: the time of the lock is when it was asked for last.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	limit "golang.org/x/time/rate"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
@@ -73,26 +74,20 @@ const newMemory = 10 * time.Minute
 
 // A rate bounds how many images that are not stored clients ask for, each by itself: so many in an hour, which may come at once. It is safe for concurrent use.
 type rate struct {
-	perHour float64
+	perHour int
 
 	mu    sync.Mutex
-	left  *lru.Cache[string, allowance] // by client; without one, all of it is left
-	asked *lru.Cache[string, time.Time] // by client and image
-}
-
-// An allowance is how many images a client may ask for, as of a time.
-type allowance struct {
-	left float64
-	at   time.Time
+	left  *lru.Cache[string, *limit.Limiter] // by client
+	asked *lru.Cache[string, time.Time]      // by client and image
 }
 
 func newRate(perHour int) (*rate, error) {
-	left, err := lru.New[string, allowance](clientsKept)
+	left, err := lru.New[string, *limit.Limiter](clientsKept)
 	if err != nil {
 		return nil, err
 	}
 	asked, err := lru.New[string, time.Time](newKept)
-	return &rate{perHour: float64(perHour), left: left, asked: asked}, err
+	return &rate{perHour: perHour, left: left, asked: asked}, err
 }
 
 // ask counts an image that is not stored, once for each client that asks for it. The error is of kind Busy and says how long to wait.
@@ -103,19 +98,17 @@ func (r *rate) ask(client, image string, now time.Time) error {
 	if before, again := r.asked.Get(key); again && now.Sub(before) < newMemory {
 		return nil
 	}
-	have, ok := r.left.Get(client)
+	limiter, ok := r.left.Get(client)
 	if !ok {
-		have = allowance{r.perHour, now}
+		limiter = limit.NewLimiter(limit.Limit(float64(r.perHour)/time.Hour.Seconds()), r.perHour)
+		r.left.Add(client, limiter)
 	}
-	have.left = min(r.perHour, have.left+r.perHour*now.Sub(have.at).Hours())
-	have.at = now
-	if have.left < 1 {
-		after := time.Duration((1 - have.left) / r.perHour * float64(time.Hour))
+	reserved := limiter.ReserveN(now, 1)
+	if after := reserved.DelayFrom(now); after > 0 {
+		reserved.CancelAt(now)
 		return busyFor{after.Truncate(time.Second) + time.Second, nixbuilder.Errorf(nixbuilder.Busy,
-			"you have asked for as many images that were not there yet as one client may in an hour, %.0f (build.newperhour): try again later", r.perHour)}
+			"you have asked for as many images that were not there yet as one client may in an hour, %d (build.newperhour): try again later", r.perHour)}
 	}
-	have.left--
-	r.left.Add(client, have)
 	r.asked.Add(key, now)
 	return nil
 }

@@ -4,13 +4,14 @@ import (
 	"context"
 
 	"github.com/distribution/distribution/v3"
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// What is kept of manifests in memory: this many, and none that is larger in bytes. One of 94 layers is 20 KB, and as much again when parsed.
+// What is kept of manifests in memory, in bytes, and none that is larger. One of 94 layers is 20 KB, and as much again when parsed.
 const (
-	manifestsKept    = 256
+	manifestsKept    = 10 << 20
 	keptManifestSize = 64 << 10
 )
 
@@ -18,7 +19,7 @@ const (
 // wait for each other once a tag is looked up, and the registry the parsing. It is safe for concurrent use, as manifests are not changed.
 type keptManifests struct {
 	distribution.ManifestService
-	kept *lru.Cache[digest.Digest, distribution.Manifest]
+	kept *weighted.Cache[digest.Digest, distribution.Manifest]
 }
 
 // Get implements distribution.ManifestService.
@@ -33,7 +34,7 @@ func (m keptManifests) Get(ctx context.Context, dgst digest.Digest, options ...d
 		return nil, err
 	}
 	if _, payload, err := manifest.Payload(); err == nil && len(payload) <= keptManifestSize {
-		m.kept.Add(dgst, manifest)
+		m.kept.Add(dgst, manifest, 2*len(payload))
 	}
 	return manifest, nil
 }

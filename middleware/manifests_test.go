@@ -10,9 +10,10 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 	"github.com/distribution/reference"
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 // Manifests are answered from memory only while the repository has them, and large ones never.
@@ -49,10 +50,7 @@ func TestKeptManifests(t *testing.T) {
 		}
 		return dgst
 	}
-	memory, err := lru.New[digest.Digest, distribution.Manifest](manifestsKept)
-	if err != nil {
-		t.Fatal(err)
-	}
+	memory := weighted.New[digest.Digest, distribution.Manifest](manifestsKept)
 	one, other := keptManifests{open("one"), memory}, keptManifests{open("other"), memory}
 	small, large := put(one, "small"), put(one, strings.Repeat("large", keptManifestSize/5))
 	for range 2 {

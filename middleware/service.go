@@ -22,6 +22,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 // name is what the middleware is called in config.yml.
@@ -30,8 +31,8 @@ const name = "nix"
 // serviceKey is where Setup leaves the Service in the options that the registry hands to the middleware. No YAML key can be it.
 const serviceKey = "\x00service"
 
-// builtCached is how many records of built tags are kept in memory: some 200 bytes each.
-const builtCached = 10_000
+// builtCached is how much of the records of built tags is kept in memory, in bytes: some 400 each.
+const builtCached = 4 << 20
 
 // A Service is what answers the pulls of one registry. It is safe for concurrent use.
 type Service struct {
@@ -52,8 +53,8 @@ type Service struct {
 	held      chan struct{}
 	links     *links
 	built     *nixbuilder.Records[built]
-	manifests *lru.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
-	lately    *lru.Cache[string, names.Request]                // what was pulled last of the set as it was then
+	manifests *weighted.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
+	lately    *lru.Cache[string, names.Request]                     // what was pulled last of the set as it was then
 	jobs      *jobs
 	rate      *rate
 	announcer announcer
@@ -172,9 +173,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	s.links = newLinks(records, namespace)
 	s.built = nixbuilder.NewRecords[built](records, "tags", builtCached)
 	if len(s.config.Notifications.Endpoints) == 0 {
-		if s.manifests, err = lru.New[digest.Digest, distribution.Manifest](manifestsKept); err != nil {
-			return err
-		}
+		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestsKept)
 	}
 	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
 	if s.rate, err = newRate(s.options.Build.NewPerHour); err != nil {

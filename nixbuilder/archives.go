@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/klauspost/compress/zstd"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +18,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 const (
@@ -26,8 +26,8 @@ const (
 	listingFormat = "1"
 	// maxListingBytes is how large the listing of a store path may be. One file in it takes about 20 bytes.
 	maxListingBytes = 32 << 20
-	// listingsCached are in memory because they were read from the State; a listing is mostly 1 or 2 KB, compressed.
-	listingsCached = 200
+	// listingsCached is how much of listings is in memory because they were read from the State, in bytes; one is mostly 1 or 2 KB, compressed.
+	listingsCached = 1 << 20
 	// freshBytes is how much of listings, compressed, is in memory because they came by.
 	freshBytes = 64 << 20
 )
@@ -38,19 +38,12 @@ type listings struct {
 	records *Records[[]byte]
 	encoder *zstd.Encoder
 	decoder *zstd.Decoder
-
-	mu    sync.Mutex
-	fresh *simplelru.LRU[store.Path, []byte]
-	bytes int // of fresh
-	most  int // bytes of fresh
+	fresh   *weighted.Cache[store.Path, []byte]
 }
 
 func newListings(state State) (*listings, error) {
-	l := &listings{records: NewRecords[[]byte](state, "listings", listingsCached), most: freshBytes}
+	l := &listings{records: NewRecords[[]byte](state, "listings", listingsCached), fresh: weighted.New[store.Path, []byte](freshBytes)}
 	var err error
-	if l.fresh, err = simplelru.NewLRU(1<<20, func(_ store.Path, listing []byte) { l.bytes -= len(listing) }); err != nil {
-		return nil, err
-	}
 	if l.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
 		return nil, err
 	}
@@ -63,21 +56,12 @@ func listingKey(p store.Path) string { return Key("listing", listingFormat, stri
 // add keeps a listing in memory, as long as there is room.
 func (l *listings) add(p store.Path, listing []byte) {
 	compressed := l.encoder.EncodeAll(listing, nil)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.fresh.Remove(p)
-	l.fresh.Add(p, compressed)
-	l.bytes += len(compressed)
-	for l.bytes > l.most {
-		l.fresh.RemoveOldest()
-	}
+	l.fresh.Add(p, compressed, len(compressed))
 }
 
 // get returns nil if the listing is not known.
 func (l *listings) get(ctx context.Context, p store.Path) (*nar.Listing, error) {
-	l.mu.Lock()
 	compressed, ok := l.fresh.Get(p)
-	l.mu.Unlock()
 	if !ok {
 		var err error
 		if compressed, ok, err = l.records.Get(ctx, listingKey(p)); err != nil || !ok {
@@ -94,9 +78,7 @@ func (l *listings) get(ctx context.Context, p store.Path) (*nar.Listing, error) 
 // keep writes a listing that is only in memory into the State.
 func (l *listings) keep(ctx context.Context, p store.Path) error {
 	key := listingKey(p)
-	l.mu.Lock()
-	compressed, ok := l.fresh.Peek(p)
-	l.mu.Unlock()
+	compressed, ok := l.fresh.Get(p)
 	if !ok || l.records.Cached(key) {
 		return nil
 	}

@@ -130,8 +130,6 @@ const (
 	baseC = "aj2q88glyrgps19f9gidl6xyb2arnfvc-c"
 )
 
-var listed = []store.Path{store.Dir + "/" + baseA, store.Dir + "/" + baseB, store.Dir + "/" + baseC}
-
 // manyLinks is a store whose first path leads everywhere.
 func manyLinks() map[string]string {
 	return map[string]string{
@@ -218,25 +216,5 @@ func TestListingsAreKept(t *testing.T) {
 	}
 	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, newMemory()))); !errors.As(err, new(*binarycache.MissingError)) {
 		t.Errorf("with nothing known: %v", err)
-	}
-}
-
-// Listings in memory are bounded: the oldest go.
-func TestFreshListingsAreBounded(t *testing.T) {
-	l := newTestListings(t, newMemory())
-	l.most = 40
-	for _, p := range []store.Path{listed[0], listed[1], listed[0], listed[2], listed[2]} {
-		l.add(p, []byte("d\x00\x00\x00")) // 17 bytes, compressed
-		if l.bytes > l.most || l.bytes != 17*l.fresh.Len() {
-			t.Fatalf("%d listings count as %d bytes", l.fresh.Len(), l.bytes)
-		}
-	}
-	if l.fresh.Contains(listed[1]) || !l.fresh.Contains(listed[0]) || !l.fresh.Contains(listed[2]) {
-		t.Errorf("kept are %v", l.fresh.Keys())
-	}
-	l.most = 5
-	l.add(listed[1], []byte("d\x00\x00\x00"))
-	if l.fresh.Len() != 0 || l.bytes != 0 {
-		t.Errorf("kept are %v, of %d bytes", l.fresh.Keys(), l.bytes)
 	}
 }

@@ -26,13 +26,14 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// What is kept in memory, in entries. A package is about 1 KB, a layer 200 bytes, an image's layers up to 50 KB.
+// What is kept of records in memory, in bytes. A package is about 1 KB, a layer 400 bytes, an image's layers mostly 50 KB.
 const (
-	packagesCached = 10_000
-	layersCached   = 50_000
-	imagesCached   = 200
-	variantsCached = 1000
-	seenCached     = 1000
+	packagesCached = 16 << 20
+	layersCached   = 20 << 20
+	imagesCached   = 10 << 20
+	variantsCached = 1 << 20
+	seenCached     = 1 << 20
+	floatingCached = 4 << 20
 )
 
 const (
@@ -109,7 +110,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
 		closures:  newClosures(),
-		floating:  NewRecords[store.Path](state, "floating", packagesCached),
+		floating:  NewRecords[store.Path](state, "floating", floatingCached),
 		files:     rootfs.NewStoreFiles(""),
 	}
 	if options.Storeless {

@@ -7,17 +7,16 @@ import (
 	"slices"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// How many outputs of packages are kept in memory with their closures, 48 bytes for each path in them, and how many paths with what they refer to, of
-// some 500 bytes.
+// How much is kept in memory of closures of packages' outputs, and of paths with what they refer to, in bytes. A path is some 500; closures share theirs, but
+// each counts all of them, as it is the last one that may have them.
 const (
-	closuresKept = 500
-	pathsKept    = 20_000
+	closuresKept = 64 << 20
+	pathsKept    = 12 << 20
 )
 
 // settled is how old a registration must be to be told from another one, as Nix counts seconds.
@@ -26,8 +25,8 @@ const settled = 2 * time.Second
 // closures remembers what outputs of packages refer to, for as long as they stay registered in the Nix store. To ask the store for each path takes a
 // quarter of the time that an image takes whose layers are all there. It is safe for concurrent use.
 type closures struct {
-	roots *lru.Cache[store.Path, rootClosure]
-	paths *lru.Cache[store.Path, store.PathInfo] // whose texts closures share
+	roots *weighted.Cache[store.Path, rootClosure]
+	paths *weighted.Cache[store.Path, store.PathInfo] // whose texts closures share
 }
 
 // A rootClosure is what was found while a path had a registration.
@@ -43,15 +42,19 @@ type registrations interface {
 }
 
 func newClosures() *closures {
-	roots, err := lru.New[store.Path, rootClosure](closuresKept)
-	if err != nil {
-		panic(err) // only a constant below 1
+	return &closures{roots: weighted.New[store.Path, rootClosure](closuresKept), paths: weighted.New[store.Path, store.PathInfo](pathsKept)}
+}
+
+// weight is how many bytes paths take in memory, with what they refer to.
+func weight(infos ...store.PathInfo) (bytes int) {
+	const info, path = 48, 16 // their fields
+	for _, i := range infos {
+		bytes += info + len(i.Path)
+		for _, reference := range i.References {
+			bytes += path + len(reference)
+		}
 	}
-	paths, err := lru.New[store.Path, store.PathInfo](pathsKept)
-	if err != nil {
-		panic(err)
-	}
-	return &closures{roots: roots, paths: paths}
+	return bytes
 }
 
 // of returns roots with all that they refer to, sorted by path. The caller keeps roots from being collected. It fails with a *daemon.Error if one of
@@ -96,13 +99,14 @@ func (c *closures) ask(ctx context.Context, conn registrations, roots []daemon.R
 		shared, ok := c.paths.Get(info.Path)
 		if !ok || shared.NarSize != info.NarSize || !slices.Equal(shared.References, info.References) {
 			shared = info
-			c.paths.Add(info.Path, shared)
+			c.paths.Add(info.Path, shared, weight(shared))
 		}
 		found[info.Path] = shared
 	}
 	for _, root := range roots {
 		if time.Since(root.Since) > settled {
-			c.roots.Add(root.Path, rootClosure{root, reachable(found, []store.Path{root.Path})})
+			closure := reachable(found, []store.Path{root.Path})
+			c.roots.Add(root.Path, rootClosure{root, closure}, weight(closure...))
 		}
 	}
 	return nil

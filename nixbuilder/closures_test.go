@@ -11,6 +11,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 // A registry of paths, as Nix has it: what a path refers to is registered before it, and not deleted before it.
@@ -133,6 +134,27 @@ func TestClosuresJustRegistered(t *testing.T) {
 	}
 	if _, err := known.of(t.Context(), nix, []store.Path{"/nix/store/0-absent"}); err == nil {
 		t.Error("an absent path has a closure")
+	}
+}
+
+// A closure counts with all its texts, whoever shares them: few large ones take no more memory than many small ones.
+func TestClosuresInMemoryAreBounded(t *testing.T) {
+	nix := &registered{paths: make(map[store.Path]registeredPath), now: time.Now().Add(-24 * time.Hour)}
+	known := newClosures()
+	known.roots = weighted.New[store.Path, rootClosure](100_000)
+	known.paths = weighted.New[store.Path, store.PathInfo](20_000)
+	var below []store.Path
+	for i := range 100 {
+		p := store.Path(fmt.Sprintf("/nix/store/%032d-p%d", i, i))
+		nix.add(p, below...)
+		below = append(below, p)
+		if _, err := known.of(t.Context(), nix, []store.Path{p}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := below[len(below)-1]
+	if roots, paths := known.roots.Bytes(), known.paths.Bytes(); roots > 100_000 || roots < 50_000 || paths > 20_000 || paths < 10_000 || known.roots.Contains(last) {
+		t.Errorf("closures take %d bytes of 100,000, paths %d of 20,000; one of 300,000 is kept: %t", roots, paths, known.roots.Contains(last))
 	}
 }
 

@@ -11,9 +11,10 @@ import (
 	"strings"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 // ErrNoRecord is that a State holds nothing under a key.
@@ -33,16 +34,12 @@ type State interface {
 type Records[V any] struct {
 	state State
 	kind  string
-	cache *lru.Cache[string, V]
+	cache *weighted.Cache[string, V]
 }
 
-// NewRecords keeps records below the key kind, at most cached of them in memory.
-func NewRecords[V any](state State, kind string, cached int) *Records[V] {
-	cache, err := lru.New[string, V](cached)
-	if err != nil {
-		panic(err) // only a constant below 1
-	}
-	return &Records[V]{state: state, kind: kind, cache: cache}
+// NewRecords keeps records below the key kind, up to so many bytes of them in memory, as weighted.Cache counts: a record is as large as its JSON.
+func NewRecords[V any](state State, kind string, cachedBytes int) *Records[V] {
+	return &Records[V]{state: state, kind: kind, cache: weighted.New[string, V](cachedBytes)}
 }
 
 // Key makes the key of a record out of what it depends on: different parts, different keys.
@@ -73,7 +70,7 @@ func (r *Records[V]) Get(ctx context.Context, key string) (value V, ok bool, err
 		logrus.WithError(err).Warnf("nix: record %s is damaged and will be written again", r.path(key))
 		return value, false, nil
 	}
-	r.cache.Add(key, value)
+	r.cache.Add(key, value, len(record))
 	return value, true, nil
 }
 
@@ -114,7 +111,14 @@ func (r *Records[V]) PutAll(ctx context.Context, values map[string]V) error {
 func (r *Records[V]) Cached(key string) bool { return r.cache.Contains(key) }
 
 // Recall puts a record that was learned elsewhere into memory alone.
-func (r *Records[V]) Recall(key string, value V) { r.cache.ContainsOrAdd(key, value) }
+func (r *Records[V]) Recall(key string, value V) {
+	if r.cache.Contains(key) {
+		return
+	}
+	if record, err := seal(value); err == nil {
+		r.cache.Add(key, value, len(record))
+	}
+}
 
 // Put replaces the record.
 func (r *Records[V]) Put(ctx context.Context, key string, value V) error {
@@ -125,7 +129,7 @@ func (r *Records[V]) Put(ctx context.Context, key string, value V) error {
 	if err := r.state.Put(ctx, r.path(key), record); err != nil {
 		return fmt.Errorf("writing record %s: %w", r.path(key), err)
 	}
-	r.cache.Add(key, value)
+	r.cache.Add(key, value, len(record))
 	return nil
 }
 

@@ -88,7 +88,7 @@ func TestRecords(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			state := newMemory()
-			records := NewRecords[value](state, "things", 2)
+			records := NewRecords[value](state, "things", 1000)
 			if test.record != "" {
 				state.records[records.path(key)] = []byte(test.record)
 			}
@@ -101,7 +101,7 @@ func TestRecords(t *testing.T) {
 			if err := records.Put(t.Context(), key, value{8}); err != nil {
 				t.Fatal(err)
 			}
-			if got, ok, err := NewRecords[value](state, "things", 2).Get(t.Context(), key); got.N != 8 || !ok || err != nil {
+			if got, ok, err := NewRecords[value](state, "things", 1000).Get(t.Context(), key); got.N != 8 || !ok || err != nil {
 				t.Errorf("after Put, another replica's Get = %+v, %t, %v", got, ok, err)
 			}
 			before := state.gets
@@ -112,11 +112,37 @@ func TestRecords(t *testing.T) {
 	}
 }
 
+// Records in memory are bounded by their bytes, however they come there, and stay in the State.
+func TestRecordsInMemoryAreBounded(t *testing.T) {
+	state := newMemory()
+	const most = 100_000
+	records := NewRecords[string](state, "things", most)
+	large := strings.Repeat("x", most/10)
+	for i := range 40 {
+		key := Key(strconv.Itoa(i))
+		if err := records.Put(t.Context(), key, large); err != nil {
+			t.Fatal(err)
+		}
+		records.Recall(Key("recalled", strconv.Itoa(i)), large)
+	}
+	if got := records.cache.Bytes(); got > most || got < most/2 {
+		t.Errorf("%d bytes are in memory, %d may be", got, most)
+	}
+	for i := range 40 {
+		if got, ok, err := records.Get(t.Context(), Key(strconv.Itoa(i))); got != large || !ok || err != nil {
+			t.Errorf("Get = %d bytes, %t, %v", len(got), ok, err)
+		}
+	}
+	if got := records.cache.Bytes(); got > most || got < most/2 {
+		t.Errorf("after they were read, %d bytes are in memory, %d may be", got, most)
+	}
+}
+
 // Many records are asked for side by side: the State of this test answers none before as many are asked for as may be.
 func TestRecordsSideBySide(t *testing.T) {
 	together := make(chan struct{})
 	state := &meetings{memory: newMemory(), want: recordsAtOnce, met: together}
-	records := NewRecords[int](state, "things", 100)
+	records := NewRecords[int](state, "things", 100_000)
 	values := make(map[string]int)
 	keys := []string{Key("none")}
 	for i := range recordsAtOnce - 1 {
@@ -127,12 +153,12 @@ func TestRecordsSideBySide(t *testing.T) {
 	if err := records.PutAll(t.Context(), values); err != nil {
 		t.Fatal(err)
 	}
-	got, err := NewRecords[int](state, "things", 100).GetAll(t.Context(), keys)
+	got, err := NewRecords[int](state, "things", 100_000).GetAll(t.Context(), keys)
 	if err != nil || !maps.Equal(got, values) {
 		t.Errorf("GetAll = %v, %v, want %v", got, err, values)
 	}
 	state.fail = errors.New("storage is down")
-	if got, err := NewRecords[int](state, "things", 100).GetAll(t.Context(), keys); !errors.Is(err, state.fail) {
+	if got, err := NewRecords[int](state, "things", 100_000).GetAll(t.Context(), keys); !errors.Is(err, state.fail) {
 		t.Errorf("GetAll = %v, %v, want the error of the storage", got, err)
 	}
 	if err := records.PutAll(t.Context(), values); !errors.Is(err, state.fail) {

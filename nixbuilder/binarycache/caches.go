@@ -13,13 +13,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 const (
@@ -27,8 +27,8 @@ const (
 	lookupsAtOnce = 32
 	// maxPaths is how many paths a closure may have.
 	maxPaths = 100_000
-	// narinfosKept is how many narinfos stay in memory; each is about 1 KB.
-	narinfosKept = 20_000
+	// narinfosKept is how much of narinfos stays in memory, in bytes; each is mostly about 1 KB.
+	narinfosKept = 20 << 20
 	// An archive that is not what was signed is not asked for again in the same cache for this time.
 	damagedFor  = time.Minute
 	damagedKept = 10_000
@@ -51,7 +51,7 @@ func (e *MissingError) Error() string {
 type Caches struct {
 	caches []*cache
 	keys   []signature.PublicKey
-	known  *lru.Cache[store.Path, *Archive]
+	known  *weighted.Cache[store.Path, *Archive]
 	// damaged archives are remembered by cache and path.
 	damaged *expirable.LRU[damage, string]
 }
@@ -71,10 +71,7 @@ type cache struct {
 }
 
 func newCaches(caches []*cache, keys []signature.PublicKey) *Caches {
-	known, err := lru.New[store.Path, *Archive](narinfosKept)
-	if err != nil {
-		panic(err) // only a constant below 1
-	}
+	known := weighted.New[store.Path, *Archive](narinfosKept)
 	return &Caches{caches: caches, keys: keys, known: known, damaged: expirable.NewLRU[damage, string](damagedKept, nil, damagedFor)}
 }
 
@@ -223,7 +220,7 @@ func (r *round) find(ctx context.Context, p store.Path) (*Archive, error) {
 			continue
 		}
 		found := &Archive{statement: said, cache: c, caches: r.Caches}
-		r.known.Add(p, found)
+		r.known.Add(p, found, len(text))
 		return found, nil
 	}
 	r.mu.Lock()

@@ -605,14 +605,4 @@ func TestStoreFilesRemember(t *testing.T) {
 	if got := list(a + "/bin"); !slices.Equal(got, want) {
 		t.Errorf("remembered %v, want %v", got, want)
 	}
-	files.remembered = rememberedFiles - 2 // as if there were many more
-	list(b)
-	if got := list(b); len(got) != 1 || files.remembered > rememberedFiles {
-		t.Errorf("listed %v, %d files are remembered", got, files.remembered)
-	}
-	files.remembered = rememberedFiles + 1
-	list(b + "/.")
-	if _, err := files.ReadDir(t.Context(), store.Path(a+"/bin").Base()); err == nil {
-		t.Error("what was used longest ago is still remembered when there is no room")
-	}
 }

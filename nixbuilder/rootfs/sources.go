@@ -15,9 +15,8 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
-
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 // maxHops is how many symbolic links a name may lead over, as in Linux.
@@ -45,28 +44,23 @@ type File struct {
 	Target string
 }
 
-// rememberedFiles is how many files the directories may hold together that StoreFiles remember, which takes some 100 bytes for each.
-const rememberedFiles = 50_000
+// rememberedBytes is how much StoreFiles remember of directories; a file in them takes some 60.
+const rememberedBytes = 5 << 20
 
 // StoreFiles are those of a Nix store. Directories that were listed are remembered, the ones used last: store paths do not change. They are safe for
 // concurrent use.
 type StoreFiles struct {
 	name string
 
-	mu         sync.Mutex
-	opened     *os.Root                       // nil until first used
-	listed     *simplelru.LRU[string, []File] // not changed any more
-	remembered int                            // files in listed
+	listed *weighted.Cache[string, []File] // not changed any more
+
+	mu     sync.Mutex
+	opened *os.Root // nil until first used
 }
 
 // NewStoreFiles are those of the store below a root directory; empty means "/". There need be none yet.
 func NewStoreFiles(root string) *StoreFiles {
-	s := &StoreFiles{name: filepath.Join(cmp.Or(root, "/"), store.Dir)}
-	var err error
-	if s.listed, err = simplelru.NewLRU(rememberedFiles, func(_ string, files []File) { s.remembered -= len(files) }); err != nil {
-		panic(err) // only a constant below 1
-	}
-	return s
+	return &StoreFiles{name: filepath.Join(cmp.Or(root, "/"), store.Dir), listed: weighted.New[string, []File](rememberedBytes)}
 }
 
 // Close releases the store.
@@ -135,23 +129,19 @@ func (s *StoreFiles) find(ctx context.Context, dir *os.Root, name string) (File,
 
 // ReadDir implements Files.
 func (s *StoreFiles) ReadDir(_ context.Context, name string) ([]File, error) {
-	s.mu.Lock()
-	files, known := s.listed.Get(name)
-	s.mu.Unlock()
-	if known {
+	if files, known := s.listed.Get(name); known {
 		return files, nil
 	}
 	files, err := s.list(name)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.listed.Remove(name) // if it was listed meanwhile
-	s.listed.Add(name, files)
-	for s.remembered += len(files); s.remembered > rememberedFiles; {
-		s.listed.RemoveOldest()
+	const file = 40 // its fields
+	bytes := len(name)
+	for _, f := range files {
+		bytes += file + len(f.Name)
 	}
+	s.listed.Add(name, files, bytes)
 	return files, nil
 }
 

@@ -328,6 +328,9 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 	if o.labels, err = provenance(o.request, o.packages, o.pinned); err != nil {
 		return Manifest{}, err
 	}
+	if err := checkDocument("config", leastConfig(o, closure)); err != nil { // before anything is packed
+		return Manifest{}, err
+	}
 	layers, container, err := b.pack(ctx, o, closure, from)
 	if err != nil {
 		return Manifest{}, err

@@ -26,6 +26,17 @@ const (
 // searchPath is where programs are in every image. Packages are merged into /bin and /sbin; the others are for what users put on top.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// maxDocument is how large a manifest or config may be, in bytes. Distribution reads no larger manifest, and some clients no larger config.
+const maxDocument = 4 << 20
+
+// checkDocument refuses a manifest or config that a registry could store, but nobody could read.
+func checkDocument(name string, bytes int) error {
+	if bytes > maxDocument {
+		return Errorf(Denied, "the %s of this image would have %d bytes, %d are allowed: it names all packages and store paths, so ask for fewer packages at once", name, bytes, maxDocument)
+	}
+	return nil
+}
+
 // epoch is when images were created whose package set has no date: a second past 1970, as everything in the Nix store.
 var epoch = time.Unix(1, 0).UTC()
 
@@ -88,7 +99,22 @@ func imageConfig(layers []packedLayer, platform string, pinned source.Pinned, co
 		}
 		image.History = append(image.History, history)
 	}
-	return json.Marshal(image)
+	config, err := json.Marshal(image)
+	if err != nil {
+		return nil, err
+	}
+	return config, checkDocument("config", len(config))
+}
+
+// leastConfig is how many bytes the config of an image has at the least.
+func leastConfig(o order, closure []store.PathInfo) (bytes int) {
+	for _, info := range closure {
+		bytes += len(info.Path)
+	}
+	for name, label := range o.labels {
+		bytes += len(name) + len(label)
+	}
+	return bytes
 }
 
 func joined(paths []store.Path) string {
@@ -162,7 +188,7 @@ func newManifest(mediaType string, value any) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	return Manifest{MediaType: mediaType, Digest: digest.FromBytes(payload), Payload: payload}, nil
+	return Manifest{MediaType: mediaType, Digest: digest.FromBytes(payload), Payload: payload}, checkDocument("manifest", len(payload))
 }
 
 // DockerForm makes the Docker schema 2 manifest of the same image out of an OCI manifest, over the same blobs. It is false where

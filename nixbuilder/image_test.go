@@ -2,10 +2,13 @@ package nixbuilder
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +30,56 @@ var (
 	}
 	somePin = source.Pinned{Name: "path:set", Revision: "0123"}
 )
+
+// What the registry could not read again is refused with the limit.
+func TestDocumentsAreBounded(t *testing.T) {
+	label := func(bytes int) map[string]string { return map[string]string{"a": strings.Repeat("x", bytes)} }
+	many := make([]store.PathInfo, 100_000)
+	for i := range many {
+		many[i].Path = path(fmt.Sprintf("a-path-of-the-usual-length-%d", i))
+	}
+	for _, test := range []struct {
+		name   string
+		refuse func() error
+		want   string // empty: it is not refused
+	}{
+		{"a config", func() error {
+			_, err := imageConfig(someLayers, "linux/amd64", somePin, v1.ImageConfig{Labels: label(maxDocument)})
+			return err
+		}, "the config of this image would have 4194"},
+		{"a config that may be", func() error {
+			_, err := imageConfig(someLayers, "linux/amd64", somePin, v1.ImageConfig{Labels: label(maxDocument - 10_000)})
+			return err
+		}, ""},
+		{"a manifest", func() error {
+			_, err := imageManifest([]byte("{}"), someLayers, layer.Gzip, label(maxDocument))
+			return err
+		}, "the manifest of this image would have 4194"},
+		{"a manifest that may be", func() error {
+			_, err := imageManifest([]byte("{}"), someLayers, layer.Gzip, label(maxDocument-10_000))
+			return err
+		}, ""},
+		{"an index", func() error {
+			_, err := imageIndex([]platformManifest{{platform: "linux/amd64"}}, label(maxDocument))
+			return err
+		}, "the manifest of this image would have 4194"},
+		{"a config with many paths, before they are packed", func() error {
+			_, err := new(Builder).assemble(t.Context(), order{pinned: somePin}, many, nil)
+			return err
+		}, "the config of this image would have"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			err := test.refuse()
+			refused := (*Error)(nil)
+			if errors.As(err, &refused) != (test.want != "") {
+				t.Fatalf("the error is %v", err)
+			}
+			if refused != nil && (refused.Kind != Denied || !strings.Contains(refused.Message, test.want) || !strings.Contains(refused.Message, "4194304 are allowed")) {
+				t.Errorf("the error is %+v, want %q", refused, test.want)
+			}
+		})
+	}
+}
 
 func TestImageConfig(t *testing.T) {
 	dated := somePin

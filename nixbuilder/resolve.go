@@ -272,11 +272,14 @@ func hint(pinned source.Pinned, message string) string {
 	return ""
 }
 
+// resultFormat is part of every key of a package's record. It changes with what package eval believes.
+const resultFormat = "2"
+
 // A resolver remembers what names stand for. It is safe for concurrent use. A name is not evaluated twice at a time, unless that takes
 // long: others then no longer wait for it, as it may be another name of the same request that does.
 type resolver struct {
 	evaluator   *eval.Evaluator
-	expressions string // and features of Nix: results depend on how names are looked up
+	expressions string // their hash, resultFormat, and features of Nix: results depend on how names are looked up
 	records     *Records[eval.Result]
 	lanes       *lanes        // for evaluations
 	total       time.Duration // that one may take, with what is built for it
@@ -291,7 +294,7 @@ const resultFormat = "2"
 func newResolver(evaluator *eval.Evaluator, state State, concurrency int, total time.Duration) *resolver {
 	return &resolver{
 		evaluator:   evaluator,
-		expressions: prepareimage.Hash() + evaluator.Features(),
+		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
 		records:     NewRecords[eval.Result](state, "packages", packagesCached),
 		lanes:       newLanes(concurrency, quickTime),
 		total:       total,

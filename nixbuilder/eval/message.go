@@ -111,9 +111,7 @@ func hidePaths(set Source, resolved string, isFile bool, scratch string) *string
 // "packages", and no longer than anyone reads.
 func (s *session) clean(text string) string {
 	text = strings.TrimSpace(s.hostPaths.Replace(s.explainLookup(plain(text))))
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
-	}
+	text = cut(text, maxMessage)
 	for _, w := range words {
 		text = w.pattern.ReplaceAllString(text, w.text)
 	}

@@ -118,5 +118,5 @@ func askable(path []string) (string, bool) {
 		parts[i] = strings.ToLower(strings.TrimPrefix(attr, "_"))
 	}
 	name := strings.Join(parts, ".")
-	return name, component.MatchString(name)
+	return name, len(name) <= maxName && component.MatchString(name)
 }

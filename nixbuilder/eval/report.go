@@ -1,16 +1,29 @@
 package eval
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
+	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
 // defaultPriority is what nixpkgs and Nix give a package that says nothing.
 const defaultPriority = 5
+
+// How much a package may say of itself, in bytes and entries. All of it is kept, and most of it is in images. What only people read is cut.
+const (
+	maxField       = 256
+	maxDescription = 4 << 10
+	maxEntries     = 64
+	maxSettings    = 64 << 10 // of passthru.image, as JSON
+)
 
 // A report is what the expression answers: that it has begun, what the set is, and then for each name. See packages.nix.
 type report struct {
@@ -49,21 +62,17 @@ func (r *report) result() Result {
 	case "":
 		return r.pkg()
 	case "not-found":
-		return Result{Failure: &Failure{
-			Kind:       NotFound,
-			Message:    fmt.Sprintf("there is no package %s", r.Name),
-			NearMisses: nearMisses(r.Name, r.Path, r.Similar),
-		}}
+		result := failed(NotFound, "there is no package %s", r.Name)
+		result.Failure.NearMisses = nearMisses(r.Name, r.Path, r.Similar)
+		return result
 	case "ambiguous":
-		candidates := make([]string, len(r.Candidates))
-		for i, attr := range r.Candidates {
-			candidates[i] = strings.Join(append(slices.Clone(r.Path), attr), ".")
+		candidates := make([]string, min(len(r.Candidates), maxEntries))
+		for i := range candidates {
+			candidates[i] = cut(strings.Join(append(slices.Clone(r.Path), r.Candidates[i]), "."), maxField)
 		}
-		return Result{Failure: &Failure{
-			Kind:       Ambiguous,
-			Message:    fmt.Sprintf("%s may be any of %s", r.Name, strings.Join(candidates, ", ")),
-			Candidates: candidates,
-		}}
+		result := failed(Ambiguous, "%s may be any of %s", r.Name, strings.Join(candidates, ", "))
+		result.Failure.Candidates = candidates
+		return result
 	case "inside-package":
 		return r.insidePackage()
 	case "not-package":
@@ -106,6 +115,9 @@ func (r *report) pkg() Result {
 	if err != nil || !strings.HasSuffix(r.DrvPath, ".drv") {
 		return failed(NotPackage, "%s has no derivation", r.Name)
 	}
+	if fault := r.oversize(); fault != "" {
+		return failed(TooLong, "%s: %s", r.Name, fault)
+	}
 	outputs := make(map[string]store.Path)
 	for name, path := range r.OutPaths {
 		if placeholder.MatchString(path) {
@@ -124,7 +136,7 @@ func (r *report) pkg() Result {
 	}
 	var image *Image
 	if r.Image != nil {
-		faults := append(r.Image.Faults, r.Image.Settings.faults()...)
+		faults := slices.Concat(r.Image.Faults[:min(len(r.Image.Faults), maxEntries)], r.Image.Settings.faults())
 		if len(faults) > 0 {
 			return failed(BadImage, "%s: %s", r.Name, strings.Join(faults, "; "))
 		}
@@ -134,10 +146,50 @@ func (r *report) pkg() Result {
 	if r.Priority != nil {
 		priority = *r.Priority
 	}
+	licenses := slices.Clone(r.Licenses[:min(len(r.Licenses), maxEntries)]) // the rest is not kept in memory
+	for i, license := range licenses {
+		licenses[i] = cut(license, maxField)
+	}
 	return Result{Package: &Package{
 		Attr: r.Path, Output: r.Output, Derivation: derivation, Outputs: outputs, OutputsToInstall: r.OutputsToInstall, System: r.System,
-		Pname: r.Pname, Version: r.Version, MainProgram: r.MainProgram, Description: r.Description, Priority: priority, Licenses: r.Licenses, Image: image,
+		Pname: r.Pname, Version: r.Version, MainProgram: r.MainProgram, Description: cut(r.Description, maxDescription), Priority: priority,
+		Licenses: licenses, Image: image,
 	}}
+}
+
+// oversize names what an image can't go without and is longer than it may be, with the limit; empty: nothing is.
+func (r *report) oversize() string {
+	for _, field := range []struct{ name, text string }{
+		{"pname", r.Pname}, {"version", r.Version}, {"meta.mainProgram", r.MainProgram}, {"system", r.System},
+	} {
+		if len(field.text) > maxField {
+			return fmt.Sprintf("its %s has %d bytes, %d are allowed", field.name, len(field.text), maxField)
+		}
+	}
+	for _, list := range []struct {
+		name    string
+		entries int
+	}{
+		{"outputs", len(r.OutPaths)}, {"meta.outputsToInstall", len(r.OutputsToInstall)},
+	} {
+		if list.entries > maxEntries {
+			return fmt.Sprintf("its %s has %d entries, %d are allowed", list.name, list.entries, maxEntries)
+		}
+	}
+	for _, output := range slices.Sorted(maps.Keys(r.OutPaths)) {
+		if len(output) > maxField {
+			return fmt.Sprintf("the name of an output has %d bytes, %d are allowed", len(output), maxField)
+		}
+	}
+	return ""
+}
+
+// cut shortens a text to so many bytes, or a few less, so that no letter is halved. The rest is not kept in memory.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(strings.Clone(text[:most-len("…")]), "") + "…"
 }
 
 // faults names the settings whose types are right, but that no image can have.
@@ -145,17 +197,50 @@ func (i *Image) faults() (faults []string) {
 	if i == nil {
 		return nil
 	}
-	port := regexp.MustCompile(`^[0-9]{1,5}(/(tcp|udp|sctp))?$`)
+	fault := func(format string, args ...any) {
+		faults = append(faults, fmt.Sprintf("passthru.image"+format, args...))
+	}
+	if size := i.size(); size > maxSettings {
+		fault(" has %d bytes as JSON, %d are allowed", size, maxSettings)
+		return faults // which would be many
+	}
 	for _, p := range i.ExposedPorts {
-		if !port.MatchString(p) {
-			faults = append(faults, fmt.Sprintf("passthru.image.exposedports has %q, which is not a port, such as 80 or 53/udp", p))
+		if !isPort(p) {
+			fault(".exposedports has %.100q, which is not a port from 1 to 65535, such as 80 or 53/udp", p)
 		}
 	}
-	for name := range i.Env {
-		if name == "" || strings.Contains(name, "=") {
-			faults = append(faults, fmt.Sprintf("passthru.image.env has %q, which is no name of a variable", name))
+	for name, value := range i.Env {
+		switch {
+		case name == "" || strings.ContainsFunc(name, func(r rune) bool { return r == '=' || unicode.IsControl(r) }):
+			fault(".env has %.100q, which is no name of a variable", name)
+		case strings.ContainsFunc(value, unicode.IsControl):
+			fault(".env has a line break or another control character in %.100s", name)
 		}
+	}
+	if user := i.User; user != nil && strings.ContainsFunc(*user, unicode.IsControl) {
+		fault(".user has a control character: %.100q", *user)
+	}
+	if dir := i.WorkingDir; dir != nil && (!path.IsAbs(*dir) || path.Clean(*dir) != *dir || strings.ContainsFunc(*dir, unicode.IsControl)) {
+		fault(".workingdir is %.100q, which is not an absolute path without dots and doubled slashes, such as /srv", *dir)
 	}
 	slices.Sort(faults)
 	return faults
+}
+
+// size is that of all settings as JSON, as images have them.
+func (i *Image) size() int {
+	text, _ := json.Marshal(i) // texts, and lists and maps of them, are JSON
+	return len(text)
+}
+
+// port is a number with an optional protocol.
+var port = regexp.MustCompile(`^([1-9][0-9]{0,4})(/(tcp|udp|sctp))?$`)
+
+func isPort(text string) bool {
+	parts := port.FindStringSubmatch(text)
+	if parts == nil {
+		return false
+	}
+	number, err := strconv.Atoi(parts[1])
+	return err == nil && number <= 65535
 }

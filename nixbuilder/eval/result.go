@@ -13,7 +13,8 @@ type Result struct {
 	Failure *Failure `json:"failure,omitempty"`
 }
 
-// A Package is a derivation that has been found in a package set, and what the set says of it.
+// A Package is a derivation that has been found in a package set, and what the set says of it: in texts of up to 256 bytes and lists of up to 64 entries where
+// nothing else is said.
 type Package struct {
 	// Attr is the attribute path in the set, in the set's own spelling. Different paths may lead to the same Derivation.
 	Attr []string `json:"attr"`
@@ -31,10 +32,11 @@ type Package struct {
 	Version string `json:"version"`
 	// MainProgram is the name of a file in its bin directory, empty if not known.
 	MainProgram string `json:"mainProgram"`
+	// Description ends with an ellipsis where it was longer than 4 KiB.
 	Description string `json:"description"`
 	// Priority decides which package a file comes from that several have: the lowest wins. It is 5 unless the package says otherwise.
 	Priority int `json:"priority"`
-	// Licenses are short names, SPDX identifiers where the set has them.
+	// Licenses are short names, SPDX identifiers where the set has them, the first 64.
 	Licenses []string `json:"licenses"`
 	// Image is nil if the package sets nothing of its image.
 	Image *Image `json:"image,omitempty"`
@@ -45,15 +47,17 @@ func (p *Package) Floats() bool {
 	return slices.ContainsFunc(p.OutputsToInstall, func(output string) bool { return p.Outputs[output] == "" })
 }
 
-// An Image is what a package sets of the image that it is in, as passthru.image. A nil field is not set.
+// An Image is what a package sets of the image that it is in, as passthru.image. A nil field is not set. All of it is up to 64 KiB as JSON.
 type Image struct {
-	Entrypoint []string          `json:"entrypoint"`
-	Cmd        []string          `json:"cmd"`
-	Env        map[string]string `json:"env"`
-	User       *string           `json:"user"`
+	Entrypoint []string `json:"entrypoint"`
+	Cmd        []string `json:"cmd"`
+	// Env has no control characters.
+	Env  map[string]string `json:"env"`
+	User *string           `json:"user"`
+	// WorkingDir is absolute and clean.
 	WorkingDir *string           `json:"workingdir"`
 	Labels     map[string]string `json:"labels"`
-	// ExposedPorts are port numbers with an optional protocol: 80, 53/udp.
+	// ExposedPorts are port numbers, from 1 on, with an optional protocol: 80, 53/udp.
 	ExposedPorts []string `json:"exposedports"`
 }
 
@@ -71,16 +75,17 @@ const (
 	Unsupported Kind = "unsupported"   // the set refuses it for this platform
 	Throws      Kind = "throws"        // the set refuses it for another reason
 	Crashes     Kind = "crashes"       // a fault in the package's own expressions, such as a type error
-	BadImage    Kind = "bad image"     // passthru.image has unknown keys or values of wrong types
+	BadImage    Kind = "bad image"     // passthru.image has unknown keys, or values that no image can have
+	TooLong     Kind = "too long"      // it says more of itself than an image may have
 	Unfetched   Kind = "unfetched"     // what it is made of could not be fetched
 	Limit       Kind = "limit"         // evaluating it takes too much memory, processor time or output
 )
 
-// A Failure is why a name gives no package. Its texts are fit for clients: they carry no path of the host.
+// A Failure is why a name gives no package. Its texts are fit for clients: they carry no path of the host, and no more than 2 KiB each.
 type Failure struct {
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
-	// Candidates are the attributes that an ambiguous name may mean, sorted.
+	// Candidates are the attributes that an ambiguous name may mean, sorted, the first 64.
 	Candidates []string `json:"candidates,omitempty"`
 	// NearMisses are up to three names that one that was not found may have meant, as clients can ask for them, the likeliest first.
 	NearMisses []string `json:"nearMisses,omitempty"`
@@ -102,7 +107,7 @@ func (r Result) Cacheable() bool {
 }
 
 func failed(kind Kind, format string, args ...any) Result {
-	return Result{Failure: &Failure{Kind: kind, Message: fmt.Sprintf(format, args...)}}
+	return Result{Failure: &Failure{Kind: kind, Message: cut(fmt.Sprintf(format, args...), maxMessage)}}
 }
 
 // A SourceError is a package set that cannot be used at all: it does not parse, it fails before any package is looked at, or it is not

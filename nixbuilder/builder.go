@@ -24,6 +24,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 // What is kept of records in memory, in bytes. A package is about 1 KB, a layer 400 bytes, an image's layers mostly 50 KB.
@@ -54,6 +55,7 @@ type Builder struct {
 	reading   chan struct{} // a token for what is built for an evaluation
 	merging   chan struct{} // a token for each root directory in memory, which can be megabytes
 	packages  *resolver
+	denials   *weighted.Cache[string, denials] // by revision and platform
 	layout    *layout
 	packer    *packer
 	images    *Records[[]packedLayer]
@@ -106,6 +108,7 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		reading:   make(chan struct{}, 1),
 		merging:   make(chan struct{}, runtime.GOMAXPROCS(0)),
 		packages:  newResolver(evaluator, state, options.Concurrency, options.BuildTotal),
+		denials:   weighted.New[string, denials](denialsCached),
 		layout:    newLayout(state),
 		packer:    newPacker(state, options.Compression),
 		images:    NewRecords[[]packedLayer](state, "images", imagesCached),

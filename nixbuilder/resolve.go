@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -34,16 +33,6 @@ func (c chosen) attribute() string {
 		return strings.Join(c.Attr, ".") + "." + c.Output
 	}
 	return strings.Join(c.Attr, ".")
-}
-
-// denied tells whether a policy keeps it from being served. To deny a package is to deny its outputs, and what is in a set or inside a package;
-// to allow a package is to allow its outputs.
-func (c chosen) denied(policy names.Policy) bool {
-	aliases := []string{c.name, c.Attr[len(c.Attr)-1], c.Pname, c.attribute()}
-	for n := range c.Attr {
-		aliases = append(aliases, strings.Join(c.Attr[:n+1], "."))
-	}
-	return policy.Denies(strings.Join(c.Attr, "."), aliases...) && policy.Denies(c.attribute(), aliases...)
 }
 
 // installed are the store paths of the outputs that a user of the package gets, in the package's order.
@@ -111,7 +100,7 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 		if err != nil {
 			return err
 		}
-		_, err = b.packages.find(ctx, pinned, false, system, wanted)
+		_, _, err = b.find(ctx, pinned, false, system, wanted)
 		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 			return faultOf(pinned, fault)
 		}
@@ -124,8 +113,7 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 
 // resolve finds the packages of a request, in one evaluation unless it has very many, and asks the policy about them.
 func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, system string) (packages, error) {
-	wanted := b.wanted(request)
-	results, err := b.packages.find(ctx, pinned, byClient, system, wanted)
+	results, denied, err := b.find(ctx, pinned, byClient, system, b.wanted(request))
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 		return nil, faultOf(pinned, fault)
 	}
@@ -138,7 +126,7 @@ func (b *Builder) resolve(ctx context.Context, request names.Request, pinned sou
 	var found packages
 	for _, name := range request.Packages {
 		c := chosen{name: name, asked: true, Package: *results[name].Package}
-		if c.denied(b.options.Policy) {
+		if c.denied(b.options.Policy, denied) {
 			return nil, Errorf(Denied, "%s is denied by the policy of this registry", name)
 		}
 		found = append(found, c)
@@ -272,7 +260,7 @@ func hint(pinned source.Pinned, message string) string {
 	return ""
 }
 
-// resultFormat is part of every key of a package's record. It changes with what package eval believes.
+// resultFormat is part of every key of a package's record. It changes with what package eval believes. Records of the first were also of trees that were being removed.
 const resultFormat = "2"
 
 // A resolver remembers what names stand for. It is safe for concurrent use. A name is not evaluated twice at a time, unless that takes
@@ -288,9 +276,6 @@ type resolver struct {
 	evaluating map[string]chan struct{} // by key; closed when the evaluation is over
 }
 
-// resultFormat stands for how results are come by. Those of the first were also of trees that were being removed.
-const resultFormat = "2"
-
 func newResolver(evaluator *eval.Evaluator, state State, concurrency int, total time.Duration) *resolver {
 	return &resolver{
 		evaluator:   evaluator,
@@ -302,15 +287,19 @@ func newResolver(evaluator *eval.Evaluator, state State, concurrency int, total 
 	}
 }
 
-// find returns a result for every name. ByClient tells whether a client chose the revision.
-func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string) (map[string]eval.Result, error) {
-	results := make(map[string]eval.Result, len(wanted))
-	keys := make(map[string]string, len(wanted))
-	for _, name := range wanted {
-		keys[name] = Key(pinned.Revision, system, resultFormat, r.expressions, name)
+// find returns a result for every name. Those that are not known are evaluated in their order. ByClient tells whether a client chose the revision.
+func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool, system string, names []string) (map[string]eval.Result, error) {
+	results := make(map[string]eval.Result, len(names))
+	keys := make(map[string]string, len(names))
+	wanted := make([]string, 0, len(names)) // each once
+	for _, name := range names {
+		if keys[name] == "" {
+			keys[name] = Key(pinned.Revision, system, r.expressions, name)
+			wanted = append(wanted, name)
+		}
 	}
 	for {
-		unknown, err := r.recorded(ctx, keys, results)
+		unknown, err := r.recorded(ctx, wanted, keys, results)
 		if err != nil || len(unknown) == 0 {
 			return results, err
 		}
@@ -333,22 +322,25 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool
 	}
 }
 
-// recorded adds the known results, and returns the names that have none, sorted.
-func (r *resolver) recorded(ctx context.Context, keys map[string]string, results map[string]eval.Result) (unknown []string, err error) {
-	missing := maps.Clone(keys)
-	maps.DeleteFunc(missing, func(name, _ string) bool { _, ok := results[name]; return ok })
-	found, err := r.records.GetAll(ctx, slices.Collect(maps.Values(missing)))
+// recorded adds the known results of names, and returns those that have none, in their order.
+func (r *resolver) recorded(ctx context.Context, names []string, keys map[string]string, results map[string]eval.Result) (unknown []string, err error) {
+	var missing []string
+	for _, name := range names {
+		if _, ok := results[name]; !ok {
+			missing = append(missing, keys[name])
+		}
+	}
+	found, err := r.records.GetAll(ctx, missing)
 	if err != nil {
 		return nil, err
 	}
-	for name, key := range missing {
-		if result, ok := found[key]; ok {
+	for _, name := range names {
+		if result, ok := found[keys[name]]; ok {
 			results[name] = result
-		} else {
+		} else if _, ok := results[name]; !ok {
 			unknown = append(unknown, name)
 		}
 	}
-	slices.Sort(unknown)
 	return unknown, nil
 }
 
@@ -380,14 +372,13 @@ func (r *resolver) release(mine []string, keys map[string]string) {
 
 // evaluate adds results for names, of which some may be known by now.
 func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system string, mine []string, keys map[string]string, results map[string]eval.Result) error {
-	unknown, err := r.recorded(ctx, keys, results)
+	unknown, err := r.recorded(ctx, mine, keys, results)
 	if err != nil {
 		return err
 	}
-	mine = slices.DeleteFunc(slices.Clone(mine), func(name string) bool { return !slices.Contains(unknown, name) })
 	ctx, clock := newClock(ctx, r.total)
 	defer clock.stop()
-	for names := range slices.Chunk(mine, eval.MaxNames) {
+	for names := range slices.Chunk(unknown, eval.MaxNames) {
 		var found map[string]eval.Result
 		err := whole(pinned, func() (err error) {
 			found, err = r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)

@@ -113,7 +113,7 @@ func TestDenied(t *testing.T) {
 		{"inside, allowed itself", names.Policy{Allow: []string{"stdenv.cc.cc.lib"}}, nested, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := test.chosen.denied(test.policy); got != test.want {
+			if got := test.chosen.denied(test.policy, nil); got != test.want {
 				t.Errorf("denied = %v, want %v", got, test.want)
 			}
 		})

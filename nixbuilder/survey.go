@@ -66,6 +66,13 @@ func (b *Builder) Layout(ctx context.Context, pinned source.Pinned, options Layo
 			return Layout{}, err
 		}
 		s.system = system
+		_, s.denied, err = b.find(ctx, pinned, false, system, nil)
+		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
+			return Layout{}, faultOf(pinned, fault)
+		}
+		if err != nil {
+			return Layout{}, err
+		}
 		if err := s.walk(ctx, options.Names); err != nil {
 			return Layout{}, err
 		}
@@ -114,6 +121,7 @@ type survey struct {
 	*Builder
 	pinned  source.Pinned
 	system  string          // that is being looked at
+	denied  denials         // for the system
 	found   packages        // for the system
 	outputs [][]store.Path  // of each package
 	met     map[string]bool // packages, as several names may lead to one
@@ -163,7 +171,7 @@ func (s *survey) walk(ctx context.Context, names []string) error {
 func (s *survey) add(c chosen) {
 	key := Key(append([]string{string(c.Derivation)}, c.OutputsToInstall...)...)
 	switch {
-	case c.denied(s.options.Policy):
+	case c.denied(s.options.Policy, s.denied):
 		s.made.Denied++
 	case c.System != s.system && c.System != "builtin":
 		s.made.Failed++

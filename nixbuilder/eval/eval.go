@@ -219,8 +219,8 @@ func (e *Evaluator) Setting(ctx context.Context, name string) (string, error) {
 }
 
 // Evaluate finds names in a package set and says what they stand for on system, such as x86_64-linux. A name is an attribute, with _ before it
-// or in another case if there is none of that name, or several joined by dots, the last of which may be an output; 64 at most. Every name gets a result; order and repetition do not matter.
-// Nothing is written. It fails with a *SourceError if the set is at fault, and with ctx.
+// or in another case if there is none of that name, or several joined by dots, the last of which may be an output; 64 at most. Every name gets a result; repetition does not matter, and
+// order only where one takes all the time that there is: those after it get none then. Nothing is written. It fails with a *SourceError if the set is at fault, and with ctx.
 //
 // It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs another, and so does each that refuses (Unfree, Broken, Throws, ...).
 //
@@ -538,7 +538,10 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 
 	results = make(map[string]Result)
 	var pending []string
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			continue
+		}
 		if whole := walk && name == ""; !whole && !plausible(name) {
 			results[name] = failed(NotFound, "there is no package %q", name)
 			continue

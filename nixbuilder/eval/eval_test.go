@@ -380,7 +380,7 @@ func TestFailures(t *testing.T) {
 
 func TestCPULimit(t *testing.T) {
 	e, _ := newEvaluator(t, Options{CPU: 2 * time.Second})
-	results, err := e.Evaluate(t.Context(), testSet(t), system, []string{"hello", "time", "several"})
+	results, err := e.Evaluate(t.Context(), testSet(t), system, []string{"hello", "several", "time"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -397,6 +397,14 @@ func TestCPULimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	if f := results["ümlaut"].Failure; f == nil || f.Kind != Limit {
+		t.Errorf("got %+v", results["ümlaut"])
+	}
+	// What comes before, as the caller has it, is.
+	results, err = e.Evaluate(t.Context(), testSet(t), system, []string{"ümlaut", "time"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := results["ümlaut"].Failure; f != nil && f.Kind == Limit {
 		t.Errorf("got %+v", results["ümlaut"])
 	}
 }

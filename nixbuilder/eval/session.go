@@ -68,7 +68,7 @@ type ending struct {
 	message string // Nix's error
 }
 
-// findAll evaluates names, which are sorted, as often as it takes for each to have a result.
+// findAll evaluates names, each of which is there once, as often as it takes for each to have a result.
 func (s *session) findAll(ctx context.Context, names []string, results map[string]Result) error {
 	for len(names) > 0 {
 		if s.cpu <= 0 {

@@ -91,8 +91,9 @@ func (r Request) String() string {
 
 // Policy is which packages clients may ask for. The zero value allows all.
 type Policy struct {
-	// Allow and Deny are globs in the syntax of path.Match, compared without regard to case. Allow lists all that may be
-	// asked for, if it is not empty; Deny wins.
+	// Allow and Deny are globs over attribute paths, compared without regard to case and part by part, as dots divide them: each part is in the syntax of
+	// path.Match, and ** stands for any number of parts, none among them. Allow lists all that may be asked for, if it is not empty. Deny wins, and
+	// its wildcards stand for dots, too.
 	Allow, Deny []string
 }
 
@@ -100,8 +101,10 @@ type Policy struct {
 func (p Policy) Check() error {
 	var faults []error
 	for _, glob := range slices.Concat(p.Allow, p.Deny) {
-		if _, err := path.Match(glob, ""); err != nil {
-			faults = append(faults, fmt.Errorf("%q is not a glob: %w", glob, err))
+		for part := range strings.SplitSeq(glob, ".") {
+			if _, err := path.Match(part, ""); err != nil {
+				faults = append(faults, fmt.Errorf("%q is not a glob: %w in %q", glob, err, part))
+			}
 		}
 	}
 	return errors.Join(faults...)
@@ -110,15 +113,51 @@ func (p Policy) Check() error {
 // Denies tells whether a package must not be served. The aliases are every name that it has (attribute path, its last
 // component, package name), so that no other spelling gets around a denied one; id is the one that Allow is about.
 func (p Policy) Denies(id string, aliases ...string) bool {
-	if matches(p.Deny, id) || slices.ContainsFunc(aliases, func(alias string) bool { return matches(p.Deny, alias) }) {
+	denied := func(name string) bool { return matches(p.Deny, name) || matchesWhole(p.Deny, name) }
+	if denied(id) || slices.ContainsFunc(aliases, denied) {
 		return true
 	}
 	return len(p.Allow) > 0 && !matches(p.Allow, id)
 }
 
+// Named are the entries of Deny without wildcards: names of packages, which may have others.
+func (p Policy) Named() (named []string) {
+	for _, entry := range p.Deny {
+		if entry != "" && !strings.ContainsAny(entry, `*?[\`) {
+			named = append(named, entry)
+		}
+	}
+	return named
+}
+
 func matches(globs []string, name string) bool {
-	return slices.ContainsFunc(globs, func(glob string) bool {
-		ok, err := path.Match(strings.ToLower(glob), strings.ToLower(name))
-		return ok && err == nil
-	})
+	parts := strings.Split(strings.ToLower(name), ".")
+	return slices.ContainsFunc(globs, func(glob string) bool { return matchParts(strings.Split(strings.ToLower(glob), "."), parts) })
+}
+
+func matchParts(globs, parts []string) bool {
+	for len(globs) > 0 && globs[0] != "**" {
+		if len(parts) == 0 || !matchPart(globs[0], parts[0]) {
+			return false
+		}
+		globs, parts = globs[1:], parts[1:]
+	}
+	if len(globs) == 0 {
+		return len(parts) == 0
+	}
+	for n := range len(parts) + 1 {
+		if matchParts(globs[1:], parts[n:]) {
+			return true
+		}
+	}
+	return false
+}
+
+func matchesWhole(globs []string, name string) bool {
+	return slices.ContainsFunc(globs, func(glob string) bool { return matchPart(strings.ToLower(glob), strings.ToLower(name)) })
+}
+
+func matchPart(glob, part string) bool {
+	ok, err := path.Match(glob, part)
+	return ok && err == nil
 }

@@ -3,6 +3,7 @@ package names
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -65,6 +66,21 @@ func TestPolicy(t *testing.T) {
 		{name: "allowed", policy: Policy{Allow: []string{"python3*"}}, id: "python3"},
 		{name: "not among the allowed", policy: Policy{Allow: []string{"python3*"}}, id: "git", want: true},
 		{name: "an alias does not allow", policy: Policy{Allow: []string{"hello"}}, id: "evil.hello", aliases: []string{"hello"}, want: true},
+		{name: "parts", policy: Policy{Allow: []string{"perlPackages.*"}}, id: "perlPackages.URI"},
+		{name: "a wildcard of allow ends at a dot", policy: Policy{Allow: []string{"perlPackages.*"}}, id: "perlPackages.pkgs.git", want: true},
+		{name: "so does one of characters", policy: Policy{Allow: []string{"perl?git"}}, id: "perl.git", want: true},
+		{name: "and one alone", policy: Policy{Allow: []string{"*"}}, id: "perlPackages.URI", want: true},
+		{name: "any number of parts", policy: Policy{Allow: []string{"perlPackages.**"}}, id: "perlPackages.pkgs.git"},
+		{name: "none among them", policy: Policy{Allow: []string{"**.git"}}, id: "git"},
+		{name: "at the front", policy: Policy{Allow: []string{"**.git"}}, id: "a.b.git"},
+		{name: "in the middle", policy: Policy{Allow: []string{"a.**.git"}}, id: "a.b.c.git"},
+		{name: "but the rest counts", policy: Policy{Allow: []string{"a.**.git"}}, id: "a.b.c.gitFull", want: true},
+		{name: "several times", policy: Policy{Allow: []string{"**.b.**.d"}}, id: "a.b.c.b.d"},
+		{name: "fewer parts", policy: Policy{Allow: []string{"perlPackages.*"}}, id: "perlPackages", want: true},
+		{name: "two stars within a part", policy: Policy{Allow: []string{"a**.c"}}, id: "a.b.c", want: true},
+		{name: "a wildcard of deny goes on after a dot", policy: Policy{Deny: []string{"perlPackages.*"}}, id: "perlPackages.pkgs.git", want: true},
+		{name: "of a package's name too", policy: Policy{Deny: []string{"python3*"}}, id: "renamed", aliases: []string{"python3.12-requests"}, want: true},
+		{name: "any number of parts are denied", policy: Policy{Deny: []string{"**.git"}}, id: "git", want: true},
 		{name: "deny wins", policy: Policy{Allow: []string{"*"}, Deny: []string{"git"}}, id: "git", want: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -73,8 +89,14 @@ func TestPolicy(t *testing.T) {
 			}
 		})
 	}
-	if err := (Policy{Allow: []string{"["}}).Check(); err == nil || !strings.Contains(err.Error(), `"["`) {
-		t.Errorf("Check of a bad glob = %v, want it named", err)
+	for _, glob := range []string{"[", "[a.b]*"} {
+		if err := (Policy{Allow: []string{glob}}).Check(); err == nil || !strings.Contains(err.Error(), `"`+glob+`"`) {
+			t.Errorf("Check of a bad glob = %v, want it named", err)
+		}
+	}
+	policy := Policy{Allow: []string{"a"}, Deny: []string{"git", "g*", "python3.12", "?", "[ab]", "", "openssl.dev"}}
+	if want := []string{"git", "python3.12", "openssl.dev"}; !slices.Equal(policy.Named(), want) {
+		t.Errorf("Named = %q, want %q", policy.Named(), want)
 	}
 }
 

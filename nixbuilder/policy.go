@@ -59,7 +59,7 @@ func (c chosen) denied(policy names.Policy, denied denials) bool {
 }
 
 // find returns a result for every name, and what the policy denies. What its names stand for is found out with the first names of a revision, after them: should
-// it take all the time that there is, they have theirs.
+// it take all the time that there is, they have theirs. What could not be evaluated then denies nothing but its name, for as long as this process remembers.
 func (b *Builder) find(ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string) (map[string]eval.Result, denials, error) {
 	named := b.options.Policy.Named()
 	key := Key(pinned.Revision, system)

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 )
 
 // TestGitSource serves a package set from a git repository, by branch, tag and commit, and goes on when the repository is gone.
@@ -167,6 +170,47 @@ func TestStrangersCommit(t *testing.T) {
 		t.Errorf("another image of %s is answered with %d %s, %v", stranger, status, body, err)
 	}
 	none.refuses(t, "v2", http.StatusForbidden, "DENIED", "packages.tags")
+}
+
+// TestCacheSize pulls more commits than there is room for, of a set whose files and whose fetched archives are large. What is older goes, and can be pulled all the same.
+func TestCacheSize(t *testing.T) {
+	t.Parallel()
+	const size, most = 4 << 20, 30 << 20
+	repository := newRepository(t)
+	inner := FreshPackages(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if err := writeArchive(w, inner, "set"+filepath.Base(request.URL.Path)); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	noise := func(file string) {
+		t.Helper()
+		content := make([]byte, size)
+		if _, err := rand.Read(content); err != nil {
+			t.Fatal(err)
+		}
+		Write(t, file, string(content))
+	}
+	noise(filepath.Join(inner, "noise"))
+	repository.git("config", "uploadpack.allowFilter", "true")
+	var commits []string
+	for i := range 8 {
+		noise(filepath.Join(repository.dir, "noise"))
+		Write(t, filepath.Join(repository.dir, "default.nix"), fmt.Sprintf(`{ system, ... }: import (fetchTarball "%s/%d.tar.gz") { inherit system; }`, server.URL, i))
+		commits = append(commits, repository.commit(fmt.Sprint(i)))
+	}
+	r := StartRegistry(t, append(gitSettings("file://"+repository.dir), fmt.Sprintf("nix.nix.alloweduris=[%q]", server.URL), fmt.Sprintf("nix.cachesize=%d", most))...)
+	for _, commit := range append(commits, commits[0]) {
+		if got := r.PullTag(t, "quick", commit); !strings.HasPrefix(got.Annotations[v1.AnnotationRevision], commit) {
+			t.Errorf("%s was built from %s", commit, got.Annotations[v1.AnnotationRevision])
+		}
+	}
+	Eventually(t, startTime, "the cache directory has as much as it may", func() bool { return cachedir.Usage(filepath.Join(r.Dir, "cache")) <= most })
+	if !strings.Contains(r.Log(), "(cachesize)") {
+		t.Error("the log does not say that something was removed")
+	}
+	r.PullTag(t, "sleeps.s0", commits[1])
 }
 
 // newLateRepository makes a repository with a set whose package late looks at another file when its evaluation has run for a while, and is another one without.

@@ -43,6 +43,8 @@ type Options struct {
 	Web      WebOptions `mapstructure:"web"`
 	// CacheDir is where this process keeps copies of package sets and the scratch files of evaluations.
 	CacheDir string `mapstructure:"cachedir"`
+	// CacheSize is how much of that stays, those used last.
+	CacheSize Bytes `mapstructure:"cachesize"`
 }
 
 // PackagesOptions is where packages come from: one of channel, git and path.
@@ -161,7 +163,7 @@ func defaults() Options {
 		Nix:      NixOptions{AllowedURIs: []string{"https://"}, EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second, FetchTime: 5 * time.Minute},
 		Shell:    []string{"bashInteractive", "coreutils", "moreutils", "nano"},
 		Include:  []string{"cacert", "iana-etc"},
-		CacheDir: defaultCacheDir(),
+		CacheDir: defaultCacheDir(), CacheSize: 10 * units.GB,
 	}
 }
 
@@ -415,10 +417,10 @@ func (o Options) packagesOf(set NixPathOptions) nixbuilder.Packages {
 	return nixbuilder.Packages{
 		Path: set.Path,
 		Channel: source.ChannelOptions{
-			Name: set.Channel, Channels: o.Packages.Channels, Archives: o.Packages.Archives, Keep: o.Packages.Keep, Refresh: o.Refresh,
+			Name: set.Channel, Channels: o.Packages.Channels, Archives: o.Packages.Archives, Keep: o.Packages.Keep, MaxBytes: int64(o.CacheSize), Refresh: o.Refresh,
 		},
 		Git: source.GitOptions{
-			URL: set.Git.URL, Ref: set.Git.Ref, Submodules: set.Git.Submodules, Keep: o.Packages.Keep, Refresh: o.Refresh,
+			URL: set.Git.URL, Ref: set.Git.Ref, Submodules: set.Git.Submodules, Keep: o.Packages.Keep, MaxBytes: int64(o.CacheSize), Refresh: o.Refresh,
 		},
 	}
 }
@@ -472,6 +474,7 @@ func (o Options) builder() nixbuilder.Options {
 		AllowedURIs:          o.Nix.AllowedURIs,
 		ImportFromDerivation: o.Nix.ImportFromDerivation,
 		CacheDir:             o.CacheDir,
+		CacheBytes:           int64(o.CacheSize),
 	}
 }
 
@@ -599,6 +602,7 @@ func (o Options) faults() []error {
 		{"build.perclient", int64(o.Build.PerClient), 1, 1_000_000},
 		{"build.newperhour", int64(o.Build.NewPerHour), 1, 1_000_000},
 		{"build.maxsize", int64(o.Build.MaxSize), 1, 1 << 50},
+		{"cachesize", int64(o.CacheSize), units.MB, 1 << 50},
 		{"image.layers", int64(o.Image.Layers), 1, 125}, // container engines take 127 with the root layer and the container's own
 		{"nix.evaluationmemory", int64(o.Nix.EvaluationMemory), 64 * units.MiB, 1 << 50},
 	} {

@@ -54,7 +54,7 @@ func TestParseOptions(t *testing.T) {
 		Substituters: []string{"https://cache.example.org"}, TrustedPublicKeys: []string{key}, Builders: "@/etc/nix/machines",
 		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute, FetchTime: time.Hour,
 	}
-	all.CacheDir = "/srv/cache"
+	all.CacheDir, all.CacheSize = "/srv/cache", 20<<30
 	for _, test := range []struct {
 		name, stanza string
 		want         Options
@@ -72,6 +72,7 @@ prebuild: [nix/shell/git, "nix/hello:staging"]
 nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
 nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
 cachedir: /srv/cache
+cachesize: 20GiB
 `, all},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -170,12 +171,14 @@ image: {layers: 200}
 nix: {alloweduris: [""]}
 names: {allow: ["["], maxpackages: -1, prefix: UPPER}
 platforms: [windows/amd64]
+cachesize: 1
 cachedir: relative`, want: []string{
 			options + "build.concurrency: 0 is not between",
 			options + "build.hold: 1ms is not between",
 			options + "build.maxsize: 0 is not between",
 			options + "build.timeout: 0s is not between",
 			options + "cachedir: \"relative\" is not an absolute path",
+			options + "cachesize: 1 is not between",
 			options + "image.layers: 200 is not between",
 			options + "names.allow: \"[\" is not a glob",
 			options + "names.maxpackages: -1 is not between",

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
@@ -76,18 +77,22 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the package set: %w", err)
 	}
+	bound := cachedir.NewBound(options.CacheBytes)
+	bound.Add(packages.Parts(bound.Grown)...)
 	b := new(Builder)
 	var realise eval.Realise
 	if options.ImportFromDerivation {
 		realise = b.read
 	}
-	evaluator, err := options.evaluator(ctx, runner, realise)
+	evaluator, err := options.evaluator(ctx, runner, realise, bound.Grown)
 	if err != nil {
 		return nil, err
 	}
 	if err := options.writeNetrc(); err != nil {
 		return nil, err
 	}
+	bound.Add(evaluator)
+	bound.Grown() // before this process
 	useless, err := evaluator.UselessForGit(ctx)
 	if err != nil {
 		return nil, err

@@ -153,7 +153,7 @@ func How(ctx context.Context, options Options) ([]string, error) {
 		return nil, nil
 	}
 	runner, warnings := proc.New()
-	evaluator, err := options.evaluator(ctx, runner, nil)
+	evaluator, err := options.evaluator(ctx, runner, nil, nil)
 	if err != nil {
 		return warnings, err
 	}

@@ -63,8 +63,9 @@ type Options struct {
 	AllowedURIs []string
 	// ImportFromDerivation lets package sets read what is built while they are evaluated. It takes a Nix store: a Builder that is storeless can't.
 	ImportFromDerivation bool
-	// CacheDir is for copies of package sets and scratch files.
-	CacheDir string
+	// CacheDir is for copies of package sets and scratch files, of which CacheBytes stay together, those used last; zero: no bound.
+	CacheDir   string
+	CacheBytes int64
 }
 
 // Packages is where a package set comes from, the one field of the first three that is not empty, and what it can look up. Directories of fetched sets, and what is
@@ -83,7 +84,7 @@ type Packages struct {
 // open makes the source with all that its results depend on. It keeps what it fetches or copies below dir, and in state, if there is one, what clients may choose.
 func (p Packages) open(
 	runner *proc.Runner, watches *source.Watches, dir string, settings source.Variant, state State, recall source.Recall,
-) (source.Source, error) {
+) (*source.Variants, error) {
 	if state != nil {
 		p.Channel.Memory = newSightings(state, "channel", p.Channel.Archives)
 		p.Git.Memory = newSightings(state, "git", p.Git.Name())
@@ -141,7 +142,7 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 }
 
 // evaluator opens Nix for evaluations alone.
-func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eval.Realise) (*eval.Evaluator, error) {
+func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eval.Realise, grown func()) (*eval.Evaluator, error) {
 	if err := runner.Enclose(o.CacheDir); err != nil {
 		logrus.WithError(err).Warn("nix: cachedir, which has copies of package sets, can't be closed to other users of this machine")
 	}
@@ -152,7 +153,7 @@ func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eva
 	removeLeftovers(scratch)
 	return eval.New(ctx, runner, eval.Options{
 		Memory: o.EvaluationBytes, CPU: o.EvaluationTime, FetchTime: o.FetchTime, AllowedURIs: o.AllowedURIs, Config: o.Packages.Config, ScratchDir: scratch,
-		Realise: realise, HostEnv: daemonOptions(o).Env,
+		Realise: realise, HostEnv: daemonOptions(o).Env, MaxBytes: o.CacheBytes, Grown: grown,
 	})
 }
 
@@ -160,7 +161,7 @@ func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eva
 // CacheDir. A fault is what is to be mended in the set or the options; err is that it can't be told here and now.
 func Check(ctx context.Context, options Options) (fault, err error) {
 	runner, _ := proc.New()
-	evaluator, err := options.evaluator(ctx, runner, nil)
+	evaluator, err := options.evaluator(ctx, runner, nil, nil)
 	if err != nil {
 		return nil, err
 	}

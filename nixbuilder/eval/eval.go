@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -51,6 +53,10 @@ type Options struct {
 	Config string
 	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to pass through; empty: that of os.TempDir.
 	ScratchDir string
+	// MaxBytes is how much a store may hold that sets fetch into, and one evaluation may add to it; zero: 4 GiB, which is also the most. Grown is called when
+	// something was added; nil: nobody is told.
+	MaxBytes int64
+	Grown    func()
 	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.
 	Store string
 	// HostEnv is the environment, as KEY=value, in which Nix finds the configuration of that store; none: that of a user without one.
@@ -71,6 +77,7 @@ type Evaluator struct {
 	stores       *stores
 	refuser      string // a program that writes what it is asked
 	lastingBytes int64
+	fetchBytes   int64 // by which a lasting store may grow in one evaluation
 }
 
 // A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix file that needs no other. Unprivileged users must be
@@ -118,15 +125,19 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 	if options.Memory == 0 {
 		options.Memory = defaultMemory
 	}
+	if options.Grown == nil {
+		options.Grown = func() {}
+	}
 	if options.ScratchDir == "" {
 		options.ScratchDir = os.TempDir()
 	}
 	if !regexp.MustCompile(`^(/[0-9A-Za-z_-][0-9A-Za-z._-]*)+$`).MatchString(options.ScratchDir) {
 		return nil, fmt.Errorf("making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores", options.ScratchDir)
 	}
+	most := min(lastingBytes, cmp.Or(options.MaxBytes, lastingBytes))
 	e := &Evaluator{
 		runner: runner, gate: egress.New(options.AllowedURIs), options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1),
-		revisions: newRevisions(), lastingBytes: lastingBytes, stores: &stores{known: make(map[string]*readStore)},
+		revisions: newRevisions(), lastingBytes: most, fetchBytes: most, stores: &stores{known: make(map[string]*readStore)},
 	}
 
 	if options.Realise != nil {
@@ -519,7 +530,7 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 		if err != nil {
 			return nil, fmt.Errorf("evaluating a package set: %w", err)
 		}
-		if nth%weighedEvery == 1 && diskUsage(nixStore.cache) > e.lastingBytes {
+		if nth%weighedEvery == 1 && cachedir.Usage(nixStore.cache) > e.lastingBytes {
 			remove(nixStore.cache)
 		}
 		fresh, release, err := e.hold(nixStore)
@@ -529,6 +540,9 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 		}
 		defer func() {
 			release()
+			if s.overgrown {
+				remove(nixStore.cache)
+			}
 			done(err == nil)
 		}()
 		if fresh && nixStore.fetches {

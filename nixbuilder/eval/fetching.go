@@ -85,7 +85,7 @@ func (e *Evaluator) lasting(source Source) (evalStore, error) {
 	if apart {
 		name = sharedPrefix + name
 	}
-	dir := filepath.Join(e.options.ScratchDir, "fetched", name)
+	dir := filepath.Join(e.Dir(), name)
 	return lastingIn(dir, evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path), apart: apart}), nil
 }
 

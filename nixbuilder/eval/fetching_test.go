@@ -251,6 +251,55 @@ func TestSlowFetch(t *testing.T) {
 	}
 }
 
+// What a set fetches may take only so much room, and what has taken more does not stay.
+func TestTooMuchIsFetched(t *testing.T) {
+	content := make([]byte, 8<<20)
+	for i := range content {
+		content[i] = byte(i * i >> 9)
+	}
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	for name, content := range map[string][]byte{"set/default.nix": []byte(inner), "set/file": []byte("a file"), "set/large": content} {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.Bytes()) }))
+	t.Cleanup(server.Close)
+	var grown atomic.Int32
+	options := Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}, MaxBytes: 4 << 20, CPU: 20 * time.Second, Grown: func() { grown.Add(1) }}
+	e, _ := newEvaluator(t, options)
+	set := burningSet(t, server.URL+"/set.tar.gz")
+	results, err := e.Evaluate(t.Context(), set, system, []string{"slow"})
+	told, limit := "", false // of the set or of the package, which may be evaluated when it is seen
+	if fault := (*SourceError)(nil); errors.As(err, &fault) {
+		told, limit = fault.Message, fault.Limit
+	} else if failure := results["slow"].Failure; failure != nil {
+		told, limit = failure.Message, failure.Kind == Limit
+	}
+	if !limit || !strings.Contains(told, "takes more room than 4MiB") {
+		t.Errorf("a package whose set fetches 8 MiB is %+v, %v", results["slow"], err)
+	}
+	if items := e.Items(); len(items) > 0 || grown.Load() == 0 {
+		t.Errorf("%d stores are left in %s, and %d times something was said to have grown", len(items), e.Dir(), grown.Load())
+	}
+	options.MaxBytes = 0
+	e, _ = newEvaluator(t, options)
+	if results, err := e.Evaluate(t.Context(), set, system, []string{"slow"}); err != nil || results["slow"].Package == nil {
+		t.Errorf("with more room: %+v, %v", results["slow"].Failure, err)
+	}
+	if items := e.Items(); len(items) != 1 || !items[0].Remove() || len(e.Items()) > 0 {
+		t.Errorf("%d stores are there, want one that can be removed", len(items))
+	}
+}
+
 // What revisions of one origin fetch is fetched once, also at the same time. Nobody else has a part in it.
 func TestSharedFetches(t *testing.T) {
 	archive, requests := remoteSet(t)

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 )
 
 const (
@@ -26,6 +28,8 @@ const (
 	weighedEvery = 8
 	// revisionsKnown is of how many revisions it is known that they were evaluated.
 	revisionsKnown = 1000
+	// fetchedName is the directory of all of them.
+	fetchedName = "fetched"
 	// sharedPrefix begins the names of stores that sets share.
 	sharedPrefix = "shared-"
 	// removedPrefix begins the names of stores that are being removed.
@@ -187,17 +191,36 @@ func removeOldest(all string) error {
 	return nil
 }
 
-// remove removes a lasting store, unless it is in use.
-func remove(dir string) {
+// remove removes a lasting store, and returns false if it is in use.
+func remove(dir string) bool {
 	lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
-		return
+		return false
 	}
 	defer lock.Close()
 	gone := filepath.Join(filepath.Dir(dir), removedPrefix+rand.Text())
-	if os.Rename(dir, gone) == nil {
-		removeTree(gone)
+	if os.Rename(dir, gone) != nil {
+		return false
 	}
+	removeTree(gone)
+	return true
+}
+
+// Dir is where lasting stores are.
+func (e *Evaluator) Dir() string { return filepath.Join(e.options.ScratchDir, fetchedName) }
+
+// Items are lasting stores.
+func (e *Evaluator) Items() (items []cachedir.Item) {
+	entries, err := os.ReadDir(e.Dir())
+	if err != nil {
+		return nil
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), removedPrefix) {
+			items = append(items, cachedir.Item{Used: modified(entry), Remove: func() bool { return remove(filepath.Join(e.Dir(), entry.Name())) }})
+		}
+	}
+	return items
 }
 
 // removeTree removes what Nix has made read-only, too. What can't be removed is tried again some time.
@@ -211,22 +234,6 @@ func removeTree(dir string) {
 		})
 	}
 	_ = os.RemoveAll(dir)
-}
-
-// diskUsage is how many bytes the files below a directory take.
-func diskUsage(dir string) (total int64) {
-	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // it has just been removed
-		}
-		if info, err := entry.Info(); err == nil {
-			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-				total += stat.Blocks * 512
-			}
-		}
-		return nil
-	})
-	return total
 }
 
 func modified(entry os.DirEntry) time.Time {

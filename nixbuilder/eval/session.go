@@ -16,8 +16,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
+
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
@@ -53,6 +56,7 @@ type session struct {
 	walk      bool
 	cpu       time.Duration // left
 	longer    bool          // it has got the time for fetching
+	overgrown bool          // the store took more room than it may
 }
 
 // An ending is how far a process came, and why it went no further.
@@ -218,7 +222,7 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 		defer way.Close()
 		environment, refused = append(environment, variables...), way.Refused
 	}
-	output, err := s.runner.Run(limited, proc.Command{
+	command := proc.Command{
 		Program: s.options.NixInstantiate,
 		Args: append(s.arguments(),
 			"--expr", prepareimage.Packages(),
@@ -234,17 +238,34 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 		Env:       environment,
 		MaxOutput: maxOutput,
 		Confine:   confine,
-	})
+	}
+	var output proc.Output
+	run := func(ctx context.Context) (err error) {
+		output, err = s.runner.Run(ctx, command)
+		return err
+	}
+	if s.store.fetches {
+		err = cachedir.Within(limited, s.fetchBytes, []string{s.store.cache}, run)
+	} else {
+		err = run(limited)
+	}
 	s.cpu -= output.CPU
 	var failure *proc.Error
-	if err != nil && (ctx.Err() != nil || !errors.As(err, &failure)) {
+	tooMuch := errors.Is(err, cachedir.ErrTooMuch)
+	if err != nil && !tooMuch && (ctx.Err() != nil || !errors.As(err, &failure)) {
 		return nil, fmt.Errorf("evaluating %q: %w", names, err)
 	}
 	end, readErr := s.read(output.Stderr, nonce)
 	if readErr != nil || !end.begun {
 		return nil, fmt.Errorf("evaluating %q: %w", names, cmp.Or(readErr, err, errNoAnswer))
 	}
+	if end.fetches {
+		s.options.Grown()
+	}
 	switch {
+	case tooMuch:
+		s.cpu, s.overgrown = 0, true
+		end.limit, end.message = true, "what the package set fetches takes more room than "+units.BytesSize(float64(s.fetchBytes))
 	case failure == nil:
 		end.well = true
 	case failure.CPULimit:

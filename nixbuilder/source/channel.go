@@ -25,6 +25,8 @@ const (
 const (
 	// fetchTime is how long a remote may take for a package set.
 	fetchTime = 15 * time.Minute
+	// archiveBytes is how much the files of a commit may have.
+	archiveBytes = 4 << 30
 	// fetchesAtOnce is how many commits are fetched at a time: each takes half a gigabyte until it is known what it shares with others.
 	fetchesAtOnce = 2
 )
@@ -41,9 +43,10 @@ type ChannelOptions struct {
 	// at; nil: it is not remembered.
 	Tags   Tags
 	Memory Memory
-	// Dir is where trees are kept; Keep is how many, zero: 4.
-	Dir  string
-	Keep int
+	// Dir is where trees are kept; Keep is how many, zero: 4. MaxBytes is how much one may take, zero: 4 GiB, which is also the most.
+	Dir      string
+	Keep     int
+	MaxBytes int64
 	// Refresh is how long a channel is believed to stand where it stood.
 	Refresh time.Duration
 }
@@ -56,6 +59,7 @@ type Channel struct {
 	archives archiveLimits
 	lookups  *lookups
 	kept     *revisions
+	grown    func()
 
 	fetching singleflight.Group // by commit
 	slots    chan struct{}      // a token for each fetch
@@ -103,9 +107,10 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 		options:  options,
 		client:   &http.Client{},
 		patience: defaultPatience(),
-		archives: archiveLimits{bytes: 4 << 30, files: 1_000_000},
+		archives: archiveLimits{bytes: min(archiveBytes, cmp.Or(options.MaxBytes, archiveBytes)), files: 1_000_000},
 		lookups:  known,
 		kept:     kept,
+		grown:    func() {},
 		slots:    make(chan struct{}, fetchesAtOnce),
 	}, nil
 }
@@ -195,6 +200,7 @@ func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err 
 			}
 			c.slots <- struct{}{}
 			defer func() { <-c.slots }()
+			defer c.grown()
 			return nil, c.fetch(ctx, pinned.Revision)
 		})
 		if err != nil {

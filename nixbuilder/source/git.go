@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -16,9 +17,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
@@ -34,9 +37,10 @@ type GitOptions struct {
 	// Tags are what clients may choose; nil: the branches, the tags and their history. Memory has what Ref stood at; nil: it is not remembered.
 	Tags   Tags
 	Memory Memory
-	// Dir is where objects and trees are kept; Keep is how many trees, zero: 4.
-	Dir  string
-	Keep int
+	// Dir is where objects and trees are kept; Keep is how many trees, zero: 4. MaxBytes is how much one commit may take there, zero: as much as it does.
+	Dir      string
+	Keep     int
+	MaxBytes int64
 	// Refresh is how long a branch or tag is believed to stand where it stood.
 	Refresh time.Duration
 }
@@ -51,8 +55,10 @@ type Git struct {
 	chosen  *lookups // commits, by themselves: that they may be chosen
 	history *history
 	trees   *trees
+	grown   func()
 
-	fetching sync.Mutex // one fetch into the repository of objects at a time
+	fetching sync.Mutex // one fetch into the repository of objects at a time; guards what follows
+	tidied   int64      // bytes of objects that were left when those that no tree has were removed
 
 	password []string // variables by which git asks for the URL's; none: it has none
 
@@ -121,8 +127,8 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, chosen: chosen, trees: kept}
-	g.history = &history{git: g, dir: filepath.Join(options.Dir, "history"), bytes: historyBytes, turn: make(chan struct{}, 1)}
+	g := &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, chosen: chosen, trees: kept, grown: func() {}}
+	g.history = &history{git: g, dir: filepath.Join(options.Dir, "history"), bytes: min(historyBytes, cmp.Or(options.MaxBytes/2, historyBytes)), turn: make(chan struct{}, 1)}
 	g.options.URL, g.password, err = hidePassword(options.URL, options.Dir)
 	return g, err
 }
@@ -266,9 +272,14 @@ func (g *Git) Hold(ctx context.Context, pinned Pinned) (release func(), err erro
 }
 
 func (g *Git) hold(ctx context.Context, commit, ref string) (release func(), err error) {
+	made := false
 	release, err = g.trees.makeHeld(commit, func(dir string) (time.Time, error) {
+		made = true
 		return g.checkOut(ctx, commit, ref, dir)
 	})
+	if made {
+		g.grown()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("fetching %s of %s: %w", commit, g.name, err)
 	}
@@ -319,13 +330,73 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 		return time.Time{}, err
 	}
 	defer lock.Close()
-	objects := filepath.Join(g.options.Dir, "objects.git")
+	objects := g.objects()
 	if err := g.init(ctx, objects); err != nil {
 		return time.Time{}, err
 	}
-	if err := g.fetch(ctx, objects, commit, ref); err != nil {
+	used(objects)
+	var date time.Time
+	err = cachedir.Within(ctx, cmp.Or(g.options.MaxBytes, math.MaxInt64), []string{objects, filepath.Dir(dir)}, func(ctx context.Context) error {
+		if err := g.fetch(ctx, objects, commit, ref); err != nil {
+			return err
+		}
+		date, err = g.write(ctx, objects, commit, dir)
+		return err
+	})
+	if most := g.options.MaxBytes; err == nil && most > 0 && cachedir.Usage(dir) > most {
+		err = cachedir.ErrTooMuch // it was written fast
+	}
+	if errors.Is(err, cachedir.ErrTooMuch) {
+		removeAll(objects)
+		err = notAllowed("commit %s takes more room than %s (cachesize)", commit, units.BytesSize(float64(g.options.MaxBytes)))
+	}
+	if err != nil {
 		return time.Time{}, err
 	}
+	if g.tidy(ctx, objects, commit) != nil && ctx.Err() == nil {
+		removeAll(objects) // what can't be kept in order is fetched again
+	}
+	return date, nil
+}
+
+func (g *Git) objects() string { return filepath.Join(g.options.Dir, "objects.git") }
+
+// tidyBytes is how much may be added to the objects, beside as much as there is, before those that no tree has are removed.
+const tidyBytes = 32 << 20
+
+// tidy notes that a commit has a tree, so that what the next one has in common with it is not fetched again, and now and then removes objects of other commits than those
+// that have one.
+func (g *Git) tidy(ctx context.Context, objects, commit string) error {
+	const kept = "refs/kept/"
+	if _, err := g.gitIn(ctx, objects, "", "update-ref", kept+commit, commit); err != nil {
+		return err
+	}
+	if cachedir.Usage(objects) < 2*g.tidied+tidyBytes {
+		return nil
+	}
+	output, err := g.gitIn(ctx, objects, "", "for-each-ref", "--format=%(refname)", kept)
+	if err != nil {
+		return err
+	}
+	trees := g.trees.used()
+	for ref := range strings.Lines(string(output)) {
+		ref = strings.TrimSpace(ref)
+		if other := strings.TrimPrefix(ref, kept); other == commit || slices.Contains(trees, other) {
+			continue
+		}
+		if _, err := g.gitIn(ctx, objects, "", "update-ref", "-d", ref); err != nil {
+			return err
+		}
+	}
+	if _, err := g.gitIn(ctx, objects, "", "gc", "--quiet", "--prune=now"); err != nil {
+		return err
+	}
+	g.tidied = cachedir.Usage(objects)
+	return nil
+}
+
+// write writes the files of a commit that was fetched.
+func (g *Git) write(ctx context.Context, objects, commit, dir string) (time.Time, error) {
 	index := filepath.Join(filepath.Dir(dir), "index")
 	defer func() { _ = os.Remove(index) }()
 	if _, err := g.gitIn(ctx, objects, index, "read-tree", commit); err != nil {

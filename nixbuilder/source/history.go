@@ -3,17 +3,16 @@ package source
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/docker/go-units"
 	"golang.org/x/sys/unix"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
@@ -22,8 +21,6 @@ const (
 	historyBytes = 1 << 30
 	// historyPacks is how many packs of commits there may be before they are fetched anew: each fetch that brings something adds one.
 	historyPacks = 50
-	// watchedEvery is how often it is looked at how much was fetched.
-	watchedEvery = 200 * time.Millisecond
 	// historyAgain is how long a repository whose history is too large is not tried again.
 	historyAgain = time.Hour
 )
@@ -39,8 +36,6 @@ type history struct {
 	fetched  time.Time
 	tooLarge time.Time // when it was found to be
 }
-
-var errTooMuch = errors.New("it takes too much room")
 
 // leads tells whether a branch or tag leads to a commit. The error is a *NotAllowedError if none does, or if that can't be told.
 func (h *history) leads(ctx context.Context, commit string) error {
@@ -58,8 +53,9 @@ func (h *history) leads(ctx context.Context, commit string) error {
 		return err
 	}
 	defer lock.Close()
-	repository := filepath.Join(h.dir, "commits.git")
-	if time.Since(h.fetched) < h.git.options.Refresh {
+	repository := h.repository()
+	used(repository)
+	if _, err := os.Stat(repository); err == nil && time.Since(h.fetched) < h.git.options.Refresh {
 		if has, err := h.has(ctx, repository, commit); has || err != nil {
 			return err
 		}
@@ -71,19 +67,22 @@ func (h *history) leads(ctx context.Context, commit string) error {
 	if time.Since(h.tooLarge) < historyAgain {
 		return tooLarge
 	}
-	if err := h.fetch(ctx, repository); errors.Is(err, errTooMuch) {
+	if err := h.fetch(ctx, repository); errors.Is(err, cachedir.ErrTooMuch) {
 		h.tooLarge = time.Now()
 		return tooLarge
 	} else if err != nil {
 		return err
 	}
 	h.fetched = time.Now()
+	h.git.grown()
 	has, err := h.has(ctx, repository, commit)
 	if err == nil && !has {
 		err = notAllowed("commit %s may not be chosen: no branch or tag of the package repository leads to it (packages.tags)", commit)
 	}
 	return err
 }
+
+func (h *history) repository() string { return filepath.Join(h.dir, "commits.git") }
 
 // fetch gets what is new, once more from the beginning if what is there has become too much.
 func (h *history) fetch(ctx context.Context, repository string) error {
@@ -97,11 +96,11 @@ func (h *history) fetch(ctx context.Context, repository string) error {
 	_, err = os.Stat(repository)
 	anew := err != nil
 	err = h.fetchInto(ctx, repository)
-	if errors.Is(err, errTooMuch) && !anew {
+	if errors.Is(err, cachedir.ErrTooMuch) && !anew {
 		removeAll(repository)
 		err = h.fetchInto(ctx, repository)
 	}
-	if errors.Is(err, errTooMuch) {
+	if errors.Is(err, cachedir.ErrTooMuch) {
 		removeAll(repository)
 	}
 	return err
@@ -123,13 +122,17 @@ func (h *history) fetchInto(ctx context.Context, repository string) error {
 		return err
 	}
 	defer func() { _ = os.WriteFile(config, plain, 0o644) }()
-	return withinBytes(ctx, repository, h.bytes, func(ctx context.Context) error {
+	err = cachedir.Within(ctx, h.bytes-cachedir.Usage(repository), []string{repository}, func(ctx context.Context) error {
 		_, err := h.git.gitIn(ctx, repository, "", slices.Concat(
 			[]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--prune"}, filter,
 			[]string{"--", h.git.options.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"},
 		)...)
 		return err
 	})
+	if err == nil && cachedir.Usage(repository) > h.bytes {
+		err = cachedir.ErrTooMuch // it came fast
+	}
+	return err
 }
 
 // withFilters is what a server that can leave out files says of itself, in both versions of the protocol.
@@ -158,52 +161,4 @@ func (h *history) has(ctx context.Context, repository, commit string) (bool, err
 		removeAll(repository) // it is damaged
 	}
 	return err == nil && len(output) == 0, err
-}
-
-// withinBytes does something that fills a directory, and ends it when that takes more than so many bytes. The error is errTooMuch then.
-func withinBytes(ctx context.Context, dir string, bytes int64, do func(context.Context) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	done := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(watchedEvery):
-				if diskUsage(dir) > bytes {
-					cancel(errTooMuch)
-					return
-				}
-			}
-		}
-	}()
-	err := do(ctx)
-	close(done)
-	if err == nil && diskUsage(dir) > bytes {
-		err = errTooMuch // it was fast
-	}
-	return err
-}
-
-// diskUsage is how many bytes the files below a directory take, each once.
-func diskUsage(dir string) (total int64) {
-	seen := make(map[uint64]bool) // inodes with several names
-	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return nil //nolint:nilerr // it has just been removed
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return nil //nolint:nilerr // likewise
-		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok && (entry.IsDir() || stat.Nlink == 1 || !seen[stat.Ino]) {
-			total += stat.Blocks * 512
-			if !entry.IsDir() && stat.Nlink > 1 {
-				seen[stat.Ino] = true
-			}
-		}
-		return nil
-	})
-	return total
 }

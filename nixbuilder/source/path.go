@@ -39,6 +39,7 @@ type Path struct {
 	single  bool   // it is a .nix file
 	watches *Watches
 	kept    *revisions
+	grown   func()
 
 	walking sync.Mutex // one walk at a time; guards what follows
 	files   []file     // of pinned, sorted by path
@@ -85,7 +86,7 @@ func NewPath(watches *Watches, origin, copies string) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Path{origin: origin, single: !info.IsDir(), watches: watches, kept: kept}
+	p := &Path{origin: origin, single: !info.IsDir(), watches: watches, kept: kept, grown: func() {}}
 	p.pinned.Revision, p.files = kept.last()
 	p.pinned = p.at(p.pinned.Revision)
 	return p, nil
@@ -241,6 +242,7 @@ func (p *Path) look(ctx context.Context) (Pinned, error) {
 		return Pinned{}, err
 	}
 	p.files, p.walked = found, walked
+	p.grown()
 	return p.at(revision), nil
 }
 

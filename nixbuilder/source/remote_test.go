@@ -279,7 +279,7 @@ func (r remote) commit(file, content string) string {
 	r.t.Helper()
 	write(r.t, filepath.Join(r.dir, file), content)
 	r.git("add", ".")
-	r.git("commit", "--quiet", "-m", content)
+	r.git("commit", "--quiet", "-m", fmt.Sprintf("%.40q", content))
 	return r.git("rev-parse", "HEAD")
 }
 

@@ -16,9 +16,10 @@ import (
 type Tags []string
 
 const (
-	// Branches and GitTags are those that the remote advertises.
+	// Branches are those that the remote advertises.
 	Branches = "branches"
-	GitTags  = "tags"
+	// GitTags are the tags that the remote advertises.
+	GitTags = "tags"
 	// Ancestors are commits that an advertised branch or tag leads to.
 	Ancestors = "ancestors"
 	// AnyTag is any name, and any commit that the remote gives out. On large hosts that includes commits of proposed changes and of forks, which are anybody's.

@@ -137,14 +137,15 @@ func lockTree(dir string, how int) (*os.File, error) {
 }
 
 // remove removes a revision, unless somebody holds its tree or removes it, too.
-func (t *trees) remove(revision string) {
+func (t *trees) remove(revision string) bool {
 	dir := filepath.Join(t.dir, revision)
 	lock, err := lockTree(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if lock == nil || err != nil {
-		return // the next prune tries again
+		return false // the next prune tries again
 	}
 	defer lock.Close()
 	t.discard(dir)
+	return true
 }
 
 // discard removes a directory that is locked. Nobody finds it any more once it is renamed.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/errgroup"
 )
@@ -25,7 +26,35 @@ type archiveLimits struct {
 	files int   // and directories
 }
 
-var errTooLarge = errors.New("it is too large")
+// Limits of what is unpacked to, below the tree: Linux's of a name, and less than Linux's of a path, as the tree has one, too.
+const (
+	maxNameBytes = 255
+	maxPathBytes = 2048
+)
+
+// An ArchiveError is that a revision's archive can't be unpacked, as it is no archive, or holds what no tree may. To fetch it again would only give it once more.
+type ArchiveError struct {
+	Revision string
+	Reason   string // without paths of the host
+}
+
+func (e *ArchiveError) Error() string {
+	return fmt.Sprintf("the archive of the package set at %s can't be unpacked: %s", e.Revision, e.Reason)
+}
+
+// A fault is what an archive holds and no tree may.
+type fault string
+
+func (f fault) Error() string { return string(f) }
+
+const errTooLarge = fault("it is too large")
+
+// isFault tells whether an error of unpack is the archive's. What is cut off may be whole the next time.
+func isFault(err error) bool {
+	var own fault
+	var corrupt flate.CorruptInputError
+	return errors.As(err, &own) || errors.As(err, &corrupt) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, tar.ErrHeader)
+}
 
 // In flight between those who decompress an archive and those who write its files.
 const (
@@ -113,14 +142,17 @@ func (u *unpacking) entries(ctx context.Context, reader *tar.Reader, write func(
 			u.date = entry.ModTime
 		}
 		if err := u.entry(name, entry, reader, write); err != nil {
-			return fmt.Errorf("unpacking %s: %w", name, err)
+			return fmt.Errorf("unpacking %.200q: %w", name, err)
 		}
 	}
 }
 
 func (u *unpacking) entry(name string, entry *tar.Header, content io.Reader, write func(work func() error)) error {
 	if !filepath.IsLocal(name) {
-		return errors.New("its path escapes from the archive")
+		return fault("its path escapes from the archive")
+	}
+	if len(name) > maxPathBytes || slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return len(part) > maxNameBytes }) {
+		return fault("its name is too long")
 	}
 	if entry.Typeflag == tar.TypeDir {
 		return u.directory(name)
@@ -135,7 +167,10 @@ func (u *unpacking) entry(name string, entry *tar.Header, content io.Reader, wri
 	switch entry.Typeflag {
 	case tar.TypeSymlink:
 		if path.IsAbs(entry.Linkname) || !filepath.IsLocal(path.Join(path.Dir(name), entry.Linkname)) {
-			return fmt.Errorf("it is a link to %s, out of the archive", entry.Linkname)
+			return fault(fmt.Sprintf("it is a link to %.200q, out of the archive", entry.Linkname))
+		}
+		if entry.Linkname == "" || len(entry.Linkname) > maxPathBytes {
+			return fault("it is a link to nothing, or to too long a name")
 		}
 		write(func() error { return u.draft.r.contents.symlink(entry.Linkname, u.draft.spot(name), f) })
 		return nil
@@ -159,7 +194,7 @@ func (u *unpacking) entry(name string, entry *tar.Header, content io.Reader, wri
 		})
 		return nil
 	}
-	return errors.New("it is neither a file, a directory nor a symlink")
+	return fault("it is neither a file, a directory nor a symlink")
 }
 
 // kindOf is what is kept of a file's mode.
@@ -177,7 +212,7 @@ func kindOf(entry *tar.Header) fs.FileMode {
 func (u *unpacking) directory(name string) error {
 	kind, ok := u.kinds[name]
 	if ok && !kind.IsDir() {
-		return fmt.Errorf("path escapes from the archive, or is there twice: %s is no directory", name)
+		return fault(fmt.Sprintf("its path escapes from the archive, or is there twice: %.200q is no directory", name))
 	}
 	if ok {
 		return nil
@@ -193,7 +228,7 @@ func (u *unpacking) directory(name string) error {
 
 func (u *unpacking) add(name string, kind fs.FileMode) (*file, error) {
 	if _, ok := u.kinds[name]; ok {
-		return nil, errors.New("it is there twice")
+		return nil, fault("it is there twice")
 	}
 	if len(u.files) >= u.limit.files {
 		return nil, fmt.Errorf("%w: it has more than %d files", errTooLarge, u.limit.files)

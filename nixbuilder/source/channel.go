@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -29,6 +30,9 @@ const (
 	archiveBytes = 4 << 30
 	// fetchesAtOnce is how many commits are fetched at a time: each takes half a gigabyte until it is known what it shares with others.
 	fetchesAtOnce = 2
+	// How many archives that can't be unpacked are remembered, so as not to be fetched again, and for how long.
+	unusableKept   = 1000
+	unusableMemory = time.Minute
 )
 
 // ChannelOptions say where a channel is. Name is needed.
@@ -61,8 +65,9 @@ type Channel struct {
 	kept     *revisions
 	grown    func()
 
-	fetching singleflight.Group // by commit
-	slots    chan struct{}      // a token for each fetch
+	fetching singleflight.Group            // by commit
+	slots    chan struct{}                 // a token for each fetch
+	unusable *expirable.LRU[string, error] // by commit, of archives that could not be unpacked lately
 }
 
 var (
@@ -112,6 +117,7 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 		kept:     kept,
 		grown:    func() {},
 		slots:    make(chan struct{}, fetchesAtOnce),
+		unusable: expirable.NewLRU[string, error](unusableKept, nil, unusableMemory),
 	}, nil
 }
 
@@ -186,7 +192,7 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, err
 }
 
-// Hold fetches the commit again if it is gone. One commit is fetched once at a time, and few commits are.
+// Hold fetches the commit again if it is gone, unless its archive was of no use a minute ago. One commit is fetched once at a time, and few commits are.
 func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
 	for {
 		release, there, err := c.kept.hold(pinned.Revision)
@@ -196,6 +202,9 @@ func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err 
 		_, err, _ = c.fetching.Do(pinned.Revision, func() (any, error) {
 			ctx := context.WithoutCancel(ctx) // others may wait for it
 			if err := c.kept.revive(ctx, pinned.Revision); !errors.Is(err, ErrUnknownTag) {
+				return nil, err
+			}
+			if err, known := c.unusable.Get(pinned.Revision); known {
 				return nil, err
 			}
 			c.slots <- struct{}{}
@@ -239,8 +248,14 @@ func (c *Channel) fetch(ctx context.Context, commit string) error {
 	if missing := (*missingContent)(nil); errors.As(err, &missing) { // somebody has tidied up
 		err = c.unpack(ctx, from, commit, nil)
 	}
+	if isFault(err) {
+		err = fmt.Errorf("%w: %w", &ArchiveError{Revision: commit, Reason: err.Error()}, err)
+	}
 	if err != nil && !errors.Is(err, ErrUnknownTag) {
 		err = fmt.Errorf("%s: %w", redacted(from), err)
+	}
+	if isFault(err) {
+		c.unusable.Add(commit, err)
 	}
 	return err
 }

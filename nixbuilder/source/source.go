@@ -41,7 +41,7 @@ type Pinned struct {
 
 // A Source is where package sets come from. It is safe for concurrent use.
 type Source interface {
-	// Pin tells what a tag stands for now. The error is ErrUnknownTag if the source has nothing of that name, anything
+	// Pin tells what a tag stands for now. The error is ErrUnknownTag if the source has nothing of that name, an *ArchiveError if what it has is of no use; anything
 	// else means that the source can't be read at the moment.
 	Pin(ctx context.Context, tag string) (Pinned, error)
 	// Hold keeps the files at pinned.Path until release is called, whatever else is pinned meanwhile and by whichever process. It makes

@@ -303,19 +303,23 @@ func TestTreeIsHeld(t *testing.T) {
 	}
 }
 
-// TestBadArchives serves a channel that moves to a commit whose archive is cut off, then is hostile, then hangs, then is whole. What was there
-// is served all the while, clients are told to ask again, and the operator which archive it is and what is wrong with it.
+// TestBadArchives serves a channel that moves to a commit whose archive is hostile, then to one whose archive is cut off, then hangs, then is whole. What was there
+// is served all the while. Clients are told what is wrong with an archive, which is not fetched again for a while, or else to ask again; the operator is told which
+// archive it is, too.
 func TestBadArchives(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
-	good, bad := strings.Repeat("a", 40), strings.Repeat("b", 40)
+	good, bad, hostile := strings.Repeat("a", 40), strings.Repeat("b", 40), strings.Repeat("c", 40)
 	var state atomic.Value
 	state.Store("good")
+	var fetched atomic.Int32 // of the hostile archive
 	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		now := state.Load().(string)
 		switch {
 		case request.URL.Path == "/nixos-26.05/git-revision" && now == "good":
 			fmt.Fprintln(w, good)
+		case request.URL.Path == "/nixos-26.05/git-revision" && now == "hostile":
+			fmt.Fprintln(w, hostile)
 		case request.URL.Path == "/nixos-26.05/git-revision":
 			fmt.Fprintln(w, bad)
 		case request.URL.Path == "/"+good+".tar.gz" || now == "mended":
@@ -331,6 +335,7 @@ func TestBadArchives(t *testing.T) {
 			_, _ = w.Write(whole.Body.Bytes()[:whole.Body.Len()/2])
 			panic(http.ErrAbortHandler)
 		case now == "hostile":
+			fetched.Add(1)
 			z := gzip.NewWriter(w)
 			archive := tar.NewWriter(z)
 			_ = archive.WriteHeader(&tar.Header{Name: "nixpkgs/default.nix", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink})
@@ -343,24 +348,38 @@ func TestBadArchives(t *testing.T) {
 	defer mirror.Close()
 	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1ns", "nix.build.hold=2s")
 	first := r.PullTag(t, "quick", "latest")
-	for now, reason := range map[string]string{"cut off": "unexpected EOF", "hostile": "default.nix: it is a link to /etc/passwd, out of the archive"} {
+	for _, test := range []struct {
+		now, commit string
+		status      int
+		log, told   string
+	}{
+		{"hostile", hostile, http.StatusForbidden, "out of the archive", "the archive of the package set at " + hostile + " can't be unpacked: "},
+		{"cut off", bad, http.StatusServiceUnavailable, "unexpected EOF", "ask again later"},
+	} {
+		now := test.now
 		state.Store(now)
 		// An image that is there is served as it was; one that is not can't be made from the new commit.
 		if got := r.PullTag(t, "quick", "latest"); got.Digest != first.Digest {
 			t.Errorf("%s: latest is %s, was %s", now, got.Digest, first.Digest)
 		}
-		for _, path := range []string{"/v2/sleeps.s0/manifests/latest", "/v2/sleeps.s0/manifests/" + bad} {
+		for _, path := range []string{"/v2/sleeps.s0/manifests/latest", "/v2/sleeps.s0/manifests/" + test.commit, "/v2/sleeps.s0/manifests/latest"} {
 			status, header, body, err := r.Get(t.Context(), path, v1.MediaTypeImageManifest)
-			if err != nil || status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || strings.Contains(string(body), mirror.URL) {
+			if err != nil || status != test.status || (status == http.StatusServiceUnavailable) != (header.Get("Retry-After") != "") || !strings.Contains(string(body), test.told) {
 				t.Errorf("%s: %s is answered with %d %v %s, %v", now, path, status, header, body, err)
 			}
+			if strings.Contains(string(body), mirror.URL) || strings.Contains(string(body), r.Dir) {
+				t.Errorf("%s: the answer has what is the operator's: %s", now, body)
+			}
 		}
-		if log := r.Log(); !strings.Contains(log, mirror.URL+"/"+bad+".tar.gz: ") || !strings.Contains(log, reason) {
-			t.Errorf("%s: the log does not have the archive and %q", now, reason)
+		if log := r.Log(); !strings.Contains(log, mirror.URL+"/"+test.commit+".tar.gz: ") || !strings.Contains(log, test.log) {
+			t.Errorf("%s: the log does not have the archive and %q", now, test.log)
 		}
 		if got := r.PullTag(t, "sleeps.s0", good); got.Annotations[v1.AnnotationRevision] != good {
 			t.Errorf("%s: a new image of the commit that is there is of %s", now, got.Annotations[v1.AnnotationRevision])
 		}
+	}
+	if n := fetched.Load(); n != 1 {
+		t.Errorf("the hostile archive is fetched %d times, want once", n)
 	}
 	state.Store("hangs")
 	hanging := make(chan struct{})

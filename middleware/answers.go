@@ -49,7 +49,7 @@ func (s *Service) explain(name string, p pull, err error) error {
 		switch asked.Kind {
 		case nixbuilder.NotFound:
 			return errcode.ErrorCodeManifestUnknown.WithMessage(asked.Message)
-		case nixbuilder.Denied:
+		case nixbuilder.Denied, nixbuilder.Damaged:
 			return errcode.ErrorCodeDenied.WithMessage(asked.Message)
 		case nixbuilder.Busy:
 			after := busyFor{after: retryBusy}
@@ -58,6 +58,9 @@ func (s *Service) explain(name string, p pull, err error) error {
 			return errcode.ErrorCodeTooManyRequests.WithMessage(asked.Message)
 		case nixbuilder.Unavailable:
 			retry(retryUnavailable)
+			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
+		case nixbuilder.Interrupted:
+			retry(failureMemory)
 			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
 		}
 	}

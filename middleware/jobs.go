@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// failureMemory is how long a failure that asking again cannot change is remembered. Clients ask twice (HEAD, then GET).
+	// failureMemory is how long a failure is remembered that asking again cannot change, or only by another build. Clients ask twice (HEAD, then GET).
 	failureMemory = time.Minute
 	// failuresKept bounds that memory.
 	failuresKept = 10_000
@@ -93,7 +93,7 @@ func (j *jobs) start(ctx context.Context, key string, who asker, build func(cont
 		if who.byClient {
 			j.byClient--
 		}
-		if nixbuilder.Lasting(err) {
+		if nixbuilder.Costly(err) {
 			j.failed.Add(key, err)
 		}
 		return err

@@ -152,7 +152,10 @@ func TestJobsRememberFailures(t *testing.T) {
 		{"not found", nixbuilder.Errorf(nixbuilder.NotFound, "no"), 1},
 		{"denied", nixbuilder.Errorf(nixbuilder.Denied, "no"), 1},
 		{"busy", nixbuilder.Errorf(nixbuilder.Busy, "no"), 2},
-		{"unavailable", errors.New("disk full"), 2},
+		{"interrupted", nixbuilder.Errorf(nixbuilder.Interrupted, "no"), 1},
+		{"damaged", nixbuilder.Errorf(nixbuilder.Damaged, "no"), 1},
+		{"unavailable", nixbuilder.Errorf(nixbuilder.Unavailable, "no"), 2},
+		{"the operator's", errors.New("disk full"), 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			j := newJobs(10, 10)

@@ -162,7 +162,7 @@ func (a *archives) listing(ctx context.Context, p store.Path) (*nar.Listing, err
 		}
 	}
 	if err == nil && listing == nil {
-		err = fmt.Errorf("listing %s: it has too many files", p)
+		err = &layer.UnfitError{Path: string(p), Reason: "it has too many files"}
 	}
 	if err != nil {
 		return nil, err
@@ -209,7 +209,7 @@ func (a *archives) ReadFile(ctx context.Context, name string, most int64) ([]byt
 			return nil
 		}
 		if e.Size > most {
-			return fmt.Errorf("reading %s: larger than %d bytes", name, most)
+			return rootfs.TooLarge(name, most)
 		}
 		content, err = io.ReadAll(e.Content)
 		return err

@@ -154,9 +154,14 @@ func (b *Builder) Close() { b.daemons.Close() }
 // Current tells which revision of the package set a tag stands for now, if that can be told at once.
 func (b *Builder) Current(tag string) (revision string, ok bool) { return b.source.Current(tag) }
 
-// Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound if there is none, and Denied if clients may not choose it.
+// Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound if there is none, Denied if clients may not choose it, and
+// Damaged if its archive is of no use.
 func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	pinned, err := b.source.Pin(ctx, tag)
+	if bad := (*source.ArchiveError)(nil); errors.As(err, &bad) {
+		logrus.WithError(err).Warnf("nix: %s is of no use", tag)
+		return pinned, Errorf(Damaged, "%v", bad)
+	}
 	if errors.Is(err, source.ErrUnknownTag) {
 		return pinned, Errorf(NotFound, "tag %q is neither %q nor a revision of the package set", tag, source.Latest)
 	}
@@ -263,6 +268,10 @@ func (b *Builder) buildFor(ctx context.Context, o order) (Manifest, error) {
 	if err != nil && errors.Is(context.Cause(ctx), errTotal) {
 		logrus.WithError(err).Warnf("nix: giving up on %s", o.request)
 		return Manifest{}, tooLong(b.options.BuildTotal)
+	}
+	if unfit := (*layer.UnfitError)(nil); errors.As(err, &unfit) {
+		logrus.WithError(err).Warnf("nix: no image can hold %s", o.request)
+		return Manifest{}, unfitFor(unfit)
 	}
 	if refused := (*Error)(nil); errors.As(err, &refused) {
 		err = Errorf(refused.Kind, "%s%s", refused.Message, hint(o.pinned, refused.Message))

@@ -3,6 +3,10 @@ package nixbuilder
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 )
 
 // A Kind says what a client can do about an error.
@@ -17,6 +21,10 @@ const (
 	Busy
 	// Unavailable is that the package set needs something that can't be fetched at the moment. Asking again later may help.
 	Unavailable
+	// Interrupted is that a build was ended from outside, or ran out of what the host has. Asking again later may help, and costs a build.
+	Interrupted
+	// Damaged is that the revision of the package set has come in a form that can't be used. Another revision, or asking again later, may help.
+	Damaged
 )
 
 // An Error is for the one who asked for the image: Message names the thing and the way out, and carries neither paths of the host
@@ -33,8 +41,19 @@ func Errorf(kind Kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
 
+// unfitFor is what clients are told of a file that no image can have. A file of the store is named with its package.
+func unfitFor(unfit *layer.UnfitError) *Error {
+	name := storePrefix.ReplaceAllString("/"+strings.Trim(unfit.Path, "/"), "")
+	return Errorf(Denied, "%.200q can't be part of an image: %s", name, unfit.Reason)
+}
+
 // Lasting tells whether err is one that asking again would only give once more.
-func Lasting(err error) bool {
+func Lasting(err error) bool { return isOf(err, NotFound, Denied) }
+
+// Costly tells whether err should be remembered for those who ask again at once, as clients do: it would be the same, or take another build or download to know.
+func Costly(err error) bool { return Lasting(err) || isOf(err, Interrupted, Damaged) }
+
+func isOf(err error, kinds ...Kind) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Kind != Busy && e.Kind != Unavailable
+	return errors.As(err, &e) && slices.Contains(kinds, e.Kind)
 }

@@ -20,7 +20,12 @@ const logLines = 10
 // How Nix words what no field of its answers tells, with the versions that do. All else is told by statuses.
 var (
 	// 2.8 to 2.26 begin the line with "builder for '…'"; 2.34 has "Cannot build '…'." and "Reason: builder failed …" on the next line.
-	wordsBuilder = regexp.MustCompile(`(?:builder(?: for '[^']*')?) failed (with exit code \d+|due to signal \d+ \([^)]*\))`)
+	wordsBuilder = regexp.MustCompile(`(?:builder(?: for '[^']*')?) failed (with exit code (\d+)|due to signal (\d+) \([^)]*\))`)
+	// All, after that.
+	wordsDiskFull = regexp.MustCompile(`(?m)^\s*note: build failure may have been caused by lack of free disk space`)
+	// All, in the log of Nix's own fetcher, whose other faults go on with the status of HTTP.
+	wordsUnreached = regexp.MustCompile(`unable to download '[^']*'`)
+	wordsGone      = regexp.MustCompile(`HTTP error 4(?:0[134]|10)\b`)
 	// 2.8 to 2.26 fail the whole operation with it.
 	wordsMachine = regexp.MustCompile(`^a '([a-z0-9_-]+)' with features \{([^}]*)\} is required to build `)
 	// 2.34 has it in the result of an input that is rejected.
@@ -29,10 +34,17 @@ var (
 	// All; before 2.34 both fail the whole operation, and the second still does.
 	wordsCycle    = regexp.MustCompile(`cycle detected in build of '[^']*' in the references of output '([^']*)' from output '([^']*)'`)
 	wordsFileType = regexp.MustCompile(`^file ['"][^'"]*['"] has an unsupported type`)
-	// All, in the results of outputs that are rejected.
+	// All fail the whole operation with them; 2.34 also what asks what there is to do.
+	wordsNoSandbox = regexp.MustCompile(`^derivation '[^']*' has '__noChroot' set`)
+	wordsImpure    = regexp.MustCompile(`^derivation '[^']*' requested impure path '([^']*)'`)
+	wordsGraph     = regexp.MustCompile(`'exportReferencesGraph'|^path '[^']*' is not in the Nix store$`)
+	wordsLongName  = regexp.MustCompile(`: File name too long$`)
+	// All, in the results of outputs that are rejected. Of output that refers to store paths and has a known hash, 2.34 may say that the hash is another.
 	wordsHash       = regexp.MustCompile(`hash mismatch in fixed-output derivation '[^']*':\s+specified:\s+(\S+)\s+got:\s+(\S+)`)
 	wordsNoOutput   = regexp.MustCompile(`failed to produce output path for output '([^']*)'`)
 	wordsReferences = regexp.MustCompile(`output '[^']*' is not allowed to refer to the following paths:((?:\s+/nix/store/\S+)+)`)
+	wordsFlat       = regexp.MustCompile(`should be a non-executable regular file since recursive hashing is not enabled`)
+	wordsRefers     = regexp.MustCompile(`^(?:fixed-output derivations must not reference store paths|illegal path references in fixed-output derivation)`)
 	// All, in the log. A build on a remote builder is said to have failed there, and a helper of Nix's to have failed here.
 	wordsRemote = regexp.MustCompile(`^error: (?:build of|building of|builder for|Cannot build) '/nix/store/`)
 	// All, in results and in the log, of what binary caches have and don't give.
@@ -54,8 +66,17 @@ var (
 	wordsSerialized = regexp.MustCompile(`^ErrorError.??([a-z]+ )`)
 
 	derivationPath = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-[^/'" ]+?\.drv\b`)
+	storePath      = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-[^/'" ]+`)
 	storePrefix    = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-`)
+
+	// Where builds are done on the host, and with what they see as their root directory. Newer versions keep both in places of their own.
+	buildDir  = regexp.MustCompile(`(?:/[^\s'":;/]+)*/nix-(?:build-[^\s'":;/]+\.drv-\d+|\d+-\d+)(?:/build)?\b`)
+	buildRoot = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-[^\s'"/]+\.drv\.chroot(?:/root)?`)
+	hostPath  = regexp.MustCompile(`(^|[\s'"(=])/[^\s'"]+`)
 )
+
+// Exit codes of shells about what they ran, and the numbers of signals that whoever wants a process to end sends it: the kernel, where memory is short.
+var endings = map[string]string{"9": "SIGKILL", "15": "SIGTERM", "137": "SIGKILL", "143": "SIGTERM"}
 
 // A buildError is why something can't be built or downloaded, for which what is built has to answer, or where it comes from.
 type buildError struct {
@@ -66,11 +87,13 @@ type buildError struct {
 	caches string   // what else there is to be known of binary caches, on one line
 	absent bool     // one of them is left out, as it did not answer
 	silent bool     // one of them has it and did not answer
+
+	unreached bool // Nix did not get an answer to what it fetches
 }
 
 // Error is for the log.
 func (e *buildError) Error() string {
-	text := fmt.Sprintf("making %s: %s", e.path, e.status)
+	text := fmt.Sprintf("making %s: %s", cmp.Or(string(e.path), "an image"), e.status)
 	if e.reason != "" {
 		text += ": " + strings.ReplaceAll(e.reason, "\n", " | ")
 	}
@@ -89,7 +112,10 @@ func explain(err error) error {
 
 // public is for clients.
 func (e *buildError) public() *Error {
-	name := strings.TrimSuffix(e.path.Name(), ".drv")
+	name := "this image"
+	if e.path != "" {
+		name = strings.TrimSuffix(e.path.Name(), ".drv")
+	}
 	if e.silent {
 		return Errorf(Unavailable, "fetching %s failed: a binary cache that has it does not answer as it should%s", name, e.caches)
 	}
@@ -104,12 +130,18 @@ func (e *buildError) public() *Error {
 	if machine != "" {
 		return Errorf(kind, "building %s needs a machine %s: give Nix a binary cache that has it, a remote builder, or emulation%s", name, machine, e.caches)
 	}
-	message := fmt.Sprintf("building %s %s%s", name, e.outcome(), e.caches)
-	if e.status == daemon.TransientFailure || e.withheld() { // only what is fetched may fail for a while
-		kind, message = Unavailable, fmt.Sprintf("fetching %s %s%s", name, e.outcome(), e.caches)
+	doing := "building"
+	switch {
+	case e.interruption() != "":
+		kind = Interrupted
+	case e.unreached, e.withheld():
+		kind, doing = Unavailable, "fetching"
+	case e.status == daemon.TransientFailure: // Nix's word for what has the network
+		doing = "fetching"
 	}
+	message := fmt.Sprintf("%s %s %s%s", doing, name, e.outcome(), e.caches)
 	if len(e.tail) > 0 {
-		message += "; its last lines: " + strings.Join(e.tail, " | ")
+		message += "; its last lines: " + buildDir.ReplaceAllString(strings.Join(e.tail, " | "), "/build")
 		message += "; on the registry's host, `nix-store --read-log " + string(e.path) + "` has the whole log"
 	}
 	return &Error{Kind: kind, Message: message}
@@ -136,10 +168,27 @@ func (e *buildError) machine() string {
 	return strings.Join(needs, " ")
 }
 
+// interruption is what ended a build from outside, empty if nothing did.
+func (e *buildError) interruption() string {
+	if e.status == daemon.TimedOut || e.status == daemon.LogLimitExceeded { // Nix itself ended it
+		return ""
+	}
+	if wordsDiskFull.MatchString(e.reason) {
+		return "failed for want of disk space"
+	}
+	if m := wordsBuilder.FindStringSubmatch(e.reason); m != nil && endings[m[2]+m[3]] != "" {
+		return "was ended by " + endings[m[2]+m[3]] + ", as where memory is short"
+	}
+	return ""
+}
+
 // outcome goes on where "building NAME" ends.
 func (e *buildError) outcome() string {
 	if e.status == daemon.TimedOut {
 		return "took longer than this registry allows"
+	}
+	if why := e.interruption(); why != "" {
+		return why + ": ask again later"
 	}
 	if m := wordsBuilder.FindStringSubmatch(e.reason); m != nil {
 		return "failed " + m[1]
@@ -154,7 +203,7 @@ func (e *buildError) outcome() string {
 		return "failed: its builder ended well, but made no output " + m[1]
 	}
 	if m := wordsReferences.FindStringSubmatch(e.reason); m != nil {
-		paths := strings.Fields(storePrefix.ReplaceAllString(m[1], ""))
+		paths := slices.Sorted(slices.Values(strings.Fields(storePrefix.ReplaceAllString(m[1], ""))))
 		return "failed: its output refers to what it may not refer to: " + strings.Join(paths, ", ")
 	}
 	if m := wordsCycle.FindStringSubmatch(e.reason); m != nil {
@@ -163,10 +212,30 @@ func (e *buildError) outcome() string {
 	if wordsFileType.MatchString(e.reason) {
 		return "failed: its output has something that is neither a file, a directory nor a symbolic link"
 	}
+	if wordsFlat.MatchString(e.reason) {
+		return "failed: the package set says that its output is a file of a known hash, and it made a directory or a program"
+	}
+	if wordsRefers.MatchString(e.reason) {
+		return "failed: its output has a known hash, and may not refer to store paths, but does"
+	}
+	if wordsNoSandbox.MatchString(e.reason) {
+		return "failed: it asks to be built outside of Nix's sandbox (__noChroot), which this registry's Nix does not do"
+	}
+	if m := wordsImpure.FindStringSubmatch(e.reason); m != nil {
+		return fmt.Sprintf("failed: it asks for %s of the host (__impureHostDeps), which this registry's Nix does not give", m[1])
+	}
+	if wordsLongName.MatchString(e.reason) {
+		return "failed: a file that it makes has too long a name"
+	}
 	if first, _, _ := strings.Cut(e.reason, "\n"); first != "" {
-		return "failed: " + storePrefix.ReplaceAllString(first, "")
+		return "failed: " + withoutPaths(first)
 	}
 	return "failed: " + e.status.String()
+}
+
+// withoutPaths is a text of Nix's in which store paths are names, and other paths, which are the host's, are left out.
+func withoutPaths(text string) string {
+	return hostPath.ReplaceAllString(storePrefix.ReplaceAllString(buildRoot.ReplaceAllString(text, ""), ""), "$1…")
 }
 
 // remarks are what Nix says while it builds. Why a build on a remote builder failed is nowhere else: the result is then that Nix's own helper did. Each
@@ -295,6 +364,8 @@ func (r *remarks) failure(results []daemon.Result, err error) error {
 		return nil
 	}
 	failed.tail = r.tails[failed.path]
+	log := strings.Join(failed.tail, "\n")
+	failed.unreached = failed.status == daemon.TransientFailure && wordsUnreached.MatchString(log) && !wordsGone.MatchString(log)
 	failed.caches, failed.absent = r.aside(), len(r.leftOut) > 0
 	failed.silent = !strings.HasSuffix(string(failed.path), ".drv") && len(r.unheard) > len(r.leftOut)
 	if machine := failed.machine(); machine != "" && len(r.unusable) > 0 { // it may be there when somebody asks again
@@ -314,10 +385,15 @@ func wholeOperation(message string) *buildError {
 		status = daemon.InputRejected
 	case wordsCycle.MatchString(message), wordsFileType.MatchString(message):
 		status = daemon.OutputRejected
+	case wordsNoSandbox.MatchString(message), wordsImpure.MatchString(message), wordsGraph.MatchString(message):
+		status = daemon.InputRejected
+	case wordsLongName.MatchString(message):
+		status = daemon.OutputRejected
 	default:
 		return nil
 	}
-	return &buildError{path: store.Path(derivationPath.FindString(message)), status: status, reason: message}
+	path := cmp.Or(derivationPath.FindString(message), storePath.FindString(message)) // some name neither
+	return &buildError{path: store.Path(path), status: status, reason: message}
 }
 
 // blame orders failures: those that name a cause come before those that came of it.

@@ -28,6 +28,7 @@ func TestFailures(t *testing.T) {
 		lines   []string // of the daemon; APP and LIB are derivations
 		results []daemon.Result
 		err     error
+		own     string // the last line of app's builder, beside the others
 		kind    Kind
 		want    string // how the message begins
 	}{
@@ -39,7 +40,42 @@ func TestFailures(t *testing.T) {
 		{
 			name:    "its builder, 2.34",
 			results: []daemon.Result{result(app, daemon.PermanentFailure, "Cannot build 'DRV'.\nReason: builder failed due to signal 9 (Killed).\nOutput paths:\n  /x")},
-			kind:    Denied, want: "building app-1 failed due to signal 9 (Killed); its last lines: linking",
+			kind:    Interrupted, want: "building app-1 was ended by SIGKILL, as where memory is short: ask again later; its last lines: linking",
+		},
+		{
+			name:    "a builder that is asked to end, 2.8",
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed due to signal 15 (Terminated)")},
+			kind:    Interrupted, want: "building app-1 was ended by SIGTERM",
+		},
+		{
+			name:    "what a builder runs is ended",
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed with exit code 137")},
+			kind:    Interrupted, want: "building app-1 was ended by SIGKILL",
+		},
+		{
+			name:    "a builder that fetches and is ended",
+			results: []daemon.Result{result(app, daemon.TransientFailure, "builder for 'DRV' failed due to signal 9 (Killed)")},
+			kind:    Interrupted, want: "building app-1 was ended by SIGKILL",
+		},
+		{
+			name:    "a builder that Nix ends",
+			results: []daemon.Result{result(app, daemon.LogLimitExceeded, "builder for 'DRV' failed due to signal 9 (Killed)")},
+			kind:    Denied, want: "building app-1 failed due to signal 9 (Killed)",
+		},
+		{
+			name:    "a builder that crashes",
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed due to signal 11 (Segmentation fault)")},
+			kind:    Denied, want: "building app-1 failed due to signal 11 (Segmentation fault)",
+		},
+		{
+			name:    "a full disk",
+			results: []daemon.Result{result(app, daemon.TransientFailure, "builder for 'DRV' failed with exit code 1;\nlast 1 log lines:\n> x\n  note: build failure may have been caused by lack of free disk space")},
+			kind:    Interrupted, want: "building app-1 failed for want of disk space: ask again later",
+		},
+		{
+			name:    "a builder that says that a disk is full",
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed with exit code 1;\nlast 1 log lines:\n> note: build failure may have been caused by lack of free disk space")},
+			kind:    Denied, want: "building app-1 failed with exit code 1",
 		},
 		{
 			name: "a dependency's builder",
@@ -150,7 +186,57 @@ func TestFailures(t *testing.T) {
 		},
 		{
 			name: "what is fetched", results: []daemon.Result{result(app, daemon.MiscFailure, ""), result(lib, daemon.TransientFailure, "builder for 'DRV' failed with exit code 7;")},
-			kind: Unavailable, want: "fetching lib-1 failed with exit code 7; its last lines: compiling this | error: no",
+			kind: Denied, want: "fetching lib-1 failed with exit code 7; its last lines: compiling this | error: no",
+		},
+		{
+			name: "what Nix itself fetches", own: "error: unable to download 'http://a/x': Could not connect to server (7)",
+			results: []daemon.Result{result(app, daemon.TransientFailure, "builder for 'DRV' failed with exit code 1;")},
+			kind:    Unavailable, want: "fetching app-1 failed with exit code 1; its last lines: linking | error: unable to download",
+		},
+		{
+			name: "what is not there for Nix to fetch", own: "error: unable to download 'http://a/x': HTTP error 404",
+			results: []daemon.Result{result(app, daemon.TransientFailure, "builder for 'DRV' failed with exit code 1;")},
+			kind:    Denied, want: "fetching app-1 failed with exit code 1; its last lines: linking | error: unable to download",
+		},
+		{
+			name: "no sandbox", err: &daemon.Error{Message: "derivation '" + string(app) + "' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'"},
+			kind: Denied, want: "building app-1 failed: it asks to be built outside of Nix's sandbox (__noChroot), which this registry's Nix does not do",
+		},
+		{
+			name: "what is the host's", err: &daemon.Error{Message: "derivation '" + string(app) + "' requested impure path '/etc', but it was not in allowed-impure-host-deps"},
+			kind: Denied, want: "building app-1 failed: it asks for /etc of the host (__impureHostDeps), which this registry's Nix does not give",
+		},
+		{
+			name: "too long a name", err: &daemon.Error{Message: "opening directory '" + string(app) + ".chroot/root/nix/store/00000000000000000000000000000000-app-1/0/0': File name too long"},
+			kind: Denied, want: "building app-1 failed: a file that it makes has too long a name",
+		},
+		{
+			name: "too long a name where it is built", err: &daemon.Error{Message: `opening directory "/tmp/nix-build-app-1.drv-1/build/deep/0/0": File name too long`},
+			kind: Denied, want: "building this image failed: a file that it makes has too long a name",
+		},
+		{
+			name: "a graph of what there is not, 2.34", err: &daemon.Error{Message: "path '/etc/passwd' is not in the Nix store"},
+			kind: Denied, want: "building this image failed: path '…' is not in the Nix store",
+		},
+		{
+			name:    "a directory of a known hash, 2.26",
+			results: []daemon.Result{result(app, daemon.OutputRejected, "output path 'DRV.chroot/root/nix/store/00000000000000000000000000000000-app-1' should be a non-executable regular file since recursive hashing is not enabled (one of outputHashMode={flat,text} is true)")},
+			kind:    Denied, want: "building app-1 failed: the package set says that its output is a file of a known hash, and it made a directory or a program",
+		},
+		{
+			name:    "references of a known hash, 2.26",
+			results: []daemon.Result{result(app, daemon.OutputRejected, "fixed-output derivations must not reference store paths: 'DRV' references 1 distinct paths, e.g. '/nix/store/00000000000000000000000000000000-lib-1'")},
+			kind:    Denied, want: "building app-1 failed: its output has a known hash, and may not refer to store paths, but does",
+		},
+		{
+			name: "where it is built", own: "cc: /tmp/nix-build-app-1.drv-0/x.c, /nix/var/nix/builds/nix-31-4/build/x.c, /nix/store/00000000000000000000000000000000-lib-1/x.h: no",
+			results: []daemon.Result{result(app, daemon.PermanentFailure, "builder for 'DRV' failed with exit code 1")},
+			kind:    Denied, want: "building app-1 failed with exit code 1; its last lines: linking | cc: /build/x.c, /build/x.c, /nix/store/00000000000000000000000000000000-lib-1/x.h: no",
+		},
+		{
+			name:    "no words for it, and paths of the host",
+			results: []daemon.Result{result(app, daemon.OutputRejected, `moving "DRV.chroot/root/nix/store/00000000000000000000000000000000-app-1" to '/srv/nix/store/00000000000000000000000000000000-app-1' at /var/x: no`)},
+			kind:    Denied, want: `building app-1 failed: moving "app-1" to '…' at … no`,
 		},
 		{
 			name:    "a dependency that a cache doesn't give",
@@ -237,7 +323,7 @@ func TestFailures(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			said := newRemarks()
-			for drv, lines := range map[store.Path][]string{app: {"linking"}, lib: {"", "ErrorErrorHcompiling this", "error: no"}} {
+			for drv, lines := range map[store.Path][]string{app: {"linking", test.own}, lib: {"", "ErrorErrorHcompiling this", "error: no"}} {
 				for _, line := range lines {
 					said.add(daemon.LogLine{Drv: drv, Text: line})
 				}

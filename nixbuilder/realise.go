@@ -132,13 +132,13 @@ func unbuilt(name string, said *remarks, how means) error {
 	return Errorf(kind, "%s would have to be built, and build.local of this registry is off%s", name, said.aside())
 }
 
-// missing is what Nix would have to do for targets. A connection that leaves binary caches out is not used again: they may answer the next one.
+// missing is what Nix would have to do for targets. Its errors are for clients or for the operator. A connection that leaves binary caches out is not used again: they may answer the next one.
 func (b *Builder) missing(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, said *remarks) (daemon.Missing, error) {
 	missing, err := conn.QueryMissing(ctx, targets, said.add)
 	if len(said.leftOut) > 0 {
 		conn.Retire()
 	}
-	return missing, err
+	return missing, explain(said.failure(nil, err))
 }
 
 // make has Nix download derivations' outputs or build them, if that stays within the limits. What a binary cache has lost, or damaged, is built. There is a

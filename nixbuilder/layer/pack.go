@@ -30,8 +30,8 @@ type Options struct {
 
 // Pack writes to w the layer that holds paths, and reports what it wrote. The order of paths does not matter, nor does
 // repetition. Files of equal content and mode are written once; their other names become hard links, which saves some
-// packages most of their size. A special file (device, socket, pipe) is an error, and so is a file whose size changes
-// meanwhile. No symbolic link is followed.
+// packages most of their size. A special file (device, socket, pipe) is an *UnfitError. A file whose size changes
+// meanwhile is an error, too. No symbolic link is followed.
 //
 // It reads each path's directories twice and works on one core; several may run at once.
 func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, options Options) (Result, error) {
@@ -181,7 +181,7 @@ func (p *packer) pack(e entry) error {
 		}
 		return p.tar.Symlink(e.path, target)
 	}
-	return fmt.Errorf("archiving %q: it is not a file, directory or symbolic link", e.path)
+	return &UnfitError{e.path, "it is neither a file, a directory nor a symbolic link"}
 }
 
 func (p *packer) file(e entry) error {

@@ -290,9 +290,9 @@ func TestPackRefuses(t *testing.T) {
 	}{
 		{name: "no such path", files: []file{{name: "nix/store/"}}, want: "packing " + string(pathA)},
 		{name: "no store", want: "opening the store"},
-		{name: "pipe", files: []file{{name: a + "/dir/"}}, want: a + `/dir/pipe": it is not a file`,
+		{name: "pipe", files: []file{{name: a + "/dir/"}}, want: a + `/dir/pipe": it is neither a file`,
 			spoil: func(root string) error { return syscall.Mkfifo(filepath.Join(root, a, "dir/pipe"), 0o644) }},
-		{name: "socket", files: []file{{name: a + "/dir/"}}, want: a + `/dir/socket": it is not a file`,
+		{name: "socket", files: []file{{name: a + "/dir/"}}, want: a + `/dir/socket": it is neither a file`,
 			spoil: func(root string) error {
 				return syscall.Mknod(filepath.Join(root, a, "dir/socket"), syscall.S_IFSOCK|0o644, 0)
 			}},

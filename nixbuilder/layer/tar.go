@@ -12,13 +12,9 @@ import (
 	"unicode/utf8"
 )
 
-// whiteout begins the names that delete files of lower layers (OCI image-spec, layer.md). A file of that name cannot
-// be put in a layer.
-const whiteout = ".wh."
-
 // Tar writes the entries of a layer. Owners and times are the same for all; names are relative to the root
 // directory and without "./"; modes are permission bits, with 01000 for sticky. What an entry lies in, or links to, must have
-// been written before it. It is not safe for concurrent use.
+// been written before it. What no layer can have is an *UnfitError. It is not safe for concurrent use.
 type Tar struct {
 	w       *tar.Writer
 	out     *blockWriter // what w writes to
@@ -62,8 +58,9 @@ func (t *Tar) HardLink(name, target string, mode int64) error {
 }
 
 func (t *Tar) header(h tar.Header) error {
-	if strings.HasPrefix(path.Base(h.Name), whiteout) {
-		return fmt.Errorf("archiving %q: names that begin with %s stand for deletions in a layer", h.Name, whiteout)
+	dir, base := path.Split(strings.TrimSuffix(h.Name, "/"))
+	if reason := Unfit(len(dir)-1, base); reason != "" {
+		return &UnfitError{h.Name, reason}
 	}
 	h.ModTime = time.Unix(1, 0)
 	if !utf8.ValidString(h.Name) || !utf8.ValidString(h.Linkname) {

@@ -8,17 +8,15 @@ import (
 	"path"
 	"slices"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
 // DefaultPriority is the priority of a package whose meta.priority is not set.
 const DefaultPriority = 5
 
-// Limits on what packages can make of a root directory, by links that lead back into what they lie in.
-const (
-	maxEntries   = 500_000
-	maxNameBytes = 4096
-)
+// maxEntries is a limit on what packages can make of a root directory, by links that lead back into what they lie in.
+const maxEntries = 500_000
 
 // Package is a requested package.
 type Package struct {
@@ -36,6 +34,8 @@ type Package struct {
 // packages, if it is in the closure; a link to a directory merges with another directory of the same name; Nix's own
 // files in an output are left out. Unlike there, files that begin with a dot are not left out, a link that leads nowhere
 // is a file, and a file and a directory of the same name are no error: the better priority has it.
+//
+// The error is a *layer.UnfitError if no image can hold the packages.
 func Merge(ctx context.Context, packages []Package, closure []store.Path, files Files) (*Tree, error) {
 	m := newMerger(files, closure)
 
@@ -192,22 +192,19 @@ func (m *merger) mkdir(n *node, name string) (*node, error) {
 }
 
 func (m *merger) put(n *node, name string, child *node) error {
-	if err := m.count(n.name, name); err != nil {
-		return err
+	if reason := m.count(n.name, name); reason != "" {
+		return &layer.UnfitError{Path: cmp.Or(child.link, child.whole, path.Join(n.name, name)), Reason: reason}
 	}
 	n.set(name, child)
 	return nil
 }
 
-// count adds an entry, in a directory of the image, to those that there are.
-func (m *merger) count(dir, name string) error {
+// count adds an entry, in a directory of the image, to those that there are, and tells why it can't be one.
+func (m *merger) count(dir, name string) (unfit string) {
 	if m.entries++; m.entries > maxEntries {
-		return fmt.Errorf("more than %d files", maxEntries)
+		return fmt.Sprintf("with it, the root directory has more than %d files", maxEntries)
 	}
-	if len(dir)+1+len(name) > maxNameBytes {
-		return fmt.Errorf("naming %.40q…: longer than %d bytes", dir, maxNameBytes)
-	}
-	return nil
+	return layer.Unfit(len(dir), name)
 }
 
 // measure counts what is in the whole directories below n, and finds sections among them.
@@ -240,8 +237,8 @@ func (m *merger) countAll(ctx context.Context, name, dir string) error {
 		if leftOut(dir, e.Name) {
 			continue
 		}
-		if err := m.count(name, e.Name); err != nil {
-			return err
+		if reason := m.count(name, e.Name); reason != "" {
+			return &layer.UnfitError{Path: dir + "/" + e.Name, Reason: reason}
 		}
 		if e.Type.IsDir() {
 			if err := m.countAll(ctx, name+"/"+e.Name, dir+"/"+e.Name); err != nil {

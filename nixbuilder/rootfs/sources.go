@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
@@ -31,7 +32,7 @@ type Files interface {
 	Lstat(ctx context.Context, name string) (File, error)
 	// ReadDir lists a directory in the order of the names' bytes.
 	ReadDir(ctx context.Context, name string) ([]File, error)
-	// ReadFile reads a regular file. It fails if that is larger than most bytes.
+	// ReadFile reads a regular file. The error is a *layer.UnfitError if that is larger than most bytes.
 	ReadFile(ctx context.Context, name string, most int64) ([]byte, error)
 }
 
@@ -160,6 +161,11 @@ func (s *StoreFiles) list(name string) ([]File, error) {
 	return files, err
 }
 
+// TooLarge is the error of Files.ReadFile about a file that is larger than most bytes.
+func TooLarge(name string, most int64) error {
+	return &layer.UnfitError{Path: store.Dir + "/" + name, Reason: fmt.Sprintf("it is larger than %d bytes", most)}
+}
+
 // ReadFile implements Files.
 func (s *StoreFiles) ReadFile(_ context.Context, name string, most int64) ([]byte, error) {
 	f, err := s.open(name)
@@ -169,7 +175,7 @@ func (s *StoreFiles) ReadFile(_ context.Context, name string, most int64) ([]byt
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(content)) > most {
-		err = fmt.Errorf("reading %s: larger than %d bytes", f.Name(), most)
+		err = TooLarge(name, most)
 	}
 	return content, err
 }

@@ -34,8 +34,7 @@ func (t *Tree) HasCABundle() bool {
 	return !n.isDir()
 }
 
-// Pack writes the tree as a layer to w; see layer.WriteRecurring. It fails if a package holds a name that stands for a
-// deletion in a layer (.wh.…).
+// Pack writes the tree as a layer to w; see layer.WriteRecurring.
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *layer.Compressor) (layer.Result, error) {
 	p := &packer{tree: t, written: make(map[*node]bool)}
 	return layer.WriteRecurring(ctx, w, compressor, p.sections(ctx), func(archive *layer.Tar) error { return p.rest(ctx, archive, t.root) })

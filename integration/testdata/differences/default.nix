@@ -40,6 +40,14 @@ let
       // attributes
     );
 
+  # One with attributes of other types, as checks of outputs need.
+  structuredly =
+    name: script: attributes:
+    make name ''
+      out=$(${b} sed -n 's/.*"out":"\([^"]*\)".*/\1/p' .attrs.json)
+      ${script}
+    '' ({ __structuredAttrs = true; } // attributes);
+
   build = rec {
     ok = make "ok" "$b mkdir -p $out/bin; echo ok > $out/bin/ok" { };
     two = make "two" "$b mkdir $out $dev; echo $dev > $out/two; echo h > $dev/two.h" {
@@ -48,10 +56,7 @@ let
         "dev"
       ];
     };
-    structured = make "structured" ''
-      out=$(${b} sed -n 's/.*"out":"\([^"]*\)".*/\1/p' .attrs.json)
-      ${b} mkdir $out
-    '' { __structuredAttrs = true; };
+    structured = structuredly "structured" "${b} mkdir $out" { };
     image = make "image" "$b mkdir $out" { } // {
       passthru.image.env.A = "b";
     };
@@ -96,6 +101,53 @@ let
     no-builder = make "no-builder" "" { builder = "/nowhere/sh"; };
     no-builder-dependency = uses no-builder;
     bad-output = make "bad-output" "$b mknod $out p" { };
+    bad-output-dependency = uses bad-output;
+
+    # What can be built, and not be put into an image.
+    whiteout = make "whiteout" "$b mkdir -p $out/bin; echo > $out/bin/.wh.ok" { };
+    whiteout-directory = make "whiteout-directory" "$b mkdir -p $out/share/.wh..wh..opq" { };
+    whiteout-dependency = make "uses-whiteout" "$b mkdir $out; $b ln -s ${whiteout} $out/link" { };
+
+    # What asks for more than a sandbox gives.
+    unconfined = make "unconfined" "echo > $out" { __noChroot = true; };
+    unconfined-dependency = uses unconfined;
+    impure-host = make "impure-host" "echo > $out" { __impureHostDeps = [ "/etc" ]; };
+    impure-host-dependency = uses impure-host;
+    odd-graph = make "odd-graph" "echo > $out" { exportReferencesGraph = [ "graph" ]; };
+    graph-name = make "graph-name" "echo > $out" {
+      exportReferencesGraph = [
+        "../graph"
+        ok
+      ];
+    };
+    graph-outside = make "graph-outside" "echo > $out" {
+      exportReferencesGraph = [
+        "graph"
+        "/nix/store/00000000000000000000000000000000-outside"
+      ];
+    };
+    graph-nowhere = make "graph-nowhere" "echo > $out" {
+      exportReferencesGraph = [
+        "graph"
+        "/etc/passwd"
+      ];
+    };
+
+    # What something else than its builder ends. Processes of a sandbox can't end its first one.
+    killed = make "killed" "echo began; $b sh -c 'kill -KILL $$'; exit $?" { };
+    killed-dependency = uses killed;
+    killed-fetcher = fixed "killed-fetcher" "$b sh -c 'kill -KILL $$'; exit $?" { };
+    terminated = make "terminated" "$b sh -c 'kill -TERM $$'; exit $?" { };
+    crashed = make "crashed" "$b sh -c 'kill -SEGV $$'; exit $?" { };
+
+    # Outputs that Nix rejects.
+    too-large = structuredly "too-large" "echo too much > $out" { outputChecks.out.maxSize = 10; };
+    too-large-closure = structuredly "too-large-closure" "echo ${ok} >$out" { outputChecks.out.maxClosureSize = 10; };
+    no-reference = structuredly "no-reference" "echo ${ok} >$out" { outputChecks.out.allowedRequisites = [ ]; };
+    odd-reference = make "odd-reference" "echo > $out" { allowedReferences = [ "nowhere" ]; };
+    executable = fixed "executable" "echo x > $out; $b chmod +x $out" { };
+    directory = fixed "directory" "$b mkdir $out" { };
+    writable = make "writable" "$b mkdir $out; echo > $out/file; $b chmod 666 $out/file" { };
   };
 
   evaluation = {

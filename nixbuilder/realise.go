@@ -204,9 +204,14 @@ func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.D
 	results, err := conn.Build(ctx, withDependencies(targets, missing.WillBuild), said.add)
 	b.tellOfCaches(ctx, said)
 	err = said.failure(results, err)
-	if failed := (*buildError)(nil); !b.options.LogToClients && errors.As(err, &failed) && len(failed.tail) > 0 {
-		logrus.Warnf("nix: the last lines of %s: %s", failed.path, strings.Join(failed.tail, " | "))
-		failed.tail = nil
+	if failed := (*buildError)(nil); errors.As(err, &failed) {
+		if !b.options.LogToClients && len(failed.tail) > 0 {
+			logrus.Warnf("nix: the last lines of %s: %s", failed.path, strings.Join(failed.tail, " | "))
+			failed.tail = nil
+		}
+		for i, line := range failed.tail { // builders may know where their package set is
+			failed.tail[i] = strings.ReplaceAll(line, b.options.CacheDir, "…")
+		}
 	}
 	return results, err
 }

@@ -13,7 +13,7 @@ if [ "$(id -u)" -ne 0 ] && [ -z "${CI:-}" ]; then
 fi
 cd "$(dirname "$0")/.."
 tests=(
-  BadPackages BadPackageSets CachedPackages CacheFaults ChannelSource CraneValidates Determinism Differences Edit Flake GitSource Kill KilledDaemon
+  BadPackages BadPackageSets CachedPackages CacheFaults ChannelSource CraneValidates Determinism Differences Edit Flake GitSource Kill KilledBuilder KilledDaemon
   LayoutOfBinaryCache MendedCache NixBuild PackingOverlapsDownloads Platforms Prebuild RemoteBuilders Scripts StorelessBuilds Substituters
 )
 pattern="^Test($(IFS='|' && echo "${tests[*]}"))\$"

@@ -91,18 +91,26 @@ func (m nixMessage) fetches() bool {
 
 // hidePaths replaces what a host's user calls the place of a package set, and what is around it, by what its clients may know.
 func hidePaths(set Source, resolved string, isFile bool, scratch string) *strings.Replacer {
-	pairs := []string{scratch + "/root" + store.Dir, store.Dir, scratch, "scratch"}
+	type place struct{ path, name string }
+	places := []place{{scratch + "/root" + store.Dir, store.Dir}, {scratch, "scratch"}}
 	for _, name := range slices.Sorted(maps.Keys(set.NixPath)) {
-		pairs = append(pairs, set.NixPath[name], "<"+name+">")
+		places = append(places, place{set.NixPath[name], "<" + name + ">"})
 	}
 	for _, path := range []string{resolved, set.Path} {
 		if isFile {
 			path = filepath.Dir(path)
 		}
-		pairs = append(pairs, path, "packages")
-		if parent := filepath.Dir(path); parent != "/" && parent != store.Dir {
-			pairs = append(pairs, parent, "packages/..")
+		places = append(places, place{path, "packages"})
+		// Those right below the root directory every host has.
+		for above := "packages/.."; filepath.IsAbs(path) && filepath.Dir(filepath.Dir(path)) != "/" && filepath.Dir(path) != store.Dir; above += "/.." {
+			path = filepath.Dir(path)
+			places = append(places, place{path, above})
 		}
+	}
+	slices.SortStableFunc(places, func(a, b place) int { return len(b.path) - len(a.path) })
+	pairs := make([]string, 0, 2*len(places))
+	for _, p := range places {
+		pairs = append(pairs, p.path, p.name)
 	}
 	return strings.NewReplacer(pairs...) // where several fit, the first one
 }

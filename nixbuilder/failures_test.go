@@ -105,7 +105,7 @@ func TestFailures(t *testing.T) {
 		{
 			name:    "forbidden references",
 			results: []daemon.Result{result(path("none.drv"), daemon.OutputRejected, "output '/nix/store/x' is not allowed to refer to the following paths:\n  "+string(lib)+"\n  "+string(app))},
-			kind:    Denied, want: "building none failed: its output refers to what it may not refer to: lib-1.drv, app-1.drv",
+			kind:    Denied, want: "building none failed: its output refers to what it may not refer to: app-1.drv, lib-1.drv",
 		},
 		{
 			name:    "a cycle, 2.34",

@@ -16,13 +16,14 @@ var passwords = regexp.MustCompile(`(://[^\s/:@]*):[^\s/@]+@`)
 // passwords of URLs, which are shown as url.URL.Redacted does.
 func plain(s string) string {
 	s = escapes.ReplaceAllString(strings.ToValidUTF8(s, "\uFFFD"), "")
-	if strings.Contains(s, "@") {
-		s = passwords.ReplaceAllString(s, "$1:xxxxx@")
-	}
-	return strings.Map(func(r rune) rune {
+	s = strings.Map(func(r rune) rune {
 		if r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)) {
 			return -1
 		}
 		return r
 	}, s)
+	if strings.Contains(s, "@") { // now that nothing can hide them
+		s = passwords.ReplaceAllString(s, "$1:xxxxx@")
+	}
+	return s
 }

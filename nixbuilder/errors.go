@@ -36,9 +36,16 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// Errorf makes an Error.
+// maxMessage is how much a client is told, in bytes. The last lines of a build's log are most of it.
+const maxMessage = 8 << 10
+
+// Errorf makes an Error. A message that is very long is cut.
 func Errorf(kind Kind, format string, args ...any) *Error {
-	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
+	message := fmt.Sprintf(format, args...)
+	if len(message) > maxMessage {
+		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
+	}
+	return &Error{Kind: kind, Message: message}
 }
 
 // unfitFor is what clients are told of a file that no image can have. A file of the store is named with its package.

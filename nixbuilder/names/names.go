@@ -135,22 +135,23 @@ func matches(globs []string, name string) bool {
 	return slices.ContainsFunc(globs, func(glob string) bool { return matchParts(strings.Split(strings.ToLower(glob), "."), parts) })
 }
 
+// matchParts takes time in proportion to both: clients choose names, of up to a hundred parts.
 func matchParts(globs, parts []string) bool {
-	for len(globs) > 0 && globs[0] != "**" {
-		if len(parts) == 0 || !matchPart(globs[0], parts[0]) {
-			return false
+	at := make([]bool, len(parts)+1) // whether the globs so far match so many parts
+	at[0] = true
+	for _, glob := range globs {
+		next := make([]bool, len(parts)+1)
+		for n, ok := range at {
+			switch {
+			case glob == "**":
+				next[n] = ok || n > 0 && next[n-1]
+			case ok && n < len(parts) && matchPart(glob, parts[n]):
+				next[n+1] = true
+			}
 		}
-		globs, parts = globs[1:], parts[1:]
+		at = next
 	}
-	if len(globs) == 0 {
-		return len(parts) == 0
-	}
-	for n := range len(parts) + 1 {
-		if matchParts(globs[1:], parts[n:]) {
-			return true
-		}
-	}
-	return false
+	return at[len(parts)]
 }
 
 func matchesWhole(globs []string, name string) bool {

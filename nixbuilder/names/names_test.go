@@ -120,3 +120,14 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A name of many parts is compared with many wildcards in no time.
+func TestManyWildcards(t *testing.T) {
+	glob := strings.Repeat("**.a.", 30) + "c"
+	name := strings.Repeat("a.", 120)
+	for end, want := range map[string]bool{"b": false, "c": true} {
+		if got := matches([]string{glob}, name+end); got != want {
+			t.Errorf("%s…%s is matched: %v", name[:10], end, got)
+		}
+	}
+}

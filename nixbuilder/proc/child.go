@@ -195,6 +195,9 @@ func endFirst(pid int) {
 	}
 }
 
+// maxFile is how large a file that a confined program writes may be, in bytes: as large as an archive that is unpacked.
+const maxFile = 4 << 30
+
 // limit sets the limits of a program that has just begun. It must be called on a thread that is not used for anything else.
 //
 // A process may limit others of its own real user; root may do so only where it has kept CAP_SYS_RESOURCE, which containers
@@ -209,7 +212,11 @@ func (h *host) limit(pid int, confine *Confinement) (err error) {
 		}
 		defer func() { err = errors.Join(err, setRealUser(0, 0)) }()
 	}
-	limits := map[int]uint64{unix.RLIMIT_CORE: 0}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &own); err != nil {
+		return fmt.Errorf("limiting: %w", err)
+	}
+	limits := map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: min(maxFile, own.Max)}
 	if confine.Memory > 0 {
 		limits[unix.RLIMIT_AS] = uint64(confine.Memory)
 	}

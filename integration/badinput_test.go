@@ -287,7 +287,7 @@ func TestChannelAppears(t *testing.T) {
 		}
 	}))
 	defer mirror.Close()
-	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-77.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL))
+	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-77.05", "channels": %q, "archives": %q, "tags": ["*"]}`, mirror.URL, mirror.URL))
 	odd := "_" + strings.Repeat("-.", 63) + "_"
 	for _, tag := range []string{"latest", "nixos-77.05", "nixos-77.11", odd} {
 		r.refuses(t, tag, http.StatusNotFound, "MANIFEST_UNKNOWN", fmt.Sprintf("tag \\\"%s\\\"", tag))

@@ -395,6 +395,10 @@ func TestBadArchives(t *testing.T) {
 	<-hanging
 	mirror.CloseClientConnections()
 	state.Store("mended")
+	Eventually(t, commandTime, "the download that hung has ended", func() bool {
+		status, _, _, err := r.Get(t.Context(), "/v2/quick/manifests/"+bad, v1.MediaTypeImageManifest)
+		return err == nil && status == http.StatusOK
+	})
 	if got := r.PullTag(t, "quick", bad); got.Annotations[v1.AnnotationRevision] != bad {
 		t.Errorf("with the archive mended, the image is of %s", got.Annotations[v1.AnnotationRevision])
 	}

@@ -1,6 +1,7 @@
 package nixbuilder
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -63,7 +64,7 @@ var (
 )
 
 // mannerOf has a line built to find out how Nix builds.
-func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) (Manner, error) {
+func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) (m Manner, err error) {
 	drv, err := evaluator.Derive(ctx, tells)
 	if err != nil {
 		return Manner{}, err
@@ -72,6 +73,11 @@ func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn)
 	if err != nil {
 		return Manner{}, err
 	}
+	// Nobody is to be asked whether he has it.
+	if err := conn.Override(ctx, map[string]string{"substitute": "false"}); err != nil {
+		return Manner{}, err
+	}
+	defer func() { err = cmp.Or(err, conn.Override(ctx, nil)) }()
 	var said []string
 	results, err := conn.Build(ctx, []daemon.DerivedPath{target}, func(line daemon.LogLine) {
 		if line.Drv == drv && len(said) < logLines {
@@ -81,7 +87,7 @@ func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn)
 	if err != nil {
 		return Manner{}, fmt.Errorf("building %s: %w", drv, err)
 	}
-	m := Manner{User: -1}
+	m = Manner{User: -1}
 	for _, line := range append(said, results[0].Message) {
 		told := wordsTold.FindStringSubmatch(line)
 		if told == nil {

@@ -101,9 +101,12 @@ func hidePaths(set Source, resolved string, isFile bool, scratch string) *string
 			path = filepath.Dir(path)
 		}
 		places = append(places, place{path, "packages"})
-		// Those right below the root directory every host has.
-		for above := "packages/.."; filepath.IsAbs(path) && filepath.Dir(filepath.Dir(path)) != "/" && filepath.Dir(path) != store.Dir; above += "/.." {
+		// Those right below the root directory every host has, unless the set lies there.
+		for above := "packages/.."; filepath.IsAbs(path); above += "/.." {
 			path = filepath.Dir(path)
+			if path == "/" || path == store.Dir || filepath.Dir(path) == "/" && above != "packages/.." {
+				break
+			}
 			places = append(places, place{path, above})
 		}
 	}

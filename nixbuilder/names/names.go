@@ -103,7 +103,7 @@ func (p Policy) Check() error {
 	for _, glob := range slices.Concat(p.Allow, p.Deny) {
 		for part := range strings.SplitSeq(glob, ".") {
 			if _, err := path.Match(part, ""); err != nil {
-				faults = append(faults, fmt.Errorf("%q is not a glob: %w in %q", glob, err, part))
+				faults = append(faults, fmt.Errorf("%q is not a glob: %w", glob, err))
 			}
 		}
 	}

@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: help run test lint bench nixpkgs build demo setup-run setup-test setup-bench fuzz clean
+.PHONY: digests help run test lint bench nixpkgs build demo setup-run setup-test setup-bench fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -31,6 +31,9 @@ bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=
 nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind (with a Nix that is new enough, as by scripts/with-nix.sh)
 	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }
 	NIXPKGS='$(abspath $(SET))' go test -tags nixpkgs -count=1 -v -run TestNixpkgs ./nixbuilder/eval
+
+digests: setup-run build demo ## Print the manifest digests of twenty images, to see that a change leaves them as they are; DIR=DIR keeps the storage
+	@scripts/digests.sh $(if $(DIR),'$(abspath $(DIR))')
 
 build: build/registry ## Build build/registry
 

@@ -20,7 +20,8 @@ func DemoPackages(t testing.TB) string {
 	return dir
 }
 
-// CopyDemoPackages is a copy of the demo package set whose Nix files may be edited. The others are shared with it.
+// CopyDemoPackages is a copy of the demo package set whose Nix files may be edited. The others are
+// shared with it.
 func CopyDemoPackages(t testing.TB) string {
 	t.Helper()
 	demo, dir := DemoPackages(t), Dir(t)
@@ -49,8 +50,8 @@ func CopyDemoPackages(t testing.TB) string {
 	return dir
 }
 
-// FreshPackages is a copy of testdata/fresh, whose packages no store has built yet. Its program quick prints what the
-// file text says.
+// FreshPackages is a copy of testdata/fresh, whose packages no store has built yet. Its program
+// quick prints what the file text says.
 func FreshPackages(t testing.TB) string {
 	t.Helper()
 	dir := freshSet(t, "fresh")
@@ -58,7 +59,8 @@ func FreshPackages(t testing.TB) string {
 	return dir
 }
 
-// freshSet is a copy of the default.nix of a directory in testdata, with a busybox and a salt of its own.
+// freshSet is a copy of the default.nix of a directory in testdata, with a busybox and a salt of
+// its own.
 func freshSet(t testing.TB, name string) string {
 	t.Helper()
 	busybox, err := filepath.Glob(filepath.Join(DemoPackages(t), "*", "bootstrap", "busybox"))
@@ -78,7 +80,8 @@ func freshSet(t testing.TB, name string) string {
 	return dir
 }
 
-// Dir is a new directory that anyone can read. It is removed when all tests are done.
+// Dir is a new directory that anyone can read. It is removed at the end of the test: all of them
+// together take some thirty gigabytes.
 func Dir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(shared.dir, "test-")
@@ -88,6 +91,11 @@ func Dir(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if unmount(dir) == nil {
+			_ = os.RemoveAll(dir) // what somebody still writes to goes with all the rest
+		}
+	})
 	return dir
 }
 

@@ -17,7 +17,15 @@ import (
 func TestNotifications(t *testing.T) {
 	events := newListener(t)
 	r := StartRegistry(t, "notifications="+mustJSON(t, map[string]any{
-		"endpoints": []any{map[string]any{"name": "test", "url": events.server.URL, "timeout": "5s", "threshold": 3, "backoff": "100ms"}},
+		"endpoints": []any{
+			map[string]any{
+				"name":      "test",
+				"url":       events.server.URL,
+				"timeout":   "5s",
+				"threshold": 3,
+				"backoff":   "100ms",
+			},
+		},
 	}))
 	// The second image shares layers with the first.
 	for _, name := range []string{"hello", "hello/tree"} {
@@ -27,7 +35,8 @@ func TestNotifications(t *testing.T) {
 		blobs := []v1.Descriptor{image.Config}
 		for _, blob := range append(blobs, image.Layers...) {
 			Eventually(t, commandTime, "an event of blob "+blob.Digest.String(), func() bool {
-				return events.has(event{"push", name, "", blob.Digest}) || events.has(event{"mount", name, "", blob.Digest})
+				return events.has(event{"push", name, "", blob.Digest}) ||
+					events.has(event{"mount", name, "", blob.Digest})
 			})
 		}
 	}
@@ -104,7 +113,10 @@ func TestPassword(t *testing.T) {
 	Needs(t, "skopeo")
 	passwords := filepath.Join(Dir(t), "htpasswd")
 	Write(t, passwords, "ada:$2a$04$1OgD4Lcq.FvBUR2VfstgKuYbRFxG5KmMh7tQez5PkpPOUlEJi2OYu\n") // of "lovelace"
-	r := StartRegistry(t, "auth="+mustJSON(t, map[string]any{"htpasswd": map[string]any{"realm": "test", "path": passwords}}))
+	r := StartRegistry(
+		t,
+		"auth="+mustJSON(t, map[string]any{"htpasswd": map[string]any{"realm": "test", "path": passwords}}),
+	)
 	ref := "docker://" + r.Ref("hello")
 	for _, test := range []struct {
 		name string
@@ -114,7 +126,8 @@ func TestPassword(t *testing.T) {
 		{"a wrong password", []string{"inspect", "--tls-verify=false", "--creds", "ada:byron", ref}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if stdout, stderr, err := TryExec(t.Context(), "skopeo", test.args...); err == nil || !strings.Contains(stderr, "authentication required") && !strings.Contains(stderr, "unauthorized") {
+			if stdout, stderr, err := TryExec(t.Context(), "skopeo", test.args...); err == nil ||
+				!strings.Contains(stderr, "authentication required") && !strings.Contains(stderr, "unauthorized") {
 				t.Errorf("skopeo: %v, %s%s", err, stdout, stderr)
 			}
 		})
@@ -126,7 +139,10 @@ func TestPassword(t *testing.T) {
 	if strings.Contains(r.Log(), logBuilt) {
 		t.Error("an image was built for nobody")
 	}
-	Exec(t, "skopeo", "copy", "--src-tls-verify=false", "--src-creds", "ada:lovelace", ref, "oci:"+filepath.Join(Dir(t), "image"))
+	Exec(
+		t, "skopeo", "copy", "--src-tls-verify=false", "--src-creds", "ada:lovelace", ref,
+		"oci:"+filepath.Join(Dir(t), "image"),
+	)
 	if !strings.Contains(r.Log(), logBuilt) {
 		t.Error("the log does not tell of the image that was built")
 	}

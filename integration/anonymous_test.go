@@ -11,17 +11,26 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// startAnonymous starts a registry from which everybody may pull, with a user ada whose password is lovelace.
+// startAnonymous starts a registry from which everybody may pull, with a user ada whose password is
+// lovelace.
 func startAnonymous(t *testing.T, build string, settings ...string) *Registry {
 	t.Helper()
 	passwords := filepath.Join(Dir(t), "htpasswd")
 	Write(t, passwords, "ada:$2a$04$1OgD4Lcq.FvBUR2VfstgKuYbRFxG5KmMh7tQez5PkpPOUlEJi2OYu\n")
-	return StartRegistry(t, append([]string{"nix.packages.path=" + FreshPackages(t), "auth=" + mustJSON(t, map[string]any{"anonymouspull": map[string]any{
-		"htpasswd": map[string]any{"realm": "test", "path": passwords}, "build": build,
-	}})}, settings...)...)
+	return StartRegistry(
+		t,
+		append(
+			[]string{
+				"nix.packages.path=" + FreshPackages(t),
+				"auth=" + mustJSON(t, map[string]any{"anonymouspull": map[string]any{
+					"htpasswd": map[string]any{"realm": "test", "path": passwords}, "build": build,
+				}}),
+			},
+			settings...)...)
 }
 
-// Who has logged in has images built, and who has not pulls what is there, or whatever the option build says.
+// Who has logged in has images built, and who has not pulls what is there, or whatever the option
+// build says.
 func TestAnonymousPull(t *testing.T) {
 	t.Parallel()
 	const nobody, empty, ada, wrong = "", "Basic Og==", "Basic YWRhOmxvdmVsYWNl", "Basic YWRhOmJ5cm9u"
@@ -34,12 +43,24 @@ func TestAnonymousPull(t *testing.T) {
 		"user": {
 			{"GET", manifest, nobody, 401}, {"HEAD", manifest, empty, 401}, {"GET", manifest, wrong, 401}, {"GET", manifest, ada, 200},
 			{"GET", manifest, nobody, 200}, {"HEAD", manifest, empty, 200}, {"GET", manifest, wrong, 401}, {"GET", "/v2/quick/tags/list", nobody, 200},
-			{"GET", "/v2/", nobody, 401}, {"GET", "/v2/", empty, 401}, {"GET", "/v2/", wrong, 401}, {"GET", "/v2/", ada, 200},
+			{"GET", "/v2/", nobody, 401}, {"GET", "/v2/", empty, 401}, {"GET", "/v2/", wrong, 401}, {
+				"GET", "/v2/", ada, 200,
+			},
 			{"GET", "/v2/_catalog", nobody, 401}, {"GET", "/v2/_catalog", ada, 200},
-			{"POST", "/v2/private/app/blobs/uploads/", nobody, 401}, {"POST", "/v2/private/app/blobs/uploads/", ada, 202},
-			{"POST", "/v2/private/app/blobs/uploads/?from=quick&mount=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", nobody, 401},
-			{"PUT", "/v2/quick/manifests/mine", nobody, 401}, {"DELETE", manifest, nobody, 401}, {"OPTIONS", manifest, nobody, 401},
-			{"GET", "/v2/token", wrong, 401}, {"POST", "/v2/token", ada, 405}, {"GET", manifest, "Bearer nonsense", 401},
+			{"POST", "/v2/private/app/blobs/uploads/", nobody, 401}, {
+				"POST", "/v2/private/app/blobs/uploads/", ada, 202,
+			},
+			{
+				"POST",
+				"/v2/private/app/blobs/uploads/?from=quick&mount=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+				nobody, 401,
+			},
+			{"PUT", "/v2/quick/manifests/mine", nobody, 401}, {"DELETE", manifest, nobody, 401}, {
+				"OPTIONS", manifest, nobody, 401,
+			},
+			{"GET", "/v2/token", wrong, 401}, {"POST", "/v2/token", ada, 405}, {
+				"GET", manifest, "Bearer nonsense", 401,
+			},
 		},
 		"any":  {{"GET", manifest, wrong, 401}, {"GET", manifest, nobody, 200}, {"DELETE", manifest, nobody, 401}},
 		"none": {{"GET", manifest, nobody, 404}, {"GET", manifest, ada, 404}, {"GET", manifest, wrong, 401}},
@@ -69,9 +90,13 @@ func TestAnonymousPull(t *testing.T) {
 				t.Helper()
 				status, challenge, body := ask(s.method, s.path, s.authorization)
 				if status != s.want {
-					t.Errorf("%s %s of %s is answered with %d %v, want %d", s.method, s.path, what, status, body, s.want)
+					t.Errorf(
+						"%s %s of %s is answered with %d %v, want %d", s.method, s.path, what, status, body,
+						s.want,
+					)
 				}
-				if s.want == http.StatusUnauthorized && !strings.HasPrefix(s.path, "/v2/token") && !strings.HasPrefix(challenge, `Bearer realm="http://`+r.Addr+`/v2/token",`) {
+				if s.want == http.StatusUnauthorized && !strings.HasPrefix(s.path, "/v2/token") &&
+					!strings.HasPrefix(challenge, `Bearer realm="http://`+r.Addr+`/v2/token",`) {
 					t.Errorf("%s %s of %s is challenged with %q", s.method, s.path, what, challenge)
 				}
 			}
@@ -104,8 +129,14 @@ func TestAnonymousClients(t *testing.T) {
 	logins := map[string][2][]string{ // without and with a login
 		"skopeo": {{"skopeo", "inspect", "--no-creds"}, {"skopeo", "inspect", "--creds=ada:lovelace"}},
 		"podman": {{"podman", "pull", "-q"}, {"podman", "pull", "-q", "--creds=ada:lovelace"}},
-		"crane":  {{"env", "DOCKER_CONFIG=" + host, "crane", "digest"}, {"env", "DOCKER_CONFIG=" + filepath.Join(host, "ada"), "crane", "digest"}},
-		"docker": {{"docker", "--config=" + host, "pull", "-q"}, {"docker", "--config=" + filepath.Join(host, "ada"), "pull", "-q"}},
+		"crane": {
+			{"env", "DOCKER_CONFIG=" + host, "crane", "digest"},
+			{"env", "DOCKER_CONFIG=" + filepath.Join(host, "ada"), "crane", "digest"},
+		},
+		"docker": {
+			{"docker", "--config=" + host, "pull", "-q"},
+			{"docker", "--config=" + filepath.Join(host, "ada"), "pull", "-q"},
+		},
 	}
 	if err := os.Mkdir(filepath.Join(host, "ada"), 0o700); err != nil {
 		t.Fatal(err)

@@ -17,8 +17,9 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// armPackages is a package set of real Debian packages for amd64 and arm64, far smaller than the demo set, and the same set as it is for
-// arm64, which is what Closure wants. It is made where it stays for the next time.
+// armPackages is a package set of real Debian packages for amd64 and arm64, far smaller than the
+// demo set, and the same set as it is for arm64, which is what Closure wants. It is made where it
+// stays for the next time.
 func armPackages(t *testing.T) (set, forArm string) {
 	t.Helper()
 	Needs(t, "nix-instantiate", "nix-daemon", "apt-get", "dpkg-deb")
@@ -30,9 +31,10 @@ func armPackages(t *testing.T) (set, forArm string) {
 	return set, forArm
 }
 
-// emulation is what makes the kernel start programs for arm64 by emulation. It is mounted where nobody else looks, and the kernel forgets it when
-// the shell ends, which it does when nothing can be read any more: so it leaves nothing behind, however the tests end. The kernel opens
-// the emulator now, and so finds it in containers.
+// emulation is what makes the kernel start programs for arm64 by emulation. It is mounted where
+// nobody else looks, and the kernel forgets it when the shell ends, which it does when nothing can
+// be read any more: so it leaves nothing behind, however the tests end. The kernel opens the
+// emulator now, and so finds it in containers.
 const emulation = `
 mount -t binfmt_misc none "$1"
 echo ":$2:M::\\x7f\\x45\\x4c\\x46\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00` +
@@ -53,7 +55,9 @@ func emulateArm64(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shell := exec.Command("sh", "-euc", emulation, "sh", Dir(t), fmt.Sprintf("registry-tests-%d", os.Getpid()), emulator)
+	shell := exec.Command(
+		"sh", "-euc", emulation, "sh", Dir(t), fmt.Sprintf("registry-tests-%d", os.Getpid()), emulator,
+	)
 	shell.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	var stderr strings.Builder
 	shell.Stderr = &stderr
@@ -79,13 +83,16 @@ func emulateArm64(t *testing.T) {
 	}
 }
 
-// TestArm64 has images of real packages for another platform than the host's built, checks and runs them.
+// TestArm64 has images of real packages for another platform than the host's built, checks and runs
+// them.
 func TestArm64(t *testing.T) {
 	t.Parallel()
 	set, forArm := armPackages(t)
 	emulateArm64(t)
-	r := StartRegistry(t, "nix.packages.path="+set, `nix.platforms=["linux/amd64", "linux/arm64"]`, `nix.shell=["bashInteractive", "coreutils"]`,
-		"nix.build.hold=5m") // this client does not come back
+	r := StartRegistry(
+		t, "nix.packages.path="+set, `nix.platforms=["linux/amd64", "linux/arm64"]`,
+		`nix.shell=["bashInteractive", "coreutils"]`, "nix.build.hold=5m",
+	) // this client does not come back
 
 	t.Run("index", func(t *testing.T) {
 		status, _, body, err := r.Get(t.Context(), "/v2/git/htop/manifests/latest", v1.MediaTypeImageIndex)
@@ -98,9 +105,15 @@ func TestArm64(t *testing.T) {
 		}
 		for i, want := range []struct{ arch, set string }{{"amd64", set}, {"arm64", forArm}} {
 			packages := append([]string{"git", "htop"}, included...)
-			config := r.Verify(t, r.PullTag(t, "git/htop", index.Manifests[i].Digest.String()), Closure(t, want.set, packages...))
+			config := r.Verify(
+				t, r.PullTag(t, "git/htop", index.Manifests[i].Digest.String()),
+				Closure(t, want.set, packages...),
+			)
 			if got := index.Manifests[i].Platform.Architecture; got != want.arch || config.Architecture != want.arch {
-				t.Errorf("the image for %s is for %s in the index, and for %s by its config", want.arch, got, config.Architecture)
+				t.Errorf(
+					"the image for %s is for %s in the index, and for %s by its config", want.arch, got,
+					config.Architecture,
+				)
 			}
 		}
 		child := r.PullTag(t, "git/htop", index.Manifests[1].Digest.String())
@@ -109,7 +122,8 @@ func TestArm64(t *testing.T) {
 		}
 	})
 
-	// A tag is of one platform at a time where it is pulled to, so each engine pulls each image just before it runs it.
+	// A tag is of one platform at a time where it is pulled to, so each engine pulls each image
+	// just before it runs it.
 	tests := []struct {
 		image    string
 		platform []string

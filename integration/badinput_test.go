@@ -17,8 +17,9 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// TestBadPackageSets serves a set that works, breaks it in one way after another, and mends it each time. Clients are told what is wrong with it, nothing
-// is left of the attempt, and the next pull works.
+// TestBadPackageSets serves a set that works, breaks it in one way after another, and mends it each
+// time. Clients are told what is wrong with it, nothing is left of the attempt, and the next pull
+// works.
 func TestBadPackageSets(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -33,7 +34,10 @@ func TestBadPackageSets(t *testing.T) {
 		{"a number", "42", "it is a int, not an attribute set"},
 		{"a text", `"hello"`, "it is a string, not an attribute set"},
 		{"null", "null", "it is a null, not an attribute set"},
-		{"a throw of a long text", `throw (builtins.concatStringsSep "" (builtins.genList (_: "much ") 100000))`, "much much"},
+		{
+			"a throw of a long text",
+			`throw (builtins.concatStringsSep "" (builtins.genList (_: "much ") 100000))`, "much much",
+		},
 		{"a function of other arguments", "{ system, nixpkgs }: { }", "without required argument 'nixpkgs'"},
 		{"a function of functions", "{ system, ... }: { extra }: { }", "it is a function, not an attribute set"},
 		{"a throw", `throw "out of order"`, "out of order"},
@@ -45,7 +49,10 @@ func TestBadPackageSets(t *testing.T) {
 		{"an empty file", "", "unexpected end of file"},
 		{"an import of nothing", "import ./nowhere.nix", "packages/nowhere.nix"},
 		{"endless recursion", "let set = set; in set", "infinite recursion"},
-		{"a network that nobody allowed", `import (fetchTarball "http://127.0.0.1:1/x.tar.gz")`, "is forbidden in restricted mode"},
+		{
+			"a network that nobody allowed", `import (fetchTarball "http://127.0.0.1:1/x.tar.gz")`,
+			"is forbidden in restricted mode",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			Write(t, filepath.Join(packages, "broken.nix"), fmt.Sprintf(`throw "broken here"  # %d`, n))
@@ -53,17 +60,21 @@ func TestBadPackageSets(t *testing.T) {
 			image := fmt.Sprintf("quick/sleeps.s%d", n)
 			for _, name := range []string{image, "quick"} {
 				status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
-				if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "DENIED") || !strings.Contains(string(body), test.want) {
+				if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "DENIED") ||
+					!strings.Contains(string(body), test.want) {
 					t.Errorf("%s is answered with %d %.300s, %v, want %q", name, status, body, err, test.want)
 				}
-				if strings.Contains(string(body), packages) || strings.Contains(string(body), r.Dir) || len(body) > 8<<10 {
+				if strings.Contains(string(body), packages) || strings.Contains(string(body), r.Dir) ||
+					len(body) > 8<<10 {
 					t.Errorf("the answer of %d bytes shows the host: %s", len(body), body)
 				}
 			}
 			if left := r.uploads(t); len(left) > 0 {
 				t.Errorf("unfinished uploads are left: %q", left)
 			}
-			if left := files(t, filepath.Join(r.storage(), "docker", "registry", "v2", "repositories", image)); len(left) > 0 {
+			if left := files(t, filepath.Join(r.storage(), "docker", "registry", "v2", "repositories", image)); len(
+				left,
+			) > 0 {
 				t.Errorf("%q is left", left)
 			}
 			Write(t, file, good)
@@ -73,8 +84,10 @@ func TestBadPackageSets(t *testing.T) {
 	}
 }
 
-// TestBadPackages has one package of a set fail in one way after another. The others are served, near misses are named, and clients are told what is
-// wrong, and where, of that package alone. A set whose fixed point does not end is a set that can't be used. When all is mended, the package is served.
+// TestBadPackages has one package of a set fail in one way after another. The others are served,
+// near misses are named, and clients are told what is wrong, and where, of that package alone. A
+// set whose fixed point does not end is a set that can't be used. When all is mended, the package
+// is served.
 func TestBadPackages(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -103,17 +116,44 @@ fix (builtins.foldl' extend base (import ./overlays.nix))
 		want             string // in the message
 		whole            bool   // it is the set that can't be used
 	}{
-		{"a syntax error", "wonder.nix", "final:\nfinal.quick // { pname = ; }", "unexpected ';' (packages/wonder.nix:2:26)", false},
+		{
+			"a syntax error", "wonder.nix", "final:\nfinal.quick // { pname = ; }",
+			"unexpected ';' (packages/wonder.nix:2:26)", false,
+		},
 		{"an unfinished file", "wonder.nix", "final: final.quick // {", "unexpected end of file", false},
 		{"bytes", "wonder.nix", "\x7fELF\x00", "packages/wonder.nix:1:1", false},
-		{"an unknown variable", "wonder.nix", "final: finale.quick", "undefined variable 'finale' (packages/wonder.nix:1:8)", false},
+		{
+			"an unknown variable", "wonder.nix", "final: finale.quick",
+			"undefined variable 'finale' (packages/wonder.nix:1:8)", false,
+		},
 		{"an abort", "wonder.nix", `final: abort "no wonder"`, "no wonder", false},
-		{"a package of itself", "overlays.nix", "[ (final: prev: { wonder = final.wonder; }) ]", "infinite recursion encountered (packages/overlays.nix:1:19)", false},
-		{"a package changed in itself", "overlays.nix", "[ (final: prev: { wonder = final.wonder // { pname = \"wonder\"; }; }) ]", "infinite recursion encountered (packages/overlays.nix:1:", false},
-		{"calls without end", "overlays.nix", "[ (final: prev: { wonder = let f = x: 1 + f x; in f 0; }) ]", "overflow", false},
-		{"names out of the fixed point", "overlays.nix", "[ (final: prev: if final ? wonder then { } else { wonder = 1; }) ]", "evaluating the package set: infinite recursion encountered (packages/overlays.nix:1:20)", true},
-		{"all of the fixed point", "overlays.nix", "[ (final: prev: final) ]", "evaluating the package set: infinite recursion encountered", true},
-		{"a set that aborts", "overlays.nix", `abort "no overlays today"`, "evaluating the package set: evaluation aborted with the following error message: 'no overlays today'", true},
+		{
+			"a package of itself", "overlays.nix", "[ (final: prev: { wonder = final.wonder; }) ]",
+			"infinite recursion encountered (packages/overlays.nix:1:19)", false,
+		},
+		{
+			"a package changed in itself", "overlays.nix",
+			"[ (final: prev: { wonder = final.wonder // { pname = \"wonder\"; }; }) ]",
+			"infinite recursion encountered (packages/overlays.nix:1:", false,
+		},
+		{
+			"calls without end", "overlays.nix",
+			"[ (final: prev: { wonder = let f = x: 1 + f x; in f 0; }) ]", "overflow", false,
+		},
+		{
+			"names out of the fixed point", "overlays.nix",
+			"[ (final: prev: if final ? wonder then { } else { wonder = 1; }) ]",
+			"evaluating the package set: infinite recursion encountered (packages/overlays.nix:1:20)", true,
+		},
+		{
+			"all of the fixed point", "overlays.nix", "[ (final: prev: final) ]",
+			"evaluating the package set: infinite recursion encountered", true,
+		},
+		{
+			"a set that aborts", "overlays.nix", `abort "no overlays today"`,
+			"evaluating the package set: evaluation aborted with the following error message: 'no overlays today'",
+			true,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ask := func(name string, want int, text string) {
@@ -175,7 +215,8 @@ func TestVanishingPath(t *testing.T) {
 			back := away(test.file)
 			name := fmt.Sprintf("sleeps.s%d", n)
 			status, header, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
-			if err != nil || status != test.status || !strings.Contains(string(body), test.text) || strings.Contains(string(body), shared.dir) {
+			if err != nil || status != test.status || !strings.Contains(string(body), test.text) ||
+				strings.Contains(string(body), shared.dir) {
 				t.Errorf("the answer is %d %s, %v, want %d with %q", status, body, err, test.status, test.text)
 			}
 			if status == http.StatusServiceUnavailable && header.Get("Retry-After") == "" {
@@ -189,7 +230,8 @@ func TestVanishingPath(t *testing.T) {
 		})
 	}
 
-	// While it is used: whoever moves it to and fro sees answers that are right or that ask to come back, never an image of half a set.
+	// While it is used: whoever moves it to and fro sees answers that are right or that ask to come
+	// back, never an image of half a set.
 	t.Run("again and again", func(t *testing.T) {
 		stop := make(chan struct{})
 		var mover sync.WaitGroup
@@ -210,7 +252,11 @@ func TestVanishingPath(t *testing.T) {
 		for n := range 12 {
 			name := fmt.Sprintf("quick/sleeps.s%d", n%3)
 			status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
-			if err != nil || !slices.Contains([]int{http.StatusOK, http.StatusForbidden, http.StatusNotFound, http.StatusServiceUnavailable}, status) {
+			if err != nil ||
+				!slices.Contains(
+					[]int{http.StatusOK, http.StatusForbidden, http.StatusNotFound, http.StatusServiceUnavailable},
+					status,
+				) {
 				t.Errorf("the answer is %d %s, %v", status, body, err)
 			}
 			if strings.Contains(string(body), shared.dir) {
@@ -287,7 +333,13 @@ func TestChannelAppears(t *testing.T) {
 		}
 	}))
 	defer mirror.Close()
-	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-77.05", "channels": %q, "archives": %q, "tags": ["*"]}`, mirror.URL, mirror.URL))
+	r := StartRegistry(
+		t,
+		fmt.Sprintf(
+			`nix.packages={"channel": "nixos-77.05", "channels": %q, "archives": %q, "tags": ["*"]}`,
+			mirror.URL, mirror.URL,
+		),
+	)
 	odd := "_" + strings.Repeat("-.", 63) + "_"
 	for _, tag := range []string{"latest", "nixos-77.05", "nixos-77.11", odd} {
 		r.refuses(t, tag, http.StatusNotFound, "MANIFEST_UNKNOWN", fmt.Sprintf("tag \\\"%s\\\"", tag))
@@ -297,7 +349,9 @@ func TestChannelAppears(t *testing.T) {
 	mu.Unlock()
 	r.CheckWhole(t, r.PullTag(t, "quick", "latest"))
 	r.refuses(t, odd, http.StatusNotFound, "MANIFEST_UNKNOWN")
-	if left := files(t, filepath.Join(r.Dir, "cache", "sources", "channels", "trees")); slices.ContainsFunc(left, func(name string) bool { return strings.Contains(name, ".new-") }) {
+	if left := files(t, filepath.Join(r.Dir, "cache", "sources", "channels", "trees")); slices.ContainsFunc(
+		left, func(name string) bool { return strings.Contains(name, ".new-") },
+	) {
 		t.Errorf("%q is left", left)
 	}
 }

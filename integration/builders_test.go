@@ -26,15 +26,16 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 `
 
-// builderConf is the nix.conf of a remote builder. Nix ends all processes of the users that it builds as: two stores on one machine can't
-// share them.
+// builderConf is the nix.conf of a remote builder. Nix ends all processes of the users that it
+// builds as: two stores on one machine can't share them.
 const builderConf = `build-users-group =
 substituters =
 system-features = far
 sandbox-paths = /signals=%s
 `
 
-// serve runs what Nix asks for at the other end, which is one of its own programs, on a store of its own.
+// serve runs what Nix asks for at the other end, which is one of its own programs, on a store of
+// its own.
 const serve = `#!/bin/sh
 export PATH='%[2]s' NIX_CONF_DIR='%[1]s' NIX_REMOTE='local?root=%[1]s/store'
 exec $SSH_ORIGINAL_COMMAND
@@ -49,7 +50,8 @@ const (
 	up                        // it answers
 )
 
-// A remoteBuilder has the feature far and a Nix store of its own, behind a real SSH server on loopback. It is down at first.
+// A remoteBuilder has the feature far and a Nix store of its own, behind a real SSH server on
+// loopback. It is down at first.
 type remoteBuilder struct {
 	t        *testing.T
 	dir      string // has the builder's files: signals, and store, which is the root of its Nix store
@@ -81,7 +83,9 @@ func newRemoteBuilder(t *testing.T) *remoteBuilder {
 	}
 	Write(t, filepath.Join(b.dir, "sshd_config"), fmt.Sprintf(sshdConfig, b.dir))
 	Write(t, filepath.Join(b.dir, "nix.conf"), fmt.Sprintf(builderConf, signals))
-	if err := os.WriteFile(filepath.Join(b.dir, "serve"), fmt.Appendf(nil, serve, b.dir, os.Getenv("PATH")), 0o755); err != nil {
+	if err := os.WriteFile(
+		filepath.Join(b.dir, "serve"), fmt.Appendf(nil, serve, b.dir, os.Getenv("PATH")), 0o755,
+	); err != nil {
 		t.Fatal(err)
 	}
 	if b.listener, err = net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
@@ -173,11 +177,14 @@ func (b *remoteBuilder) machine(scheme string) string {
 		b.t.Fatal(err)
 	}
 	system := Exec(b.t, "nix-instantiate", "--eval", "--expr", "builtins.currentSystem")
-	return fmt.Sprintf("%s://%s@127.0.0.1 %s %s 1 1 far - %s",
-		scheme, me.Username, strings.Trim(system, `"`), filepath.Join(b.dir, "user"), base64.StdEncoding.EncodeToString(key))
+	return fmt.Sprintf(
+		"%s://%s@127.0.0.1 %s %s 1 1 far - %s", scheme, me.Username, strings.Trim(system, `"`),
+		filepath.Join(b.dir, "user"), base64.StdEncoding.EncodeToString(key),
+	)
 }
 
-// TestRemoteBuilders builds on another machine what only that can build, and goes on when it is back.
+// TestRemoteBuilders builds on another machine what only that can build, and goes on when it is
+// back.
 func TestRemoteBuilders(t *testing.T) {
 	t.Parallel()
 	t.Run("none", func(t *testing.T) {
@@ -198,7 +205,9 @@ func TestRemoteBuilders(t *testing.T) {
 			r.Env = []string{"NIX_SSHOPTS=" + builder.sshOptions()}
 			r.Start()
 			get := func(name string) (status int, body string) {
-				status, header, content, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
+				status, header, content, err := r.Get(
+					t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest,
+				)
 				if err != nil {
 					t.Errorf("pulling %s: %v", name, err)
 				}
@@ -224,7 +233,10 @@ func TestRemoteBuilders(t *testing.T) {
 			}
 			for _, name := range []string{"fails", "needy"} {
 				status, body := get(name)
-				if status != http.StatusForbidden || !strings.Contains(body, "building fails-1.0 failed with exit code 3; its last lines: no such luck") {
+				if status != http.StatusForbidden ||
+					!strings.Contains(
+						body, "building fails-1.0 failed with exit code 3; its last lines: no such luck",
+					) {
 					t.Errorf("%s is answered with %d: %s", name, status, body)
 				}
 			}

@@ -7,17 +7,24 @@ import (
 	"testing"
 )
 
-// TestNothingIsBuilt has what a binary cache has served, and all else refused before any derivation of it is written, with a Nix store and without.
+// TestNothingIsBuilt has what a binary cache has served, and all else refused before any derivation
+// of it is written, with a Nix store and without.
 func TestNothingIsBuilt(t *testing.T) {
 	t.Parallel()
 	for _, storeless := range []string{"false", "true"} {
 		packages := FreshPackages(t)
 		cache := cacheOf(t, packages, "quick")
-		r := StartRegistry(t, cache.settings("nix.packages.path="+packages, "nix.build.local=false", "nix.build.hold=300s", "nix.build.storeless="+storeless, "nix.include=[]")...)
+		r := StartRegistry(
+			t,
+			cache.settings(
+				"nix.packages.path="+packages, "nix.build.local=false", "nix.build.hold=300s",
+				"nix.build.storeless="+storeless, "nix.include=[]",
+			)...)
 		r.CheckWhole(t, r.Pull(t, "quick"))
 		for range 2 {
 			got := r.answer(t, "quick/fails")
-			if got.status != http.StatusForbidden || !strings.Contains(got.message, "would have to be built, and build.local of this registry is off") {
+			if got.status != http.StatusForbidden ||
+				!strings.Contains(got.message, "would have to be built, and build.local of this registry is off") {
 				t.Errorf("storeless %s: the answer is %v", storeless, got)
 			}
 		}

@@ -69,8 +69,10 @@ func (c *binaryCache) damage(t *testing.T, change func([]byte) []byte) {
 	}
 }
 
-// TestCacheFaults has a binary cache fail in all its ways, for a registry with a Nix store. What can be built is built, unless the cache may answer in a
-// moment; what can't be is refused with what is wrong with the cache. The log names the cache, and when it is right again, packages come from there.
+// TestCacheFaults has a binary cache fail in all its ways, for a registry with a Nix store. What
+// can be built is built, unless the cache may answer in a moment; what can't be is refused with
+// what is wrong with the cache. The log names the cache, and when it is right again, packages come
+// from there.
 func TestCacheFaults(t *testing.T) {
 	t.Parallel()
 	const ok, denied, unavailable = http.StatusOK, http.StatusForbidden, http.StatusServiceUnavailable
@@ -182,7 +184,9 @@ func TestCacheFaults(t *testing.T) {
 				if want == 0 {
 					continue
 				}
-				status, header, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
+				status, header, body, err := r.Get(
+					t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest,
+				)
 				if err != nil || status != want || name == "elsewhere" && !strings.Contains(string(body), text) {
 					t.Errorf("%s is answered with %d %s, %v, want %d and %q", name, status, body, err, want, text)
 				}
@@ -214,8 +218,9 @@ func TestCacheFaults(t *testing.T) {
 	}
 }
 
-// TestMendedCache has a binary cache that is right again after it was not, and a registry that goes on. It takes some time until that is
-// seen, since what fails for good is remembered for a minute, and so is what caches have; then packages come from there.
+// TestMendedCache has a binary cache that is right again after it was not, and a registry that goes
+// on. It takes some time until that is seen, since what fails for good is remembered for a minute,
+// and so is what caches have; then packages come from there.
 func TestMendedCache(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -276,8 +281,9 @@ func TestMendedCache(t *testing.T) {
 	}
 }
 
-// TestKilledDaemon ends Nix in the middle of what it does for an image. It is done once more; if that ends in the same way, clients are asked to come back,
-// the log says what happened, and the next pull has the image.
+// TestKilledDaemon ends Nix in the middle of what it does for an image. It is done once more; if
+// that ends in the same way, clients are asked to come back, the log says what happened, and the
+// next pull has the image.
 func TestKilledDaemon(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -310,7 +316,10 @@ func TestKilledDaemon(t *testing.T) {
 				answers := make(chan answer, 1)
 				begun := strings.Count(r.Log(), "nix: building ")
 				go func() {
-					status, header, body, err := r.Get(context.WithoutCancel(t.Context()), "/v2/"+test.image+"/manifests/latest", v1.MediaTypeImageManifest)
+					status, header, body, err := r.Get(
+						context.WithoutCancel(t.Context()), "/v2/"+test.image+"/manifests/latest",
+						v1.MediaTypeImageManifest,
+					)
 					answers <- answer{status, header.Get("Retry-After"), body, err}
 				}()
 				for i := range times {
@@ -322,10 +331,12 @@ func TestKilledDaemon(t *testing.T) {
 				return <-answers
 			}
 			got := kill(2)
-			if got.err != nil || got.status != http.StatusServiceUnavailable || got.retryAfter == "" || !strings.Contains(string(got.body), "ask again later") {
+			if got.err != nil || got.status != http.StatusServiceUnavailable || got.retryAfter == "" ||
+				!strings.Contains(string(got.body), "ask again later") {
 				t.Errorf("the answer is %d %s, Retry-After %q, %v", got.status, got.body, got.retryAfter, got.err)
 			}
-			if log := r.Log(); !strings.Contains(log, "can't be built at the moment") || !strings.Contains(log, "signal: killed") {
+			if log := r.Log(); !strings.Contains(log, "can't be built at the moment") ||
+				!strings.Contains(log, "signal: killed") {
 				t.Error("the log does not say that Nix was killed")
 			}
 			cache.setFault(nil)
@@ -337,7 +348,8 @@ func TestKilledDaemon(t *testing.T) {
 	}
 }
 
-// killPrograms ends the registry's child processes of a name without notice, and tells how many there were.
+// killPrograms ends the registry's child processes of a name without notice, and tells how many
+// there were.
 func (r *Registry) killPrograms(t *testing.T, name string) (killed int) {
 	t.Helper()
 	processes, err := filepath.Glob("/proc/[0-9]*/stat")

@@ -46,7 +46,8 @@ func newBinaryCache(t testing.TB) *binaryCache {
 	return c
 }
 
-// cacheOf has attributes of a package set, which were built where the machine's store has nothing of it.
+// cacheOf has attributes of a package set, which were built where the machine's store has nothing
+// of it.
 func cacheOf(t testing.TB, packages string, attributes ...string) *binaryCache {
 	t.Helper()
 	c := newBinaryCache(t)
@@ -54,13 +55,18 @@ func cacheOf(t testing.TB, packages string, attributes ...string) *binaryCache {
 	return c
 }
 
-// build adds attributes of a package set, which are built in a store of their own, by a machine that says that it has a lamp. Empty, the compression is xz.
+// build adds attributes of a package set, which are built in a store of their own, by a machine
+// that says that it has a lamp. Empty, the compression is xz.
 func (c *binaryCache) build(t testing.TB, packages, compression string, attributes ...string) {
 	t.Helper()
 	Needs(t, "nix-build")
 	own := "local?root=" + filepath.Join(Dir(t), "store")
-	// It has no users to build as: Nix ends all that runs as such a user, also what another store builds.
-	build := []string{"--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option", "system-features", "lamp"}
+	// It has no users to build as: Nix ends all that runs as such a user, also what another store
+	// builds.
+	build := []string{
+		"--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option",
+		"system-features", "lamp",
+	}
 	build = append(build, "--store", own, packages)
 	for _, attribute := range attributes {
 		build = append(build, "-A", attribute)
@@ -75,7 +81,10 @@ func (c *binaryCache) build(t testing.TB, packages, compression string, attribut
 // add copies paths, with all that they refer to, from a store; empty: the machine's.
 func (c *binaryCache) add(t testing.TB, from, compression string, paths ...store.Path) {
 	t.Helper()
-	args := []string{"--extra-experimental-features", "nix-command", "copy", "--to", "file://" + c.dir + "?compression=" + compression + "&secret-key=" + c.secret}
+	args := []string{
+		"--extra-experimental-features", "nix-command", "copy", "--to",
+		"file://" + c.dir + "?compression=" + compression + "&secret-key=" + c.secret,
+	}
 	if from != "" {
 		args = append(args, "--from", from)
 	}
@@ -87,7 +96,9 @@ func (c *binaryCache) add(t testing.TB, from, compression string, paths ...store
 
 // settings are those of a registry that takes packages from the cache and believes its key.
 func (c *binaryCache) settings(more ...string) []string {
-	return append([]string{`nix.nix.substituters=["` + c.url + `"]`, `nix.nix.trustedpublickeys=["` + c.publicKey + `"]`}, more...)
+	return append(
+		[]string{`nix.nix.substituters=["` + c.url + `"]`, `nix.nix.trustedpublickeys=["` + c.publicKey + `"]`},
+		more...)
 }
 
 // storeless are the settings of a registry that packs straight from the cache.

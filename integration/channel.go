@@ -96,7 +96,12 @@ func writeArchive(w io.Writer, dir, top string) error {
 		if err != nil {
 			return err
 		}
-		header := tar.Header{Name: top + "/" + rel, Size: int64(len(content)), Mode: int64(info.Mode().Perm()), ModTime: time.Unix(1e9, 0)}
+		header := tar.Header{
+			Name:    top + "/" + rel,
+			Size:    int64(len(content)),
+			Mode:    int64(info.Mode().Perm()),
+			ModTime: time.Unix(1e9, 0),
+		}
 		if err := archive.WriteHeader(&header); err != nil {
 			return err
 		}

@@ -21,12 +21,16 @@ type Image struct {
 }
 
 // Get answers a GET of a path, /v2/…, without following redirects. Accept are media types.
-func (r *Registry) Get(ctx context.Context, path string, accept ...string) (status int, header http.Header, body []byte, err error) {
+func (r *Registry) Get(
+	ctx context.Context, path string, accept ...string,
+) (status int, header http.Header, body []byte, err error) {
 	return r.Ask(ctx, path, http.Header{"Accept": {strings.Join(accept, ", ")}})
 }
 
 // Ask is Get with any headers.
-func (r *Registry) Ask(ctx context.Context, path string, with http.Header) (status int, header http.Header, body []byte, err error) {
+func (r *Registry) Ask(
+	ctx context.Context, path string, with http.Header,
+) (status int, header http.Header, body []byte, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Addr+path, nil)
 	if err != nil {
 		return 0, nil, nil, err
@@ -50,7 +54,9 @@ func (r *Registry) Pull(t testing.TB, name string) Image {
 // PullTag gets a manifest as a client does, following redirects, and checks its digest.
 func (r *Registry) PullTag(t testing.TB, name, tag string) Image {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/manifests/"+tag, nil)
+	request, err := http.NewRequestWithContext(
+		t.Context(), http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/manifests/"+tag, nil,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,12 +88,16 @@ func (r *Registry) Blob(t testing.TB, image Image, blob v1.Descriptor) []byte {
 		t.Fatalf("getting blob %s of %s: status %d, %v", blob.Digest, image.Name, status, err)
 	}
 	if digest.FromBytes(body) != blob.Digest || int64(len(body)) != blob.Size {
-		t.Fatalf("blob %s of %s has %d bytes with digest %s, want %d bytes", blob.Digest, image.Name, len(body), digest.FromBytes(body), blob.Size)
+		t.Fatalf(
+			"blob %s of %s has %d bytes with digest %s, want %d bytes", blob.Digest, image.Name, len(body),
+			digest.FromBytes(body), blob.Size,
+		)
 	}
 	return body
 }
 
-// Linked waits until the layers of all images are linked into their repositories, which begins when an image is served.
+// Linked waits until the layers of all images are linked into their repositories, which begins when
+// an image is served.
 func (r *Registry) Linked(t testing.TB) {
 	t.Helper()
 	Eventually(t, commandTime, "all layers are linked", func() bool {

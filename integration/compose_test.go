@@ -39,7 +39,8 @@ type service struct {
 	Tmpfs, Volumes []string
 }
 
-// arguments are those of docker run that give a container what the service says, without its environment. Volumes get names that begin with prefix.
+// arguments are those of docker run that give a container what the service says, without its
+// environment. Volumes get names that begin with prefix.
 func (s service) arguments(prefix string) []string {
 	args := []string{"--network", "none"}
 	if s.User != "" {
@@ -67,7 +68,8 @@ func (s service) arguments(prefix string) []string {
 	return args
 }
 
-// TestCompose runs the containers of deploy/compose.yaml: an image is built, and its builder gets at nothing of the registry's.
+// TestCompose runs the containers of deploy/compose.yaml: an image is built, and its builder gets
+// at nothing of the registry's.
 func TestCompose(t *testing.T) {
 	t.Parallel()
 	Needs(t, "docker", "debootstrap", "skopeo", "nsenter")
@@ -94,7 +96,8 @@ func TestCompose(t *testing.T) {
 		if len(s.Entrypoint) > 0 {
 			return docker.Detach(t, append(append(args, image), s.Entrypoint[1:]...)...)
 		}
-		return docker.Detach(t, append(args, "--env", "NIXERY_CHANNEL=", "--env", "NIXERY_PKGS_PATH=/packages", image)...)
+		return docker.Detach(
+			t, append(args, "--env", "NIXERY_CHANNEL=", "--env", "NIXERY_PKGS_PATH=/packages", image)...)
 	}
 	run("nix-store")
 	if status := docker.Exec(t, "wait", prefix+"nix-store"); status != "0" {
@@ -106,10 +109,16 @@ func TestCompose(t *testing.T) {
 	Write(t, canary, "FOUND the file of secrets\n")
 	run("nix-daemon", "--volume", conf+":/etc/nix/nix.conf:ro")
 	Eventually(t, startTime, "the daemon listens", func() bool {
-		_, _, err := TryExec(t.Context(), "docker", "exec", prefix+"nix-daemon", "test", "-S", "/nix/var/nix/daemon-socket/socket")
+		_, _, err := TryExec(
+			t.Context(), "docker", "exec", prefix+"nix-daemon", "test", "-S",
+			"/nix/var/nix/daemon-socket/socket",
+		)
 		return err == nil
 	})
-	pid := run("registry", "--volume", packages+":/packages:ro", "--volume", canary+":/canary:ro", "--env", "AWS_SECRET_ACCESS_KEY=CANARY", "--volume", conf+":/etc/nix/nix.conf:ro")
+	pid := run(
+		"registry", "--volume", packages+":/packages:ro", "--volume", canary+":/canary:ro", "--env",
+		"AWS_SECRET_ACCESS_KEY=CANARY", "--volume", conf+":/etc/nix/nix.conf:ro",
+	)
 	in := func(args ...string) (stdout, stderr string, err error) {
 		return TryExec(t.Context(), "nsenter", append([]string{"--target", pid, "--net"}, args...)...)
 	}
@@ -117,7 +126,10 @@ func TestCompose(t *testing.T) {
 		_, _, err := in("curl", "--silent", "--fail", "http://127.0.0.1:5000/v2/")
 		return err == nil
 	})
-	if _, stderr, err := in("skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "docker://127.0.0.1:5000/quick", "dir:"+filepath.Join(Dir(t), "pulled")); err != nil {
+	if _, stderr, err := in(
+		"skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "docker://127.0.0.1:5000/quick",
+		"dir:"+filepath.Join(Dir(t), "pulled"),
+	); err != nil {
 		t.Errorf("what is built can't be pulled: %v: %s", err, stderr)
 	}
 	answer, stderr, err := in("curl", "--silent", "--location", "http://127.0.0.1:5000/v2/tries/manifests/latest")

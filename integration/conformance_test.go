@@ -11,20 +11,29 @@ import (
 	"testing"
 )
 
-// conformanceModule is the program with which registries show that they keep to the distribution-spec. It has no releases.
+// conformanceModule is the program with which registries show that they keep to the
+// distribution-spec. It has no releases.
 const conformanceModule = "github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111"
 
-// What the stock registry does not have, and says so in no way that the program takes for an answer.
+// What the stock registry does not have, and says so in no way that the program takes for an
+// answer.
 var conformanceOff = []string{
 	"OCI_DATA_SHA512", "OCI_DATA_SUBJECT", "OCI_DATA_SUBJECT_LIST", "OCI_DATA_SUBJECT_MISSING", "OCI_DATA_NONDISTRIBUTABLE", "OCI_API_REFERRER",
 }
 
-// A registry that builds images conforms as the stock one does, also in repositories that are named like packages.
+// A registry that builds images conforms as the stock one does, also in repositories that are named
+// like packages.
 func TestConformance(t *testing.T) {
 	program := installConformance(t)
 	stock := conformance(t, program, StartRegistry(t, "middleware={}"), "conformance/repo1", "conformance/repo2")
-	if passed := stock.Tests - stock.Failures - stock.Errors - stock.Skipped - stock.Disabled; passed != 511 || stock.Skipped != 3 || stock.Failures != 0 || stock.Errors != 0 {
-		t.Errorf("of the stock registry's %d tests %d pass and %d are skipped, want 511 and 3", stock.Tests, passed, stock.Skipped)
+	if passed := stock.Tests - stock.Failures - stock.Errors - stock.Skipped - stock.Disabled; passed != 511 ||
+		stock.Skipped != 3 ||
+		stock.Failures != 0 ||
+		stock.Errors != 0 {
+		t.Errorf(
+			"of the stock registry's %d tests %d pass and %d are skipped, want 511 and 3", stock.Tests,
+			passed, stock.Skipped,
+		)
 	}
 	for _, test := range []struct{ name, repo1, repo2 string }{
 		{"plain", "conformance/repo1", "conformance/repo2"},
@@ -33,7 +42,8 @@ func TestConformance(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			got := conformance(t, program, StartRegistry(t), test.repo1, test.repo2)
 			for i, result := range got.Results {
-				if i >= len(stock.Results) || result.Name != stock.Results[i].Name || result.Status != stock.Results[i].Status {
+				if i >= len(stock.Results) || result.Name != stock.Results[i].Name ||
+					result.Status != stock.Results[i].Status {
 					t.Fatalf("%s: %s, unlike the stock registry\n%s", result.Name, result.Status, result.Log)
 				}
 			}
@@ -44,7 +54,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// A conformanceReport is what the program found, ordered by name. Groups of tests count as tests too, but have no result of their own.
+// A conformanceReport is what the program found, ordered by name. Groups of tests count as tests
+// too, but have no result of their own.
 type conformanceReport struct {
 	Tests    int                 `xml:"tests,attr"`
 	Failures int                 `xml:"failures,attr"`
@@ -66,7 +77,10 @@ func conformance(t *testing.T, program string, r *Registry, repo1, repo2 string)
 	results := t.TempDir()
 	command := exec.CommandContext(t.Context(), program)
 	command.Dir = results
-	command.Env = append(os.Environ(), "OCI_REGISTRY="+r.Addr, "OCI_TLS=disabled", "OCI_REPO1="+repo1, "OCI_REPO2="+repo2, "OCI_RESULTS_DIR="+results)
+	command.Env = append(
+		os.Environ(), "OCI_REGISTRY="+r.Addr, "OCI_TLS=disabled", "OCI_REPO1="+repo1, "OCI_REPO2="+repo2,
+		"OCI_RESULTS_DIR="+results,
+	)
 	for _, variable := range conformanceOff {
 		command.Env = append(command.Env, variable+"=false")
 	}

@@ -11,8 +11,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// startRedis starts a Redis server that is stopped when the test ends, and returns the socket on which it listens: nobody can take that,
-// as happens to ports.
+// startRedis starts a Redis server that is stopped when the test ends, and returns the socket on
+// which it listens: nobody can take that, as happens to ports.
 func startRedis(t *testing.T) string {
 	t.Helper()
 	Needs(t, "redis-server", "redis-cli")
@@ -29,7 +29,9 @@ func startRedis(t *testing.T) string {
 // deleteBlob removes a blob from a repository by the registry's API.
 func deleteBlob(t *testing.T, r *Registry, name string, blob digest.Digest) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, "http://"+r.Addr+"/v2/"+name+"/blobs/"+blob.String(), nil)
+	request, err := http.NewRequestWithContext(
+		t.Context(), http.MethodDelete, "http://"+r.Addr+"/v2/"+name+"/blobs/"+blob.String(), nil,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,8 +45,8 @@ func deleteBlob(t *testing.T, r *Registry, name string, blob digest.Digest) {
 	}
 }
 
-// TestDescriptorCache has the registry remember which blobs there are. What it remembers is wrong after a garbage collection or a loss
-// that it did not see; images are built all the same.
+// TestDescriptorCache has the registry remember which blobs there are. What it remembers is wrong
+// after a garbage collection or a loss that it did not see; images are built all the same.
 func TestDescriptorCache(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"inmemory", "redis"} {

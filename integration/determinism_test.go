@@ -7,8 +7,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Two registries that were asked the same things in the same order give the same images, and so does one that has forgotten all
-// that it had in memory.
+// Two registries that were asked the same things in the same order give the same images, and so
+// does one that has forgotten all that it had in memory.
 func TestDeterminism(t *testing.T) {
 	names := []string{"hello", "shell/git", "htop/git", "git/htop", "files-demo/7zz/upperpackages.hlint"}
 	pull := func(r *Registry) []digest.Digest {
@@ -42,7 +42,8 @@ func TestDeterminism(t *testing.T) {
 	}
 }
 
-// No program of Nix is started for an image that was made before, nor for one whose packages are all known.
+// No program of Nix is started for an image that was made before, nor for one whose packages are
+// all known.
 func TestProgramsPerImage(t *testing.T) {
 	r := StartRegistry(t)
 	for _, test := range []struct {
@@ -51,7 +52,8 @@ func TestProgramsPerImage(t *testing.T) {
 		restart bool
 		most    int
 	}{
-		// Evaluations take one for the names, and one more for derivations that have to be written to build them.
+		// Evaluations take one for the names, and one more for derivations that have to be written
+		// to build them.
 		{name: "first image", image: "shell/git", most: 3},
 		{name: "same again", image: "shell/git", most: 0},
 		{name: "other packages", image: "jq/tree", most: 3},
@@ -67,7 +69,10 @@ func TestProgramsPerImage(t *testing.T) {
 			before := r.Programs()
 			r.CheckWhole(t, r.Pull(t, test.image))
 			programs := r.Programs()[len(before):]
-			t.Logf("%s: %d processes: %s; %d since the registry's first start", test.image, len(programs), strings.Join(programs, " "), len(before)+len(programs))
+			t.Logf(
+				"%s: %d processes: %s; %d since the registry's first start", test.image, len(programs),
+				strings.Join(programs, " "), len(before)+len(programs),
+			)
 			if len(programs) > test.most {
 				t.Errorf("%d processes, want at most %d", len(programs), test.most)
 			}

@@ -27,14 +27,18 @@ type answer struct {
 
 func (a answer) String() string { return strings.TrimSpace(fmt.Sprintf("%d %s", a.status, a.message)) }
 
-// TestDifferences pulls packages that fail in every way. The answers are those in testdata/differences/nix-VERSION.txt, which UPDATE=1 writes. A Nix that is
-// newer than all of them is compared with the newest, and what differs is printed.
+// TestDifferences pulls packages that fail in every way. The answers are those in
+// testdata/differences/nix-VERSION.txt, which UPDATE=1 writes. A Nix that is newer than all of them
+// is compared with the newest, and what differs is printed.
 func TestDifferences(t *testing.T) {
 	t.Parallel()
 	packages := freshSet(t, "differences")
 	Write(t, filepath.Join(packages, "broken.nix"), "{ a = ; }\n")
 	Write(t, filepath.Join(packages, "undefined.nix"), "{ a = b; }.a\n")
-	r := StartRegistry(t, "nix.packages.path="+packages, "nix.build.timeout=2s", "nix.build.concurrency=4", "nix.nix.evaluationtime=5s", "nix.build.perclient=200")
+	r := StartRegistry(
+		t, "nix.packages.path="+packages, "nix.build.timeout=2s", "nix.build.concurrency=4",
+		"nix.nix.evaluationtime=5s", "nix.build.perclient=200",
+	)
 
 	names := strings.Fields(Exec(t, "nix-instantiate", "--eval", "--json", "--expr",
 		fmt.Sprintf(`builtins.concatStringsSep " " (builtins.attrNames (import %s { }))`, packages)))
@@ -83,7 +87,8 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// TestDifferencesAreOfWords compares what is recorded: every version gives the same status to clients, but where it says why.
+// TestDifferencesAreOfWords compares what is recorded: every version gives the same status to
+// clients, but where it says why.
 func TestDifferencesAreOfWords(t *testing.T) {
 	recorded := recordedAnswers(t)
 	statuses := make(map[string]map[int][]string)
@@ -191,7 +196,8 @@ func versionOf(t testing.TB, suite string) (version string, known bool) {
 	return version, true
 }
 
-// TestImagesOfEveryNix makes images of the demo set with the Nix of each Debian suite, over a store of its own. They are the same, bit for bit.
+// TestImagesOfEveryNix makes images of the demo set with the Nix of each Debian suite, over a store
+// of its own. They are the same, bit for bit.
 func TestImagesOfEveryNix(t *testing.T) {
 	t.Parallel()
 	Needs(t, "unshare", "mount", "patchelf", "apt-get")

@@ -21,12 +21,12 @@ import (
 // baseSuite is the Debian of the Dockerfile's base.
 const baseSuite = "trixie"
 
-// What the Dockerfile wants of its base beside a bare Debian. debootstrap doesn't see that libdbi-perl is what a package
-// of nix-bin's depends on.
+// What the Dockerfile wants of its base beside a bare Debian. debootstrap doesn't see that
+// libdbi-perl is what a package of nix-bin's depends on.
 const basePackages = "ca-certificates,curl,git,libdbi-perl,nix-bin,openssh-client,tini"
 
-// standInGo is what the Dockerfile finds as Go in the tests. It brings the program that the tests have built, if the build's
-// context has all that a build needs.
+// standInGo is what the Dockerfile finds as Go in the tests. It brings the program that the tests
+// have built, if the build's context has all that a build needs.
 const standInGo = `#!/bin/sh
 set -eu
 case "$1" in
@@ -45,13 +45,15 @@ build)
 esac
 `
 
-// confined are the rights that deploy/kubernetes.yaml gives a container, and the places that it can write to.
+// confined are the rights that deploy/kubernetes.yaml gives a container, and the places that it can
+// write to.
 var confined = []string{
 	"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
 	"--tmpfs", "/tmp:exec", "--volume", "/nix", "--volume", "/var/lib/registry", "--volume", "/var/cache/nixery-registry",
 }
 
-// TestDockerfile builds the Dockerfile's image on a Debian of the tests' own, without a network, and pulls from a container of it.
+// TestDockerfile builds the Dockerfile's image on a Debian of the tests' own, without a network,
+// and pulls from a container of it.
 func TestDockerfile(t *testing.T) {
 	t.Parallel()
 	Needs(t, "docker", "debootstrap", "skopeo", "nsenter")
@@ -62,7 +64,12 @@ func TestDockerfile(t *testing.T) {
 	docker := Engines[0]
 	start := func(name string, args ...string) (pid string) {
 		t.Helper()
-		all := append([]string{"--name", name, "--network", "none", "--health-interval", "1s", "--volume", conf + ":/etc/nix/nix.conf:ro"}, confined...)
+		all := append(
+			[]string{
+				"--name", name, "--network", "none", "--health-interval", "1s", "--volume",
+				conf + ":/etc/nix/nix.conf:ro",
+			},
+			confined...)
 		all = append(all, args...)
 		pid = docker.Detach(t, append(all, image)...)
 		t.Cleanup(func() {
@@ -76,8 +83,11 @@ func TestDockerfile(t *testing.T) {
 		})
 		return pid
 	}
-	pid := start("open", "--env", "NIXERY_STORAGE_BACKEND=filesystem", "--env", "STORAGE_PATH=/var/lib/registry",
-		"--env", "PORT=8080", "--env", "NIXERY_BUILD_LOCAL=true", "--env", "NIXERY_PKGS_PATH=/packages", "--volume", packages+":/packages:ro")
+	pid := start(
+		"open", "--env", "NIXERY_STORAGE_BACKEND=filesystem", "--env", "STORAGE_PATH=/var/lib/registry",
+		"--env", "PORT=8080", "--env", "NIXERY_BUILD_LOCAL=true", "--env", "NIXERY_PKGS_PATH=/packages",
+		"--volume", packages+":/packages:ro",
+	)
 
 	for _, line := range strings.Split(docker.Exec(t, "top", "open", "-eo", "pid,uid"), "\n")[1:] {
 		if process := strings.Fields(line); process[1] != "1000" {
@@ -93,7 +103,9 @@ func TestDockerfile(t *testing.T) {
 	}
 
 	var health []string
-	if err := json.Unmarshal([]byte(docker.Exec(t, "inspect", "--format", "{{json .Config.Healthcheck.Test}}", image)), &health); err != nil {
+	if err := json.Unmarshal(
+		[]byte(docker.Exec(t, "inspect", "--format", "{{json .Config.Healthcheck.Test}}", image)), &health,
+	); err != nil {
 		t.Fatal(err)
 	}
 	check := func(url string) error {
@@ -109,8 +121,11 @@ func TestDockerfile(t *testing.T) {
 		}
 	}
 	// One that asks who is there is healthy too.
-	start("closed", "--env", "NIXERY_PKGS_PATH=/packages", "--volume", packages+":/packages:ro",
-		"--env", "REGISTRY_AUTH=silly", "--env", "REGISTRY_AUTH_SILLY_REALM=a", "--env", "REGISTRY_AUTH_SILLY_SERVICE=b")
+	start(
+		"closed", "--env", "NIXERY_PKGS_PATH=/packages", "--volume", packages+":/packages:ro", "--env",
+		"REGISTRY_AUTH=silly", "--env", "REGISTRY_AUTH_SILLY_REALM=a", "--env",
+		"REGISTRY_AUTH_SILLY_SERVICE=b",
+	)
 
 	// As README has it, with a channel: of a package set that wants as new a Nix as nixpkgs does.
 	content, err := os.ReadFile(filepath.Join(packages, "default.nix"))
@@ -118,7 +133,10 @@ func TestDockerfile(t *testing.T) {
 		t.Fatal(err)
 	}
 	Write(t, filepath.Join(packages, "packages.nix"), string(content))
-	Write(t, filepath.Join(packages, "default.nix"), `if builtins.compareVersions builtins.nixVersion "2.18" < 0 then abort "too old" else import ./packages.nix`)
+	Write(
+		t, filepath.Join(packages, "default.nix"),
+		`if builtins.compareVersions builtins.nixVersion "2.18" < 0 then abort "too old" else import ./packages.nix`,
+	)
 	mirror := serveChannel(t, packages, strings.Repeat("a", 40))
 	config := filepath.Join(Dir(t), "config.yml")
 	addr := freeAddress(t)
@@ -128,17 +146,30 @@ storage: {filesystem: {rootdirectory: /var/lib/registry}}
 http: {addr: "%[1]s"}
 middleware: {repository: [{name: nix, options: {packages: {channel: nixos-26.05, channels: "%[2]s", archives: "%[2]s"}}}]}
 `, addr, mirror.url))
-	docker.Detach(t, slices.Concat([]string{"--name", "channel", "--network", "host", "--volume", conf + ":/etc/nix/nix.conf:ro"}, confined,
-		[]string{"--volume", config + ":/config.yml:ro", "--env", "REGISTRY_CONFIGURATION_PATH=/config.yml", image})...)
+	docker.Detach(
+		t,
+		slices.Concat(
+			[]string{"--name", "channel", "--network", "host", "--volume", conf + ":/etc/nix/nix.conf:ro"},
+			confined,
+			[]string{
+				"--volume", config + ":/config.yml:ro", "--env", "REGISTRY_CONFIGURATION_PATH=/config.yml",
+				image,
+			},
+		)...)
 	Eventually(t, startTime*4, "the registry with a channel listens", func() bool {
 		_, _, err := TryExec(t.Context(), "curl", "--silent", "--fail", "http://"+addr+"/v2/")
 		return err == nil
 	})
-	Exec(t, "skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "docker://"+addr+"/quick", "dir:"+filepath.Join(Dir(t), "pulled"))
+	Exec(
+		t, "skopeo", "copy", "--insecure-policy", "--src-tls-verify=false", "docker://"+addr+"/quick",
+		"dir:"+filepath.Join(Dir(t), "pulled"),
+	)
 	docker.Exec(t, "stop", "--time", "60", "channel")
 
 	docker.Exec(t, "stop", "--time", "60", "open")
-	if state := docker.Exec(t, "inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", "open"); state != "0 false" {
+	if state := docker.Exec(
+		t, "inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", "open",
+	); state != "0 false" {
 		t.Errorf("asked to stop, it ended with %q", state)
 	}
 	t.Logf("the image has %s bytes", docker.Exec(t, "inspect", "--format", "{{.Size}}", image))
@@ -155,7 +186,8 @@ func freeAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// buildDockerfile makes the image from base images of the tests' own, as none can be pulled, and returns its name.
+// buildDockerfile makes the image from base images of the tests' own, as none can be pulled, and
+// returns its name.
 func buildDockerfile(t *testing.T) string {
 	t.Helper()
 	base, err := shared.debianBase(t)
@@ -168,7 +200,10 @@ func buildDockerfile(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := Dir(t)
-	Write(t, filepath.Join(dir, "Dockerfile"), "FROM test/base\nCOPY . /go\nENV PATH=/go:/usr/sbin:/usr/bin:/sbin:/bin\n")
+	Write(
+		t, filepath.Join(dir, "Dockerfile"),
+		"FROM test/base\nCOPY . /go\nENV PATH=/go:/usr/sbin:/usr/bin:/sbin:/bin\n",
+	)
 	Write(t, filepath.Join(dir, "sources"), strings.Join(sources(t), "\n")+"\n")
 	if err := os.WriteFile(filepath.Join(dir, "go"), []byte(standInGo), 0o755); err != nil {
 		t.Fatal(err)
@@ -186,8 +221,8 @@ func buildDockerfile(t *testing.T) string {
 	return "test/registry"
 }
 
-// debianBase is a file system of Debian with what the Dockerfile would install, for `docker import`. It is made where it stays for
-// the next time.
+// debianBase is a file system of Debian with what the Dockerfile would install, for `docker
+// import`. It is made where it stays for the next time.
 func (s *suite) debianBase(t *testing.T) (string, error) {
 	t.Helper()
 	file := filepath.Join(s.root, "build", "debian-"+digest.FromString(baseSuite + basePackages).Encoded()[:12]+".tar")
@@ -195,7 +230,10 @@ func (s *suite) debianBase(t *testing.T) (string, error) {
 		return file, nil
 	}
 	dir := Dir(t)
-	mirrors := Exec(t, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Component: main")
+	mirrors := Exec(
+		t, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian",
+		"Component: main",
+	)
 	args := []string{"--variant=minbase", "--include=" + basePackages, baseSuite, filepath.Join(dir, "root")}
 	for mirror := range strings.FieldsSeq(mirrors) {
 		if !strings.Contains(mirror, "security") {
@@ -205,8 +243,12 @@ func (s *suite) debianBase(t *testing.T) (string, error) {
 	}
 	Exec(t, "debootstrap", args...)
 	partial := filepath.Join(dir, "tar")
-	Exec(t, "tar", "--create", "--file", partial, "--directory", filepath.Join(dir, "root"), "--exclude=./dev/*", "--exclude=./proc/*",
-		"--exclude=./var/cache/apt/*", "--exclude=./var/lib/apt/lists/*", "--exclude=./usr/share/doc/*", "--exclude=./usr/share/man/*", "--exclude=./usr/share/locale/*", ".")
+	Exec(
+		t, "tar", "--create", "--file", partial, "--directory", filepath.Join(dir, "root"),
+		"--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./var/cache/apt/*",
+		"--exclude=./var/lib/apt/lists/*", "--exclude=./usr/share/doc/*", "--exclude=./usr/share/man/*",
+		"--exclude=./usr/share/locale/*", ".",
+	)
 	Exec(t, "mv", partial, file+".new") // perhaps to another file system
 	return file, os.Rename(file+".new", file)
 }
@@ -286,7 +328,10 @@ func TestDefaultNix(t *testing.T) {
 		t.Errorf("it has %s, want %s", got, want)
 	}
 	image := made.Image
-	if got, want := fmt.Sprintln(image.UID, image.GID, image.IncludeNixDB, image.Config.User, image.Config.Entrypoint, image.Config.Cmd),
+	if got, want := fmt.Sprintln(
+		image.UID, image.GID, image.IncludeNixDB, image.Config.User, image.Config.Entrypoint,
+		image.Config.Cmd,
+	),
 		"1000 1000 true 1000:1000 [/nixpkgs/tini/bin/tini -- /nixpkgs/nixery-registry/bin/registry] [serve]\n"; got != want {
 		t.Errorf("the image is %s, want %s", got, want)
 	}
@@ -297,7 +342,8 @@ func TestDefaultNix(t *testing.T) {
 	}
 	for _, variable := range image.Config.Env {
 		name, _, _ := strings.Cut(variable, "=")
-		if name != "PATH" && !strings.HasSuffix(name, "SSL_CERT_FILE") && !strings.Contains(string(dockerfile), variable) {
+		if name != "PATH" && !strings.HasSuffix(name, "SSL_CERT_FILE") &&
+			!strings.Contains(string(dockerfile), variable) {
 			t.Errorf("the Dockerfile has no %s", variable)
 		}
 	}
@@ -322,7 +368,10 @@ func TestDefaultNix(t *testing.T) {
 	if out, err := vendor.CombinedOutput(); err != nil {
 		t.Fatalf("go mod vendor: %v\n%s", err, out)
 	}
-	hash := Exec(t, "nix", "--extra-experimental-features", "nix-command", "hash", "path", filepath.Join(copied, "vendor"))
+	hash := Exec(
+		t, "nix", "--extra-experimental-features", "nix-command", "hash", "path",
+		filepath.Join(copied, "vendor"),
+	)
 	if made.Package.VendorHash != hash {
 		t.Errorf("default.nix has vendorHash = %q; for go.mod as it is, it must be %q", made.Package.VendorHash, hash)
 	}
@@ -395,7 +444,8 @@ func TestKubernetesManifest(t *testing.T) {
 	}
 
 	rights := registry.SecurityContext
-	if !rights.ReadOnlyRootFilesystem || rights.AllowPrivilegeEscalation == nil || *rights.AllowPrivilegeEscalation || !slices.Equal(rights.Capabilities.Drop, []string{"ALL"}) {
+	if !rights.ReadOnlyRootFilesystem || rights.AllowPrivilegeEscalation == nil || *rights.AllowPrivilegeEscalation ||
+		!slices.Equal(rights.Capabilities.Drop, []string{"ALL"}) {
 		t.Errorf("it gives other rights than the test: %+v", rights)
 	}
 	var mounts, want []string

@@ -16,13 +16,15 @@ import (
 	"time"
 )
 
-// An Engine pulls and runs images: docker or podman. Images and containers are apart from the machine's own.
+// An Engine pulls and runs images: docker or podman. Images and containers are apart from the
+// machine's own.
 type Engine struct {
 	Name string
 	pull []string
 }
 
-// Engines are those of the tests, for a subtest each. What is run must choose a network: none or host.
+// Engines are those of the tests, for a subtest each. What is run must choose a network: none or
+// host.
 var Engines = []Engine{
 	{Name: "docker", pull: []string{"pull", "-q"}},
 	{Name: "podman", pull: []string{"pull", "-q", "--tls-verify=false"}},
@@ -34,7 +36,8 @@ func (e Engine) Pull(t testing.TB, ref string, options ...string) {
 	e.Exec(t, slices.Concat(e.pull, options, []string{ref})...)
 }
 
-// Run runs a command in a container, and returns what it wrote to stdout. Args are what stands after `docker run --rm`.
+// Run runs a command in a container, and returns what it wrote to stdout. Args are what stands
+// after `docker run --rm`.
 func (e Engine) Run(t testing.TB, args ...string) string {
 	t.Helper()
 	return e.Exec(t, append([]string{"run", "--rm"}, args...)...)
@@ -54,7 +57,8 @@ func (e Engine) tools() []string {
 	return []string{e.Name}
 }
 
-// Detach starts a container that is removed when the test ends, and returns the process ID of its first process.
+// Detach starts a container that is removed when the test ends, and returns the process ID of its
+// first process.
 func (e Engine) Detach(t testing.TB, args ...string) string {
 	t.Helper()
 	container := e.Exec(t, append([]string{"run", "--detach"}, args...)...)
@@ -67,8 +71,8 @@ func (e Engine) Detach(t testing.TB, args ...string) string {
 	return e.Exec(t, "inspect", "--format", "{{.State.Pid}}", container)
 }
 
-// A dockerDaemon is started when the first test needs it. Its containers have no network, or the host's: so it leaves the host's
-// firewall and interfaces alone.
+// A dockerDaemon is started when the first test needs it. Its containers have no network, or the
+// host's: so it leaves the host's firewall and interfaces alone.
 type dockerDaemon struct {
 	dir   string
 	once  sync.Once
@@ -165,15 +169,18 @@ graphroot = %q
 runroot = %q
 `
 
-// configureEngines writes the files that keep docker's clients and podman away from what the machine's user has configured. Podman
-// gets a directory of its own in the same way, and needs neither systemd nor a network then.
+// configureEngines writes the files that keep docker's clients and podman away from what the
+// machine's user has configured. Podman gets a directory of its own in the same way, and needs
+// neither systemd nor a network then.
 func (s *suite) configureEngines() error {
 	podman := s.podmanDir()
 	for name, content := range map[string]string{
 		filepath.Join(s.dockerConfig(), "config.json"): "{}",
 		filepath.Join(podman, "containers.conf"):       fmt.Sprintf(containersConf, filepath.Join(podman, "tmp")),
-		filepath.Join(podman, "storage.conf"):          fmt.Sprintf(storageConf, filepath.Join(podman, "root"), filepath.Join(podman, "run")),
-		filepath.Join(podman, "registries.conf"):       "",
+		filepath.Join(podman, "storage.conf"): fmt.Sprintf(
+			storageConf, filepath.Join(podman, "root"), filepath.Join(podman, "run"),
+		),
+		filepath.Join(podman, "registries.conf"): "",
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return err

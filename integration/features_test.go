@@ -35,8 +35,9 @@ func reconfigure(t *testing.T, r *Registry, settings ...string) {
 	Write(t, r.ConfigFile(), string(content))
 }
 
-// startWith starts a stopped registry with other arguments and more environment than Registry.Start, and returns when it has logged
-// that it listens. The first group of the pattern is its address.
+// startWith starts a stopped registry with other arguments and more environment than
+// Registry.Start, and returns when it has logged that it listens. The first group of the pattern is
+// its address.
 func startWith(t *testing.T, r *Registry, listening *regexp.Regexp, environment []string, args ...string) {
 	t.Helper()
 	program, err := shared.binary()
@@ -51,7 +52,8 @@ func startWith(t *testing.T, r *Registry, listening *regexp.Regexp, environment 
 	before := len(r.Log())
 	command := exec.Command(program, args...)
 	command.Dir = r.Dir
-	command.Env = append(append(shared.environ(), "PATH="+filepath.Join(r.Dir, "bin")+":"+os.Getenv("PATH")), environment...)
+	command.Env = append(
+		append(shared.environ(), "PATH="+filepath.Join(r.Dir, "bin")+":"+os.Getenv("PATH")), environment...)
 	command.Stdout, command.Stderr = log, log
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := command.Start(); err != nil {
@@ -77,7 +79,8 @@ func startWith(t *testing.T, r *Registry, listening *regexp.Regexp, environment 
 	})
 }
 
-// refused fails the test unless a command fails with a text on stderr, and the registry has neither evaluated nor built anything for it.
+// refused fails the test unless a command fails with a text on stderr, and the registry has neither
+// evaluated nor built anything for it.
 func refused(t *testing.T, r *Registry, text *regexp.Regexp, name string, args ...string) {
 	t.Helper()
 	before, programs := len(r.Log()), r.Programs()
@@ -85,7 +88,8 @@ func refused(t *testing.T, r *Registry, text *regexp.Regexp, name string, args .
 	if err == nil || !text.MatchString(stderr) {
 		t.Errorf("%s %s: %v, want an error with %q\n%s%s", name, strings.Join(args, " "), err, text, stdout, stderr)
 	}
-	if strings.Contains(r.Log()[before:], logBuilt) || slices.Contains(r.Programs()[len(programs):], "nix-instantiate") {
+	if strings.Contains(r.Log()[before:], logBuilt) ||
+		slices.Contains(r.Programs()[len(programs):], "nix-instantiate") {
 		t.Errorf("%s %s made Nix work", name, strings.Join(args, " "))
 	}
 }
@@ -93,10 +97,13 @@ func refused(t *testing.T, r *Registry, text *regexp.Regexp, name string, args .
 // destination is where skopeo may copy an image to.
 func destination(t *testing.T) string { return "oci:" + filepath.Join(Dir(t), "image") }
 
-// ask asks for the manifest of an image, with headers given as name and value, and returns the answer's status.
+// ask asks for the manifest of an image, with headers given as name and value, and returns the
+// answer's status.
 func ask(t *testing.T, r *Registry, name string, headers ...string) int {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/manifests/latest", nil)
+	request, err := http.NewRequestWithContext(
+		t.Context(), http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/manifests/latest", nil,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

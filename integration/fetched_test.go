@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestFetchedSet edits a package set that fetches another one, as those do that pin their nixpkgs. What it fetches is fetched once, and every edit is seen by the next
-// pull.
+// TestFetchedSet edits a package set that fetches another one, as those do that pin their nixpkgs.
+// What it fetches is fetched once, and every edit is seen by the next pull.
 func TestFetchedSet(t *testing.T) {
 	t.Parallel()
 	fetched := FreshPackages(t)
@@ -25,8 +25,12 @@ func TestFetchedSet(t *testing.T) {
 
 	packages := Dir(t)
 	edit := func(text string) {
-		Write(t, filepath.Join(packages, "default.nix"), fmt.Sprintf(`{ system, ... }: let inner = import (fetchTarball "%s/set.tar.gz") { inherit system; }; in
-			inner // { quick = derivation (inner.quick.drvAttrs // { edit = "%s"; }); }`, server.URL, text))
+		Write(
+			t,
+			filepath.Join(packages, "default.nix"),
+			fmt.Sprintf(`{ system, ... }: let inner = import (fetchTarball "%s/set.tar.gz") { inherit system; }; in
+			inner // { quick = derivation (inner.quick.drvAttrs // { edit = "%s"; }); }`, server.URL, text),
+		)
 	}
 	edit("zero")
 	r := StartRegistry(t, "nix.packages.path="+packages, fmt.Sprintf("nix.nix.alloweduris=[%q]", server.URL))

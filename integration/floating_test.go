@@ -32,7 +32,8 @@ func (r *Registry) names(t testing.TB, image Image) (names []string) {
 	return names
 }
 
-// TestFloating pulls packages whose store paths only building tells, with the Nix of each Debian suite, over a store of its own.
+// TestFloating pulls packages whose store paths only building tells, with the Nix of each Debian
+// suite, over a store of its own.
 func TestFloating(t *testing.T) {
 	t.Parallel()
 	Needs(t, "unshare", "mount", "patchelf", "apt-get")
@@ -48,13 +49,28 @@ func TestFloating(t *testing.T) {
 		"floating/several.dev": {"floating", "several-dev"},
 	}
 	refused := map[string]answer{
-		"impure":      {http.StatusForbidden, "impure is made of an impure derivation, which this registry does not build"},
-		"bulky":       {http.StatusForbidden, "the store paths of this image are 3MB together, 1MB are allowed"},
-		"reads":       {http.StatusForbidden, "reads needs import from derivation: floating is content-addressed, or made of what is, and evaluations can't read such"},
-		"fails":       {http.StatusForbidden, "building fails failed with exit code 3; its last lines: no such luck; on the registry's host, `nix-store --read-log /nix/store/HASH-fails.drv` has the whole log"},
-		"usesfailing": {http.StatusForbidden, "building fails failed with exit code 3; its last lines: no such luck; on the registry's host, `nix-store --read-log /nix/store/HASH-fails.drv` has the whole log"},
-		"usesfails": {http.StatusForbidden, "building usesfails failed with exit code 4; its last lines: compiling /nix/store/HASH-floating; on the registry's host, " +
-			"`nix-store --read-log /nix/store/HASH-usesfails.drv` has the whole log"},
+		"impure": {
+			http.StatusForbidden,
+			"impure is made of an impure derivation, which this registry does not build",
+		},
+		"bulky": {http.StatusForbidden, "the store paths of this image are 3MB together, 1MB are allowed"},
+		"reads": {
+			http.StatusForbidden,
+			"reads needs import from derivation: floating is content-addressed, or made of what is, and evaluations can't read such",
+		},
+		"fails": {
+			http.StatusForbidden,
+			"building fails failed with exit code 3; its last lines: no such luck; on the registry's host, `nix-store --read-log /nix/store/HASH-fails.drv` has the whole log",
+		},
+		"usesfailing": {
+			http.StatusForbidden,
+			"building fails failed with exit code 3; its last lines: no such luck; on the registry's host, `nix-store --read-log /nix/store/HASH-fails.drv` has the whole log",
+		},
+		"usesfails": {
+			http.StatusForbidden,
+			"building usesfails failed with exit code 4; its last lines: compiling /nix/store/HASH-floating; on the registry's host, " +
+				"`nix-store --read-log /nix/store/HASH-usesfails.drv` has the whole log",
+		},
 	}
 	var first map[string]digest.Digest
 	for _, suite := range []string{"bookworm", "trixie", "sid"} {
@@ -105,7 +121,8 @@ func TestFloating(t *testing.T) {
 			r.Start()
 			programs, before := len(r.Programs()), len(r.Log())
 			paths := r.paths(t, r.Pull(t, "alone/uses"))
-			if started := r.Programs()[programs:]; len(started) > 0 || strings.Contains(r.Log()[before:], "nix: building ") {
+			if started := r.Programs()[programs:]; len(started) > 0 ||
+				strings.Contains(r.Log()[before:], "nix: building ") {
 				t.Errorf("for what was built before, programs were started, or Nix was asked to build it: %q", started)
 			}
 			r.Stop()
@@ -122,7 +139,9 @@ func TestFloating(t *testing.T) {
 			before = len(r.Log())
 			again := r.Pull(t, "alone/plain/uses")
 			r.CheckWhole(t, again)
-			if got, want := r.names(t, again), []string{"alone", "floating", "plain", "several", "several-dev", "uses"}; !slices.Equal(got, want) {
+			if got, want := r.names(t, again), []string{"alone", "floating", "plain", "several", "several-dev", "uses"}; !slices.Equal(
+				got, want,
+			) {
 				t.Errorf("when they were deleted, the store paths are %q, want %q", got, want)
 			}
 			if !strings.Contains(r.Log()[before:], "nix: building 2 derivations") {
@@ -132,7 +151,8 @@ func TestFloating(t *testing.T) {
 	}
 }
 
-// TestFloatingStoreless has a registry that makes images without a Nix store refuse what has to be built before it is known, unless there is one.
+// TestFloatingStoreless has a registry that makes images without a Nix store refuse what has to be
+// built before it is known, unless there is one.
 func TestFloatingStoreless(t *testing.T) {
 	t.Parallel()
 	Needs(t, "unshare", "mount", "patchelf", "apt-get")
@@ -147,7 +167,10 @@ func TestFloatingStoreless(t *testing.T) {
 	withoutStore(t, r)
 	r.buildFloating(t)
 	r.Start()
-	want := answer{http.StatusForbidden, "uses is content-addressed, or made of what is, and this registry has no Nix store to build it in"}
+	want := answer{
+		http.StatusForbidden,
+		"uses is content-addressed, or made of what is, and this registry has no Nix store to build it in",
+	}
 	if got := r.answer(t, "plain/uses"); got != want {
 		t.Errorf("without a store, it is answered with %v, want %v", got, want)
 	}
@@ -158,12 +181,15 @@ func TestFloatingStoreless(t *testing.T) {
 	r.Start()
 	image := r.Pull(t, "plain/uses")
 	r.CheckWhole(t, image)
-	if got, want := r.names(t, image), []string{"floating", "plain", "several", "several-dev", "uses"}; !slices.Equal(got, want) {
+	if got, want := r.names(t, image), []string{"floating", "plain", "several", "several-dev", "uses"}; !slices.Equal(
+		got, want,
+	) {
 		t.Errorf("with a store, it has the store paths %q, want %q", got, want)
 	}
 }
 
-// TestFloatingLayout decides about the layers of packages whose store paths are known when they are built.
+// TestFloatingLayout decides about the layers of packages whose store paths are known when they are
+// built.
 func TestFloatingLayout(t *testing.T) {
 	t.Parallel()
 	Needs(t, "unshare", "mount", "patchelf", "apt-get")
@@ -178,7 +204,10 @@ func TestFloatingLayout(t *testing.T) {
 		{[]string{"--build"}, "2 packages with 4 store paths", "1 packages are skipped"},
 		{nil, "2 packages with 4 store paths", "1 packages are skipped"},
 	} {
-		args := slices.Concat([]string{"nix", "layout", "--config", r.ConfigFile()}, test.flags, []string{"floating", "uses", "fails"})
+		args := slices.Concat(
+			[]string{"nix", "layout", "--config", r.ConfigFile()}, test.flags,
+			[]string{"floating", "uses", "fails"},
+		)
 		stdout, stderr, err := TryExec(t.Context(), r.Program, args...)
 		if err != nil || !strings.Contains(stdout, test.want) || !strings.Contains(stderr, test.warn) {
 			t.Errorf("layout %q: %v, %q, %s; want %q and %q", test.flags, err, stdout, stderr, test.want, test.warn)

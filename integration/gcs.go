@@ -33,8 +33,8 @@ const (
 	account     = "registry@project.iam.gserviceaccount.com"
 )
 
-// A gcs is an emulator of Google Cloud Storage with one bucket. Programs reach it by Google's own names, through a proxy that their
-// environment tells of.
+// A gcs is an emulator of Google Cloud Storage with one bucket. Programs reach it by Google's own
+// names, through a proxy that their environment tells of.
 type gcs struct {
 	*traffic
 	// Env is for programs that shall take the emulator for Google.
@@ -78,7 +78,9 @@ func newGCS(t *testing.T) *gcs {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.client = &http.Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	g.client = &http.Client{
+		Transport: &http.Transport{Proxy: http.ProxyURL(proxy), TLSClientConfig: &tls.Config{RootCAs: roots}},
+	}
 	t.Cleanup(g.client.CloseIdleConnections)
 	g.writeFiles(t, certificate)
 	return g
@@ -137,7 +139,8 @@ func (g *gcs) connect(w http.ResponseWriter, request *http.Request) {
 		g.token(w)
 		return
 	}
-	if host, _, err := net.SplitHostPort(request.Host); request.Method != http.MethodConnect || err != nil || !strings.HasSuffix(host, ".googleapis.com") {
+	if host, _, err := net.SplitHostPort(request.Host); request.Method != http.MethodConnect || err != nil ||
+		!strings.HasSuffix(host, ".googleapis.com") {
 		http.Error(w, "only to Google", http.StatusForbidden)
 		return
 	}
@@ -177,7 +180,8 @@ func (g *gcs) serve(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// signed tells whether the account has signed the URL, by https://cloud.google.com/storage/docs/access-control/signed-urls-v2.
+// signed tells whether the account has signed the URL, by
+// https://cloud.google.com/storage/docs/access-control/signed-urls-v2.
 func (g *gcs) signed(request *http.Request) bool {
 	query := request.URL.Query()
 	signature, err := base64.StdEncoding.DecodeString(query.Get("Signature"))
@@ -215,7 +219,8 @@ func classifyGCS(request *http.Request) (kind, object string) {
 	return "stat", object
 }
 
-// Start configures and starts a registry on the bucket, with the key in a file unless a setting says otherwise.
+// Start configures and starts a registry on the bucket, with the key in a file unless a setting
+// says otherwise.
 func (g *gcs) Start(t *testing.T, settings ...string) *Registry {
 	t.Helper()
 	r := g.New(t, append([]string{"storage.gcs.keyfile=" + g.KeyFile}, settings...)...)

@@ -16,7 +16,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// smallChunks is the smallest chunk size that Google takes: what is larger is uploaded piece by piece.
+// smallChunks is the smallest chunk size that Google takes: what is larger is uploaded piece by
+// piece.
 const smallChunks = "storage.gcs.chunksize=262144"
 
 // What is stored, deleted and collected on a file system is so in a bucket.
@@ -27,7 +28,8 @@ func TestGCS(t *testing.T) {
 	r := g.Start(t, smallChunks)
 	built := r.Pull(t, "hello")
 
-	if stored := g.Objects(t, "docker/"); len(built.Layers) < 2 || !slices.Contains(stored, blobObject(built.Config.Digest)) {
+	if stored := g.Objects(t, "docker/"); len(built.Layers) < 2 ||
+		!slices.Contains(stored, blobObject(built.Config.Digest)) {
 		t.Errorf("the image has %d layers; the bucket has %q", len(built.Layers), stored)
 	}
 	for _, kind := range []string{"packages", "layers", "images", "tags", "layout"} {
@@ -35,7 +37,9 @@ func TestGCS(t *testing.T) {
 			t.Errorf("the bucket has no records of %s", kind)
 		}
 	}
-	if left := slices.DeleteFunc(g.Objects(t, ""), func(name string) bool { return !strings.Contains(name, "/_uploads/") }); len(left) > 0 {
+	if left := slices.DeleteFunc(g.Objects(t, ""), func(name string) bool { return !strings.Contains(name, "/_uploads/") }); len(
+		left,
+	) > 0 {
 		t.Errorf("unfinished uploads are left: %q", left)
 	}
 	g.copyImage(t, r, "hello")
@@ -122,7 +126,13 @@ func largest(image Image) v1.Descriptor {
 // copyImage pulls an image with skopeo, which follows redirects to the bucket and checks digests.
 func (g *gcs) copyImage(t *testing.T, r *Registry, ref string) {
 	t.Helper()
-	Exec(t, "env", append(slices.Clone(g.Env), "skopeo", "copy", "--src-tls-verify=false", "docker://"+r.Ref(ref), "dir:"+filepath.Join(Dir(t), "image"))...)
+	Exec(
+		t,
+		"env",
+		append(
+			slices.Clone(g.Env), "skopeo", "copy", "--src-tls-verify=false", "docker://"+r.Ref(ref),
+			"dir:"+filepath.Join(Dir(t), "image"),
+		)...)
 }
 
 // Registries on one bucket use each other's layers.
@@ -132,14 +142,17 @@ func TestGCSShared(t *testing.T) {
 	checkShared(t, g.traffic, g.Start(t), g.Start(t))
 }
 
-// With a service account's key, by whatever means, clients get blobs from the bucket. With credentials that can't sign URLs, they get
-// them from the registry, if it is told so.
+// With a service account's key, by whatever means, clients get blobs from the bucket. With
+// credentials that can't sign URLs, they get them from the registry, if it is told so.
 func TestGCSCredentials(t *testing.T) {
 	t.Parallel()
 	g := newGCS(t)
 	set := DemoPackages(t)
 	built := g.Start(t).Pull(t, "hello")
-	nixery := []string{"NIXERY_STORAGE_BACKEND=gcs", "GCS_BUCKET=" + bucket, "NIXERY_PKGS_PATH=" + set, "PORT=1", "REGISTRY_HTTP_ADDR=127.0.0.1:0"}
+	nixery := []string{
+		"NIXERY_STORAGE_BACKEND=gcs", "GCS_BUCKET=" + bucket, "NIXERY_PKGS_PATH=" + set, "PORT=1",
+		"REGISTRY_HTTP_ADDR=127.0.0.1:0",
+	}
 	home := Dir(t)
 	known := filepath.Join(home, ".config", "gcloud", "application_default_credentials.json")
 	if err := os.MkdirAll(filepath.Dir(known), 0o755); err != nil {
@@ -155,12 +168,24 @@ func TestGCSCredentials(t *testing.T) {
 		redirected bool
 	}{
 		{"keyfile", []string{"storage.gcs.keyfile=" + g.KeyFile}, nil, true},
-		{"keyfile, redirects disabled", []string{"storage.gcs.keyfile=" + g.KeyFile, "storage.redirect.disable=true"}, nil, false},
+		{
+			"keyfile, redirects disabled",
+			[]string{"storage.gcs.keyfile=" + g.KeyFile, "storage.redirect.disable=true"}, nil, false,
+		},
 		{"key in the environment", nil, []string{"GOOGLE_APPLICATION_CREDENTIALS=" + g.KeyFile}, true},
-		{"a user's credentials", []string{"storage.redirect.disable=true"}, []string{"GOOGLE_APPLICATION_CREDENTIALS=" + g.UserFile}, false},
+		{
+			"a user's credentials", []string{"storage.redirect.disable=true"},
+			[]string{"GOOGLE_APPLICATION_CREDENTIALS=" + g.UserFile}, false,
+		},
 		// Google's libraries look for these below the user's home.
-		{"Nixery's variables without a key", nil, append(slices.Clone(nixery), "GOOGLE_APPLICATION_CREDENTIALS=", "HOME="+home), false},
-		{"Nixery's variables with a key", nil, append(slices.Clone(nixery), "GOOGLE_APPLICATION_CREDENTIALS="+g.KeyFile), true},
+		{
+			"Nixery's variables without a key", nil,
+			append(slices.Clone(nixery), "GOOGLE_APPLICATION_CREDENTIALS=", "HOME="+home), false,
+		},
+		{
+			"Nixery's variables with a key", nil,
+			append(slices.Clone(nixery), "GOOGLE_APPLICATION_CREDENTIALS="+g.KeyFile), true,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := g.New(t, test.settings...)
@@ -189,7 +214,10 @@ func TestGCSCredentials(t *testing.T) {
 					t.Fatalf("the answer is %d, want a redirect", status)
 				}
 				if got := g.get(t, location); digest.FromBytes(got) != blob.Digest {
-					t.Errorf("%s leads to %d bytes with digest %s, want %s", location, len(got), digest.FromBytes(got), blob.Digest)
+					t.Errorf(
+						"%s leads to %d bytes with digest %s, want %s", location, len(got),
+						digest.FromBytes(got), blob.Digest,
+					)
 				}
 			}
 		})
@@ -259,7 +287,10 @@ func TestGCSCalls(t *testing.T) {
 	}
 
 	linked := func() {
-		Eventually(t, commandTime, "all layers are linked", func() bool { return len(g.Objects(t, "nix/v1/links/")) == 0 })
+		Eventually(
+			t, commandTime, "all layers are linked",
+			func() bool { return len(g.Objects(t, "nix/v1/links/")) == 0 },
+		)
 	}
 	var image Image
 	built := measure("build", func() { image = r.Pull(t, "hello/tree") })
@@ -286,11 +317,17 @@ func TestGCSCalls(t *testing.T) {
 	check("a blob", measure("a blob", blob(r, image)), 7)
 	r.Stop()
 	r.Start()
-	check("an image that is there, after a start", measure("an image that is there, after a start", func() { r.Pull(t, "hello/tree") }), 6)
+	check(
+		"an image that is there, after a start",
+		measure("an image that is there, after a start", func() { r.Pull(t, "hello/tree") }), 6,
+	)
 
 	cached := g.Start(t, "storage.cache.blobdescriptor=inmemory")
 	measure("descriptors cached, an image that is there, after a start", func() { cached.Pull(t, "hello/tree") })
-	check("descriptors cached, an image that is there", measure("descriptors cached, an image that is there", func() { cached.Pull(t, "hello/tree") }), 1)
+	check(
+		"descriptors cached, an image that is there",
+		measure("descriptors cached, an image that is there", func() { cached.Pull(t, "hello/tree") }), 1,
+	)
 	blob(cached, image)()
 	measure("descriptors cached, a blob", blob(cached, image))
 	measure("descriptors cached, build, all layers mounted", func() { cached.Pull(t, "hello/hello/tree") })

@@ -18,7 +18,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// A repository is a package set in git: testdata/fresh, whose program quick prints what the last commit says.
+// A repository is a package set in git: testdata/fresh, whose program quick prints what the last
+// commit says.
 type repository struct {
 	t   testing.TB
 	dir string
@@ -34,7 +35,9 @@ func newRepository(t testing.TB) repository {
 
 func (r repository) git(args ...string) string {
 	r.t.Helper()
-	command := exec.CommandContext(r.t.Context(), "git", append([]string{"-C", r.dir, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+	command := exec.CommandContext(
+		r.t.Context(), "git",
+		append([]string{"-C", r.dir, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
 	command.Env = append(os.Environ(), "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z", "GIT_ALLOW_PROTOCOL=file")
 	output, err := command.CombinedOutput()
 	if err != nil {
@@ -65,7 +68,8 @@ func gitSettings(url string) []string {
 	return []string{fmt.Sprintf(`nix.packages={"git": {"url": %q}}`, url), "nix.refresh=1ns"}
 }
 
-// checkServed pulls the set's latest image, from a revision that a remote has, and follows the branch to another.
+// checkServed pulls the set's latest image, from a revision that a remote has, and follows the
+// branch to another.
 func (r repository) checkServed(t *testing.T, registry *Registry, revision string) {
 	t.Helper()
 	first := registry.PullTag(t, "quick", "latest")
@@ -96,7 +100,8 @@ func (r repository) checkOrphan(t *testing.T, registry *Registry) {
 	registry.refuses(t, orphan, http.StatusForbidden, "DENIED", orphan, "packages.tags")
 }
 
-// refuses checks how a pull of quick fails, without any prompt's time-out, and that clients learn nothing of the host.
+// refuses checks how a pull of quick fails, without any prompt's time-out, and that clients learn
+// nothing of the host.
 func (r *Registry) refuses(t *testing.T, tag string, status int, words ...string) {
 	t.Helper()
 	started := time.Now()
@@ -256,7 +261,8 @@ func startAgent(t *testing.T, key string) (socket string) {
 	return socket
 }
 
-// TestGitOverHTTPS serves a package set from a server that wants a password, with git's own ways to have one.
+// TestGitOverHTTPS serves a package set from a server that wants a password, with git's own ways to
+// have one.
 func TestGitOverHTTPS(t *testing.T) {
 	t.Parallel()
 	const name, password = "reader", "s3cret word"
@@ -266,14 +272,26 @@ func TestGitOverHTTPS(t *testing.T) {
 	}{
 		{"netrc", func(t *testing.T, home, addr string) {
 			host, _, _ := net.SplitHostPort(addr)
-			Write(t, filepath.Join(home, ".netrc"), fmt.Sprintf("machine %s login %s password %q\n", host, name, password))
+			Write(
+				t, filepath.Join(home, ".netrc"),
+				fmt.Sprintf("machine %s login %s password %q\n", host, name, password),
+			)
 		}},
 		{"a credential helper", func(t *testing.T, home, _ string) {
-			Write(t, filepath.Join(home, ".gitconfig"), fmt.Sprintf("[credential]\n\thelper = \"!f() { echo username=%s; echo 'password=%s'; }; f\"\n", name, password))
+			Write(
+				t, filepath.Join(home, ".gitconfig"),
+				fmt.Sprintf(
+					"[credential]\n\thelper = \"!f() { echo username=%s; echo 'password=%s'; }; f\"\n", name,
+					password,
+				),
+			)
 		}},
 		{"stored credentials", func(t *testing.T, home, addr string) {
 			Write(t, filepath.Join(home, ".gitconfig"), "[credential]\n\thelper = store\n")
-			Write(t, filepath.Join(home, ".git-credentials"), fmt.Sprintf("https://%s:%s@%s\n", name, strings.ReplaceAll(password, " ", "%20"), addr))
+			Write(
+				t, filepath.Join(home, ".git-credentials"),
+				fmt.Sprintf("https://%s:%s@%s\n", name, strings.ReplaceAll(password, " ", "%20"), addr),
+			)
 		}},
 	} {
 		t.Run(test.method, func(t *testing.T) {
@@ -324,8 +342,9 @@ func TestGitUntrustedServer(t *testing.T) {
 	packages.checkServed(t, registry, one)
 }
 
-// A gitServer is git's own HTTP server behind TLS and, unless name is empty, a password. It speaks the protocol's first version, in which the
-// server's configuration decides which commits are given out.
+// A gitServer is git's own HTTP server behind TLS and, unless name is empty, a password. It speaks
+// the protocol's first version, in which the server's configuration decides which commits are given
+// out.
 type gitServer struct {
 	*httptest.Server
 	asked, refused atomic.Int32
@@ -356,13 +375,17 @@ func startGitHTTP(t *testing.T, dir, name, password string) *gitServer {
 	return s
 }
 
-// TestGitSubmodules serves a set whose packages need a submodule, which is beside it by a relative URL.
+// TestGitSubmodules serves a set whose packages need a submodule, which is beside it by a relative
+// URL.
 func TestGitSubmodules(t *testing.T) {
 	t.Parallel()
 	packages, texts := newRepository(t), repository{t, Dir(t)}
 	texts.git("init", "--quiet", "--initial-branch=main")
 	texts.commit("of the submodule")
-	Write(t, filepath.Join(packages.dir, "default.nix"), strings.ReplaceAll(Read(t, filepath.Join(packages.dir, "default.nix")), "./text", "./texts/text"))
+	Write(
+		t, filepath.Join(packages.dir, "default.nix"),
+		strings.ReplaceAll(Read(t, filepath.Join(packages.dir, "default.nix")), "./text", "./texts/text"),
+	)
 	packages.git("submodule", "--quiet", "add", "--", "../"+filepath.Base(texts.dir), "texts")
 	packages.commit("with a submodule")
 	registry := StartRegistry(t, gitSettings("file://"+packages.dir)...)
@@ -370,7 +393,10 @@ func TestGitSubmodules(t *testing.T) {
 
 	registry.Stop()
 	settings := fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "submodules": true}}`, packages.dir)
-	with := NewRegistry(t, settings, "nix.refresh=1ns", "storage.filesystem.rootdirectory="+registry.storage(), "nix.cachedir="+filepath.Join(registry.Dir, "cache"))
+	with := NewRegistry(
+		t, settings, "nix.refresh=1ns", "storage.filesystem.rootdirectory="+registry.storage(),
+		"nix.cachedir="+filepath.Join(registry.Dir, "cache"),
+	)
 	with.Start()
 	first := with.PullTag(t, "quick", "latest")
 	with.CheckWhole(t, first)
@@ -382,13 +408,14 @@ func TestGitSubmodules(t *testing.T) {
 	}
 	packages.git("-C", "texts", "pull", "--quiet")
 	moved := packages.commit("with another commit of the submodule")
-	if again := with.PullTag(t, "quick", "latest"); again.Digest == first.Digest || !strings.HasPrefix(again.Annotations[v1.AnnotationRevision], moved+"-") {
+	if again := with.PullTag(t, "quick", "latest"); again.Digest == first.Digest ||
+		!strings.HasPrefix(again.Annotations[v1.AnnotationRevision], moved+"-") {
 		t.Errorf("with another commit of the submodule, latest is %s from %v", again.Digest, again.Annotations)
 	}
 }
 
-// TestGitLFS serves a set whose large files are in git LFS, on a machine where that is set up for all users. Packages that don't need them are as any other; those that
-// do are told why they fail.
+// TestGitLFS serves a set whose large files are in git LFS, on a machine where that is set up for
+// all users. Packages that don't need them are as any other; those that do are told why they fail.
 func TestGitLFS(t *testing.T) {
 	t.Parallel()
 	packages := newRepository(t)
@@ -413,7 +440,10 @@ func TestGitLFS(t *testing.T) {
 	}
 	one := packages.commit("one")
 	config := filepath.Join(Dir(t), "config")
-	Write(t, config, "[filter \"lfs\"]\n\tprocess = /nonexistent/git-lfs filter-process\n\tsmudge = /nonexistent/git-lfs smudge\n\trequired = true\n")
+	Write(
+		t, config,
+		"[filter \"lfs\"]\n\tprocess = /nonexistent/git-lfs filter-process\n\tsmudge = /nonexistent/git-lfs smudge\n\trequired = true\n",
+	)
 	registry := NewRegistry(t, gitSettings("file://"+packages.dir)...)
 	registry.Env = []string{"GIT_CONFIG_SYSTEM=" + config}
 	registry.Start()
@@ -422,7 +452,8 @@ func TestGitLFS(t *testing.T) {
 	}
 	for name, file := range map[string]string{"evaluates": "evaluated.nix", "builds": "built.bin"} {
 		status, _, body, err := registry.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
-		if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), file+" is in git LFS, which is not fetched") {
+		if err != nil || status != http.StatusForbidden ||
+			!strings.Contains(string(body), file+" is in git LFS, which is not fetched") {
 			t.Errorf("%s is answered with %d %s, %v", name, status, body, err)
 		}
 	}
@@ -431,7 +462,8 @@ func TestGitLFS(t *testing.T) {
 	}
 }
 
-// TestFlake serves packages of a flake in git, whose packages come from an input that is beside it and one that is fetched.
+// TestFlake serves packages of a flake in git, whose packages come from an input that is beside it
+// and one that is fetched.
 func TestFlake(t *testing.T) {
 	t.Parallel()
 	packages := newRepository(t)
@@ -468,15 +500,21 @@ func TestFlake(t *testing.T) {
 	registry := StartRegistry(t, settings...)
 	registry.refuses(t, "latest", http.StatusForbidden, "DENIED", "flake.lock does not lock", "inner", "nix flake lock")
 
-	Exec(t, "env", "HOME="+Dir(t), "nix", "--extra-experimental-features", "nix-command flakes", "flake", "lock", "path:"+packages.dir)
+	Exec(
+		t, "env", "HOME="+Dir(t), "nix", "--extra-experimental-features", "nix-command flakes", "flake",
+		"lock", "path:"+packages.dir,
+	)
 	one := packages.commit("with a lock file")
 	packages.checkServed(t, registry, one)
 	registry.CheckWhole(t, registry.Pull(t, "other.quick"))
 
-	// In turn: an input that can't be fetched now, one that can, and one that is another than the lock file says.
+	// In turn: an input that can't be fetched now, one that can, and one that is another than the
+	// lock file says.
 	other := func(registry *Registry) (status int, header http.Header, body string) {
 		t.Helper()
-		status, header, content, err := registry.Get(t.Context(), "/v2/other.quick/manifests/latest", v1.MediaTypeImageManifest)
+		status, header, content, err := registry.Get(
+			t.Context(), "/v2/other.quick/manifests/latest", v1.MediaTypeImageManifest,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -486,14 +524,16 @@ func TestFlake(t *testing.T) {
 	late := StartRegistry(t, settings...)
 	late.CheckWhole(t, late.Pull(t, "quick")) // which needs no input
 	status, header, body := other(late)
-	if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || !strings.Contains(body, "unable to download") {
+	if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" ||
+		!strings.Contains(body, "unable to download") {
 		t.Errorf("with an input that can't be fetched, the answer is %d %v %s", status, header, body)
 	}
 	down.Store(false)
 	late.CheckWhole(t, late.Pull(t, "other.quick"))
 
 	Write(t, filepath.Join(inner, "text"), "another")
-	if status, _, body := other(StartRegistry(t, settings...)); status != http.StatusForbidden || !strings.Contains(body, "hash mismatch") {
+	if status, _, body := other(StartRegistry(t, settings...)); status != http.StatusForbidden ||
+		!strings.Contains(body, "hash mismatch") {
 		t.Errorf("with another archive than the lock file says, the answer is %d %s", status, body)
 	}
 }

@@ -37,8 +37,8 @@ func command(name string, args ...string) func(context.Context, string) error {
 	}
 }
 
-// pullWithContainerd resolves a tag and fetches its manifest as containerd does: its HTTP transport gives up when an answer has
-// no header after 30 seconds.
+// pullWithContainerd resolves a tag and fetches its manifest as containerd does: its HTTP transport
+// gives up when an answer has no header after 30 seconds.
 func pullWithContainerd(ctx context.Context, ref string) error {
 	resolver := docker.NewResolver(docker.ResolverOptions{})
 	name, manifest, err := resolver.Resolve(ctx, ref+":latest")
@@ -109,7 +109,10 @@ func TestHoldEnds(t *testing.T) {
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
-		t.Errorf("the answer is %s, Retry-After %q, want 503 and a time", response.Status, response.Header.Get("Retry-After"))
+		t.Errorf(
+			"the answer is %s, Retry-After %q, want 503 and a time", response.Status,
+			response.Header.Get("Retry-After"),
+		)
 	}
 	r.AwaitLog(logBuilt, 1)
 	r.CheckWhole(t, r.Pull(t, "sleeps.s14"))

@@ -10,8 +10,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Names and tags that are meant to do harm, or only look like it, are refused with a word that names the thing. Nothing is built,
-// and the registry goes on serving.
+// Names and tags that are meant to do harm, or only look like it, are refused with a word that
+// names the thing. Nothing is built, and the registry goes on serving.
 func TestHostileNames(t *testing.T) {
 	set, salt := hostilePackages(t)
 	r := StartRegistry(t, "nix.packages.path="+set)
@@ -49,9 +49,16 @@ func TestHostileNames(t *testing.T) {
 
 		// Names of the registry's grammar that are no packages.
 		{"255 characters", manifest(long(255)), 404, long(255)},
-		{"30 long parts", manifest(strings.TrimSuffix(strings.Repeat("no-such-thing/", 18), "/")), 404, "no-such-thing"},
+		{
+			"30 long parts", manifest(strings.TrimSuffix(strings.Repeat("no-such-thing/", 18), "/")), 404,
+			"no-such-thing",
+		},
 		{"many parts", manifest("a" + strings.Repeat("/a", 127)), 404, "a"},
-		{"31 packages", manifest("a0/a1/a2/a3/a4/a5/a6/a7/a8/a9/b0/b1/b2/b3/b4/b5/b6/b7/b8/b9/c0/c1/c2/c3/c4/c5/c6/c7/c8/c9/d0"), 404, "31 packages"},
+		{
+			"31 packages",
+			manifest("a0/a1/a2/a3/a4/a5/a6/a7/a8/a9/b0/b1/b2/b3/b4/b5/b6/b7/b8/b9/c0/c1/c2/c3/c4/c5/c6/c7/c8/c9/d0"),
+			404, "31 packages",
+		},
 		{"dashes inside", manifest("hello--help"), 404, "hello--help"},
 		{"dots", manifest("a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p"), 404, "a.b.c.d.e.f"},
 		{"underscores", manifest("a__b"), 404, "a__b"},
@@ -142,18 +149,22 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
-// hostilePackages is a copy of testdata/hostile, and the salt that is in the names of all its store paths.
+// hostilePackages is a copy of testdata/hostile, and the salt that is in the names of all its store
+// paths.
 func hostilePackages(t *testing.T) (set, salt string) {
 	t.Helper()
 	set, salt = FreshPackages(t), strings.ToLower(rand.Text())
-	if err := copyFile(filepath.Join("testdata", "hostile", "default.nix"), filepath.Join(set, "default.nix")); err != nil {
+	if err := copyFile(
+		filepath.Join("testdata", "hostile", "default.nix"), filepath.Join(set, "default.nix"),
+	); err != nil {
 		t.Fatal(err)
 	}
 	Write(t, filepath.Join(set, "salt"), salt)
 	return set, salt
 }
 
-// storePathsOf are the store paths that have a salt in their names, but for derivations that were only evaluated.
+// storePathsOf are the store paths that have a salt in their names, but for derivations that were
+// only evaluated.
 func storePathsOf(t *testing.T, salt string) []string {
 	t.Helper()
 	made, err := filepath.Glob("/nix/store/*" + salt + "*")

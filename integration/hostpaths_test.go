@@ -12,7 +12,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// pathsSet has packages that fail with a path of the host in what Nix says: of the set, of what is around it, of where it is built.
+// pathsSet has packages that fail with a path of the host in what Nix says: of the set, of what is
+// around it, of where it is built.
 const pathsSet = `{ system ? builtins.currentSystem, ... }:
 let
   fresh = import ./fresh.nix { inherit system; };
@@ -41,7 +42,8 @@ fresh
 }
 `
 
-// TestAnswersHaveNoHostPaths pulls what fails in many ways, and packages of sets that can't be had: no answer has a path of the registry's host.
+// TestAnswersHaveNoHostPaths pulls what fails in many ways, and packages of sets that can't be had:
+// no answer has a path of the registry's host.
 func TestAnswersHaveNoHostPaths(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -50,7 +52,10 @@ func TestAnswersHaveNoHostPaths(t *testing.T) {
 	}
 	Write(t, filepath.Join(packages, "default.nix"), pathsSet)
 	Write(t, filepath.Join(packages, "salt"), t.Name()+packages)
-	names := []string{"itself", "position", "says-itself", "says-above", "says-where", "fetches", "fetches-url", "whiteout", "pipe", "nothing", "itself.x"}
+	names := []string{
+		"itself", "position", "says-itself", "says-above", "says-where", "fetches", "fetches-url", "whiteout",
+		"pipe", "nothing", "itself.x",
+	}
 	for _, prefix := range []string{"reads", "lists", "imports", "copies", "throws"} {
 		for n := range 8 {
 			names = append(names, fmt.Sprint(prefix, n))
@@ -59,7 +64,8 @@ func TestAnswersHaveNoHostPaths(t *testing.T) {
 	check := func(t *testing.T, r *Registry, name string) {
 		t.Helper()
 		status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
-		if err != nil || status != http.StatusForbidden && status != http.StatusNotFound && status != http.StatusServiceUnavailable {
+		if err != nil ||
+			status != http.StatusForbidden && status != http.StatusNotFound && status != http.StatusServiceUnavailable {
 			t.Errorf("%s is answered with %d %s, %v", name, status, body, err)
 		}
 		for _, secret := range []string{packages, r.Dir, shared.dir, os.TempDir() + "/nix-build-"} {
@@ -86,8 +92,8 @@ func TestAnswersHaveNoHostPaths(t *testing.T) {
 	})
 }
 
-// TestKilledBuilder ends a builder as the kernel does where memory is short: clients are told to come back, it is not built again for the GET after the HEAD, and
-// the operator is warned.
+// TestKilledBuilder ends a builder as the kernel does where memory is short: clients are told to
+// come back, it is not built again for the GET after the HEAD, and the operator is warned.
 func TestKilledBuilder(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -112,7 +118,8 @@ func TestKilledBuilder(t *testing.T) {
 					continue
 				}
 				var pid int
-				if _, err := fmt.Sscanf(file, "/proc/%d/", &pid); err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil {
+				if _, err := fmt.Sscanf(file, "/proc/%d/", &pid); err == nil &&
+					syscall.Kill(pid, syscall.SIGKILL) == nil {
 					return true
 				}
 			}
@@ -121,7 +128,8 @@ func TestKilledBuilder(t *testing.T) {
 	}()
 	for range 2 {
 		status, header, body, err := r.Get(t.Context(), "/v2/victim/manifests/latest", v1.MediaTypeImageManifest)
-		if err != nil || status != http.StatusServiceUnavailable || header.Get("Retry-After") != "60" || !strings.Contains(string(body), "building victim was ended by SIGKILL") {
+		if err != nil || status != http.StatusServiceUnavailable || header.Get("Retry-After") != "60" ||
+			!strings.Contains(string(body), "building victim was ended by SIGKILL") {
 			t.Errorf("the answer is %d %v %s, %v", status, header, body, err)
 		}
 	}

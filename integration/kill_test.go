@@ -26,7 +26,9 @@ func TestKill(t *testing.T) {
 			name: "packing", image: "shell/git/python3", packages: DemoPackages,
 			reached: func(r *Registry) {
 				Eventually(r.t, commandTime, "a layer is stored", func() bool {
-					blobs, err := filepath.Glob(filepath.Join(r.Dir, "storage", "docker", "registry", "v2", "blobs", "sha256", "*", "*", "data"))
+					blobs, err := filepath.Glob(filepath.Join(
+						r.Dir, "storage", "docker", "registry", "v2", "blobs", "sha256", "*", "*", "data",
+					))
 					return err == nil && len(blobs) > 0
 				})
 			},
@@ -38,12 +40,17 @@ func TestKill(t *testing.T) {
 			asked := make(chan struct{})
 			go func() {
 				defer close(asked)
-				_, _, _, _ = r.Get(t.Context(), "/v2/"+test.image+"/manifests/latest", v1.MediaTypeImageManifest) // ends with the registry
+				_, _, _, _ = r.Get(
+					t.Context(), "/v2/"+test.image+"/manifests/latest", v1.MediaTypeImageManifest,
+				) // ends with the registry
 			}()
 			test.reached(r)
 			r.Kill()
 			<-asked
-			tag := filepath.Join(r.Dir, "storage", "docker", "registry", "v2", "repositories", test.image, "_manifests", "tags", "latest")
+			tag := filepath.Join(
+				r.Dir, "storage", "docker", "registry", "v2", "repositories", test.image, "_manifests",
+				"tags", "latest",
+			)
 			if _, err := os.Stat(tag); !errors.Is(err, fs.ErrNotExist) {
 				t.Fatalf("there is a tag already: %v", err)
 			}
@@ -53,7 +60,8 @@ func TestKill(t *testing.T) {
 	}
 }
 
-// TestKillLinking kills the registry as soon as it has answered with an image of layers that it had: clients get them all the same.
+// TestKillLinking kills the registry as soon as it has answered with an image of layers that it
+// had: clients get them all the same.
 func TestKillLinking(t *testing.T) {
 	t.Parallel()
 	r := StartRegistry(t)

@@ -18,7 +18,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// Layers that can be read before they are loaded are read so, over HTTP; for other clients they are layers like any.
+// Layers that can be read before they are loaded are read so, over HTTP; for other clients they are
+// layers like any.
 func TestLazyPulling(t *testing.T) {
 	for _, compression := range []struct{ name, mediaType string }{
 		{"estargz", v1.MediaTypeImageLayerGzip},
@@ -36,7 +37,10 @@ func TestLazyPulling(t *testing.T) {
 					t.Errorf("layer %s is %s", layer.Digest, layer.MediaType)
 				}
 				blob := &remoteBlob{url: "http://" + r.Addr + "/v2/" + image.Name + "/blobs/" + layer.Digest.String()}
-				reader, err := estargz.Open(io.NewSectionReader(blob, 0, layer.Size), estargz.WithDecompressors(new(zstdchunked.Decompressor)))
+				reader, err := estargz.Open(
+					io.NewSectionReader(blob, 0, layer.Size),
+					estargz.WithDecompressors(new(zstdchunked.Decompressor)),
+				)
 				if err != nil {
 					t.Fatalf("layer %s: %v", layer.Digest, err)
 				}
@@ -67,7 +71,9 @@ func TestLazyPulling(t *testing.T) {
 					continue // Docker before version 23 can't unpack zstd
 				}
 				engine.Pull(t, r.Ref("shell/git"))
-				if got := engine.Run(t, "--network=none", r.Ref("shell/git"), "git", "--version"); !strings.HasPrefix(got, "git version") {
+				if got := engine.Run(t, "--network=none", r.Ref("shell/git"), "git", "--version"); !strings.HasPrefix(
+					got, "git version",
+				) {
 					t.Errorf("%s: %q", engine.Name, got)
 				}
 			}

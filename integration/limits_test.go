@@ -15,7 +15,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// An image that takes longer than build.total ends, with what Nix runs for it, and makes room for others.
+// An image that takes longer than build.total ends, with what Nix runs for it, and makes room for
+// others.
 func TestTotal(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -27,21 +28,29 @@ func TestTotal(t *testing.T) {
   ) "nothing" (genList (n: n) 100);
   quick =`
 	Write(t, set, strings.Replace(Read(t, set), "{\n  quick =", chain, 1))
-	r := StartRegistry(t, "nix.packages.path="+packages, "nix.build.concurrency=1", "nix.build.timeout=15s", "nix.build.total=15s")
+	r := StartRegistry(
+		t, "nix.packages.path="+packages, "nix.build.concurrency=1", "nix.build.timeout=15s",
+		"nix.build.total=15s",
+	)
 	for range 2 { // the second time it is remembered
 		status, _, body, err := r.Get(t.Context(), "/v2/chain/manifests/latest", v1.MediaTypeImageManifest)
-		if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "longer than the 15s that build.total allows") {
+		if err != nil || status != http.StatusForbidden ||
+			!strings.Contains(string(body), "longer than the 15s that build.total allows") {
 			t.Fatalf("the answer is %d %s, %v", status, body, err)
 		}
 	}
 	if n := strings.Count(r.Log(), "nix: building 100 derivations"); n != 1 {
 		t.Errorf("it was begun %d times", n)
 	}
-	Eventually(t, commandTime, "Nix builds nothing of it any more", func() bool { return !runsWith(t, Read(t, filepath.Join(packages, "salt"))) })
+	Eventually(
+		t, commandTime, "Nix builds nothing of it any more",
+		func() bool { return !runsWith(t, Read(t, filepath.Join(packages, "salt"))) },
+	)
 	r.Pull(t, "quick")
 }
 
-// runsWith tells whether a process has a text in its environment, as builders have their derivation's.
+// runsWith tells whether a process has a text in its environment, as builders have their
+// derivation's.
 func runsWith(t *testing.T, text string) bool {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/environ")
@@ -64,7 +73,9 @@ func TestShareOfClients(t *testing.T) {
 	for n := range 4 {
 		commits = append(commits, repo.commit(fmt.Sprint("commit ", n)))
 	}
-	r := StartRegistry(t, append(gitSettings("file://"+repo.dir), "nix.build.concurrency=2", "nix.build.queue=2", "nix.build.hold=1s")...)
+	r := StartRegistry(
+		t,
+		append(gitSettings("file://"+repo.dir), "nix.build.concurrency=2", "nix.build.queue=2", "nix.build.hold=1s")...)
 	ask := func(name, tag string) (status int, body string) {
 		t.Helper()
 		status, _, answer, err := r.Get(t.Context(), "/v2/"+name+"/manifests/"+tag, v1.MediaTypeImageManifest)
@@ -78,7 +89,8 @@ func TestShareOfClients(t *testing.T) {
 			t.Errorf("%s is answered with %d %s", commit, status, body)
 		}
 	}
-	if status, body := ask("sleeps.s119", commits[0]); status != http.StatusTooManyRequests || !strings.Contains(body, "revisions that clients chose") {
+	if status, body := ask("sleeps.s119", commits[0]); status != http.StatusTooManyRequests ||
+		!strings.Contains(body, "revisions that clients chose") {
 		t.Errorf("one too many is answered with %d %s", status, body)
 	}
 	r.AwaitLog(logBuilding, 1) // of two at a time, one is theirs
@@ -88,10 +100,14 @@ func TestShareOfClients(t *testing.T) {
 	}
 }
 
-// A client is told to come back when it has enough under way, or has asked for enough that is not there, whatever it says of itself.
+// A client is told to come back when it has enough under way, or has asked for enough that is not
+// there, whatever it says of itself.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	r := StartRegistry(t, "nix.packages.path="+FreshPackages(t), "nix.build.concurrency=5", "nix.build.perclient=2", "nix.build.newperhour=6", "nix.build.hold=1s", `nix.build.trustedproxies=["127.0.0.1"]`)
+	r := StartRegistry(
+		t, "nix.packages.path="+FreshPackages(t), "nix.build.concurrency=5", "nix.build.perclient=2",
+		"nix.build.newperhour=6", "nix.build.hold=1s", `nix.build.trustedproxies=["127.0.0.1"]`,
+	)
 	// ask pulls an image from an address of this machine, over a proxy that appends or directly.
 	ask := func(from, name, forwarded string) (status int, header http.Header) {
 		t.Helper()
@@ -99,7 +115,9 @@ func TestClients(t *testing.T) {
 			return (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext(ctx, network, address)
 		}}
 		defer transport.CloseIdleConnections()
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/manifests/latest", nil)
+		request, err := http.NewRequestWithContext(
+			t.Context(), http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/manifests/latest", nil,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,15 +140,22 @@ func TestClients(t *testing.T) {
 			if client == "" {
 				forwarded, name = fmt.Sprint("203.0.113.", n), fmt.Sprintf("sleeps.s%d", 110+n)
 			}
-			if status, header := ask(from, name, forwarded); status != want || want == http.StatusTooManyRequests && header.Get("Retry-After") != "10" {
+			if status, header := ask(from, name, forwarded); status != want ||
+				want == http.StatusTooManyRequests && header.Get("Retry-After") != "10" {
 				t.Errorf("request %d from %s, which says %q: %d, want %d", n, from, forwarded, status, want)
 			}
 		}
 	}
-	// Six that were not there are all for an hour, what is stored is not counted, and others ask for what they like.
+	// Six that were not there are all for an hour, what is stored is not counted, and others ask
+	// for what they like.
 	status, header := ask("127.0.0.2", "quick", "")
-	if wait, err := strconv.Atoi(header.Get("Retry-After")); status != http.StatusTooManyRequests || err != nil || wait < 60 || wait > 600 {
-		t.Errorf("one too many that is not there is answered with %d, to be asked again after %q", status, header.Get("Retry-After"))
+	if wait, err := strconv.Atoi(header.Get("Retry-After")); status != http.StatusTooManyRequests || err != nil ||
+		wait < 60 ||
+		wait > 600 {
+		t.Errorf(
+			"one too many that is not there is answered with %d, to be asked again after %q", status,
+			header.Get("Retry-After"),
+		)
 	}
 	r.Pull(t, "quick")
 	if status, _ := ask("127.0.0.2", "quick", ""); status != http.StatusOK {

@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestLogsToClients has a build fail for clients that are told the last lines of builds, and for those that are not.
+// TestLogsToClients has a build fail for clients that are told the last lines of builds, and for
+// those that are not.
 func TestLogsToClients(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -17,7 +18,9 @@ func TestLogsToClients(t *testing.T) {
 		}
 		r := StartRegistry(t, settings...)
 		got := r.answer(t, "fails")
-		if got.status != http.StatusForbidden || !strings.Contains(got.message, "building fails-1.0 failed with exit code 1") || strings.Contains(got.message, "no such luck") != shown {
+		if got.status != http.StatusForbidden ||
+			!strings.Contains(got.message, "building fails-1.0 failed with exit code 1") ||
+			strings.Contains(got.message, "no such luck") != shown {
 			t.Errorf("%s: the answer is %v", setting, got)
 		}
 		if !shown {

@@ -8,7 +8,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Tests wait, for Nix and for time to pass, more than they compute. What the command line says counts.
+	// Tests wait, for Nix and for time to pass, more than they compute. What the command line says
+	// counts.
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}

@@ -11,8 +11,9 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// What packages say of themselves is bounded before it is kept. What only people read is cut; a package of which no image can be made that the registry could
-// read again is refused with the field and its limit, at each pull, and nothing of it is stored.
+// What packages say of themselves is bounded before it is kept. What only people read is cut; a
+// package of which no image can be made that the registry could read again is refused with the
+// field and its limit, at each pull, and nothing of it is stored.
 func TestMetadataIsBounded(t *testing.T) {
 	t.Parallel()
 	set := FreshPackages(t)
@@ -45,24 +46,31 @@ in
 		"directory": "passthru.image.workingdir is",
 	} {
 		for range 2 {
-			status, _, body, err := r.Get(t.Context(), fmt.Sprintf("/v2/%s/manifests/latest", name), v1.MediaTypeImageManifest)
+			status, _, body, err := r.Get(
+				t.Context(), fmt.Sprintf("/v2/%s/manifests/latest", name), v1.MediaTypeImageManifest,
+			)
 			if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), want) {
 				t.Errorf("%s is answered with %d %.300s, %v, want %q", name, status, body, err, want)
 			}
 		}
-		if left := files(t, filepath.Join(r.storage(), "docker", "registry", "v2", "repositories", name)); len(left) > 0 {
+		if left := files(t, filepath.Join(r.storage(), "docker", "registry", "v2", "repositories", name)); len(
+			left,
+		) > 0 {
 			t.Errorf("%q is left", left)
 		}
 	}
 	var records int64
-	err := filepath.WalkDir(filepath.Join(r.storage(), "nix", "v1"), func(_ string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+	err := filepath.WalkDir(
+		filepath.Join(r.storage(), "nix", "v1"),
+		func(_ string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			info, err := entry.Info()
+			records += info.Size()
 			return err
-		}
-		info, err := entry.Info()
-		records += info.Size()
-		return err
-	})
+		},
+	)
 	if err != nil || records > 100_000 {
 		t.Errorf("the records have %d bytes, %v", records, err)
 	}

@@ -109,8 +109,8 @@ func (c calls) list() string {
 	return b.String()
 }
 
-// storageOn is the setting of a registry's storage. Uploads that clients gave up are not looked for: that begins at a time which is left to
-// chance, and would be among the calls of a test.
+// storageOn is the setting of a registry's storage. Uploads that clients gave up are not looked
+// for: that begins at a time which is left to chance, and would be among the calls of a test.
 func storageOn(t *testing.T, driver string, parameters map[string]any) string {
 	t.Helper()
 	storage, err := json.Marshal(map[string]any{
@@ -123,8 +123,8 @@ func storageOn(t *testing.T, driver string, parameters map[string]any) string {
 	return "storage=" + string(storage)
 }
 
-// checkShared has one registry build an image, and another on the same storage an image of the same packages under a name of its
-// own: it finds all blobs there.
+// checkShared has one registry build an image, and another on the same storage an image of the same
+// packages under a name of its own: it finds all blobs there.
 func checkShared(t *testing.T, store *traffic, first, second *Registry) {
 	t.Helper()
 	built := first.Pull(t, "hello/tree")

@@ -20,12 +20,18 @@ type tokenUser struct {
 	name   string
 }
 
-// do sends a request with a token for what the user may do in repositories, and returns the answer's status and header.
-func (u tokenUser) do(t *testing.T, method, target string, body []byte, contentType string, repositories ...string) (int, http.Header) {
+// do sends a request with a token for what the user may do in repositories, and returns the
+// answer's status and header.
+func (u tokenUser) do(
+	t *testing.T, method, target string, body []byte, contentType string, repositories ...string,
+) (int, http.Header) {
 	t.Helper()
 	access := []any{}
 	for _, repository := range repositories {
-		access = append(access, map[string]any{"type": "repository", "name": repository, "actions": u.tokens.may[u.name][repository]})
+		access = append(
+			access,
+			map[string]any{"type": "repository", "name": repository, "actions": u.tokens.may[u.name][repository]},
+		)
 	}
 	token, err := u.tokens.token(u.name, access)
 	if err != nil {
@@ -57,13 +63,17 @@ func (u tokenUser) push(t *testing.T, repository string, blob []byte) digest.Dig
 		t.Fatalf("beginning an upload is answered with %d", status)
 	}
 	sum := digest.FromBytes(blob)
-	if status, _ := u.do(t, http.MethodPut, header.Get("Location")+"&digest="+url.QueryEscape(sum.String()), blob, "application/octet-stream", repository); status != http.StatusCreated {
+	if status, _ := u.do(
+		t, http.MethodPut, header.Get("Location")+"&digest="+url.QueryEscape(sum.String()), blob,
+		"application/octet-stream", repository,
+	); status != http.StatusCreated {
 		t.Fatalf("an upload is answered with %d", status)
 	}
 	return sum
 }
 
-// TestBlobsOfOthers has a user ask for what another one has pushed, in all repositories that he may use, and for a built image that he may not pull.
+// TestBlobsOfOthers has a user ask for what another one has pushed, in all repositories that he may
+// use, and for a built image that he may not pull.
 func TestBlobsOfOthers(t *testing.T) {
 	t.Parallel()
 	r, tokens := startWithTokens(t, "jwks", map[string]map[string][]string{
@@ -77,7 +87,10 @@ func TestBlobsOfOthers(t *testing.T) {
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest, Layers: []v1.Descriptor{},
 		Config: v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: config, Size: int64(len(secret))},
 	}))
-	if status, _ := alice.do(t, http.MethodPut, "/v2/private/app/manifests/latest", manifest, v1.MediaTypeImageManifest, "private/app"); status != http.StatusCreated {
+	if status, _ := alice.do(
+		t, http.MethodPut, "/v2/private/app/manifests/latest", manifest, v1.MediaTypeImageManifest,
+		"private/app",
+	); status != http.StatusCreated {
 		t.Fatalf("pushing a manifest is answered with %d", status)
 	}
 	built, _ := alice.do(t, http.MethodGet, "/v2/hello/tree/manifests/latest", nil, "", "hello/tree")
@@ -87,7 +100,9 @@ func TestBlobsOfOthers(t *testing.T) {
 	if status, _ := bob.do(t, http.MethodGet, "/v2/hello/manifests/latest", nil, "", "hello"); status != http.StatusOK {
 		t.Fatalf("building hello is answered with %d", status)
 	}
-	if status, _ := alice.do(t, http.MethodGet, "/v2/private/app/blobs/"+config.String(), nil, "", "private/app"); status != http.StatusOK {
+	if status, _ := alice.do(
+		t, http.MethodGet, "/v2/private/app/blobs/"+config.String(), nil, "", "private/app",
+	); status != http.StatusOK {
 		t.Fatalf("the owner's blob is answered with %d", status)
 	}
 	sum := digest.FromBytes(manifest).String()
@@ -103,14 +118,26 @@ func TestBlobsOfOthers(t *testing.T) {
 		{"in his own", http.MethodGet, "/v2/bob/own/blobs/" + config.String(), http.StatusNotFound},
 		{"its manifest in a built image's", http.MethodGet, "/v2/hello/manifests/" + sum, http.StatusNotFound},
 		{"its manifest in his own", http.MethodGet, "/v2/bob/own/manifests/" + sum, http.StatusNotFound},
-		{"a mount from its repository", http.MethodPost, "/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=private/app", http.StatusUnauthorized},
+		{
+			"a mount from its repository", http.MethodPost,
+			"/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=private/app",
+			http.StatusUnauthorized,
+		},
 		{"a mount from his own", http.MethodPost, "/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=bob/own", http.StatusAccepted}, // to be uploaded
-		{"a mount from a built image's", http.MethodPost, "/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=hello", http.StatusAccepted},
-		{"a built image that he may not pull", http.MethodGet, "/v2/hello/tree/manifests/latest", http.StatusUnauthorized},
+		{
+			"a mount from a built image's", http.MethodPost,
+			"/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=hello", http.StatusAccepted,
+		},
+		{
+			"a built image that he may not pull", http.MethodGet, "/v2/hello/tree/manifests/latest",
+			http.StatusUnauthorized,
+		},
 		{"one that nobody has built", http.MethodGet, "/v2/tree/manifests/latest", http.StatusUnauthorized},
 		{"all repositories", http.MethodGet, "/v2/_catalog", http.StatusUnauthorized},
 	} {
-		if status, _ := bob.do(t, test.method, test.path, nil, "", "hello", "bob/own", "private/app", "hello/tree", "tree"); status != test.want {
+		if status, _ := bob.do(
+			t, test.method, test.path, nil, "", "hello", "bob/own", "private/app", "hello/tree", "tree",
+		); status != test.want {
 			t.Errorf("%s: the answer is %d, want %d", test.name, status, test.want)
 		}
 	}
@@ -118,7 +145,8 @@ func TestBlobsOfOthers(t *testing.T) {
 		t.Error("an image was built for who may not pull it")
 	}
 	// A manifest that names it can't be pushed, either: it would give it away.
-	if status, _ := bob.do(t, http.MethodPut, "/v2/bob/own/manifests/latest", manifest, v1.MediaTypeImageManifest, "bob/own"); status != http.StatusBadRequest && status != http.StatusNotFound {
+	if status, _ := bob.do(t, http.MethodPut, "/v2/bob/own/manifests/latest", manifest, v1.MediaTypeImageManifest, "bob/own"); status != http.StatusBadRequest &&
+		status != http.StatusNotFound {
 		t.Errorf("a manifest that names another's blob is answered with %d", status)
 	}
 }

@@ -14,11 +14,15 @@ import (
 func TestPlatforms(t *testing.T) {
 	t.Parallel()
 	packages := freshSet(t, "platforms")
-	r := StartRegistry(t, "nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`, "nix.refresh=1h")
+	r := StartRegistry(
+		t, "nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`, "nix.refresh=1h",
+	)
 
 	index := func(name string) (v1.Index, http.Header) {
 		t.Helper()
-		status, header, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageIndex, v1.MediaTypeImageManifest)
+		status, header, body, err := r.Get(
+			t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageIndex, v1.MediaTypeImageManifest,
+		)
 		if err != nil || status != http.StatusOK || header.Get("Content-Type") != v1.MediaTypeImageIndex {
 			t.Fatalf("%s: status %d, %s, %v: %s", name, status, header.Get("Content-Type"), err, body)
 		}
@@ -52,14 +56,19 @@ func TestPlatforms(t *testing.T) {
 			}
 		}
 		for _, arch := range []string{"amd64", "arm64"} {
-			if got := Exec(t, "skopeo", "inspect", "--tls-verify=false", "--override-arch", arch, "--format", "{{.Architecture}}", "docker://"+r.Ref("both")); got != arch {
+			if got := Exec(
+				t, "skopeo", "inspect", "--tls-verify=false", "--override-arch", arch, "--format",
+				"{{.Architecture}}", "docker://"+r.Ref("both"),
+			); got != arch {
 				t.Errorf("skopeo gets %s for %s", got, arch)
 			}
 		}
 		if first := r.Pull(t, "both"); first.Digest != both.Manifests[0].Digest {
 			t.Errorf("a client without indexes gets %s, want %s", first.Digest, both.Manifests[0].Digest)
 		}
-		if status, header, body, err := r.Get(t.Context(), "/v2/both/manifests/latest"); err != nil || status != http.StatusOK || !strings.Contains(header.Get("Content-Type"), "docker") {
+		if status, header, body, err := r.Get(t.Context(), "/v2/both/manifests/latest"); err != nil ||
+			status != http.StatusOK ||
+			!strings.Contains(header.Get("Content-Type"), "docker") {
 			t.Errorf("an old client gets %d %s, %v: %s", status, header.Get("Content-Type"), err, body)
 		}
 		if arm := r.Pull(t, "arm64/both"); arm.Digest == both.Manifests[0].Digest {
@@ -68,7 +77,8 @@ func TestPlatforms(t *testing.T) {
 	})
 	t.Run("one", func(t *testing.T) {
 		one, header := index("one")
-		if got := platforms(one); !slices.Equal(got, []string{"linux/amd64"}) || one.Annotations["io.github.nixery-registry.missing-platforms"] != "linux/arm64" {
+		if got := platforms(one); !slices.Equal(got, []string{"linux/amd64"}) ||
+			one.Annotations["io.github.nixery-registry.missing-platforms"] != "linux/arm64" {
 			t.Errorf("the index has %q, and says %v", got, one.Annotations)
 		}
 		if warnings := strings.Join(header.Values("Warning"), "; "); !strings.Contains(warnings, "linux/arm64") {
@@ -79,7 +89,9 @@ func TestPlatforms(t *testing.T) {
 		if now := r.Programs(); !slices.Equal(now, programs) {
 			t.Errorf("before it is time to try again, programs were started: %q", now[len(programs):])
 		}
-		if status, _, body, err := r.Get(t.Context(), "/v2/arm64/one/manifests/latest", v1.MediaTypeImageManifest); err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "for x86_64-linux alone") {
+		if status, _, body, err := r.Get(t.Context(), "/v2/arm64/one/manifests/latest", v1.MediaTypeImageManifest); err != nil ||
+			status != http.StatusForbidden ||
+			!strings.Contains(string(body), "for x86_64-linux alone") {
 			t.Errorf("arm64/one is answered with %d %s, %v", status, body, err)
 		}
 	})
@@ -87,7 +99,9 @@ func TestPlatforms(t *testing.T) {
 		if native, _ := index("native"); len(native.Manifests) != 1 {
 			t.Errorf("the index has %q: can this machine build for arm64?", platforms(native))
 		}
-		if status, _, body, err := r.Get(t.Context(), "/v2/arm64/native/manifests/latest", v1.MediaTypeImageManifest); err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "needs a machine for aarch64-linux") {
+		if status, _, body, err := r.Get(t.Context(), "/v2/arm64/native/manifests/latest", v1.MediaTypeImageManifest); err != nil ||
+			status != http.StatusForbidden ||
+			!strings.Contains(string(body), "needs a machine for aarch64-linux") {
 			t.Errorf("arm64/native is answered with %d %s, %v", status, body, err)
 		}
 	})

@@ -36,20 +36,25 @@ func askPolicy(t *testing.T, r *Registry, want map[string]int) {
 	t.Helper()
 	for name, status := range want {
 		got, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
-		if err != nil || got != status || status == http.StatusForbidden && !strings.Contains(string(body), "denied by the policy") {
+		if err != nil || got != status ||
+			status == http.StatusForbidden && !strings.Contains(string(body), "denied by the policy") {
 			t.Errorf("%s is answered with %d %s, %v, want %d", name, got, body, err, status)
 		}
 	}
 }
 
-// A package that is denied by its name is denied by any other name that the set has for it. One that can't be evaluated, or that there is not, is in nobody's
-// way. What is denied is found out with the first names of a revision, and never again.
+// A package that is denied by its name is denied by any other name that the set has for it. One
+// that can't be evaluated, or that there is not, is in nobody's way. What is denied is found out
+// with the first names of a revision, and never again.
 func TestDeniedPackagesHaveNoOtherName(t *testing.T) {
 	t.Parallel()
 	set := FreshPackages(t)
 	Write(t, filepath.Join(set, "fresh.nix"), Read(t, filepath.Join(set, "default.nix")))
 	Write(t, filepath.Join(set, "default.nix"), policySet)
-	r := StartRegistry(t, "nix.packages.path="+set, `nix.names.deny=["git", "hang", "no-such-package"]`, "nix.nix.evaluationtime=2s")
+	r := StartRegistry(
+		t, "nix.packages.path="+set, `nix.names.deny=["git", "hang", "no-such-package"]`,
+		"nix.nix.evaluationtime=2s",
+	)
 	evaluations := func() (n int) {
 		for _, program := range r.Programs() {
 			if program == "nix-instantiate" {
@@ -84,8 +89,14 @@ func TestAllowedPart(t *testing.T) {
 	Write(t, filepath.Join(set, "fresh.nix"), Read(t, filepath.Join(set, "default.nix")))
 	Write(t, filepath.Join(set, "default.nix"), policySet)
 	for allow, want := range map[string]map[string]int{
-		`["perl.*"]`:  {"perl.uri": http.StatusOK, "perl.pkgs.git": http.StatusForbidden, "perl.pkgs.pkgs.editor": http.StatusForbidden, "reader": http.StatusForbidden},
-		`["perl.**"]`: {"perl.uri": http.StatusOK, "perl.pkgs.git": http.StatusOK, "perl.pkgs.pkgs.editor": http.StatusOK, "reader": http.StatusForbidden},
+		`["perl.*"]`: {
+			"perl.uri": http.StatusOK, "perl.pkgs.git": http.StatusForbidden,
+			"perl.pkgs.pkgs.editor": http.StatusForbidden, "reader": http.StatusForbidden,
+		},
+		`["perl.**"]`: {
+			"perl.uri": http.StatusOK, "perl.pkgs.git": http.StatusOK, "perl.pkgs.pkgs.editor": http.StatusOK,
+			"reader": http.StatusForbidden,
+		},
 	} {
 		askPolicy(t, StartRegistry(t, "nix.packages.path="+set, "nix.names.allow="+allow), want)
 	}

@@ -13,8 +13,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// TestPrefix has a registry below /registry/ of a reverse proxy. One client knows of that; the other, for which no image's name has a
-// host with a path, gets there by a proxy that knows.
+// TestPrefix has a registry below /registry/ of a reverse proxy. One client knows of that; the
+// other, for which no image's name has a host with a path, gets there by a proxy that knows.
 func TestPrefix(t *testing.T) {
 	t.Parallel()
 	Needs(t, "skopeo", "docker")
@@ -62,7 +62,10 @@ func TestPrefix(t *testing.T) {
 		}
 
 		// The redirect names neither host nor path, so no proxy has to know of it.
-		held, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address.JoinPath("registry/v2/sleeps.s5/manifests/latest").String(), nil)
+		held, err := http.NewRequestWithContext(
+			t.Context(), http.MethodGet, address.JoinPath("registry/v2/sleeps.s5/manifests/latest").String(),
+			nil,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +82,9 @@ func TestPrefix(t *testing.T) {
 	t.Run("known to the proxy", func(t *testing.T) {
 		_, host := proxy("/registry/")
 		for name, pull := range map[string][]string{
-			"sleeps.s3": {"skopeo", "copy", "--src-tls-verify=false", "docker://" + host + "/sleeps.s3", destination(t)},
+			"sleeps.s3": {
+				"skopeo", "copy", "--src-tls-verify=false", "docker://" + host + "/sleeps.s3", destination(t),
+			},
 			"sleeps.s2": {"docker", "pull", "--quiet", host + "/sleeps.s2"},
 		} {
 			Exec(t, pull[0], pull[1:]...)

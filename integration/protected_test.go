@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// TestProtectedRegistry runs a registry with a secret as a user of its own, with another process of that user beside it, such as a build is in a container.
-// It can't read the secret, and evaluations are as isolated as they are for root.
+// TestProtectedRegistry runs a registry with a secret as a user of its own, with another process of
+// that user beside it, such as a build is in a container. It can't read the secret, and evaluations
+// are as isolated as they are for root.
 func TestProtectedRegistry(t *testing.T) {
 	t.Parallel()
 	Needs(t, "setpriv")
@@ -39,7 +40,8 @@ func TestProtectedRegistry(t *testing.T) {
 		t.Fatalf("root does not find the secret: %v", err)
 	}
 	for _, file := range []string{"environ", "mem", "maps"} {
-		if text, _, err := TryExec(t.Context(), as[0], append(as[1:], "head", "-c", "4096", process+file)...); err == nil || text != "" {
+		if text, _, err := TryExec(t.Context(), as[0], append(as[1:], "head", "-c", "4096", process+file)...); err == nil ||
+			text != "" {
 			t.Errorf("another process of the registry's user reads %s: %q", file, text)
 		}
 	}

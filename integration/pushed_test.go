@@ -88,7 +88,8 @@ func TestPushWins(t *testing.T) {
 	}
 }
 
-// TestGarbageCollection deletes a built image, or leaves it, and pulls it again after garbage collection.
+// TestGarbageCollection deletes a built image, or leaves it, and pulls it again after garbage
+// collection.
 func TestGarbageCollection(t *testing.T) {
 	t.Parallel()
 	const dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"

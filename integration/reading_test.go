@@ -35,11 +35,15 @@ fresh // {
 		return status, string(body)
 	}
 	off := StartRegistry(t, "nix.packages.path="+packages)
-	if status, body := answer(off, "generated"); status != http.StatusForbidden || !strings.Contains(body, "generated needs import from derivation, which is off: nix.importfromderivation") {
+	if status, body := answer(off, "generated"); status != http.StatusForbidden ||
+		!strings.Contains(body, "generated needs import from derivation, which is off: nix.importfromderivation") {
 		t.Errorf("where it is off, the answer is %d %s", status, body)
 	}
 
-	r := StartRegistry(t, "nix.packages.path="+packages, "nix.nix.importfromderivation=true", "nix.build.maxsize=10MB", "nix.build.concurrency=1")
+	r := StartRegistry(
+		t, "nix.packages.path="+packages, "nix.nix.importfromderivation=true", "nix.build.maxsize=10MB",
+		"nix.build.concurrency=1",
+	)
 	image := r.Pull(t, "generated")
 	r.CheckWhole(t, image)
 	programs := r.Programs()

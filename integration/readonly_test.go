@@ -33,7 +33,10 @@ func TestReadOnly(t *testing.T) {
 		Exec(t, "docker", "pull", "--quiet", r.Ref("quick"))
 	})
 	t.Run("not built", func(t *testing.T) {
-		refused(t, r, regexp.MustCompile("read-only"), "skopeo", "inspect", "--tls-verify=false", "docker://"+r.Ref("quick/sleeps.s0"))
+		refused(
+			t, r, regexp.MustCompile("read-only"), "skopeo", "inspect", "--tls-verify=false",
+			"docker://"+r.Ref("quick/sleeps.s0"),
+		)
 		refused(t, r, regexp.MustCompile("read-only"), "docker", "pull", "--quiet", r.Ref("quick/sleeps.s0"))
 	})
 	t.Run("for clients from before OCI", func(t *testing.T) {
@@ -41,12 +44,14 @@ func TestReadOnly(t *testing.T) {
 			t.Errorf("a form that is there is answered with %d", status)
 		}
 		status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/latest", dockerManifest)
-		if err != nil || status != http.StatusNotFound || !strings.Contains(string(body), "OCI manifest found, but accept header does not support OCI manifests") {
+		if err != nil || status != http.StatusNotFound ||
+			!strings.Contains(string(body), "OCI manifest found, but accept header does not support OCI manifests") {
 			t.Errorf("a form that is not there is answered with %d %s, %v", status, body, err)
 		}
 	})
 	t.Run("push", func(t *testing.T) {
-		if _, stderr, err := TryExec(t.Context(), "crane", "copy", r.Ref("quick"), r.Ref("team/quick:v1")); err == nil || !strings.Contains(stderr, "405") {
+		if _, stderr, err := TryExec(t.Context(), "crane", "copy", r.Ref("quick"), r.Ref("team/quick:v1")); err == nil ||
+			!strings.Contains(stderr, "405") {
 			t.Errorf("a push: %v %s", err, stderr)
 		}
 	})

@@ -15,7 +15,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// What the builder keeps in the storage may be damaged or lost at any time: that costs work, never an image.
+// What the builder keeps in the storage may be damaged or lost at any time: that costs work, never
+// an image.
 func TestDamagedRecords(t *testing.T) {
 	replace := func(content string) func(*testing.T, string) {
 		return func(t *testing.T, name string) { Write(t, name, content) }
@@ -51,7 +52,10 @@ func TestDamagedRecords(t *testing.T) {
 		{"without what belongs in them", notLayout, replace("{}")},
 		{"null", notLayout, replace("null")},
 		{"of another shape", notLayout, replace("[1, 2]")},
-		{"with what is no path and no digest", notLayout, replace(`[{"paths": ["/etc/passwd"], "digest": "../../x", "size": -1, "diffID": "y"}]`)},
+		{
+			"with what is no path and no digest", notLayout,
+			replace(`[{"paths": ["/etc/passwd"], "digest": "../../x", "size": -1, "diffID": "y"}]`),
+		},
 		{"packages lost", []string{"packages"}, remove},
 		{"layers lost", []string{"layers"}, remove},
 		{"images lost", []string{"images"}, remove},
@@ -77,7 +81,8 @@ func TestDamagedRecords(t *testing.T) {
 			again := r.Pull(t, forgotten.Name)
 			r.CheckWhole(t, again)
 			if again.Digest != forgotten.Digest {
-				// The same store paths are cut into layers as they were, if the layout is there or the images' records are.
+				// The same store paths are cut into layers as they were, if the layout is there or
+				// the images' records are.
 				if !slices.Equal(test.kinds, all) {
 					t.Errorf("%s became %s, was %s", forgotten.Name, again.Digest, forgotten.Digest)
 				}
@@ -127,7 +132,8 @@ func TestLostBlobs(t *testing.T) {
 	}
 }
 
-// Where the storage takes no more, clients are told to come back, nothing is left of the attempt, and it works when it does again.
+// Where the storage takes no more, clients are told to come back, nothing is left of the attempt,
+// and it works when it does again.
 func TestStorageFull(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") != "" {
@@ -159,7 +165,8 @@ func TestStorageFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || strings.Contains(string(body), storage) {
+		if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" ||
+			strings.Contains(string(body), storage) {
 			t.Errorf("the answer is %d, Retry-After %q: %s", status, header.Get("Retry-After"), body)
 		}
 		if left := r.uploads(t); len(left) > 0 {
@@ -183,7 +190,9 @@ func (r *Registry) storage() string { return filepath.Join(r.Dir, "storage") }
 // uploads are the files of blobs that have not been committed.
 func (r *Registry) uploads(t *testing.T) []string {
 	t.Helper()
-	return slices.DeleteFunc(files(t, r.storage()), func(name string) bool { return !strings.Contains(name, "/_uploads/") })
+	return slices.DeleteFunc(
+		files(t, r.storage()), func(name string) bool { return !strings.Contains(name, "/_uploads/") },
+	)
 }
 
 func files(t *testing.T, dir string) (names []string) {

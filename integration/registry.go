@@ -22,7 +22,8 @@ const (
 	pollTime  = 10 * time.Millisecond
 )
 
-// What the registry logs when Nix begins to build one derivation for an image, and when an image is made.
+// What the registry logs when Nix begins to build one derivation for an image, and when an image is
+// made.
 const (
 	logBuilding = "nix: building 1 derivations"
 	logBuilt    = "nix: built "
@@ -30,8 +31,9 @@ const (
 	logReadOnly = "nix: in read-only mode"
 )
 
-// A Registry is one that a test has to itself: on a loopback port and with a storage and a cache directory of its own. It
-// shares the machine's Nix store with all others. Its methods fail the test instead of returning errors.
+// A Registry is one that a test has to itself: on a loopback port and with a storage and a cache
+// directory of its own. It shares the machine's Nix store with all others. Its methods fail the
+// test instead of returning errors.
 type Registry struct {
 	t testing.TB
 	// Dir has what is the registry's: config.yml, storage, cache, log and bin.
@@ -40,14 +42,16 @@ type Registry struct {
 	Addr string
 	// Program is another one to start than the product's own, from the next Start on.
 	Program string
-	// Env are variables, NAME=VALUE, that its commands have beside those of all tests, from the next Start on.
+	// Env are variables, NAME=VALUE, that its commands have beside those of all tests, from the
+	// next Start on.
 	Env []string
 
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when cmd has ended
 }
 
-// StartRegistry starts a registry that is stopped when the test ends. Settings are as for NewRegistry.
+// StartRegistry starts a registry that is stopped when the test ends. Settings are as for
+// NewRegistry.
 func StartRegistry(t testing.TB, settings ...string) *Registry {
 	t.Helper()
 	r := NewRegistry(t, settings...)
@@ -55,8 +59,9 @@ func StartRegistry(t testing.TB, settings ...string) *Registry {
 	return r
 }
 
-// NewRegistry configures a registry that is stopped when the test ends, and does not start it. A setting is KEY=VALUE as in the package's
-// documentation; VALUE is JSON, or else a text. Packages are the demo set's unless nix.packages.path says otherwise.
+// NewRegistry configures a registry that is stopped when the test ends, and does not start it. A
+// setting is KEY=VALUE as in the package's documentation; VALUE is JSON, or else a text. Packages
+// are the demo set's unless nix.packages.path says otherwise.
 func NewRegistry(t testing.TB, settings ...string) *Registry {
 	t.Helper()
 	r := &Registry{t: t, Dir: Dir(t)}
@@ -67,7 +72,8 @@ func NewRegistry(t testing.TB, settings ...string) *Registry {
 	return r
 }
 
-// Configure replaces the registry's configuration, from the next Start on. Settings are as for NewRegistry.
+// Configure replaces the registry's configuration, from the next Start on. Settings are as for
+// NewRegistry.
 func (r *Registry) Configure(settings ...string) {
 	r.t.Helper()
 	config := r.config(DemoPackages(r.t))
@@ -156,7 +162,9 @@ func (r *Registry) Start() {
 	before := len(r.Log())
 	r.cmd = exec.Command(program, "serve", r.ConfigFile())
 	r.cmd.Dir = r.Dir
-	r.cmd.Env = slices.Concat(shared.environ(), []string{"PATH=" + filepath.Join(r.Dir, "bin") + ":" + os.Getenv("PATH")}, r.Env)
+	r.cmd.Env = slices.Concat(
+		shared.environ(), []string{"PATH=" + filepath.Join(r.Dir, "bin") + ":" + os.Getenv("PATH")}, r.Env,
+	)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM} // should the tests be ended without notice
 	if err := r.cmd.Start(); err != nil {
@@ -183,8 +191,8 @@ func (r *Registry) Start() {
 	r.awaitPackages(before)
 }
 
-// awaitPackages returns when the registry has looked at its package set, which it does once it listens, unless that takes long: what tests count is
-// what they have asked for.
+// awaitPackages returns when the registry has looked at its package set, which it does once it
+// listens, unless that takes long: what tests count is what they have asked for.
 func (r *Registry) awaitPackages(before int) {
 	r.t.Helper()
 	for deadline := time.Now().Add(lookTime); time.Now().Before(deadline); time.Sleep(pollTime) {
@@ -252,7 +260,8 @@ func (r *Registry) AwaitLog(text string, times int) {
 	})
 }
 
-// countPrograms puts programs into the registry's PATH that write a line before they do what is expected of those of Nix in a directory, or those in PATH.
+// countPrograms puts programs into the registry's PATH that write a line before they do what is
+// expected of those of Nix in a directory, or those in PATH.
 func (r *Registry) countPrograms(nix string) {
 	r.t.Helper()
 	bin := filepath.Join(r.Dir, "bin")
@@ -268,7 +277,8 @@ func (r *Registry) countPrograms(nix string) {
 	}
 }
 
-// useNix has the registry use the Nix of a Debian suite, over a store of its own, from the next Start on.
+// useNix has the registry use the Nix of a Debian suite, over a store of its own, from the next
+// Start on.
 func (r *Registry) useNix(suite string) {
 	r.t.Helper()
 	program, err := shared.binary()
@@ -279,7 +289,10 @@ func (r *Registry) useNix(suite string) {
 	Exec(r.t, withNix, suite, "true") // fetches it
 	r.countPrograms(filepath.Join(shared.root, "build", "nix-"+suite, "bin"))
 	r.Program = filepath.Join(r.Dir, "registry")
-	script := fmt.Sprintf("#!/bin/sh\nexec '%s' %s sh -c 'PATH=\"$0:$PATH\" exec \"$@\"' '%s/bin' '%s' \"$@\"\n", withNix, suite, r.Dir, program)
+	script := fmt.Sprintf(
+		"#!/bin/sh\nexec '%s' %s sh -c 'PATH=\"$0:$PATH\" exec \"$@\"' '%s/bin' '%s' \"$@\"\n", withNix,
+		suite, r.Dir, program,
+	)
 	if err := os.WriteFile(r.Program, []byte(script), 0o755); err != nil {
 		r.t.Fatal(err)
 	}

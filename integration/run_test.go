@@ -24,8 +24,18 @@ func TestRun(t *testing.T) {
 	}{
 		{name: "the one package's program", image: "hello", want: `Hello, world!`},
 		{name: "root", image: "shell", command: []string{"id"}, want: `uid=0\(root\) gid=0\(root\) groups=0\(root\)`},
-		{name: "temporary files", image: "shell", command: []string{"bash", "-c", "stat -c %a /tmp /var/tmp && echo x > /tmp/x"}, want: `1777\n1777`},
-		{name: "where scripts look", image: "shell", command: []string{"/bin/sh", "-c", "/usr/bin/env -i /bin/echo found"}, want: "found"},
+		{
+			name:    "temporary files",
+			image:   "shell",
+			command: []string{"bash", "-c", "stat -c %a /tmp /var/tmp && echo x > /tmp/x"},
+			want:    `1777\n1777`,
+		},
+		{
+			name:    "where scripts look",
+			image:   "shell",
+			command: []string{"/bin/sh", "-c", "/usr/bin/env -i /bin/echo found"},
+			want:    "found",
+		},
 		{
 			name: "git", image: "shell/git", want: "content",
 			command: []string{"bash", "-ec", `
@@ -69,8 +79,10 @@ func TestNginxServesAPage(t *testing.T) {
 			ref := r.Ref("nginx")
 			engine.Pull(t, ref)
 			pid := engine.Detach(t, "--network", "none", ref)
-			page := Exec(t, "nsenter", "--target", pid, "--net",
-				"curl", "--silent", "--show-error", "--fail", "--retry", "5", "--retry-connrefused", "http://127.0.0.1/")
+			page := Exec(
+				t, "nsenter", "--target", pid, "--net", "curl", "--silent", "--show-error", "--fail",
+				"--retry", "5", "--retry-connrefused", "http://127.0.0.1/",
+			)
 			if !regexp.MustCompile(`(?i)<title>.*nginx.*</title>`).MatchString(page) {
 				t.Errorf("it served %q", page)
 			}
@@ -78,7 +90,8 @@ func TestNginxServesAPage(t *testing.T) {
 	}
 }
 
-// TestCurlFindsCertificates tells a server that nobody knows from there being no certificates to know any by.
+// TestCurlFindsCertificates tells a server that nobody knows from there being no certificates to
+// know any by.
 func TestCurlFindsCertificates(t *testing.T) {
 	t.Parallel()
 	const unknownIssuer = 60 // curl's exit status; 77 is that it can't read its certificates
@@ -90,7 +103,10 @@ func TestCurlFindsCertificates(t *testing.T) {
 			t.Parallel()
 			ref := r.Ref("curl")
 			engine.Pull(t, ref)
-			_, stderr, err := TryExec(t.Context(), engine.Name, "run", "--rm", "--network", "host", ref, "curl", "--silent", "--show-error", server.URL)
+			_, stderr, err := TryExec(
+				t.Context(), engine.Name, "run", "--rm", "--network", "host", ref, "curl", "--silent",
+				"--show-error", server.URL,
+			)
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) || exit.ExitCode() != unknownIssuer {
 				t.Errorf("curl ended with %v, want status %d\n%s", err, unknownIssuer, stderr)

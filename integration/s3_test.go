@@ -92,7 +92,10 @@ func TestS3(t *testing.T) {
 		body, err := io.ReadAll(response.Body)
 		response.Body.Close()
 		if err != nil || digest.FromBytes(body) != blob.Digest {
-			t.Errorf("%s leads to %d bytes with digest %s, %v, want %s", location, len(body), digest.FromBytes(body), err, blob.Digest)
+			t.Errorf(
+				"%s leads to %d bytes with digest %s, %v, want %s", location, len(body),
+				digest.FromBytes(body), err, blob.Digest,
+			)
 		}
 	}
 	s.Start(t, "storage.redirect.disable=true").CheckWhole(t, built)

@@ -13,8 +13,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/integration/nixpkgslike"
 )
 
-// A set like nixpkgs has here four times as many packages and aliases at its top level, and half as many files: making, copying and removing those is
-// what takes the time of the test.
+// A set like nixpkgs has here four times as many packages and aliases at its top level, and half as
+// many files: making, copying and removing those is what takes the time of the test.
 const (
 	scaleAttributes = 100_000
 	scaleFiles      = 20_000
@@ -33,25 +33,33 @@ func scaleSet(t testing.TB) (dir string, set nixpkgslike.Set) {
 	return dir, set
 }
 
-// TestScale serves a package set of nixpkgs' size, with less memory for evaluations than is the default.
+// TestScale serves a package set of nixpkgs' size, with less memory for evaluations than is the
+// default.
 func TestScale(t *testing.T) {
 	t.Parallel()
 	dir, set := scaleSet(t)
 	r := StartRegistry(t, "nix.packages.path="+dir, "nix.nix.evaluationmemory=800MiB", "nix.build.hold=300s")
 	t.Cleanup(func() { os.RemoveAll(filepath.Join(r.Dir, "cache")) })
 
-	ten := slices.Concat([]string{"hello", "jq"}, set.Plain[:3], lower(set.Capitals[0]), lower(set.Overridden[0]), set.Renamed[:1], lower(set.Python[0]), lower(set.Haskell[0]))
+	ten := slices.Concat(
+		[]string{"hello", "jq"}, set.Plain[:3], lower(set.Capitals[0]), lower(set.Overridden[0]),
+		set.Renamed[:1], lower(set.Python[0]), lower(set.Haskell[0]),
+	)
 	image := strings.Join(ten, "/")
 	started := len(r.Programs())
 	first := r.Pull(t, image)
 	r.CheckWhole(t, first)
 	programs := r.Programs()
-	// One finds all names, and one writes what has to be built, unless an earlier run of this test has had it built.
+	// One finds all names, and one writes what has to be built, unless an earlier run of this test
+	// has had it built.
 	if runs := strings.Count(strings.Join(programs[started:], " "), "nix-instantiate"); runs > 2 {
 		t.Errorf("%d runs of nix-instantiate for ten names: %q", runs, programs)
 	}
 	if again := r.Pull(t, image); again.Digest != first.Digest || !slices.Equal(r.Programs(), programs) {
-		t.Errorf("asked again, it has digest %s, had %s, after the programs %q", again.Digest, first.Digest, r.Programs()[len(programs):])
+		t.Errorf(
+			"asked again, it has digest %s, had %s, after the programs %q", again.Digest, first.Digest,
+			r.Programs()[len(programs):],
+		)
 	}
 	r.Stop()
 	r.Start()
@@ -71,28 +79,101 @@ func TestScale(t *testing.T) {
 		status      int
 		texts       []string // in the body
 	}{
-		{"a typo", typo(set.Plain[3]), http.StatusNotFound, []string{"there is no package " + typo(set.Plain[3]), "did you mean", set.Plain[3]}},
-		{"a typo in lower case", strings.ToLower(typo(set.Capitals[3])), http.StatusNotFound, []string{"did you mean", strings.ToLower(set.Capitals[3])}},
-		{"a typo in a nested set", strings.ToLower(typo(set.Haskell[0])), http.StatusNotFound, []string{"did you mean", strings.ToLower(set.Haskell[0])}},
+		{
+			"a typo",
+			typo(set.Plain[3]),
+			http.StatusNotFound,
+			[]string{"there is no package " + typo(set.Plain[3]), "did you mean", set.Plain[3]},
+		},
+		{
+			"a typo in lower case",
+			strings.ToLower(typo(set.Capitals[3])),
+			http.StatusNotFound,
+			[]string{"did you mean", strings.ToLower(set.Capitals[3])},
+		},
+		{
+			"a typo in a nested set",
+			strings.ToLower(typo(set.Haskell[0])),
+			http.StatusNotFound,
+			[]string{"did you mean", strings.ToLower(set.Haskell[0])},
+		},
 		{"letters in another order", "gti", http.StatusNotFound, []string{"did you mean git"}},
 		{"letters in another order at the beginning", "thop", http.StatusNotFound, []string{"did you mean htop"}},
 		{"the beginning of a name", "coreu", http.StatusNotFound, []string{"did you mean coreutils"}},
 		{"a typo after a digit", "1passwrd", http.StatusNotFound, []string{"did you mean 1password"}},
 		{"nothing like it", "0000000000", http.StatusNotFound, []string{"there is no package 0000000000"}},
-		{"an alias that throws", set.Removed[0], http.StatusForbidden, []string{set.Removed[0] + "' has been removed as it was unmaintained upstream"}},
-		{"unfree", set.Unfree[0], http.StatusForbidden, []string{set.Unfree[0], "has an unfree license (‘unfree’) (the operator of this registry can allow it: packages.config: {allowUnfree: true})"}},
-		{"broken", set.Broken[0], http.StatusForbidden, []string{set.Broken[0], "has problems: broken: This package is broken. (the operator of this registry can allow it: packages.config: {allowBroken: true})"}},
-		{"insecure", set.Insecure[0], http.StatusForbidden, []string{set.Insecure[0], "is marked as insecure; known issues: CVE-2024-0001 (the operator of this registry can allow it: packages.config: {permittedInsecurePackages: "}},
-		{"for another platform", set.Unsupported[0], http.StatusForbidden, []string{set.Unsupported[0], "is not available on the requested hostPlatform: hostPlatform.system = "}},
-		{"a name that only Nix begins with an underscore", "1password", http.StatusForbidden, []string{"'1password' has been renamed to/replaced by '1password-cli'"}},
-		{"an alias with capitals", "pythonpackages.requests", http.StatusForbidden, []string{"use `python3packages` instead"}},
+		{
+			"an alias that throws",
+			set.Removed[0],
+			http.StatusForbidden,
+			[]string{set.Removed[0] + "' has been removed as it was unmaintained upstream"},
+		},
+		{
+			"unfree",
+			set.Unfree[0],
+			http.StatusForbidden,
+			[]string{
+				set.Unfree[0],
+				"has an unfree license (‘unfree’) (the operator of this registry can allow it: packages.config: {allowUnfree: true})",
+			},
+		},
+		{
+			"broken",
+			set.Broken[0],
+			http.StatusForbidden,
+			[]string{
+				set.Broken[0],
+				"has problems: broken: This package is broken. (the operator of this registry can allow it: packages.config: {allowBroken: true})",
+			},
+		},
+		{
+			"insecure",
+			set.Insecure[0],
+			http.StatusForbidden,
+			[]string{
+				set.Insecure[0],
+				"is marked as insecure; known issues: CVE-2024-0001 (the operator of this registry can allow it: packages.config: {permittedInsecurePackages: ",
+			},
+		},
+		{
+			"for another platform",
+			set.Unsupported[0],
+			http.StatusForbidden,
+			[]string{set.Unsupported[0], "is not available on the requested hostPlatform: hostPlatform.system = "},
+		},
+		{
+			"a name that only Nix begins with an underscore",
+			"1password",
+			http.StatusForbidden,
+			[]string{"'1password' has been renamed to/replaced by '1password-cli'"},
+		},
+		{
+			"an alias with capitals",
+			"pythonpackages.requests",
+			http.StatusForbidden,
+			[]string{"use `python3packages` instead"},
+		},
 		{"in a set that is gone", "nodepackages.npm", http.StatusForbidden, []string{"nodePackages has been removed"}},
-		{"compiled for another platform", "pkgscross.aarch64-multiplatform.hello", http.StatusForbidden, []string{"is a package for aarch64-linux"}},
-		{"a part of a package", set.Plain[0] + ".src", http.StatusForbidden, []string{set.Plain[0] + ".src is a part of the package " + set.Plain[0] + ", not a package: " + set.Plain[0] + " has the output out"}},
+		{
+			"compiled for another platform",
+			"pkgscross.aarch64-multiplatform.hello",
+			http.StatusForbidden,
+			[]string{"is a package for aarch64-linux"},
+		},
+		{
+			"a part of a package",
+			set.Plain[0] + ".src",
+			http.StatusForbidden,
+			[]string{
+				set.Plain[0] + ".src is a part of the package " + set.Plain[0] + ", not a package: " + set.Plain[0] + " has the output out",
+			},
+		},
 		{"a nested set", "haskellpackages", http.StatusForbidden, []string{"haskellpackages is of type attribute set"}},
 	}
 	for _, test := range cases {
-		status, _, body, err := r.Get(t.Context(), "/v2/"+strings.ToLower(test.image)+"/manifests/latest", v1.MediaTypeImageManifest)
+		status, _, body, err := r.Get(
+			t.Context(), "/v2/"+strings.ToLower(test.image)+"/manifests/latest", v1.MediaTypeImageManifest,
+		)
 		if err != nil || status != test.status {
 			t.Errorf("%s: status %d, want %d: %s %v", test.name, status, test.status, body, err)
 		}
@@ -112,7 +193,8 @@ func TestScale(t *testing.T) {
 	whole := Read(t, file)
 	Write(t, file, whole+"}")
 	status, _, body, err := r.Get(t.Context(), "/v2/hello/"+broken+"/manifests/latest", v1.MediaTypeImageManifest)
-	if err != nil || status != http.StatusForbidden || !strings.Contains(string(body), "syntax error, unexpected '}'") ||
+	if err != nil || status != http.StatusForbidden ||
+		!strings.Contains(string(body), "syntax error, unexpected '}'") ||
 		!strings.Contains(string(body), "(packages/pkgs/by-name/"+broken[:2]+"/"+broken+"/package.nix:") {
 		t.Errorf("with a syntax error in %s, the answer is %d %s, %v", broken, status, body, err)
 	}
@@ -143,8 +225,9 @@ func lower(names ...string) []string {
 	return all
 }
 
-// TestEndlessEvaluations asks for packages whose evaluation does not end, or takes all memory. They are refused within the limits, and others are served
-// meanwhile, although one evaluation at a time is all that is configured.
+// TestEndlessEvaluations asks for packages whose evaluation does not end, or takes all memory. They
+// are refused within the limits, and others are served meanwhile, although one evaluation at a time
+// is all that is configured.
 func TestEndlessEvaluations(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -165,7 +248,10 @@ fresh
   greedy = fresh.quick // { name = deepSeq (genList (n: { inherit n; }) 1000000000) "greedy"; };
 }
 `)
-	r := StartRegistry(t, "nix.packages.path="+packages, "nix.nix.evaluationtime=7s", "nix.nix.evaluationmemory=1GiB", "nix.build.concurrency=1", "nix.build.hold=300s")
+	r := StartRegistry(
+		t, "nix.packages.path="+packages, "nix.nix.evaluationtime=7s", "nix.nix.evaluationmemory=1GiB",
+		"nix.build.concurrency=1", "nix.build.hold=300s",
+	)
 	type answer struct {
 		image, body string
 		status      int
@@ -196,7 +282,8 @@ fresh
 		}
 	}
 	go ask("greedy")
-	if a := <-answers; a.err != nil || a.status != http.StatusForbidden || !strings.Contains(a.body, "too much memory") {
+	if a := <-answers; a.err != nil || a.status != http.StatusForbidden ||
+		!strings.Contains(a.body, "too much memory") {
 		t.Errorf("%s is answered with %d %s %v", a.image, a.status, a.body, a.err)
 	}
 	r.Pull(t, "sleeps.s1")

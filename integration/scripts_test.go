@@ -74,7 +74,9 @@ func registryCommand(ts *testscript.TestScript, neg bool, args []string) {
 	case action == "log":
 		fmt.Fprint(ts.Stdout(), s.registry.Log())
 	case action == "get" && len(args) == 2:
-		status, header, body, err := s.registry.Get(s.t.Context(), args[1], "application/vnd.oci.image.manifest.v1+json")
+		status, header, body, err := s.registry.Get(
+			s.t.Context(), args[1], "application/vnd.oci.image.manifest.v1+json",
+		)
 		ts.Check(err)
 		fmt.Fprintln(ts.Stdout(), status)
 		var fields bytes.Buffer

@@ -26,8 +26,9 @@ const (
 	privateCanary = "CANARY-of-the-set"
 )
 
-// TestSecrets has passwords in the URLs of a package set in git, with a submodule, and of a binary cache, and in a header for notifications. They work, and are
-// neither in the log, nor in the arguments of programs, nor in answers, nor in what is stored.
+// TestSecrets has passwords in the URLs of a package set in git, with a submodule, and of a binary
+// cache, and in a header for notifications. They work, and are neither in the log, nor in the
+// arguments of programs, nor in answers, nor in what is stored.
 func TestSecrets(t *testing.T) {
 	t.Parallel()
 	packages, texts := newRepository(t), repository{t, Dir(t)}
@@ -90,7 +91,8 @@ func TestSecrets(t *testing.T) {
 			}
 			shown := map[string]string{"an answer": fmt.Sprint(answered, string(body))}
 
-			r.Configure(append(slices.Clone(settings), strings.Replace(git, filepath.Base(packages.dir), "nowhere", 1))...)
+			r.Configure(
+				append(slices.Clone(settings), strings.Replace(git, filepath.Base(packages.dir), "nowhere", 1))...)
 			r.Stop()
 			r.Start()
 			_, answered, body, err = r.Ask(t.Context(), "/v2/quick/manifests/unknown", header)
@@ -121,7 +123,8 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// watchArguments collects the arguments of all programs of this machine until its result is called. Those of some programs must be among them.
+// watchArguments collects the arguments of all programs of this machine until its result is called.
+// Those of some programs must be among them.
 func watchArguments(t *testing.T, programs ...string) (all func() string) {
 	t.Helper()
 	seen := make(map[string]bool)
@@ -178,7 +181,8 @@ func contentsBelow(t *testing.T, dir string) map[string]string {
 	return contents
 }
 
-// TestOtherUsers looks as another user of the machine for what was pushed, and for a private package set, which evaluations of root's read as yet another.
+// TestOtherUsers looks as another user of the machine for what was pushed, and for a private
+// package set, which evaluations of root's read as yet another.
 func TestOtherUsers(t *testing.T) {
 	t.Parallel()
 	Needs(t, "skopeo")
@@ -191,7 +195,10 @@ func TestOtherUsers(t *testing.T) {
 	r := StartRegistry(t, "nix.packages.path="+packages)
 	image := r.Pull(t, "quick")
 	r.CheckWhole(t, image)
-	Exec(t, "skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+r.Ref("quick"), "docker://"+r.Ref("private/app"))
+	Exec(
+		t, "skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", "docker://"+r.Ref("quick"),
+		"docker://"+r.Ref("private/app"),
+	)
 	copied := 0
 	for _, dir := range []string{"storage", "cache"} {
 		for name, content := range contentsBelow(t, filepath.Join(r.Dir, dir)) {
@@ -208,7 +215,8 @@ func TestOtherUsers(t *testing.T) {
 	}
 }
 
-// readableByOthers tells whether a user can read a file who is neither this one nor one that evaluations run as. Without the right to become one, modes tell.
+// readableByOthers tells whether a user can read a file who is neither this one nor one that
+// evaluations run as. Without the right to become one, modes tell.
 func readableByOthers(t *testing.T, name string) bool {
 	t.Helper()
 	if os.Geteuid() == 0 {

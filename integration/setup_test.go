@@ -24,7 +24,8 @@ if builtins.pathExists ./mended then import ./packages.nix else abort ''
 ''
 `
 
-// TestSetupFaults has package sets that the operator must do something about: the log and --check say it, and clients are told to come back.
+// TestSetupFaults has package sets that the operator must do something about: the log and --check
+// say it, and clients are told to come back.
 func TestSetupFaults(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -62,12 +63,15 @@ func TestSetupFaults(t *testing.T) {
 				t.Errorf("the log lacks %q", test.fault)
 			}
 			status, header, body, err := r.Get(t.Context(), "/v2/quick/manifests/latest", v1.MediaTypeImageManifest)
-			if err != nil || status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || !strings.Contains(string(body), test.fault) || len(body) > 400 {
+			if err != nil || status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" ||
+				!strings.Contains(string(body), test.fault) ||
+				len(body) > 400 {
 				t.Errorf("the answer is %d, %v: %s", status, err, body)
 			}
 			test.mend(t, packages)
 			r.CheckWhole(t, r.Pull(t, "quick"))
-			if stdout, stderr, err := r.checkConfig(); err != nil || stderr != "" || !strings.Contains(stdout, ": builds are ") {
+			if stdout, stderr, err := r.checkConfig(); err != nil || stderr != "" ||
+				!strings.Contains(stdout, ": builds are ") {
 				t.Errorf("when it is mended, --check ends with %v: %s%s", err, stdout, stderr)
 			}
 		})
@@ -77,18 +81,26 @@ func TestSetupFaults(t *testing.T) {
 // What can't be found out is no fault.
 func TestCheckWithoutRemote(t *testing.T) {
 	t.Parallel()
-	r := NewRegistry(t, `nix.packages={"channel": "nixos-26.05", "channels": "http://127.0.0.1:1", "archives": "http://127.0.0.1:1"}`)
-	if _, stderr, err := r.checkConfig(); err != nil || !strings.Contains(stderr, "the package set was not tried out: ") {
+	r := NewRegistry(
+		t,
+		`nix.packages={"channel": "nixos-26.05", "channels": "http://127.0.0.1:1", "archives": "http://127.0.0.1:1"}`,
+	)
+	if _, stderr, err := r.checkConfig(); err != nil ||
+		!strings.Contains(stderr, "the package set was not tried out: ") {
 		t.Errorf("--check ends with %v: %s", err, stderr)
 	}
 }
 
-// A set that reads what is built is no fault where that is on, although it can't be told without building; where it is off, it is.
+// A set that reads what is built is no fault where that is on, although it can't be told without
+// building; where it is off, it is.
 func TestCheckOfReadingSets(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
 	Write(t, filepath.Join(packages, "fresh.nix"), Read(t, filepath.Join(packages, "default.nix")))
-	Write(t, filepath.Join(packages, "default.nix"), `{ system, ... }: import (import ./fresh.nix { inherit system; }).quick`)
+	Write(
+		t, filepath.Join(packages, "default.nix"),
+		`{ system, ... }: import (import ./fresh.nix { inherit system; }).quick`,
+	)
 	for _, on := range []bool{false, true} {
 		r := NewRegistry(t, "nix.packages.path="+packages, fmt.Sprintf("nix.nix.importfromderivation=%t", on))
 		want := "needs import from derivation"
@@ -101,7 +113,8 @@ func TestCheckOfReadingSets(t *testing.T) {
 	}
 }
 
-// TestChannelIsFollowed moves a channel: what was pulled last is evaluated, of the new revision, before anybody asks.
+// TestChannelIsFollowed moves a channel: what was pulled last is evaluated, of the new revision,
+// before anybody asks.
 func TestChannelIsFollowed(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -112,13 +125,14 @@ func TestChannelIsFollowed(t *testing.T) {
 	r.AwaitLog("the package set is channel:nixos-26.05 at "+strings.Repeat("b", 40), 1)
 	evaluations := func() int { return strings.Count(strings.Join(r.Programs(), " "), "nix-instantiate") }
 	before := evaluations()
-	if got := r.Pull(t, "quick/sleeps.s0").Annotations[v1.AnnotationRevision]; got != strings.Repeat("b", 40) || evaluations() != before {
+	if got := r.Pull(t, "quick/sleeps.s0").Annotations[v1.AnnotationRevision]; got != strings.Repeat("b", 40) ||
+		evaluations() != before {
 		t.Errorf("it is of %s, after %d more evaluations", got, evaluations()-before)
 	}
 }
 
-// TestEditsOfTheStanza restarts a registry with other settings. What results depend on is in the revision; what images are made like makes the tags that move
-// anew, and leaves those of revisions.
+// TestEditsOfTheStanza restarts a registry with other settings. What results depend on is in the
+// revision; what images are made like makes the tags that move anew, and leaves those of revisions.
 func TestEditsOfTheStanza(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -141,7 +155,9 @@ set // { chosen = if config.allowUnfree or false then set.quick else set.reader;
 	}
 
 	config := again(`nix.packages.config={"allowUnfree": true}`)
-	if got := config.Annotations[v1.AnnotationRevision]; config.Digest == first.Digest || !strings.HasPrefix(got, revision+"-") || len(got) != len(revision)+13 {
+	if got := config.Annotations[v1.AnnotationRevision]; config.Digest == first.Digest ||
+		!strings.HasPrefix(got, revision+"-") ||
+		len(got) != len(revision)+13 {
 		t.Errorf("with a config, the image is %s at %s, was %s at %s", config.Digest, got, first.Digest, revision)
 	}
 	if r.PullTag(t, "chosen", config.Annotations[v1.AnnotationRevision]).Digest != config.Digest {
@@ -153,7 +169,10 @@ set // { chosen = if config.allowUnfree or false then set.quick else set.reader;
 
 	formed := again(`nix.include=["writer"]`)
 	if formed.Digest == first.Digest || formed.Annotations[v1.AnnotationRevision] != revision {
-		t.Errorf("with another include, the image is %s at %s", formed.Digest, formed.Annotations[v1.AnnotationRevision])
+		t.Errorf(
+			"with another include, the image is %s at %s", formed.Digest,
+			formed.Annotations[v1.AnnotationRevision],
+		)
 	}
 	if old := r.PullTag(t, "chosen", revision); old.Digest != first.Digest {
 		t.Errorf("the tag of the revision is %s, was %s", old.Digest, first.Digest)

@@ -39,7 +39,8 @@ func TestManyClientsOneBuild(t *testing.T) {
 			t.Errorf("the log has %q %d times, want 1", once, got)
 		}
 	}
-	// One finds out what the name stands for, another writes the derivation for Nix to build. The daemon starts programs of its own.
+	// One finds out what the name stands for, another writes the derivation for Nix to build. The
+	// daemon starts programs of its own.
 	evaluations := slices.DeleteFunc(r.Programs()[before:], func(name string) bool { return name != "nix-instantiate" })
 	if len(evaluations) != 2 {
 		t.Errorf("%d evaluations, want 2", len(evaluations))
@@ -67,7 +68,8 @@ func TestBuildOutlivesClient(t *testing.T) {
 	}
 }
 
-// TestLayersOfOthers has a client pull a revision that he chose, whose package claims what others need. It decides about the layers of no other image.
+// TestLayersOfOthers has a client pull a revision that he chose, whose package claims what others
+// need. It decides about the layers of no other image.
 func TestLayersOfOthers(t *testing.T) {
 	t.Parallel()
 	packages := newRepository(t)
@@ -84,6 +86,9 @@ func TestLayersOfOthers(t *testing.T) {
 	r := StartRegistry(t, gitSettings("file://"+packages.dir)...)
 	r.CheckWhole(t, r.PullTag(t, "claims", "theirs"))
 	if got := r.Pull(t, "reader"); got.Digest != want.Digest {
-		t.Errorf("it is %s with %d layers, and %s with %d where nobody pulled theirs", got.Digest, len(got.Layers), want.Digest, len(want.Layers))
+		t.Errorf(
+			"it is %s with %d layers, and %s with %d where nobody pulled theirs", got.Digest, len(got.Layers),
+			want.Digest, len(want.Layers),
+		)
 	}
 }

@@ -21,7 +21,10 @@ func (p page) check(t *testing.T, r *Registry) {
 	t.Helper()
 	status, header, body, err := r.Get(t.Context(), p.path, v1.MediaTypeImageManifest)
 	if err != nil || status != p.status || !strings.Contains(string(body), p.text) {
-		t.Errorf("%s is answered with %d, %v: %v\n%s\nwant %d with %q", p.path, status, header, err, body, p.status, p.text)
+		t.Errorf(
+			"%s is answered with %d, %v: %v\n%s\nwant %d with %q", p.path, status, header, err, body,
+			p.status, p.text,
+		)
 	}
 }
 
@@ -94,8 +97,10 @@ func TestEnvironment(t *testing.T) {
 
 	// What Nixery refused.
 	refusal := regexp.MustCompile(`(?s)PORT: .*NIXERY_CHANNEL, NIXERY_PKGS_PATH: exclude`)
-	_, stderr, err := TryExec(t.Context(), "env", "NIXERY_STORAGE_BACKEND=filesystem", "STORAGE_PATH="+r.storage(), "NIXERY_PKGS_PATH="+packages,
-		"NIXERY_CHANNEL=nixos-26.05", "registry", "serve")
+	_, stderr, err := TryExec(
+		t.Context(), "env", "NIXERY_STORAGE_BACKEND=filesystem", "STORAGE_PATH="+r.storage(),
+		"NIXERY_PKGS_PATH="+packages, "NIXERY_CHANNEL=nixos-26.05", "registry", "serve",
+	)
 	if err == nil || !refusal.MatchString(stderr) {
 		t.Errorf("a wrong environment: %v, %s", err, stderr)
 	}

@@ -12,17 +12,22 @@ import (
 	"time"
 )
 
-// BenchmarkSources pulls the manifest of shell/git from each kind of source: from a registry that has seen nothing yet, again, and after the source has moved to
-// another revision that gives the same packages. Nix has built all packages before. It makes the table of docs/evaluation.md:
+// BenchmarkSources pulls the manifest of shell/git from each kind of source: from a registry that
+// has seen nothing yet, again, and after the source has moved to another revision that gives the
+// same packages. Nix has built all packages before. It makes the table of docs/evaluation.md:
 //
 //	go test ./integration -run '^$' -bench Sources -benchtime 5x
 func BenchmarkSources(b *testing.B) {
 	for _, source := range []struct {
 		name string
-		// prepare returns what nix.packages is for the package set in dir, and what it takes beside an edit of dir for the source to move.
+		// prepare returns what nix.packages is for the package set in dir, and what it takes beside
+		// an edit of dir for the source to move.
 		prepare func(b *testing.B, dir string) (setting string, move func())
 	}{
-		{"path", func(_ *testing.B, dir string) (string, func()) { return fmt.Sprintf(`{"path": %q}`, dir), func() {} }},
+		{
+			"path",
+			func(_ *testing.B, dir string) (string, func()) { return fmt.Sprintf(`{"path": %q}`, dir), func() {} },
+		},
 		{"git", func(b *testing.B, dir string) (string, func()) {
 			commit := func() {
 				for _, args := range [][]string{{"init", "--quiet", "--initial-branch=main"}, {"add", "."}, {"-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "a"}} {

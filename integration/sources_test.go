@@ -21,7 +21,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 )
 
-// TestGitSource serves a package set from a git repository, by branch, tag and commit, and goes on when the repository is gone.
+// TestGitSource serves a package set from a git repository, by branch, tag and commit, and goes on
+// when the repository is gone.
 func TestGitSource(t *testing.T) {
 	t.Parallel()
 	repository := newRepository(t)
@@ -32,10 +33,17 @@ func TestGitSource(t *testing.T) {
 	git("branch", "side")
 
 	// The registry may forget at once what a branch stands for, so that every pull asks.
-	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "ref": "main"}}`, packages), "nix.refresh=1ns")
+	r := StartRegistry(
+		t, fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "ref": "main"}}`, packages),
+		"nix.refresh=1ns",
+	)
 	latest := r.PullTag(t, "quick", "latest")
-	if latest.Annotations[v1.AnnotationRevision] != two || latest.Annotations[v1.AnnotationSource] != "file://"+packages {
-		t.Errorf("latest was built from %s %s, want %s", latest.Annotations[v1.AnnotationSource], latest.Annotations[v1.AnnotationRevision], two)
+	if latest.Annotations[v1.AnnotationRevision] != two ||
+		latest.Annotations[v1.AnnotationSource] != "file://"+packages {
+		t.Errorf(
+			"latest was built from %s %s, want %s", latest.Annotations[v1.AnnotationSource],
+			latest.Annotations[v1.AnnotationRevision], two,
+		)
 	}
 	for tag, revision := range map[string]string{"main": two, "side": two, two: two, "v1": one, one: one} {
 		if got := r.PullTag(t, "quick", tag); got.Annotations[v1.AnnotationRevision] != revision {
@@ -48,7 +56,8 @@ func TestGitSource(t *testing.T) {
 	for tag, want := range map[string]int{
 		"nosuch": http.StatusNotFound, strings.Repeat("0", 40): http.StatusForbidden, "--upload-pack": http.StatusNotFound, "v1..main": http.StatusNotFound,
 	} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != want {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil ||
+			status != want {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
@@ -70,10 +79,14 @@ func TestGitSource(t *testing.T) {
 		t.Error("with the repository gone, latest is another image")
 	}
 	if got := r.PullTag(t, "sleeps.s0", "latest"); got.Annotations[v1.AnnotationRevision] != three {
-		t.Errorf("with the repository gone, a new image was built from %s, want %s", got.Annotations[v1.AnnotationRevision], three)
+		t.Errorf(
+			"with the repository gone, a new image was built from %s, want %s",
+			got.Annotations[v1.AnnotationRevision], three,
+		)
 	}
 	_, header, _, err := r.Get(t.Context(), "/v2/quick/manifests/latest", v1.MediaTypeImageManifest)
-	if warnings := strings.Join(header.Values("Warning"), "; "); err != nil || !strings.Contains(warnings, "could not be looked up") {
+	if warnings := strings.Join(header.Values("Warning"), "; "); err != nil ||
+		!strings.Contains(warnings, "could not be looked up") {
 		t.Errorf("with the repository gone, the warnings are %q, %v", warnings, err)
 	}
 }
@@ -87,7 +100,8 @@ func TestChannelSource(t *testing.T) {
 
 	r := StartRegistry(t, "nix.packages="+mirror.packages(), "nix.refresh=1h")
 	first := r.PullTag(t, "quick", "latest")
-	if got := first.Annotations; got[v1.AnnotationRevision] != revision || got[v1.AnnotationSource] != "channel:nixos-26.05" {
+	if got := first.Annotations; got[v1.AnnotationRevision] != revision ||
+		got[v1.AnnotationSource] != "channel:nixos-26.05" {
 		t.Errorf("latest was built from %v", got)
 	}
 	programs := r.Programs()
@@ -106,14 +120,16 @@ func TestChannelSource(t *testing.T) {
 		}
 	}
 	for tag, want := range map[string]int{"nixos-99.99": http.StatusForbidden, strings.Repeat("c", 40): http.StatusForbidden, "main": http.StatusNotFound} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != want {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil ||
+			status != want {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
 }
 
-// TestStrangersCommit asks for commits of a repository that gives out all that it has, as large hosts do: those of proposed changes, too. Whoever chooses a package set
-// runs code, so that is for the operator to permit.
+// TestStrangersCommit asks for commits of a repository that gives out all that it has, as large
+// hosts do: those of proposed changes, too. Whoever chooses a package set runs code, so that is for
+// the operator to permit.
 func TestStrangersCommit(t *testing.T) {
 	t.Parallel()
 	repository := newRepository(t)
@@ -126,7 +142,10 @@ func TestStrangersCommit(t *testing.T) {
 	Exec(t, "git", "clone", "--quiet", "--mirror", "--", repository.dir, bare)
 	Exec(t, "git", "-C", bare, "config", "uploadpack.allowAnySHA1InWant", "true")
 	packages := func(tags string) []string {
-		return []string{fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "ref": "main"}%s}`, bare, tags), "nix.refresh=1ns"}
+		return []string{
+			fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "ref": "main"}%s}`, bare, tags),
+			"nix.refresh=1ns",
+		}
 	}
 	of := func(r *Registry, name, tag, revision string) Image {
 		t.Helper()
@@ -145,7 +164,8 @@ func TestStrangersCommit(t *testing.T) {
 	Exec(t, "git", "-C", bare, "update-ref", "refs/heads/main", old)
 	of(r, "quick", "latest", old)
 	for _, tag := range []string{"sha256-" + strings.Repeat("0a", 32) + ".sig", "sha256-" + strings.Repeat("0a", 32)} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil || status != http.StatusNotFound {
+		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil ||
+			status != http.StatusNotFound {
 			t.Errorf("%s is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
@@ -166,13 +186,15 @@ func TestStrangersCommit(t *testing.T) {
 	if again := of(none, "quick", stranger, stranger); again.Digest != made.Digest {
 		t.Errorf("%s is %s, was %s", stranger, again.Digest, made.Digest)
 	}
-	if status, _, body, err := none.Get(t.Context(), "/v2/sleeps.s1/manifests/"+stranger, v1.MediaTypeImageManifest); err != nil || status != http.StatusForbidden {
+	if status, _, body, err := none.Get(t.Context(), "/v2/sleeps.s1/manifests/"+stranger, v1.MediaTypeImageManifest); err != nil ||
+		status != http.StatusForbidden {
 		t.Errorf("another image of %s is answered with %d %s, %v", stranger, status, body, err)
 	}
 	none.refuses(t, "v2", http.StatusForbidden, "DENIED", "packages.tags")
 }
 
-// TestCacheSize pulls more commits than there is room for, of a set whose files and whose fetched archives are large. What is older goes, and can be pulled all the same.
+// TestCacheSize pulls more commits than there is room for, of a set whose files and whose fetched
+// archives are large. What is older goes, and can be pulled all the same.
 func TestCacheSize(t *testing.T) {
 	t.Parallel()
 	const size, most = 4 << 20, 30 << 20
@@ -197,23 +219,35 @@ func TestCacheSize(t *testing.T) {
 	var commits []string
 	for i := range 8 {
 		noise(filepath.Join(repository.dir, "noise"))
-		Write(t, filepath.Join(repository.dir, "default.nix"), fmt.Sprintf(`{ system, ... }: import (fetchTarball "%s/%d.tar.gz") { inherit system; }`, server.URL, i))
+		Write(
+			t, filepath.Join(repository.dir, "default.nix"),
+			fmt.Sprintf(`{ system, ... }: import (fetchTarball "%s/%d.tar.gz") { inherit system; }`, server.URL, i),
+		)
 		commits = append(commits, repository.commit(fmt.Sprint(i)))
 	}
-	r := StartRegistry(t, append(gitSettings("file://"+repository.dir), fmt.Sprintf("nix.nix.alloweduris=[%q]", server.URL), fmt.Sprintf("nix.cachesize=%d", most))...)
+	r := StartRegistry(
+		t,
+		append(
+			gitSettings("file://"+repository.dir), fmt.Sprintf("nix.nix.alloweduris=[%q]", server.URL),
+			fmt.Sprintf("nix.cachesize=%d", most),
+		)...)
 	for _, commit := range append(commits, commits[0]) {
 		if got := r.PullTag(t, "quick", commit); !strings.HasPrefix(got.Annotations[v1.AnnotationRevision], commit) {
 			t.Errorf("%s was built from %s", commit, got.Annotations[v1.AnnotationRevision])
 		}
 	}
-	Eventually(t, startTime, "the cache directory has as much as it may", func() bool { return cachedir.Usage(filepath.Join(r.Dir, "cache")) <= most })
+	Eventually(
+		t, startTime, "the cache directory has as much as it may",
+		func() bool { return cachedir.Usage(filepath.Join(r.Dir, "cache")) <= most },
+	)
 	if !strings.Contains(r.Log(), "(cachesize)") {
 		t.Error("the log does not say that something was removed")
 	}
 	r.PullTag(t, "sleeps.s0", commits[1])
 }
 
-// newLateRepository makes a repository with a set whose package late looks at another file when its evaluation has run for a while, and is another one without.
+// newLateRepository makes a repository with a set whose package late looks at another file when its
+// evaluation has run for a while, and is another one without.
 func newLateRepository(t *testing.T) repository {
 	t.Helper()
 	repository := newRepository(t)
@@ -233,7 +267,8 @@ func newLateRepository(t *testing.T) repository {
 	return repository
 }
 
-// TestTreeIsRemoved removes a set's files while it is evaluated, as nobody should: what is found out then is in no image and is not remembered.
+// TestTreeIsRemoved removes a set's files while it is evaluated, as nobody should: what is found
+// out then is in no image and is not remembered.
 func TestTreeIsRemoved(t *testing.T) {
 	t.Parallel()
 	repository := newLateRepository(t)
@@ -261,7 +296,8 @@ func TestTreeIsRemoved(t *testing.T) {
 	if err := os.RemoveAll(found[0]); err != nil {
 		t.Fatal(err)
 	}
-	if status := <-answers; status != http.StatusServiceUnavailable || !strings.Contains(r.Log(), "changed or removed by somebody else") {
+	if status := <-answers; status != http.StatusServiceUnavailable ||
+		!strings.Contains(r.Log(), "changed or removed by somebody else") {
 		t.Errorf("the answer is %d", status)
 	}
 	image := r.PullTag(t, "late", commit)
@@ -271,8 +307,9 @@ func TestTreeIsRemoved(t *testing.T) {
 	}
 }
 
-// TestTreeIsHeld asks for more other commits than are kept while a set is evaluated that looks at its files late. What is found out then is
-// recorded for that commit, so it must be of its whole tree.
+// TestTreeIsHeld asks for more other commits than are kept while a set is evaluated that looks at
+// its files late. What is found out then is recorded for that commit, so it must be of its whole
+// tree.
 func TestTreeIsHeld(t *testing.T) {
 	t.Parallel()
 	repository := newLateRepository(t)
@@ -303,9 +340,10 @@ func TestTreeIsHeld(t *testing.T) {
 	}
 }
 
-// TestBadArchives serves a channel that moves to a commit whose archive is hostile, then to one whose archive is cut off, then hangs, then is whole. What was there
-// is served all the while. Clients are told what is wrong with an archive, which is not fetched again for a while, or else to ask again; the operator is told which
-// archive it is, too.
+// TestBadArchives serves a channel that moves to a commit whose archive is hostile, then to one
+// whose archive is cut off, then hangs, then is whole. What was there is served all the while.
+// Clients are told what is wrong with an archive, which is not fetched again for a while, or else
+// to ask again; the operator is told which archive it is, too.
 func TestBadArchives(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -338,7 +376,9 @@ func TestBadArchives(t *testing.T) {
 			fetched.Add(1)
 			z := gzip.NewWriter(w)
 			archive := tar.NewWriter(z)
-			_ = archive.WriteHeader(&tar.Header{Name: "nixpkgs/default.nix", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink})
+			_ = archive.WriteHeader(
+				&tar.Header{Name: "nixpkgs/default.nix", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink},
+			)
 			_ = archive.Close()
 			_ = z.Close()
 		default: // it hangs
@@ -346,36 +386,50 @@ func TestBadArchives(t *testing.T) {
 		}
 	}))
 	defer mirror.Close()
-	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL), "nix.refresh=1ns", "nix.build.hold=2s")
+	r := StartRegistry(
+		t,
+		fmt.Sprintf(`nix.packages={"channel": "nixos-26.05", "channels": %q, "archives": %q}`, mirror.URL, mirror.URL),
+		"nix.refresh=1ns", "nix.build.hold=2s",
+	)
 	first := r.PullTag(t, "quick", "latest")
 	for _, test := range []struct {
 		now, commit string
 		status      int
 		log, told   string
 	}{
-		{"hostile", hostile, http.StatusForbidden, "out of the archive", "the archive of the package set at " + hostile + " can't be unpacked: "},
+		{
+			"hostile", hostile, http.StatusForbidden, "out of the archive",
+			"the archive of the package set at " + hostile + " can't be unpacked: ",
+		},
 		{"cut off", bad, http.StatusServiceUnavailable, "unexpected EOF", "ask again later"},
 	} {
 		now := test.now
 		state.Store(now)
-		// An image that is there is served as it was; one that is not can't be made from the new commit.
+		// An image that is there is served as it was; one that is not can't be made from the new
+		// commit.
 		if got := r.PullTag(t, "quick", "latest"); got.Digest != first.Digest {
 			t.Errorf("%s: latest is %s, was %s", now, got.Digest, first.Digest)
 		}
 		for _, path := range []string{"/v2/sleeps.s0/manifests/latest", "/v2/sleeps.s0/manifests/" + test.commit, "/v2/sleeps.s0/manifests/latest"} {
 			status, header, body, err := r.Get(t.Context(), path, v1.MediaTypeImageManifest)
-			if err != nil || status != test.status || (status == http.StatusServiceUnavailable) != (header.Get("Retry-After") != "") || !strings.Contains(string(body), test.told) {
+			if err != nil || status != test.status ||
+				(status == http.StatusServiceUnavailable) != (header.Get("Retry-After") != "") ||
+				!strings.Contains(string(body), test.told) {
 				t.Errorf("%s: %s is answered with %d %v %s, %v", now, path, status, header, body, err)
 			}
 			if strings.Contains(string(body), mirror.URL) || strings.Contains(string(body), r.Dir) {
 				t.Errorf("%s: the answer has what is the operator's: %s", now, body)
 			}
 		}
-		if log := r.Log(); !strings.Contains(log, mirror.URL+"/"+test.commit+".tar.gz: ") || !strings.Contains(log, test.log) {
+		if log := r.Log(); !strings.Contains(log, mirror.URL+"/"+test.commit+".tar.gz: ") ||
+			!strings.Contains(log, test.log) {
 			t.Errorf("%s: the log does not have the archive and %q", now, test.log)
 		}
 		if got := r.PullTag(t, "sleeps.s0", good); got.Annotations[v1.AnnotationRevision] != good {
-			t.Errorf("%s: a new image of the commit that is there is of %s", now, got.Annotations[v1.AnnotationRevision])
+			t.Errorf(
+				"%s: a new image of the commit that is there is of %s", now,
+				got.Annotations[v1.AnnotationRevision],
+			)
 		}
 	}
 	if n := fetched.Load(); n != 1 {

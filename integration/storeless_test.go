@@ -17,7 +17,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// withoutStore has a registry see an empty directory that nobody can write to where Nix's store and state are.
+// withoutStore has a registry see an empty directory that nobody can write to where Nix's store and
+// state are.
 func withoutStore(t testing.TB, r *Registry) {
 	t.Helper()
 	Needs(t, "unshare", "mount")
@@ -26,7 +27,10 @@ func withoutStore(t testing.TB, r *Registry) {
 		t.Fatal(err)
 	}
 	script := filepath.Join(Dir(t), "registry")
-	Write(t, script, fmt.Sprintf("#!/bin/sh\nset -eu\nmount -t tmpfs -o ro,mode=755 none /nix\nexec '%s' \"$@\"\n", program))
+	Write(
+		t, script,
+		fmt.Sprintf("#!/bin/sh\nset -eu\nmount -t tmpfs -o ro,mode=755 none /nix\nexec '%s' \"$@\"\n", program),
+	)
 	if err := os.Chmod(script, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -44,8 +48,8 @@ func withoutStore(t testing.TB, r *Registry) {
 	r.Program = wrapper
 }
 
-// TestStoreless packs real packages straight from a binary cache, where there is no Nix store at all, and gets the images that a registry with a
-// store makes.
+// TestStoreless packs real packages straight from a binary cache, where there is no Nix store at
+// all, and gets the images that a registry with a store makes.
 func TestStoreless(t *testing.T) {
 	t.Parallel()
 	ordinary := StartRegistry(t)
@@ -86,7 +90,8 @@ func TestStoreless(t *testing.T) {
 					t.Errorf("%s: archives that were fetched: %q", name, archives)
 				}
 			}
-			if programs := r.Programs(); slices.Contains(programs, "nix-daemon") || slices.Contains(programs, "nix-store") {
+			if programs := r.Programs(); slices.Contains(programs, "nix-daemon") ||
+				slices.Contains(programs, "nix-store") {
 				t.Errorf("programs were started: %q", programs)
 			}
 			if test.compression != "zstd" {
@@ -101,8 +106,8 @@ func TestStoreless(t *testing.T) {
 	}
 }
 
-// TestStorelessFaults has a binary cache fail in all its ways. Nothing is kept of what is not whole, the client is told what is wrong, and when it is
-// right again the image is made.
+// TestStorelessFaults has a binary cache fail in all its ways. Nothing is kept of what is not
+// whole, the client is told what is wrong, and when it is right again the image is made.
 func TestStorelessFaults(t *testing.T) {
 	t.Parallel()
 	ordinary := StartRegistry(t)
@@ -143,7 +148,10 @@ func TestStorelessFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, http.StatusForbidden, tree.Name() + " can't be downloaded: no binary cache has it, and this registry has no Nix store to build it in"},
-		{"down", func(_ *testing.T, c *binaryCache) { c.setDown(true) }, http.StatusServiceUnavailable, "ask again later"},
+		{
+			"down", func(_ *testing.T, c *binaryCache) { c.setDown(true) }, http.StatusServiceUnavailable,
+			"ask again later",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -160,7 +168,10 @@ func TestStorelessFaults(t *testing.T) {
 			if left := r.uploads(t); len(left) > 0 {
 				t.Errorf("half-committed: %q", left)
 			}
-			if tagged := slices.ContainsFunc(files(t, r.storage()), func(name string) bool { return strings.Contains(name, "/_manifests/") }); tagged {
+			if tagged := slices.ContainsFunc(
+				files(t, r.storage()),
+				func(name string) bool { return strings.Contains(name, "/_manifests/") },
+			); tagged {
 				t.Error("there is a manifest")
 			}
 			r.Stop() // what failed is remembered for a minute
@@ -197,19 +208,24 @@ func TestStorelessBuilds(t *testing.T) {
 	}
 }
 
-// TestStorelessPlatform makes an image for a platform that this machine can neither build for nor run.
+// TestStorelessPlatform makes an image for a platform that this machine can neither build for nor
+// run.
 func TestStorelessPlatform(t *testing.T) {
 	t.Parallel()
 	Needs(t, "nix-build")
 	packages := freshSet(t, "platforms")
 	// A machine that believes that it can is in the place of one that can.
 	own := "local?root=" + filepath.Join(Dir(t), "store")
-	built := Exec(t, "nix-build", "--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option", "extra-platforms", "aarch64-linux",
-		"--store", own, "--argstr", "system", "aarch64-linux", "-A", "native", packages)
+	built := Exec(
+		t, "nix-build", "--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "",
+		"--option", "extra-platforms", "aarch64-linux", "--store", own, "--argstr", "system", "aarch64-linux",
+		"-A", "native", packages,
+	)
 	cache := newBinaryCache(t)
 	cache.add(t, own, "zstd", store.Path(built))
 
-	r := NewRegistry(t, cache.storeless("nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`)...)
+	r := NewRegistry(
+		t, cache.storeless("nix.packages.path="+packages, `nix.platforms=["linux/amd64", "linux/arm64"]`)...)
 	withoutStore(t, r)
 	r.Start()
 	image := r.Pull(t, "arm64/native")

@@ -12,7 +12,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// TestSubstituters takes packages from a binary cache instead of building them, if it is to be trusted and answers.
+// TestSubstituters takes packages from a binary cache instead of building them, if it is to be
+// trusted and answers.
 func TestSubstituters(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -22,18 +23,26 @@ func TestSubstituters(t *testing.T) {
 		fetches bool
 		log     string
 	}{
-		{name: "signed by a trusted key", key: func(c *binaryCache) string { return c.publicKey }, fetches: true, log: "nix: building 0 derivations and downloading 1 store paths"},
+		{
+			name: "signed by a trusted key", key: func(c *binaryCache) string { return c.publicKey },
+			fetches: true, log: "nix: building 0 derivations and downloading 1 store paths",
+		},
 		{name: "signed by another key", key: func(*binaryCache) string {
 			return "cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 		}, log: "nix: building what can't be downloaded"},
-		{name: "down", key: func(c *binaryCache) string { return c.publicKey }, down: true, log: "nix: building 1 derivations"},
+		{
+			name: "down", key: func(c *binaryCache) string { return c.publicKey }, down: true,
+			log: "nix: building 1 derivations",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			packages := FreshPackages(t)
 			cache := cacheOf(t, packages, "quick")
 			cache.setDown(test.down)
-			r := StartRegistry(t, cache.settings("nix.packages.path="+packages, `nix.nix.trustedpublickeys=["`+test.key(cache)+`"]`)...)
+			r := StartRegistry(
+				t,
+				cache.settings("nix.packages.path="+packages, `nix.nix.trustedpublickeys=["`+test.key(cache)+`"]`)...)
 			r.CheckWhole(t, r.Pull(t, "quick"))
 			if got := len(cache.requests("^/nar/")) > 0; got != test.fetches {
 				t.Errorf("something was fetched from the cache: %t, want %t", got, test.fetches)
@@ -45,7 +54,8 @@ func TestSubstituters(t *testing.T) {
 	}
 }
 
-// TestPackingOverlapsDownloads has a cache that does not give out the last path before the layer of another one is stored.
+// TestPackingOverlapsDownloads has a cache that does not give out the last path before the layer of
+// another one is stored.
 func TestPackingOverlapsDownloads(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -57,7 +67,9 @@ func TestPackingOverlapsDownloads(t *testing.T) {
 			return
 		}
 		for range 600 {
-			if blobs, _ := filepath.Glob(filepath.Join(r.Dir, "storage/docker/registry/v2/blobs/sha256/*/*/data")); len(blobs) > 0 {
+			if blobs, _ := filepath.Glob(filepath.Join(r.Dir, "storage/docker/registry/v2/blobs/sha256/*/*/data")); len(
+				blobs,
+			) > 0 {
 				packed <- true
 				return
 			}
@@ -78,8 +90,9 @@ func TestPackingOverlapsDownloads(t *testing.T) {
 	}
 }
 
-// TestCachedPackages pulls one image after the other of packages that a binary cache has, as most users of nixpkgs do: what every image
-// includes and what programs share is in the store, or in the registry, from the second image on. Each is there at the first pull, nothing is built, and the
+// TestCachedPackages pulls one image after the other of packages that a binary cache has, as most
+// users of nixpkgs do: what every image includes and what programs share is in the store, or in the
+// registry, from the second image on. Each is there at the first pull, nothing is built, and the
 // images are the same whatever the store had, and without a store.
 func TestCachedPackages(t *testing.T) {
 	t.Parallel()
@@ -112,9 +125,18 @@ func TestCachedPackages(t *testing.T) {
 		{name: "prebuilt", settings: []string{`nix.prebuild=["` + strings.Join(images, `", "`) + `"]`}, pull: func(t *testing.T, r *Registry) {
 			r.AwaitLog(logBuilt, len(images))
 		}},
-		{name: "without a store", settings: []string{"nix.build.storeless=true"}, noStore: true, pull: func(t *testing.T, r *Registry) {}},
-		{name: "at once without a store", settings: []string{"nix.build.storeless=true"}, noStore: true, pull: pullAll(images)},
-		{name: "storeless with a store", settings: []string{"nix.build.storeless=true"}, pull: func(t *testing.T, r *Registry) {}},
+		{
+			name: "without a store", settings: []string{"nix.build.storeless=true"}, noStore: true,
+			pull: func(t *testing.T, r *Registry) {},
+		},
+		{
+			name: "at once without a store", settings: []string{"nix.build.storeless=true"}, noStore: true,
+			pull: pullAll(images),
+		},
+		{
+			name: "storeless with a store", settings: []string{"nix.build.storeless=true"},
+			pull: func(t *testing.T, r *Registry) {},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -142,10 +164,12 @@ func TestCachedPackages(t *testing.T) {
 			if test.noStore {
 				return
 			}
-			// Another registry, over a store that has it all, or, storeless, as much of it as before.
+			// Another registry, over a store that has it all, or, storeless, as much of it as
+			// before.
 			again := StartRegistry(t, settings...)
 			for _, name := range images {
-				if image := again.Pull(t, name); image.Digest != digests[name] && test.name != "at once" { // layers depend on what came first
+				if image := again.Pull(t, name); image.Digest != digests[name] &&
+					test.name != "at once" { // layers depend on what came first
 					t.Errorf("%s is %s, and %s over a full store", name, digests[name], image.Digest)
 				}
 			}
@@ -160,7 +184,8 @@ func pullAll(images []string) func(t *testing.T, r *Registry) {
 		for _, name := range images {
 			for range 3 {
 				clients.Go(func() {
-					if status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest); err != nil || status != http.StatusOK {
+					if status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest); err != nil ||
+						status != http.StatusOK {
 						t.Errorf("%s: %d %s %v", name, status, body, err)
 					}
 				})

@@ -51,7 +51,9 @@ func (a authority) issue(t *testing.T, key libtrust.PublicKey, usage ...x509.Ext
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.CryptoPublicKey(), a.key.CryptoPrivateKey())
+	der, err := x509.CreateCertificate(
+		rand.Reader, template, a.certificate, key.CryptoPublicKey(), a.key.CryptoPrivateKey(),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,8 @@ func writeCertificate(t *testing.T, file string, certificate *x509.Certificate) 
 
 var listeningTLS = regexp.MustCompile(`msg="listening on (127\.0\.0\.1:\d+), tls"`)
 
-// TestTLS pulls over TLS, from a registry that asks nothing of its clients, and from one that knows them by their certificates.
+// TestTLS pulls over TLS, from a registry that asks nothing of its clients, and from one that knows
+// them by their certificates.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	Needs(t, "skopeo")
@@ -114,10 +117,16 @@ func TestTLS(t *testing.T) {
 		good    string
 		refused []refusal
 	}{
-		{"servers", pair, known(server, nil), []refusal{{"of an authority that the client does not know", known(stranger, nil), "certificate signed by unknown authority|certificate is not trusted"}}},
+		{
+			"servers", pair, known(server, nil),
+			[]refusal{{"of an authority that the client does not know", known(stranger, nil), "certificate signed by unknown authority|certificate is not trusted"}},
+		},
 		{"clients", withClients, known(server, &clients), []refusal{
 			{"none", known(server, nil), "certificate required|bad certificate"},
-			{"of another authority", known(server, &stranger), "unknown certificate authority|bad certificate|certificate required"},
+			{
+				"of another authority", known(server, &stranger),
+				"unknown certificate authority|bad certificate|certificate required",
+			},
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -128,7 +137,10 @@ func TestTLS(t *testing.T) {
 			ref := "docker://" + r.Ref("hello")
 			for _, refusal := range test.refused {
 				t.Run(refusal.name, func(t *testing.T) {
-					refused(t, r, regexp.MustCompile(refusal.text), "skopeo", "inspect", "--cert-dir", refusal.certs, ref)
+					refused(
+						t, r, regexp.MustCompile(refusal.text), "skopeo", "inspect", "--cert-dir",
+						refusal.certs, ref,
+					)
 				})
 			}
 			Exec(t, "skopeo", "copy", "--src-cert-dir", test.good, ref, destination(t))

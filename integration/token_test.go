@@ -59,7 +59,11 @@ func (s tokenServer) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "access_token": token, "expires_in": 300, "issued_at": time.Now().UTC().Format(time.RFC3339)})
+	_ = json.NewEncoder(w).
+		Encode(map[string]any{
+			"token": token, "access_token": token, "expires_in": 300,
+			"issued_at": time.Now().UTC().Format(time.RFC3339),
+		})
 }
 
 // token signs what a user may do.
@@ -87,7 +91,9 @@ func (s tokenServer) token(user string, access []any) (string, error) {
 }
 
 // startWithTokens starts a token server, and a registry that believes it.
-func startWithTokens(t *testing.T, how string, may map[string]map[string][]string, settings ...string) (*Registry, tokenServer) {
+func startWithTokens(
+	t *testing.T, how string, may map[string]map[string][]string, settings ...string,
+) (*Registry, tokenServer) {
 	t.Helper()
 	tokens := tokenServer{key: newKey(t), may: may}
 	server := httptest.NewServer(&tokens)
@@ -138,7 +144,10 @@ func TestTokens(t *testing.T) {
 				header map[string]any
 			}{
 				{"signed with another key", tokens.header},
-				{"of another authority", certified(newAuthority(t).issue(t, other.key.PublicKey(), x509.ExtKeyUsageAny))},
+				{
+					"of another authority",
+					certified(newAuthority(t).issue(t, other.key.PublicKey(), x509.ExtKeyUsageAny)),
+				},
 			} {
 				other.header = forged.header
 				token, err := other.token("ada", access)
@@ -172,7 +181,10 @@ func TestTokens(t *testing.T) {
 // TestClientsByToken has two users build from the same address, each as much as one may.
 func TestClientsByToken(t *testing.T) {
 	t.Parallel()
-	r, tokens := startWithTokens(t, "rootcertbundle", nil, "nix.build.perclient=1", "nix.build.hold=1s", "nix.packages.path="+FreshPackages(t))
+	r, tokens := startWithTokens(
+		t, "rootcertbundle", nil, "nix.build.perclient=1", "nix.build.hold=1s",
+		"nix.packages.path="+FreshPackages(t),
+	)
 	for _, step := range []struct {
 		user, image string
 		want        int
@@ -181,7 +193,10 @@ func TestClientsByToken(t *testing.T) {
 		{"ada", "sleeps.s61", http.StatusTooManyRequests},
 		{"charles", "sleeps.s61", http.StatusTemporaryRedirect},
 	} {
-		token, err := tokens.token(step.user, []any{map[string]any{"type": "repository", "name": step.image, "actions": []string{"pull"}}})
+		token, err := tokens.token(
+			step.user,
+			[]any{map[string]any{"type": "repository", "name": step.image, "actions": []string{"pull"}}},
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +206,8 @@ func TestClientsByToken(t *testing.T) {
 	}
 }
 
-// TestClientsByAddress is about clients behind proxies: they are whom the proxy next to them names, if it names an address.
+// TestClientsByAddress is about clients behind proxies: they are whom the proxy next to them names,
+// if it names an address.
 func TestClientsByAddress(t *testing.T) {
 	t.Parallel()
 	r := StartRegistry(t, "nix.build.perclient=1", "nix.build.hold=1s", "nix.packages.path="+FreshPackages(t))
@@ -202,11 +218,17 @@ func TestClientsByAddress(t *testing.T) {
 		want        int
 	}{
 		{"first", "sleeps.s60", []string{forwarded, "192.0.2.1"}, http.StatusTemporaryRedirect},
-		{"the first, over another proxy", "sleeps.s61", []string{forwarded, "198.51.100.7, 192.0.2.1"}, http.StatusTooManyRequests},
+		{
+			"the first, over another proxy", "sleeps.s61", []string{forwarded, "198.51.100.7, 192.0.2.1"},
+			http.StatusTooManyRequests,
+		},
 		{"second", "sleeps.s61", []string{forwarded, "192.0.2.2"}, http.StatusTemporaryRedirect},
 		{"the second, named otherwise", "sleeps.s62", []string{real, "192.0.2.2"}, http.StatusTooManyRequests},
 		{"of IPv6", "sleeps.s62", []string{forwarded, "2001:db8::1"}, http.StatusTemporaryRedirect},
-		{"named in two ways", "sleeps.s63", []string{forwarded, "2001:db8::2", real, "192.0.2.3"}, http.StatusTooManyRequests},
+		{
+			"named in two ways", "sleeps.s63", []string{forwarded, "2001:db8::2", real, "192.0.2.3"},
+			http.StatusTooManyRequests,
+		},
 		{"without an address", "sleeps.s63", []string{forwarded, "unknown"}, http.StatusTemporaryRedirect},
 		{"on this machine", "sleeps.s64", nil, http.StatusTooManyRequests},
 	} {

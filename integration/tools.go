@@ -19,7 +19,8 @@ const craneModule = "github.com/google/go-containerregistry/cmd/crane@v0.20.6"
 // commandTime is how long any command may take. It is there to show where a test hangs.
 const commandTime = 5 * time.Minute
 
-// Needs makes sure that tools are there, and that docker has a daemon. Where one is missing the test is skipped, or fails in CI.
+// Needs makes sure that tools are there, and that docker has a daemon. Where one is missing the
+// test is skipped, or fails in CI.
 func Needs(t testing.TB, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
@@ -42,7 +43,8 @@ func Needs(t testing.TB, tools ...string) {
 	}
 }
 
-// Exec runs a command that must succeed, and returns what it wrote to stdout, without white space at the ends.
+// Exec runs a command that must succeed, and returns what it wrote to stdout, without white space
+// at the ends.
 func Exec(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	stdout, stderr, err := TryExec(t.Context(), name, args...)
@@ -52,7 +54,8 @@ func Exec(t testing.TB, name string, args ...string) string {
 	return stdout
 }
 
-// TryExec runs a command in the environment that the tests share. The texts have no white space at the ends.
+// TryExec runs a command in the environment that the tests share. The texts have no white space at
+// the ends.
 func TryExec(ctx context.Context, name string, args ...string) (stdout, stderr string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
@@ -99,7 +102,8 @@ func (s *suite) installCrane() (string, error) {
 	return program, nil
 }
 
-// startServer starts a program that is stopped when the test ends, or when the tests are ended without notice.
+// startServer starts a program that is stopped when the test ends, or when the tests are ended
+// without notice.
 func startServer(t testing.TB, server *exec.Cmd) {
 	t.Helper()
 	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}

@@ -30,8 +30,9 @@ import (
 // maxLayers is how many layers an image has at most: 94 of store paths, and the root layer.
 const maxLayers = 94 + 1
 
-// Verify checks every claim of an image against the bytes that the registry serves and against the machine's Nix store, and returns the
-// image's config. Closure is what the image must hold, each path once.
+// Verify checks every claim of an image against the bytes that the registry serves and against the
+// machine's Nix store, and returns the image's config. Closure is what the image must hold, each
+// path once.
 func (r *Registry) Verify(t testing.TB, image Image, closure []store.Path) v1.Image {
 	t.Helper()
 	var config v1.Image
@@ -74,13 +75,18 @@ func (r *Registry) Verify(t testing.TB, image Image, closure []store.Path) v1.Im
 	return config
 }
 
-// Closure are the store paths that an image of packages must hold, by what Nix says of them, sorted. The packages are attribute
-// paths in the Nix language, such as haskellPackages.hlint; they must have been built.
+// Closure are the store paths that an image of packages must hold, by what Nix says of them,
+// sorted. The packages are attribute paths in the Nix language, such as haskellPackages.hlint; they
+// must have been built.
 func Closure(t testing.TB, set string, packages ...string) []store.Path {
 	t.Helper()
-	expression := fmt.Sprintf("let set = import %s { }; in map (p: p.outPath) [ set.%s ]", set, strings.Join(packages, " set."))
+	expression := fmt.Sprintf(
+		"let set = import %s { }; in map (p: p.outPath) [ set.%s ]", set, strings.Join(packages, " set."),
+	)
 	var outputs []string
-	if err := json.Unmarshal([]byte(Exec(t, "nix-instantiate", "--eval", "--strict", "--json", "--expr", expression)), &outputs); err != nil {
+	if err := json.Unmarshal(
+		[]byte(Exec(t, "nix-instantiate", "--eval", "--strict", "--json", "--expr", expression)), &outputs,
+	); err != nil {
 		t.Fatal(err)
 	}
 	var closure []store.Path
@@ -110,7 +116,10 @@ func checkConfig(manifest v1.Manifest, config v1.Image) error {
 	case n < 1 || n > maxLayers:
 		return fmt.Errorf("%d layers, want 1 to %d", n, maxLayers)
 	case len(config.RootFS.DiffIDs) != n || len(config.History) != n:
-		return fmt.Errorf("%d layers, but %d diff IDs and %d history entries", n, len(config.RootFS.DiffIDs), len(config.History))
+		return fmt.Errorf(
+			"%d layers, but %d diff IDs and %d history entries", n, len(config.RootFS.DiffIDs),
+			len(config.History),
+		)
 	case config.OS != "linux" || config.Architecture == "" || config.Created == nil:
 		return fmt.Errorf("the platform is %q, created %v", config.Platform, config.Created)
 	}
@@ -122,7 +131,8 @@ func checkConfig(manifest v1.Manifest, config v1.Image) error {
 	return nil
 }
 
-// historyPaths are the store paths that a layer holds, by its entry in the history. The root layer's has none.
+// historyPaths are the store paths that a layer holds, by its entry in the history. The root
+// layer's has none.
 func historyPaths(history v1.History) ([]store.Path, error) {
 	list, ok := strings.CutPrefix(history.CreatedBy, "nix: ")
 	if !ok || history.EmptyLayer {
@@ -151,9 +161,14 @@ type layerEntry struct {
 // layerEntries are those of a layer by name, without leading or trailing slashes.
 type layerEntries map[string]layerEntry
 
-// layer gets a layer and checks its digest, its size, its diff ID and what holds for every layer's entries.
-func (r *Registry) layer(ctx context.Context, name string, layer v1.Descriptor, diffID digest.Digest) (layerEntries, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/blobs/"+layer.Digest.String(), nil)
+// layer gets a layer and checks its digest, its size, its diff ID and what holds for every layer's
+// entries.
+func (r *Registry) layer(
+	ctx context.Context, name string, layer v1.Descriptor, diffID digest.Digest,
+) (layerEntries, error) {
+	request, err := http.NewRequestWithContext(
+		ctx, http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/blobs/"+layer.Digest.String(), nil,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +178,9 @@ func (r *Registry) layer(ctx context.Context, name string, layer v1.Descriptor, 
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK || response.ContentLength != layer.Size {
-		return nil, fmt.Errorf("%s: %s, %d bytes, want %d", layer.Digest, response.Status, response.ContentLength, layer.Size)
+		return nil, fmt.Errorf(
+			"%s: %s, %d bytes, want %d", layer.Digest, response.Status, response.ContentLength, layer.Size,
+		)
 	}
 	blob, content := digest.SHA256.Digester(), digest.SHA256.Digester()
 	stored := io.TeeReader(response.Body, blob.Hash())
@@ -184,7 +201,9 @@ func (r *Registry) layer(ctx context.Context, name string, layer v1.Descriptor, 
 		}
 	}
 	if blob.Digest() != layer.Digest || content.Digest() != diffID {
-		return nil, fmt.Errorf("digest %s, want %s; diff ID %s, want %s", blob.Digest(), layer.Digest, content.Digest(), diffID)
+		return nil, fmt.Errorf(
+			"digest %s, want %s; diff ID %s, want %s", blob.Digest(), layer.Digest, content.Digest(), diffID,
+		)
 	}
 	return entries, nil
 }
@@ -205,8 +224,9 @@ func decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("media type %s", mediaType)
 }
 
-// readLayer reads a layer's archive and checks what holds in every layer: each name once, directories before what is in them, and what is in the
-// store in order; owner 0, time 1, no special files and modes; hard links to earlier files; equal files only once.
+// readLayer reads a layer's archive and checks what holds in every layer: each name once,
+// directories before what is in them, and what is in the store in order; owner 0, time 1, no
+// special files and modes; hard links to earlier files; equal files only once.
 func readLayer(r io.Reader) (layerEntries, error) {
 	entries := make(layerEntries)
 	first := make(map[string]string) // the name of each file, by mode and content
@@ -229,8 +249,12 @@ func readLayer(r io.Reader) (layerEntries, error) {
 		if parent := path.Dir(name); parent != "." && entries[parent].Header == nil {
 			return nil, fmt.Errorf("%q: its directory is not in the layer", name)
 		}
-		if header.Uid != 0 || header.Gid != 0 || header.Uname != "" || header.Gname != "" || !header.ModTime.Equal(time.Unix(1, 0)) {
-			return nil, fmt.Errorf("%q: owner %d:%d %s:%s, time %v", name, header.Uid, header.Gid, header.Uname, header.Gname, header.ModTime)
+		if header.Uid != 0 || header.Gid != 0 || header.Uname != "" || header.Gname != "" ||
+			!header.ModTime.Equal(time.Unix(1, 0)) {
+			return nil, fmt.Errorf(
+				"%q: owner %d:%d %s:%s, time %v", name, header.Uid, header.Gid, header.Uname, header.Gname,
+				header.ModTime,
+			)
 		}
 		if header.Mode&^0o1777 != 0 {
 			return nil, fmt.Errorf("%q: mode %o", name, header.Mode)
@@ -257,7 +281,10 @@ func readLayer(r io.Reader) (layerEntries, error) {
 		case tar.TypeLink:
 			target := entries[header.Linkname]
 			if target.Header == nil || target.Typeflag != tar.TypeReg || target.Mode != header.Mode {
-				return nil, fmt.Errorf("%q is a hard link to %q, which is no earlier file of the same mode", name, header.Linkname)
+				return nil, fmt.Errorf(
+					"%q is a hard link to %q, which is no earlier file of the same mode", name,
+					header.Linkname,
+				)
 			}
 			entry.sum = target.sum
 		default:
@@ -294,7 +321,8 @@ func checkRoot(entries layerEntries) error {
 	return errors.Join(faults...)
 }
 
-// checkStorePaths checks that a layer holds these store paths, with the store's modes, and nothing else.
+// checkStorePaths checks that a layer holds these store paths, with the store's modes, and nothing
+// else.
 func checkStorePaths(entries layerEntries, paths []store.Path) error {
 	var faults []error
 	for _, p := range paths {
@@ -332,7 +360,8 @@ func storePathOf(name string) store.Path {
 	return store.Path(store.Dir + "/" + base)
 }
 
-// compareWithStore checks that a layer has all that store paths have on this machine, as it is there.
+// compareWithStore checks that a layer has all that store paths have on this machine, as it is
+// there.
 func compareWithStore(entries layerEntries, paths []store.Path) error {
 	want := 2 // nix and nix/store
 	for _, p := range paths {
@@ -401,14 +430,16 @@ func compareWithFile(entry layerEntry, name string) error {
 func checkLinks(root, image layerEntries) error {
 	var faults []error
 	for name, entry := range root {
-		if entry.Typeflag == tar.TypeSymlink && strings.HasPrefix(entry.Linkname, store.Dir+"/") && !image.holds(entry.Linkname, 0) {
+		if entry.Typeflag == tar.TypeSymlink && strings.HasPrefix(entry.Linkname, store.Dir+"/") &&
+			!image.holds(entry.Linkname, 0) {
 			faults = append(faults, fmt.Errorf("%s links to %s, which is not in the image", name, entry.Linkname))
 		}
 	}
 	return errors.Join(faults...)
 }
 
-// holds tells whether there is an entry of an absolute name. Links on the way to it are followed, the entry itself may be a dangling one.
+// holds tells whether there is an entry of an absolute name. Links on the way to it are followed,
+// the entry itself may be a dangling one.
 func (e layerEntries) holds(name string, hops int) bool {
 	if hops > 40 {
 		return false

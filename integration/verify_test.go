@@ -42,12 +42,16 @@ func TestImages(t *testing.T) {
 		{name: "python3", packages: []string{"python3"}, minPaths: 10},
 		{name: "nginx", packages: []string{"nginx"}, minPaths: 5},
 		{
-			name:     "shell/ffmpeg/imagemagick/graphviz/git/vim/w3m/nodejs",
-			packages: append([]string{"ffmpeg", "imagemagick", "graphviz", "git", "vim", "w3m", "nodejs"}, shellPackages...), minPaths: 250,
+			name: "shell/ffmpeg/imagemagick/graphviz/git/vim/w3m/nodejs",
+			packages: append(
+				[]string{"ffmpeg", "imagemagick", "graphviz", "git", "vim", "w3m", "nodejs"},
+				shellPackages...), minPaths: 250,
 		},
 		{
-			name:     "1demo/7zz/upperpackages.hlint/dotted.demo/files-demo/perlpackages.json",
-			packages: []string{"_1demo", "_7zz", "upperPackages.HLint", `"dotted.demo"`, "files-demo", "perlPackages.JSON"}, minPaths: 15,
+			name: "1demo/7zz/upperpackages.hlint/dotted.demo/files-demo/perlpackages.json",
+			packages: []string{
+				"_1demo", "_7zz", "upperPackages.HLint", `"dotted.demo"`, "files-demo", "perlPackages.JSON",
+			}, minPaths: 15,
 		},
 	}
 	diffIDs := make(map[string][]digest.Digest) // of the first compression
@@ -84,7 +88,8 @@ func TestImages(t *testing.T) {
 	}
 }
 
-// checkDockerForm checks what clients get that do not know OCI: the same image, or, where Docker has no form of its layers, nothing.
+// checkDockerForm checks what clients get that do not know OCI: the same image, or, where Docker
+// has no form of its layers, nothing.
 func checkDockerForm(t *testing.T, r *Registry, image Image, layerType string) {
 	t.Helper()
 	status, header, body, err := r.Get(t.Context(), "/v2/"+image.Name+"/manifests/latest", dockerManifest)
@@ -115,7 +120,8 @@ func checkDockerForm(t *testing.T, r *Registry, image Image, layerType string) {
 		t.Errorf("Docker's form has the digest %s, the header is %v", own, header)
 	}
 	status, header, again, err := r.Get(t.Context(), "/v2/"+image.Name+"/manifests/"+own.String(), dockerManifest)
-	if err != nil || status != http.StatusOK || header.Get("Content-Type") != dockerManifest || !bytes.Equal(again, body) {
+	if err != nil || status != http.StatusOK || header.Get("Content-Type") != dockerManifest ||
+		!bytes.Equal(again, body) {
 		t.Errorf("Docker's form by digest: status %d, %v, %d bytes, %v", status, header, len(again), err)
 	}
 }
@@ -181,24 +187,61 @@ func TestChecksOfLayers(t *testing.T) {
 		same    bool   // files have the same content
 		want    string // in the error; empty: none
 	}{
-		{name: "whole", entries: layer(dir(base+"/a", 0o555), file(base+"/a/b"), file(base+"/a.b"), link(base+"/c", base+"/a/b"))},
+		{
+			name:    "whole",
+			entries: layer(dir(base+"/a", 0o555), file(base+"/a/b"), file(base+"/a.b"), link(base+"/c", base+"/a/b")),
+		},
 		{name: "no parent", entries: layer(file(base + "/a/b")), want: "its directory is not in the layer"},
-		{name: "parent later", entries: layer(file(base+"/a/b"), dir(base+"/a", 0o555)), want: "its directory is not in the layer"},
+		{
+			name: "parent later", entries: layer(file(base+"/a/b"), dir(base+"/a", 0o555)),
+			want: "its directory is not in the layer",
+		},
 		{name: "not sorted", entries: layer(file(base+"/b"), file(base+"/a")), want: "follows"},
 		{name: "twice", entries: layer(file(base+"/a"), file(base+"/a")), want: "follows"},
 		{name: "absolute", entries: layer(file("/" + base)), want: "follows"},
 		{name: "climbing", entries: layer(file(base + "/../a")), want: "follows"},
-		{name: "owner", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Uid = 30001 })), want: "owner 30001:0"},
-		{name: "group", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Gname = "nixbld" })), want: "nixbld"},
-		{name: "time", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.ModTime = time.Unix(2, 0) })), want: "time"},
-		{name: "setuid", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Mode = 0o4555 })), want: "mode 4555"},
-		{name: "writable", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Mode = 0o644 })), want: "mode 644"},
-		{name: "device", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Typeflag = tar.TypeChar })), want: "type '3'"},
+		{
+			name: "owner", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Uid = 30001 })),
+			want: "owner 30001:0",
+		},
+		{
+			name:    "group",
+			entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Gname = "nixbld" })),
+			want:    "nixbld",
+		},
+		{
+			name:    "time",
+			entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.ModTime = time.Unix(2, 0) })),
+			want:    "time",
+		},
+		{
+			name: "setuid", entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Mode = 0o4555 })),
+			want: "mode 4555",
+		},
+		{
+			name:    "writable",
+			entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Mode = 0o644 })),
+			want:    "mode 644",
+		},
+		{
+			name:    "device",
+			entries: layer(changed(file(base+"/a"), func(h *tar.Header) { h.Typeflag = tar.TypeChar })),
+			want:    "type '3'",
+		},
 		{name: "extended attribute", entries: layer(changed(file(base+"/a"), func(h *tar.Header) {
 			h.PAXRecords = map[string]string{"SCHILY.xattr.user.a": "b"}
 		})), want: "SCHILY.xattr.user.a"},
-		{name: "hard link forwards", entries: layer(link(base+"/a", base+"/b"), file(base+"/b")), want: "no earlier file"},
-		{name: "hard link of another mode", entries: layer(file(base+"/a"), changed(link(base+"/b", base+"/a"), func(h *tar.Header) { h.Mode = 0o555 })), want: "no earlier file"},
+		{
+			name: "hard link forwards", entries: layer(link(base+"/a", base+"/b"), file(base+"/b")),
+			want: "no earlier file",
+		},
+		{
+			name: "hard link of another mode",
+			entries: layer(
+				file(base+"/a"), changed(link(base+"/b", base+"/a"), func(h *tar.Header) { h.Mode = 0o555 }),
+			),
+			want: "no earlier file",
+		},
 		{name: "equal files", entries: layer(file(base+"/a"), file(base+"/b")), same: true, want: "again"},
 		{name: "path missing", entries: layer()[:2], want: "is missing"},
 		{name: "path too many", entries: layer(dir(base+"-doc", 0o555)), want: "is in none of the layer's store paths"},
@@ -208,7 +251,8 @@ func TestChecksOfLayers(t *testing.T) {
 			if err == nil {
 				err = checkStorePaths(entries, []store.Path{"/" + base})
 			}
-			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			if test.want == "" && err != nil ||
+				test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("the error is %v, want %q", err, test.want)
 			}
 		})
@@ -241,8 +285,11 @@ func TestComparisonWithStore(t *testing.T) {
 		{"a file for a directory", "", &tar.Header{Typeflag: tar.TypeReg}, "", "is no directory"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			err := compareWithFile(layerEntry{test.header, sha256.Sum256([]byte(test.content))}, filepath.Join(dir, test.of))
-			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			err := compareWithFile(
+				layerEntry{test.header, sha256.Sum256([]byte(test.content))}, filepath.Join(dir, test.of),
+			)
+			if test.want == "" && err != nil ||
+				test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("the error is %v, want %q", err, test.want)
 			}
 		})

@@ -23,7 +23,9 @@ func (r *Registry) nix(args ...string) (stdout, stderr string, err error) {
 	if _, err := shared.binary(); err != nil {
 		r.t.Fatal(err)
 	}
-	return TryExec(r.t.Context(), "env", slices.Concat(r.Env, []string{"registry", "nix", "--config", r.ConfigFile()}, args)...)
+	return TryExec(
+		r.t.Context(), "env",
+		slices.Concat(r.Env, []string{"registry", "nix", "--config", r.ConfigFile()}, args)...)
 }
 
 // TestNixBuild fills the storage of a registry that does not run yet, and then of one that runs.
@@ -66,7 +68,8 @@ func TestNixBuild(t *testing.T) {
 		}
 	}
 
-	// Beside the registry. What somebody pushed stays; what is there stays until the package set changes.
+	// Beside the registry. What somebody pushed stays; what is there stays until the package set
+	// changes.
 	Exec(t, "crane", "copy", "--insecure", r.Ref("sleeps.s0"), r.Ref("quick:v1"))
 	want := []string{line("quick:latest", quick.Digest, "unchanged"), line("quick:v1", sleeps.Digest, "pushed")}
 	if got, _ := build("quick", "quick:v1"); !slices.Equal(got, want) {
@@ -75,7 +78,8 @@ func TestNixBuild(t *testing.T) {
 	Write(t, filepath.Join(packages, "text"), "changed")
 	got, _ := build("quick")
 	changed := r.Pull(t, "quick")
-	if want := []string{line("quick:latest", changed.Digest, "built")}; !slices.Equal(got, want) || changed.Digest == quick.Digest {
+	if want := []string{line("quick:latest", changed.Digest, "built")}; !slices.Equal(got, want) ||
+		changed.Digest == quick.Digest {
 		t.Errorf("stdout is %q, want %q, and not %s as before", got, want, quick.Digest)
 	}
 	if strings.Contains(r.Log(), logBuilt) {
@@ -92,7 +96,10 @@ func TestNixRefusals(t *testing.T) {
 		args          []string
 		want          string
 	}{
-		{"read-only mode", "storage.maintenance.readonly.enabled=true", []string{"build", "quick"}, "storage.maintenance.readonly.enabled: "},
+		{
+			"read-only mode", "storage.maintenance.readonly.enabled=true", []string{"build", "quick"},
+			"storage.maintenance.readonly.enabled: ",
+		},
 		{"a storage that does not last", `storage={"inmemory": {}}`, []string{"layout"}, "storage.inmemory: "},
 		{"a faulty configuration", "nix.shell=3", []string{"layout"}, "options.shell: 3 is not a list"},
 		{"no stanza", `middleware={}`, []string{"build", "quick"}, "there is no stanza with the name nix"},
@@ -101,13 +108,17 @@ func TestNixRefusals(t *testing.T) {
 		{"no name", "nix.names.prefix=nix", []string{"build"}, "requires at least 1 arg"},
 		{"no such command", "nix.names.prefix=nix", []string{"frobnicate"}, "unknown command"},
 		{"no such package", "nix.names.prefix=nix", []string{"layout", "quicj"}, "there is no package quicj"},
-		{"a part of a package", "nix.names.prefix=nix", []string{"layout", "quick.builder"}, "is a part of the package quick"},
+		{
+			"a part of a package", "nix.names.prefix=nix", []string{"layout", "quick.builder"},
+			"is a part of the package quick",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r := NewRegistry(t, packages, test.setting)
 			stdout, stderr, err := r.nix(test.args...)
-			if err == nil || stdout != "" || !strings.Contains(stderr, test.want) || strings.Contains(stderr, "goroutine") {
+			if err == nil || stdout != "" || !strings.Contains(stderr, test.want) ||
+				strings.Contains(stderr, "goroutine") {
 				t.Errorf("%v, %q, %s\nwant an error with %q", err, stdout, stderr, test.want)
 			}
 		})
@@ -141,7 +152,8 @@ func TestNixBuildInterrupted(t *testing.T) {
 		_ = command.Process.Signal(syscall.SIGKILL)
 		t.Fatalf("it has not ended: %v", <-ended)
 	}
-	if command.ProcessState.ExitCode() != 1 || stdout.Len() > 0 || !strings.HasSuffix(stderr.String(), "interrupted\n") {
+	if command.ProcessState.ExitCode() != 1 || stdout.Len() > 0 ||
+		!strings.HasSuffix(stderr.String(), "interrupted\n") {
 		t.Errorf("%v, %q, %s", err, stdout.String(), stderr)
 	}
 }
@@ -173,11 +185,15 @@ func (w *watched) String() string {
 	return w.content.String()
 }
 
-// TestPrebuild has a registry build images by itself, again when the package set has changed, and say what fails.
+// TestPrebuild has a registry build images by itself, again when the package set has changed, and
+// say what fails.
 func TestPrebuild(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
-	r := StartRegistry(t, "nix.packages.path="+packages, `nix.prebuild=["fails", "quick", "sleeps.s1:latest"]`, "nix.refresh=1s")
+	r := StartRegistry(
+		t, "nix.packages.path="+packages, `nix.prebuild=["fails", "quick", "sleeps.s1:latest"]`,
+		"nix.refresh=1s",
+	)
 	r.AwaitLog(logBuilt, 2)
 	r.AwaitLog("nix: fails can't be prebuilt, trying again in 1s", 1)
 	for _, want := range []string{"quick:latest", "sleeps.s1:latest", "fails:latest"} {
@@ -206,7 +222,10 @@ func TestPrebuild(t *testing.T) {
 // A registry serves clients while it prebuilds, and ends when it is told to.
 func TestPrebuildStandsBack(t *testing.T) {
 	t.Parallel()
-	r := StartRegistry(t, "nix.packages.path="+FreshPackages(t), `nix.prebuild=["sleeps.s119"]`, "nix.build.queue=0", "nix.build.perclient=1")
+	r := StartRegistry(
+		t, "nix.packages.path="+FreshPackages(t), `nix.prebuild=["sleeps.s119"]`, "nix.build.queue=0",
+		"nix.build.perclient=1",
+	)
 	r.AwaitLog(logBuilding, 1)
 	r.CheckWhole(t, r.Pull(t, "quick"))
 	if got := strings.Count(r.Log(), logBuilt); got != 1 {
@@ -228,9 +247,22 @@ func TestPrebuildNotifies(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			events := newListener(t)
-			r := NewRegistry(t, "nix.packages.path="+FreshPackages(t), test.setting, "notifications="+mustJSON(t, map[string]any{
-				"endpoints": []any{map[string]any{"name": "test", "url": events.server.URL, "timeout": "5s", "threshold": 3, "backoff": "100ms"}},
-			}))
+			r := NewRegistry(
+				t,
+				"nix.packages.path="+FreshPackages(t),
+				test.setting,
+				"notifications="+mustJSON(t, map[string]any{
+					"endpoints": []any{
+						map[string]any{
+							"name":      "test",
+							"url":       events.server.URL,
+							"timeout":   "5s",
+							"threshold": 3,
+							"backoff":   "100ms",
+						},
+					},
+				}),
+			)
 			if test.command {
 				if _, stderr, err := r.nix("build", "quick"); err != nil {
 					t.Fatal(err, stderr)
@@ -266,7 +298,8 @@ func (r *Registry) layout() (segments []string) {
 	return segments
 }
 
-// TestLayout asks registries for the same images in different orders. They differ, unless the layout was computed before.
+// TestLayout asks registries for the same images in different orders. They differ, unless the
+// layout was computed before.
 func TestLayout(t *testing.T) {
 	t.Parallel()
 	images := []string{"hello", "git", "curl", "htop", "nano"}
@@ -297,7 +330,9 @@ func TestLayout(t *testing.T) {
 	names := append([]string{"layout", "--build", "cacert", "iana-etc"}, images...)
 	for _, r := range []*Registry{first, second} {
 		stdout, stderr, err := r.nix(names...)
-		if err != nil || !regexp.MustCompile(`^[0-9a-f]{64}: 7 packages with \d+ store paths, [1-9]\d* entries added, 0 known$`).MatchString(stdout) {
+		if err != nil ||
+			!regexp.MustCompile(`^[0-9a-f]{64}: 7 packages with \d+ store paths, [1-9]\d* entries added, 0 known$`).
+				MatchString(stdout) {
 			t.Fatalf("%v, %q, %s", err, stdout, stderr)
 		}
 	}
@@ -329,13 +364,17 @@ func TestLayoutWhole(t *testing.T) {
 	}
 	var revision string
 	var packages, paths, added, known int
-	if _, err := fmt.Sscanf(stdout, "%s %d packages with %d store paths, %d entries added, %d known", &revision, &packages, &paths, &added, &known); err != nil {
+	if _, err := fmt.Sscanf(
+		stdout, "%s %d packages with %d store paths, %d entries added, %d known", &revision, &packages,
+		&paths, &added, &known,
+	); err != nil {
 		t.Fatalf("%q: %v", stdout, err)
 	}
 	if packages == 0 || paths == 0 || known == 0 || added+known > paths {
 		t.Errorf("stdout is %q", stdout)
 	}
-	if !regexp.MustCompile(`names are skipped that give no package, and [1-9]\d* packages that are denied`).MatchString(stderr) {
+	if !regexp.MustCompile(`names are skipped that give no package, and [1-9]\d* packages that are denied`).
+		MatchString(stderr) {
 		t.Errorf("stderr does not tell of denied packages:\n%s", stderr)
 	}
 	if after := len(r.layout()); added > 0 && after != before+1 {
@@ -356,8 +395,14 @@ func TestLayoutOfBinaryCache(t *testing.T) {
 		absent  string
 		fetches bool
 	}{
-		{"asked", []string{"layout", "quick", "sleeps.s0"}, ": 1 packages with 2 store paths, 2 entries added, 0 known", "1 packages are skipped", false},
-		{"built", []string{"layout", "--build", "quick", "sleeps.s0", "fails"}, ": 2 packages with 3 store paths, 3 entries added, 0 known", "fails is left out: ", true},
+		{
+			"asked", []string{"layout", "quick", "sleeps.s0"},
+			": 1 packages with 2 store paths, 2 entries added, 0 known", "1 packages are skipped", false,
+		},
+		{
+			"built", []string{"layout", "--build", "quick", "sleeps.s0", "fails"},
+			": 2 packages with 3 store paths, 3 entries added, 0 known", "fails is left out: ", true,
+		},
 	} {
 		r := NewRegistry(t, settings...)
 		stdout, stderr, err := r.nix(test.args...)
@@ -365,7 +410,10 @@ func TestLayoutOfBinaryCache(t *testing.T) {
 			t.Errorf("%s: %v, %q, %s\nwant %q and %q", test.name, err, stdout, stderr, test.want, test.absent)
 		}
 		asked := cache.requests(`^/nar/|\.narinfo$`)
-		if gave := slices.ContainsFunc(asked, func(path string) bool { return strings.HasPrefix(path, "/nar/") }); len(asked) == 0 || gave != test.fetches {
+		if gave := slices.ContainsFunc(asked, func(path string) bool { return strings.HasPrefix(path, "/nar/") }); len(
+			asked,
+		) == 0 ||
+			gave != test.fetches {
 			t.Errorf("%s: the cache was asked for %q", test.name, asked)
 		}
 	}
@@ -373,7 +421,8 @@ func TestLayoutOfBinaryCache(t *testing.T) {
 	// An answer is better than a guess.
 	cache.setDown(true)
 	r := NewRegistry(t, settings...)
-	if stdout, stderr, err := r.nix("layout", "sleeps.s1"); err == nil || stdout != "" || !strings.Contains(stderr, cache.url) {
+	if stdout, stderr, err := r.nix("layout", "sleeps.s1"); err == nil || stdout != "" ||
+		!strings.Contains(stderr, cache.url) {
 		t.Errorf("while the cache is down: %v, %q, %s", err, stdout, stderr)
 	}
 	if segments := r.layout(); len(segments) > 0 {

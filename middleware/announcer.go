@@ -16,18 +16,21 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// announceTime is how long the end waits for the last events to be delivered. An endpoint that is down is tried for ever.
+// announceTime is how long the end waits for the last events to be delivered. An endpoint that is
+// down is tried for ever.
 const announceTime = 10 * time.Second
 
-// An announcer notifies the registry's endpoints of what is stored while no client asks. For requests, the registry does that itself, with
-// endpoints that it keeps to itself; these are others of the same configuration.
+// An announcer notifies the registry's endpoints of what is stored while no client asks. For
+// requests, the registry does that itself, with endpoints that it keeps to itself; these are others
+// of the same configuration.
 type announcer struct {
 	endpoints []*notifications.Endpoint
 	listeners []notifications.Listener
 }
 
-// newAnnouncer reads the section notifications. Events name neither an actor nor a request. Their URLs begin with http.host, and
-// are paths where that is not set, as no request says what the registry is called.
+// newAnnouncer reads the section notifications. Events name neither an actor nor a request. Their
+// URLs begin with http.host, and are paths where that is not set, as no request says what the
+// registry is called.
 func newAnnouncer(ctx context.Context, config *configuration.Configuration) (announcer, error) {
 	var a announcer
 	root, err := url.Parse(config.HTTP.Host)
@@ -52,7 +55,13 @@ func newAnnouncer(ctx context.Context, config *configuration.Configuration) (ann
 		})
 		a.endpoints = append(a.endpoints, endpoint)
 		a.listeners = append(a.listeners, notifications.NewBridge(
-			urls, source, notifications.ActorRecord{}, notifications.RequestRecord{}, endpoint, config.Notifications.EventConfig.IncludeReferences))
+			urls,
+			source,
+			notifications.ActorRecord{},
+			notifications.RequestRecord{},
+			endpoint,
+			config.Notifications.EventConfig.IncludeReferences,
+		))
 	}
 	return a, nil
 }

@@ -23,11 +23,14 @@ const (
 	buildNone = "none"
 )
 
-// controllerKey is where the access controller leaves itself in the options that the registry hands to it. No YAML key can be it.
+// controllerKey is where the access controller leaves itself in the options that the registry hands
+// to it. No YAML key can be it.
 const controllerKey = "\x00controller"
 
 // errNoBuilds is that an image would have to be built and nothing is built for pulls.
-var errNoBuilds = nixbuilder.Errorf(nixbuilder.NotFound, "it is not stored, and this registry builds nothing because somebody pulls it")
+var errNoBuilds = nixbuilder.Errorf(
+	nixbuilder.NotFound, "it is not stored, and this registry builds nothing because somebody pulls it",
+)
 
 // needsLogin is that an image would have to be built and the client has not logged in.
 type needsLogin struct {
@@ -38,7 +41,8 @@ func (needsLogin) Error() string {
 	return "the image is not there yet, and has to be built, which this registry does for users alone: log in"
 }
 
-// An anonymousPull is an access controller that lets everybody pull, and leaves to another one all else, and whoever has credentials.
+// An anonymousPull is an access controller that lets everybody pull, and leaves to another one all
+// else, and whoever has credentials.
 type anonymousPull struct {
 	auth.AccessController
 	build  string
@@ -66,7 +70,8 @@ type anonymousPullOptions struct {
 	options      map[string]any
 }
 
-// parseAnonymousPull tells all that is wrong with options, joined, each fault beginning with the key.
+// parseAnonymousPull tells all that is wrong with options, joined, each fault beginning with the
+// key.
 func parseAnonymousPull(options map[string]any) (parsed anonymousPullOptions, err error) {
 	const section = "auth." + anonymousPullName
 	parsed.build = buildUser
@@ -85,7 +90,10 @@ func parseAnonymousPull(options map[string]any) (parsed anonymousPullOptions, er
 			named, ok := namedKeys(value).(map[string]any)
 			switch {
 			case key == anonymousPullName || !ok && value != nil:
-				fault(".%s: is not another access controller with its options, such as htpasswd: {realm: …, path: …}", key)
+				fault(
+					".%s: is not another access controller with its options, such as htpasswd: {realm: …, path: …}",
+					key,
+				)
 			case parsed.inner != "":
 				fault(".%s: is a second access controller beside %s: leave one of the two", key, parsed.inner)
 			}
@@ -107,8 +115,9 @@ func anonymousPullFaults(config *configuration.Configuration) []error {
 	return prefixed("", err)
 }
 
-// Authorized implements auth.AccessController. Whoever gives credentials is who they say, or nobody: wrong ones are refused, so that nobody finds out late.
-// The base of the API, /v2/, asks for no access: without the challenge there, clients never send the credentials that they have.
+// Authorized implements auth.AccessController. Whoever gives credentials is who they say, or
+// nobody: wrong ones are refused, so that nobody finds out late. The base of the API, /v2/, asks
+// for no access: without the challenge there, clients never send the credentials that they have.
 func (a *anonymousPull) Authorized(request *http.Request, access ...auth.Access) (*auth.Grant, error) {
 	if a.tokens != nil {
 		request = a.tokens.opened(request)
@@ -123,7 +132,8 @@ func (a *anonymousPull) Authorized(request *http.Request, access ...auth.Access)
 	return grant, err
 }
 
-// isAnonymous tells whether a request has no credentials. Some clients that have none send an empty user with an empty password.
+// isAnonymous tells whether a request has no credentials. Some clients that have none send an empty
+// user with an empty password.
 func isAnonymous(request *http.Request) bool {
 	if user, password, ok := request.BasicAuth(); ok {
 		return user == "" && password == ""
@@ -140,7 +150,8 @@ func isPull(access []auth.Access) bool {
 	return len(access) > 0
 }
 
-// barred is why nothing is built for a user, who is empty if nobody has logged in; nil: what he asks for is.
+// barred is why nothing is built for a user, who is empty if nobody has logged in; nil: what he
+// asks for is.
 func (s *Service) barred(user string, request *http.Request, response http.ResponseWriter, repository string) error {
 	controller, ok := s.config.Auth.Parameters()[controllerKey].(*anonymousPull)
 	switch {

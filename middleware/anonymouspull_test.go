@@ -25,37 +25,66 @@ func TestParseAnonymousPull(t *testing.T) {
 	}{
 		{name: "default", options: map[string]any{"htpasswd": htpasswd}, build: buildUser},
 		{name: "any", options: map[string]any{"htpasswd": htpasswd, "build": "any"}, build: buildAny},
-		{name: "a value that is none", options: map[string]any{"htpasswd": htpasswd, "build": "all"}, want: []string{"auth.anonymouspull.build: all is not one of"}},
-		{name: "a boolean", options: map[string]any{"htpasswd": htpasswd, "build": true}, want: []string{"auth.anonymouspull.build: true is not one of"}},
-		{name: "nobody's", options: map[string]any{"build": "any"}, want: []string{"auth.anonymouspull: names no access controller"}},
-		{name: "two", options: map[string]any{"htpasswd": htpasswd, "token": htpasswd}, want: []string{"auth.anonymouspull.token: is a second access controller"}},
-		{name: "itself", options: map[string]any{"anonymouspull": htpasswd}, want: []string{"auth.anonymouspull.anonymouspull: is not another"}},
-		{name: "a text", options: map[string]any{"htpasswd": "/etc/htpasswd"}, want: []string{"auth.anonymouspull.htpasswd: is not another access controller with"}},
+		{
+			name: "a value that is none", options: map[string]any{"htpasswd": htpasswd, "build": "all"},
+			want: []string{"auth.anonymouspull.build: all is not one of"},
+		},
+		{
+			name: "a boolean", options: map[string]any{"htpasswd": htpasswd, "build": true},
+			want: []string{"auth.anonymouspull.build: true is not one of"},
+		},
+		{
+			name: "nobody's", options: map[string]any{"build": "any"},
+			want: []string{"auth.anonymouspull: names no access controller"},
+		},
+		{
+			name: "two", options: map[string]any{"htpasswd": htpasswd, "token": htpasswd},
+			want: []string{"auth.anonymouspull.token: is a second access controller"},
+		},
+		{
+			name: "itself", options: map[string]any{"anonymouspull": htpasswd},
+			want: []string{"auth.anonymouspull.anonymouspull: is not another"},
+		},
+		{
+			name: "a text", options: map[string]any{"htpasswd": "/etc/htpasswd"},
+			want: []string{"auth.anonymouspull.htpasswd: is not another access controller with"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			config := &configuration.Configuration{Auth: configuration.Auth{"anonymouspull": test.options}}
 			faults := anonymousPullFaults(config)
-			if len(faults) != len(test.want) || !slices.EqualFunc(faults, test.want, func(fault error, want string) bool { return strings.HasPrefix(fault.Error(), want) }) {
+			if len(faults) != len(test.want) ||
+				!slices.EqualFunc(
+					faults, test.want,
+					func(fault error, want string) bool { return strings.HasPrefix(fault.Error(), want) },
+				) {
 				t.Errorf("the faults are %v, want %v", faults, test.want)
 			}
-			if parsed, err := parseAnonymousPull(test.options); err == nil && (parsed.build != test.build || parsed.inner != "htpasswd" || parsed.options["realm"] != "test") {
+			if parsed, err := parseAnonymousPull(test.options); err == nil &&
+				(parsed.build != test.build || parsed.inner != "htpasswd" || parsed.options["realm"] != "test") {
 				t.Errorf("got %+v", parsed)
 			}
 		})
 	}
 }
 
-// TestTokensAreForPasswords gives tokens where the other access controller wants passwords, and leaves alone the challenges of one that has tokens of its own.
+// TestTokensAreForPasswords gives tokens where the other access controller wants passwords, and
+// leaves alone the challenges of one that has tokens of its own.
 func TestTokensAreForPasswords(t *testing.T) {
 	for name, test := range map[string]struct {
 		options   map[string]any
 		challenge string
 	}{
-		"htpasswd": {map[string]any{"realm": "test", "path": filepath.Join(t.TempDir(), "htpasswd")}, `Bearer realm="https://registry.example.org/v2/token",service="anonymouspull"`},
-		"silly":    {map[string]any{"realm": "test", "service": "other"}, `Bearer realm="test",service="other"`},
+		"htpasswd": {
+			map[string]any{"realm": "test", "path": filepath.Join(t.TempDir(), "htpasswd")},
+			`Bearer realm="https://registry.example.org/v2/token",service="anonymouspull"`,
+		},
+		"silly": {map[string]any{"realm": "test", "service": "other"}, `Bearer realm="test",service="other"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			config := &configuration.Configuration{Auth: configuration.Auth{anonymousPullName: configuration.Parameters{name: test.options}}}
+			config := &configuration.Configuration{
+				Auth: configuration.Auth{anonymousPullName: configuration.Parameters{name: test.options}},
+			}
 			config.HTTP.Host = "https://registry.example.org"
 			controller, err := auth.GetAccessController(anonymousPullName, config.Auth.Parameters())
 			if err != nil {
@@ -113,7 +142,8 @@ func TestTokensEnd(t *testing.T) {
 		"cut":              {mine, token[:5], false},
 		"none":             {mine, "", false},
 	} {
-		if what, ok := test.by.unseal(test.token); ok != test.want || ok && (what.User != "ada" || what.Password != "lovelace") {
+		if what, ok := test.by.unseal(test.token); ok != test.want ||
+			ok && (what.User != "ada" || what.Password != "lovelace") {
 			t.Errorf("%s: %t, want %t", name, ok, test.want)
 		}
 	}

@@ -20,8 +20,8 @@ const (
 	retryUnavailable = 30 * time.Second
 )
 
-// codeHold sends a client to the same URL again. Container tools follow redirects at once, and give up on an answer that does not begin
-// within 30 s.
+// codeHold sends a client to the same URL again. Container tools follow redirects at once, and give
+// up on an answer that does not begin within 30 s.
 var codeHold = errcode.Register("nix", errcode.ErrorDescriptor{
 	Value:          "BUILDING",
 	Message:        "the image is being built",
@@ -41,8 +41,8 @@ func publicText(err error) string {
 	return "it can't be built at the moment, see the registry's log"
 }
 
-// explain turns whatever kept a pull from its image into what the registry answers, and sets the headers that belong to it. What is
-// the operator's to know is logged here, and nowhere else.
+// explain turns whatever kept a pull from its image into what the registry answers, and sets the
+// headers that belong to it. What is the operator's to know is logged here, and nowhere else.
 func (s *Service) explain(name string, p pull, err error) error {
 	retry := func(after time.Duration) { p.header.Set("Retry-After", strconv.Itoa(int(after.Seconds()))) }
 	if asked := (*nixbuilder.Error)(nil); errors.As(err, &asked) {
@@ -77,7 +77,9 @@ func (s *Service) explain(name string, p pull, err error) error {
 		return codeHold
 	case errors.Is(err, errHold):
 		retry(retryUnavailable)
-		return errcode.ErrorCodeUnavailable.WithMessage("the image is still being built, and will be there when it is done: ask again")
+		return errcode.ErrorCodeUnavailable.WithMessage(
+			"the image is still being built, and will be there when it is done: ask again",
+		)
 	case errors.Is(err, context.Canceled):
 		return errcode.ErrorCodeUnavailable // nobody reads it
 	}

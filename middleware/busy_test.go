@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// The process is set to building while there is a build, as long as nobody has set it to anything else.
+// The process is set to building while there is a build, as long as nobody has set it to anything
+// else.
 func TestBusy(t *testing.T) {
 	defer debug.SetGCPercent(int(garbage()))
 	defer runtime.SetDefaultGOMAXPROCS()
@@ -22,7 +23,10 @@ func TestBusy(t *testing.T) {
 	}{
 		{"usual", "", runtime.NumCPU(), usualGarbage, busyThreads * runtime.NumCPU(), busyGarbage},
 		{"another number of cores", "", runtime.NumCPU() + 1, usualGarbage, runtime.NumCPU() + 1, busyGarbage},
-		{"a number that somebody has set", strconv.Itoa(runtime.NumCPU()), runtime.NumCPU(), usualGarbage, runtime.NumCPU(), busyGarbage},
+		{
+			"a number that somebody has set", strconv.Itoa(runtime.NumCPU()), runtime.NumCPU(), usualGarbage,
+			runtime.NumCPU(), busyGarbage,
+		},
 		{"another limit of garbage", "", runtime.NumCPU(), 30, busyThreads * runtime.NumCPU(), 30},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -13,11 +13,14 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// clientBits is how much of an IPv6 address tells clients apart: who has one address has all that begin so.
+// clientBits is how much of an IPv6 address tells clients apart: who has one address has all that
+// begin so.
 const clientBits = 64
 
-// clientOf tells which client a request comes from: the peer's address, unless that is a proxy that is trusted; then the last address that such proxies
-// say, and that is not itself one of them. What stands before that in X-Forwarded-For was said by the client. X-Real-Ip is for proxies that don't write that.
+// clientOf tells which client a request comes from: the peer's address, unless that is a proxy that
+// is trusted; then the last address that such proxies say, and that is not itself one of them. What
+// stands before that in X-Forwarded-For was said by the client. X-Real-Ip is for proxies that don't
+// write that.
 func clientOf(request *http.Request, trusted []netip.Prefix) string {
 	peer, err := netip.ParseAddrPort(request.RemoteAddr)
 	if err != nil {
@@ -69,10 +72,12 @@ const (
 	newKept     = 50_000
 )
 
-// newMemory is how long an image stays new to a client that has asked for it. Clients ask for the same one again and again while it is built.
+// newMemory is how long an image stays new to a client that has asked for it. Clients ask for the
+// same one again and again while it is built.
 const newMemory = 10 * time.Minute
 
-// A rate bounds how many images that are not stored clients ask for, each by itself: so many in an hour, which may come at once. It is safe for concurrent use.
+// A rate bounds how many images that are not stored clients ask for, each by itself: so many in an
+// hour, which may come at once. It is safe for concurrent use.
 type rate struct {
 	perHour int
 
@@ -90,7 +95,8 @@ func newRate(perHour int) (*rate, error) {
 	return &rate{perHour: perHour, left: left, asked: asked}, err
 }
 
-// ask counts an image that is not stored, once for each client that asks for it. The error is of kind Busy and says how long to wait.
+// ask counts an image that is not stored, once for each client that asks for it. The error is of
+// kind Busy and says how long to wait.
 func (r *rate) ask(client, image string, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,8 +112,11 @@ func (r *rate) ask(client, image string, now time.Time) error {
 	reserved := limiter.ReserveN(now, 1)
 	if after := reserved.DelayFrom(now); after > 0 {
 		reserved.CancelAt(now)
-		return busyFor{after.Truncate(time.Second) + time.Second, nixbuilder.Errorf(nixbuilder.Busy,
-			"you have asked for as many images that were not there yet as one client may in an hour, %d (build.newperhour): try again later", r.perHour)}
+		return busyFor{after.Truncate(time.Second) + time.Second, nixbuilder.Errorf(
+			nixbuilder.Busy,
+			"you have asked for as many images that were not there yet as one client may in an hour, %d (build.newperhour): try again later",
+			r.perHour,
+		)}
 	}
 	r.asked.Add(key, now)
 	return nil

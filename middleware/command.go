@@ -14,8 +14,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
-// Open gives a Service that Setup made the storage of its configuration, without a registry that serves it. It then works beside whatever registries
-// do serve it. What it has begun ends with Close; ctx is for opening alone.
+// Open gives a Service that Setup made the storage of its configuration, without a registry that
+// serves it. It then works beside whatever registries do serve it. What it has begun ends with
+// Close; ctx is for opening alone.
 func (s *Service) Open(ctx context.Context) (err error) {
 	switch {
 	case s.readOnly:
@@ -27,8 +28,8 @@ func (s *Service) Open(ctx context.Context) (err error) {
 	if s.config.HTTP.Secret == "" {
 		s.config.HTTP.Secret = rand.Text() // for uploads of clients, of which there are none
 	}
-	// The registry's application is what knows how to open the storage, with its middleware and caches. It calls attach. What it says of
-	// itself while it does is about serving.
+	// The registry's application is what knows how to open the storage, with its middleware and
+	// caches. It calls attach. What it says of itself while it does is about serving.
 	level := logrus.GetLevel()
 	logrus.SetLevel(logrus.WarnLevel)
 	defer logrus.SetLevel(level)
@@ -41,8 +42,11 @@ func (s *Service) Open(ctx context.Context) (err error) {
 	return nil
 }
 
-// Layout computes how the packages of the set, as it is now, go into layers: see nixbuilder.Builder.Layout. It also returns the revision.
-func (s *Service) Layout(ctx context.Context, options nixbuilder.LayoutOptions) (revision string, layout nixbuilder.Layout, err error) {
+// Layout computes how the packages of the set, as it is now, go into layers: see
+// nixbuilder.Builder.Layout. It also returns the revision.
+func (s *Service) Layout(
+	ctx context.Context, options nixbuilder.LayoutOptions,
+) (revision string, layout nixbuilder.Layout, err error) {
 	pinned, err := s.builder.Pin(ctx, source.Latest)
 	if err != nil {
 		return "", layout, err
@@ -54,7 +58,8 @@ func (s *Service) Layout(ctx context.Context, options nixbuilder.LayoutOptions) 
 // Concurrency is how many images are worth having built at a time.
 func (s *Service) Concurrency() int { return s.options.Build.Concurrency }
 
-// How tells how packages are built on this machine, and what there is to be said against it, a line each.
+// How tells how packages are built on this machine, and what there is to be said against it, a line
+// each.
 func (s *Service) How(ctx context.Context) (lines []string, err error) {
 	err = s.beside(func(options nixbuilder.Options) error {
 		lines, err = nixbuilder.How(ctx, options)
@@ -63,8 +68,8 @@ func (s *Service) How(ctx context.Context) (lines []string, err error) {
 	return lines, err
 }
 
-// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is to be mended; err is that it can't be told here and now, for
-// want of Nix or of a remote.
+// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is to
+// be mended; err is that it can't be told here and now, for want of Nix or of a remote.
 func (s *Service) TryOut(ctx context.Context) (fault, err error) {
 	err = s.beside(func(options nixbuilder.Options) error {
 		fault, err = nixbuilder.Check(ctx, options)

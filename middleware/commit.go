@@ -18,8 +18,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// A target is the repository that an image is committed into. Its writes go through whatever wraps the repository, so that they are
-// notified like pushes.
+// A target is the repository that an image is committed into. Its writes go through whatever wraps
+// the repository, so that they are notified like pushes.
 type target struct {
 	distribution.Repository
 	blobs   distribution.BlobStatter // of the whole registry, never cached
@@ -30,7 +30,8 @@ type target struct {
 	mounted []v1.Descriptor // to be linked when the image is served
 }
 
-// Mount makes a blob that the registry has part of the image. It is false if the registry does not have it.
+// Mount makes a blob that the registry has part of the image. It is false if the registry does not
+// have it.
 func (t *target) Mount(ctx context.Context, dgst digest.Digest) (bool, error) {
 	stat, err := t.blobs.Stat(ctx, dgst)
 	if errors.Is(err, distribution.ErrBlobUnknown) {
@@ -46,15 +47,20 @@ func (t *target) Mount(ctx context.Context, dgst digest.Digest) (bool, error) {
 }
 
 const (
-	// heldBytes is how large a blob may be to be held in memory and stored in one piece. An upload asks the storage three times as often.
+	// heldBytes is how large a blob may be to be held in memory and stored in one piece. An upload
+	// asks the storage three times as often.
 	heldBytes = 1 << 20
 	// heldAtOnce is how many such blobs are being stored at a time.
 	heldAtOnce = 4
 )
 
-// Upload stores what write writes. Up to heldBytes are held in memory, and stored after Upload has returned: their digest is known, so that what
-// refers to them can be written meanwhile. What is larger is a stream. Nothing is kept of it if write fails.
-func (t *target) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error {
+// Upload stores what write writes. Up to heldBytes are held in memory, and stored after Upload has
+// returned: their digest is known, so that what refers to them can be written meanwhile. What is
+// larger is a stream. Nothing is kept of it if write fails.
+func (t *target) Upload(
+	ctx context.Context, write func(io.Writer) (digest.Digest, error),
+	done func(context.Context, error) error,
+) error {
 	var held []byte
 	var stream *upload // nil: all is held
 	dgst, err := write(writerFunc(func(p []byte) (int, error) {
@@ -153,10 +159,13 @@ func (u *upload) end(ctx context.Context, dgst digest.Digest, err error) error {
 	return errors.Join(err, u.blob.Cancel(context.WithoutCancel(ctx)))
 }
 
-// commit stores an image's configs and manifests, and the records of what built them and of the links that it is owed, and sees the last of its
-// layers stored. Then it tags: whoever sees a tag sees the image, and knows that it was built. What it left when it was killed before that, nobody sees.
+// commit stores an image's configs and manifests, and the records of what built them and of the
+// links that it is owed, and sees the last of its layers stored. Then it tags: whoever sees a tag
+// sees the image, and knows that it was built. What it left when it was killed before that, nobody
+// sees.
 func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Image, tags []string) error {
-	// The builder has just stored or found every blob. The registry would look for each of them again, one after the other.
+	// The builder has just stored or found every blob. The registry would look for each of them
+	// again, one after the other.
 	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification())
 	if err != nil {
 		return err
@@ -175,7 +184,9 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 		storing.Go(func() error { return putManifest(storingCtx, manifests, child) })
 	}
 	storing.Go(func() error { return putConfig(storingCtx, repo, image.Manifest) })
-	storing.Go(func() error { return putManifest(storingCtx, manifests, image.Manifest, distribution.WithTag(tags[0])) })
+	storing.Go(
+		func() error { return putManifest(storingCtx, manifests, image.Manifest, distribution.WithTag(tags[0])) },
+	)
 	record := built{
 		Source: image.Source, Revision: image.Revision, Nix: image.NixVersion, Index: len(image.Children) > 0, Missing: image.Missing, At: time.Now().UTC(), Form: s.form,
 	}
@@ -195,8 +206,11 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 	return tagging.Wait()
 }
 
-// tag has a tag stand for a manifest, unless it was pushed meanwhile, which is never replaced, or keep says that it is to stay what it is and it is whole.
-func (s *Service) tag(ctx context.Context, repo distribution.Repository, tag string, keep bool, manifest nixbuilder.Manifest) error {
+// tag has a tag stand for a manifest, unless it was pushed meanwhile, which is never replaced, or
+// keep says that it is to stay what it is and it is whole.
+func (s *Service) tag(
+	ctx context.Context, repo distribution.Repository, tag string, keep bool, manifest nixbuilder.Manifest,
+) error {
 	existing, pushed, err := s.lookUp(ctx, repo, tag)
 	if err != nil || pushed || keep && existing.digest != "" && !s.due(existing) {
 		return err
@@ -219,7 +233,10 @@ func putConfig(ctx context.Context, repo distribution.Repository, m nixbuilder.M
 	return nil
 }
 
-func putManifest(ctx context.Context, manifests distribution.ManifestService, m nixbuilder.Manifest, options ...distribution.ManifestServiceOption) error {
+func putManifest(
+	ctx context.Context, manifests distribution.ManifestService, m nixbuilder.Manifest,
+	options ...distribution.ManifestServiceOption,
+) error {
 	parsed, _, err := distribution.UnmarshalManifest(m.MediaType, m.Payload)
 	if err != nil {
 		return fmt.Errorf("parsing own manifest: %w", err)
@@ -234,9 +251,11 @@ func putManifest(ctx context.Context, manifests distribution.ManifestService, m 
 	return nil
 }
 
-// lookUp tells what a tag points to: a stored image that Nix built, or one that was pushed, or, with an empty digest and neither,
-// nothing.
-func (s *Service) lookUp(ctx context.Context, repo distribution.Repository, tag string) (image stored, pushed bool, err error) {
+// lookUp tells what a tag points to: a stored image that Nix built, or one that was pushed, or,
+// with an empty digest and neither, nothing.
+func (s *Service) lookUp(
+	ctx context.Context, repo distribution.Repository, tag string,
+) (image stored, pushed bool, err error) {
 	desc, err := repo.Tags(ctx).Get(ctx, tag)
 	if errors.As(err, new(distribution.ErrTagUnknown)) {
 		return stored{}, false, nil
@@ -258,18 +277,20 @@ type stored struct {
 	built
 }
 
-// built is what is remembered of a tag that Nix built: the record exists for just the digests that were built for it, so a
-// tag that points elsewhere was pushed.
+// built is what is remembered of a tag that Nix built: the record exists for just the digests that
+// were built for it, so a tag that points elsewhere was pushed.
 type built struct {
 	Source   string `json:"source"`
 	Revision string `json:"revision"`
 	// Nix is its version, which the image does not have: two hosts make the same image.
 	Nix string `json:"nix"`
-	// Index says that the tag is for an index, and Missing which platforms it lacks; At is when that was found out.
+	// Index says that the tag is for an index, and Missing which platforms it lacks; At is when
+	// that was found out.
 	Index   bool      `json:"index,omitempty"`
 	Missing []string  `json:"missing,omitempty"`
 	At      time.Time `json:"at"`
-	// Form is Options.form; empty in records from before there was one, which is believed to be the present one.
+	// Form is Options.form; empty in records from before there was one, which is believed to be the
+	// present one.
 	Form string `json:"form,omitempty"`
 }
 

@@ -14,7 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Blobs arrive whole, whatever their size and however they are written, and nothing is left of those that fail.
+// Blobs arrive whole, whatever their size and however they are written, and nothing is left of
+// those that fail.
 func TestUpload(t *testing.T) {
 	const piece = 256 << 10
 	broken := errors.New("broken")
@@ -81,7 +82,10 @@ func TestUpload(t *testing.T) {
 			case failing && (err == nil || readErr == nil || test.fail != nil && !errors.Is(err, test.fail)):
 				t.Errorf("the upload ends with %v, and what it was said to be can be read: %v", err, readErr)
 			case !failing && (err != nil || readErr != nil || !bytes.Equal(got, content)):
-				t.Errorf("the upload ends with %v; %d of %d bytes can be read, %v", err, len(got), len(content), readErr)
+				t.Errorf(
+					"the upload ends with %v; %d of %d bytes can be read, %v", err, len(got), len(content),
+					readErr,
+				)
 			}
 			if test.lie {
 				return // the registry refuses it, and keeps what it can look into

@@ -6,14 +6,16 @@ import (
 	"sync"
 )
 
-// commits are those that are under way, by repository. What they store is stored in any order, so a manifest can be there before all that it
-// refers to; who is notified of it, and asks at once, waits here. The zero value is none. It is safe for concurrent use.
+// commits are those that are under way, by repository. What they store is stored in any order, so a
+// manifest can be there before all that it refers to; who is notified of it, and asks at once,
+// waits here. The zero value is none. It is safe for concurrent use.
 type commits struct {
 	mu       sync.Mutex
 	underWay map[string][]chan struct{} // closed when the commit is over
 }
 
-// begin is called before a commit stores anything, and end when all is there, or was not stored. More calls of end do nothing.
+// begin is called before a commit stores anything, and end when all is there, or was not stored.
+// More calls of end do nothing.
 func (c *commits) begin(repository string) (end func()) {
 	over := make(chan struct{})
 	c.mu.Lock()

@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
-// gateQuiet is how long there must be nothing to make: images that are asked for one after the other are not held up by what each leaves to do.
+// gateQuiet is how long there must be nothing to make: images that are asked for one after the
+// other are not held up by what each leaves to do.
 const gateQuiet = 50 * time.Millisecond
 
-// A gate has links wait while images are being made: both wait for the same disk, and a client waits for the image. It is safe for concurrent use.
+// A gate has links wait while images are being made: both wait for the same disk, and a client
+// waits for the image. It is safe for concurrent use.
 type gate struct {
 	mu     sync.Mutex
 	making int           // images

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Links wait while images are made and for a moment after, but not when somebody waits for them, nor for ever.
+// Links wait while images are made and for a moment after, but not when somebody waits for them,
+// nor for ever.
 func TestGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()

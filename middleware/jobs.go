@@ -16,15 +16,18 @@ import (
 )
 
 const (
-	// failureMemory is how long a failure is remembered that asking again cannot change, or only by another build. Clients ask twice (HEAD, then GET).
+	// failureMemory is how long a failure is remembered that asking again cannot change, or only by
+	// another build. Clients ask twice (HEAD, then GET).
 	failureMemory = time.Minute
 	// failuresKept bounds that memory.
 	failuresKept = 10_000
-	// endTime is how long the end waits for jobs, which may wait for a storage that does not answer.
+	// endTime is how long the end waits for jobs, which may wait for a storage that does not
+	// answer.
 	endTime = 10 * time.Second
 )
 
-// A job is work for clients, such as an image being built. It goes on when the client that asked for it leaves.
+// A job is work for clients, such as an image being built. It goes on when the client that asked
+// for it leaves.
 type job struct {
 	done   chan struct{} // closed at the end
 	err    error         // read after done
@@ -54,16 +57,18 @@ func newJobs(most, perClient int) *jobs {
 // An asker is who has work done.
 type asker struct {
 	client string
-	// byClient says that the client chose the tag, not the operator. Such work takes nixbuilder.ClientShare of the room.
+	// byClient says that the client chose the tag, not the operator. Such work takes
+	// nixbuilder.ClientShare of the room.
 	byClient bool
 }
 
-// own is the client of what no client asked for. Its jobs are not limited here, and take no room in the queue from clients. No user
-// and no address has this name.
+// own is the client of what no client asked for. Its jobs are not limited here, and take no room in
+// the queue from clients. No user and no address has this name.
 const own = "\x00own"
 
-// start returns the job of a key: the one under way, a lately failed one, or a new one that runs build. Ctx gives values to
-// the new one, its end does not matter. The error is a *nixbuilder.Error of kind Busy.
+// start returns the job of a key: the one under way, a lately failed one, or a new one that runs
+// build. Ctx gives values to the new one, its end does not matter. The error is a *nixbuilder.Error
+// of kind Busy.
 func (j *jobs) start(ctx context.Context, key string, who asker, build func(context.Context) error) (*job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -110,9 +115,15 @@ func (j *jobs) refusal(who asker) error {
 	case others >= j.most:
 		return nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built or wait for it: try again later", others)
 	case who.byClient && j.byClient >= nixbuilder.ClientShare(j.most):
-		return nixbuilder.Errorf(nixbuilder.Busy, "%d images of revisions that clients chose are being built or wait for it: try again later", j.byClient)
+		return nixbuilder.Errorf(
+			nixbuilder.Busy,
+			"%d images of revisions that clients chose are being built or wait for it: try again later",
+			j.byClient,
+		)
 	case j.clients[who.client] >= j.perClient:
-		return nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient)
+		return nixbuilder.Errorf(
+			nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient,
+		)
 	}
 	return nil
 }

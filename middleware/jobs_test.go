@@ -75,15 +75,43 @@ func TestJobsLimits(t *testing.T) {
 		want            string // in the error
 	}{
 		{name: "room", most: 2, perClient: 2, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "x"},
-		{name: "too many", most: 2, perClient: 2, keys: []string{"a", "b"}, clients: []string{"x", "y"}, key: "c", client: "z", want: "2 images are being built"},
-		{name: "too many of one client", most: 9, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "x", want: "for you"},
-		{name: "another client's", most: 9, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "b", client: "y"},
-		{name: "what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"}, clients: []string{own, own}, key: "c", client: own},
-		{name: "a client beside what no client asked for", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{own}, key: "b", client: "x"},
-		{name: "no room but for what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"}, clients: []string{own, "x"}, key: "c", client: "y", want: "1 images are being built"},
-		{name: "tags that clients choose", most: 4, perClient: 9, keys: []string{"a", "b"}, clients: []string{"x", "y"}, key: "c", client: "z", byClient: true},
-		{name: "too many tags that clients choose", most: 4, perClient: 9, keys: []string{"a", "b", "c"}, clients: []string{"x", "y", "z"}, key: "d", client: "z", byClient: true, want: "3 images of revisions"},
-		{name: "joining costs nothing", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{"x"}, key: "a", client: "x"},
+		{
+			name: "too many", most: 2, perClient: 2, keys: []string{"a", "b"}, clients: []string{"x", "y"},
+			key: "c", client: "z", want: "2 images are being built",
+		},
+		{
+			name: "too many of one client", most: 9, perClient: 1, keys: []string{"a"},
+			clients: []string{"x"}, key: "b", client: "x", want: "for you",
+		},
+		{
+			name: "another client's", most: 9, perClient: 1, keys: []string{"a"}, clients: []string{"x"},
+			key: "b", client: "y",
+		},
+		{
+			name: "what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"},
+			clients: []string{own, own}, key: "c", client: own,
+		},
+		{
+			name: "a client beside what no client asked for", most: 1, perClient: 1, keys: []string{"a"},
+			clients: []string{own}, key: "b", client: "x",
+		},
+		{
+			name: "no room but for what no client asked for", most: 1, perClient: 1, keys: []string{"a", "b"},
+			clients: []string{own, "x"}, key: "c", client: "y", want: "1 images are being built",
+		},
+		{
+			name: "tags that clients choose", most: 4, perClient: 9, keys: []string{"a", "b"},
+			clients: []string{"x", "y"}, key: "c", client: "z", byClient: true,
+		},
+		{
+			name: "too many tags that clients choose", most: 4, perClient: 9, keys: []string{"a", "b", "c"},
+			clients: []string{"x", "y", "z"}, key: "d", client: "z", byClient: true,
+			want: "3 images of revisions",
+		},
+		{
+			name: "joining costs nothing", most: 1, perClient: 1, keys: []string{"a"}, clients: []string{"x"},
+			key: "a", client: "x",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			j := newJobs(test.most, test.perClient)
@@ -111,7 +139,10 @@ func TestJobsLimits(t *testing.T) {
 			for _, started := range all {
 				<-started.done
 			}
-			if again, err := j.start(t.Context(), test.key, asker{client: test.client, byClient: test.byClient}, func(context.Context) error { return nil }); err != nil {
+			if again, err := j.start(
+				t.Context(), test.key, asker{client: test.client, byClient: test.byClient},
+				func(context.Context) error { return nil },
+			); err != nil {
 				t.Errorf("refused once there was room: %v", err)
 			} else {
 				<-again.done
@@ -161,10 +192,15 @@ func TestJobsRememberFailures(t *testing.T) {
 			j := newJobs(10, 10)
 			var runs atomic.Int32
 			for range 2 {
-				started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error {
-					runs.Add(1)
-					return test.first
-				})
+				started, err := j.start(
+					t.Context(),
+					"git:latest",
+					asker{client: "someone"},
+					func(context.Context) error {
+						runs.Add(1)
+						return test.first
+					},
+				)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -181,14 +217,18 @@ func TestJobsRememberFailures(t *testing.T) {
 
 func TestJobsSurvivePanics(t *testing.T) {
 	j := newJobs(1, 1)
-	started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { panic("boom") })
+	started, err := j.start(
+		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { panic("boom") },
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if <-started.done; started.err == nil || !strings.Contains(started.err.Error(), "boom") {
 		t.Errorf("error %v, want one that says boom", started.err)
 	}
-	if again, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { return nil }); err != nil {
+	if again, err := j.start(
+		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { return nil },
+	); err != nil {
 		t.Errorf("after a panic: %v", err)
 	} else if <-again.done; again.err != nil {
 		t.Errorf("after a panic: %v", again.err)

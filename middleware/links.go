@@ -26,16 +26,19 @@ const (
 	linksKind = "links"
 	// linksAtOnce is how many links of an image are written at a time.
 	linksAtOnce = 16
-	// imagesLinked is how many images may be owed links: the next one waits with its commit, so that builds do not outrun the storage.
+	// imagesLinked is how many images may be owed links: the next one waits with its commit, so
+	// that builds do not outrun the storage.
 	imagesLinked = 8
 	// linkPatience is how long the links of an image give way to images that are being made.
 	linkPatience = time.Second / 2
 )
 
-// links makes layers that the registry has part of the repositories of images that need them. Upstream's storage has a link for each, up to 94
-// for an image, and each waits for a disk or an object store. So they are written when the image is served already, as a database does with its
-// write-ahead log: a record says which links are owed before anybody can see the image. Who is asked for a layer whose link is owed, in any
-// replica, writes it; and who starts pays what one that was killed still owed. It is safe for concurrent use.
+// links makes layers that the registry has part of the repositories of images that need them.
+// Upstream's storage has a link for each, up to 94 for an image, and each waits for a disk or an
+// object store. So they are written when the image is served already, as a database does with its
+// write-ahead log: a record says which links are owed before anybody can see the image. Who is
+// asked for a layer whose link is owed, in any replica, writes it; and who starts pays what one
+// that was killed still owed. It is safe for concurrent use.
 type links struct {
 	records   state
 	namespace distribution.Namespace
@@ -63,7 +66,8 @@ type debt struct {
 	key   string // empty: nothing is owed
 }
 
-// owe records that an image of a repository needs layers. The caller pays when it has stored the image, or could not.
+// owe records that an image of a repository needs layers. The caller pays when it has stored the
+// image, or could not.
 func (l *links) owe(ctx context.Context, repo distribution.Repository, layers []v1.Descriptor) (debt, error) {
 	if len(layers) == 0 {
 		return debt{}, nil
@@ -114,7 +118,11 @@ func (d debt) pay(ctx context.Context) {
 		defer func() { <-d.links.slots }()
 		err := safely(ctx, func(ctx context.Context) error { return d.links.settle(ctx, d.repo, d.key, d.owed) })
 		if err != nil {
-			logrus.WithError(err).Warnf("nix: layers of %s are not linked yet: they will be when they are asked for, or at the next start", d.Repository)
+			logrus.WithError(err).
+				Warnf(
+					"nix: layers of %s are not linked yet: they will be when they are asked for, or at the next start",
+					d.Repository,
+				)
 		}
 	})
 }
@@ -153,7 +161,8 @@ func link(ctx context.Context, repo distribution.Repository, blob v1.Descriptor)
 	return errors.Join(fmt.Errorf("mounting blob %s: the storage began an upload", blob.Digest), writer.Cancel(ctx))
 }
 
-// mountOf lets a blob be mounted without asking any repository for it: it was found in the registry.
+// mountOf lets a blob be mounted without asking any repository for it: it was found in the
+// registry.
 type mountOf v1.Descriptor
 
 func (m mountOf) Apply(options any) error {
@@ -212,7 +221,8 @@ func (l *links) read(ctx context.Context, key string) (o owed, err error) {
 	return o, nil
 }
 
-// resume pays what replicas that were killed still owed. What others are just paying is written twice, which does no harm.
+// resume pays what replicas that were killed still owed. What others are just paying is written
+// twice, which does no harm.
 func (l *links) resume(ctx context.Context) {
 	records, err := l.records.List(ctx, linksKind)
 	if err != nil {
@@ -220,7 +230,8 @@ func (l *links) resume(ctx context.Context) {
 	}
 	for _, name := range records {
 		if err := l.resumeOne(ctx, linksKind+"/"+name); err != nil {
-			logrus.WithError(err).Warn("nix: layers of an image are still not linked: they will be when they are asked for, or at the next start")
+			logrus.WithError(err).
+				Warn("nix: layers of an image are still not linked: they will be when they are asked for, or at the next start")
 		}
 	}
 }
@@ -254,7 +265,8 @@ func (l *links) close() {
 	}
 }
 
-// linkedBlobs are a repository's blobs, with those whose links are owed. They are written also in read-only mode: their image was stored before.
+// linkedBlobs are a repository's blobs, with those whose links are owed. They are written also in
+// read-only mode: their image was stored before.
 type linkedBlobs struct {
 	distribution.BlobStore
 	repo  distribution.Repository

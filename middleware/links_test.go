@@ -17,8 +17,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Layers are served from when they are owed, to the repository that they are owed to and to no other, and are linked in the end, whatever happens
-// in between.
+// Layers are served from when they are owed, to the repository that they are owed to and to no
+// other, and are linked in the end, whatever happens in between.
 func TestLinks(t *testing.T) {
 	for _, test := range []struct {
 		name string
@@ -90,7 +90,9 @@ func TestLinks(t *testing.T) {
 		}},
 		{"beside damaged records", func(t *testing.T, l *linking) *links {
 			for i, damaged := range []string{"", "{", "[]", "null", `{"repository":"../../x"}`, `{"repository":"image","layers":[{"digest":"../../x"}]}`} {
-				if err := l.links.records.Put(t.Context(), linksKind+"/"+owedTo("image")+string(rune('a'+i)), []byte(damaged)); err != nil {
+				if err := l.links.records.Put(
+					t.Context(), linksKind+"/"+owedTo("image")+string(rune('a'+i)), []byte(damaged),
+				); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -128,7 +130,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// An image that can't be recorded takes no room from others, and one that is owed nothing is not recorded.
+// An image that can't be recorded takes no room from others, and one that is owed nothing is not
+// recorded.
 func TestLinksNotOwed(t *testing.T) {
 	l := newLinking(t)
 	l.debt.pay(t.Context())
@@ -148,7 +151,8 @@ func TestLinksNotOwed(t *testing.T) {
 	}
 }
 
-// Images whose links are not written yet hold others up when they are many, unless those are given up.
+// Images whose links are not written yet hold others up when they are many, unless those are given
+// up.
 func TestLinksWait(t *testing.T) {
 	l := newLinking(t)
 	debts := []debt{l.debt}
@@ -197,7 +201,9 @@ func newLinking(t *testing.T) *linking {
 	}
 	l := &linking{files: files, registry: registry, links: newLinks(state{files}, registry)}
 	put := func(content string) v1.Descriptor {
-		stored, err := l.repo(t, "elsewhere").Blobs(t.Context()).Put(t.Context(), "application/octet-stream", []byte(content))
+		stored, err := l.repo(t, "elsewhere").
+			Blobs(t.Context()).
+			Put(t.Context(), "application/octet-stream", []byte(content))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +258,8 @@ func (l *linking) check(t *testing.T, repository string, dgst digest.Digest, wan
 		t.Fatalf("%s in %s is %v, %v", dgst, repository, desc, err)
 	}
 	answer := httptest.NewRecorder()
-	if err := blobs.ServeBlob(t.Context(), answer, httptest.NewRequest(http.MethodGet, "/", nil), dgst); err != nil || digest.FromBytes(answer.Body.Bytes()) != dgst {
+	if err := blobs.ServeBlob(t.Context(), answer, httptest.NewRequest(http.MethodGet, "/", nil), dgst); err != nil ||
+		digest.FromBytes(answer.Body.Bytes()) != dgst {
 		t.Errorf("%s in %s is served as %d bytes, %v", dgst, repository, answer.Body.Len(), err)
 	}
 }
@@ -268,7 +275,8 @@ func (l *linking) owed(t *testing.T) []string {
 
 var errBroken = errors.New("broken")
 
-// A brokenDriver does not write where a path contains broken, if that is not empty, and lists after what happens before.
+// A brokenDriver does not write where a path contains broken, if that is not empty, and lists after
+// what happens before.
 type brokenDriver struct {
 	driver.StorageDriver
 	broken     string

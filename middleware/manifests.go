@@ -9,21 +9,25 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// What is kept of manifests in memory, in bytes, and none that is larger. One of 94 layers is 20 KB, and as much again when parsed.
+// What is kept of manifests in memory, in bytes, and none that is larger. One of 94 layers is 20
+// KB, and as much again when parsed.
 const (
 	manifestsKept    = 10 << 20
 	keptManifestSize = 64 << 10
 )
 
-// keptManifests answers with manifests that were read before, as long as the repository has them. That saves the storage a call, one of three that
-// wait for each other once a tag is looked up, and the registry the parsing. It is safe for concurrent use, as manifests are not changed.
+// keptManifests answers with manifests that were read before, as long as the repository has them.
+// That saves the storage a call, one of three that wait for each other once a tag is looked up, and
+// the registry the parsing. It is safe for concurrent use, as manifests are not changed.
 type keptManifests struct {
 	distribution.ManifestService
 	kept *weighted.Cache[digest.Digest, distribution.Manifest]
 }
 
 // Get implements distribution.ManifestService.
-func (m keptManifests) Get(ctx context.Context, dgst digest.Digest, options ...distribution.ManifestServiceOption) (distribution.Manifest, error) {
+func (m keptManifests) Get(
+	ctx context.Context, dgst digest.Digest, options ...distribution.ManifestServiceOption,
+) (distribution.Manifest, error) {
 	if manifest, ok := m.kept.Get(dgst); ok {
 		if exists, err := m.Exists(ctx, dgst); exists && err == nil {
 			return manifest, nil

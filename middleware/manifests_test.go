@@ -38,8 +38,10 @@ func TestKeptManifests(t *testing.T) {
 		return manifests
 	}
 	put := func(manifests distribution.ManifestService, note string) digest.Digest {
-		text := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"x/y","digest":%q,"size":2},"layers":[],"annotations":{"note":%q}}`,
-			v1.MediaTypeImageManifest, digest.FromString("{}"), note)
+		text := fmt.Sprintf(
+			`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":"x/y","digest":%q,"size":2},"layers":[],"annotations":{"note":%q}}`,
+			v1.MediaTypeImageManifest, digest.FromString("{}"), note,
+		)
 		manifest, _, err := distribution.UnmarshalManifest(v1.MediaTypeImageManifest, []byte(text))
 		if err != nil {
 			t.Fatal(err)

@@ -24,8 +24,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
-// Options is the nix stanza of the registry's configuration. Keys are lower-case without underscores, so that
-// REGISTRY_MIDDLEWARE_… environment variables can override them.
+// Options is the nix stanza of the registry's configuration. Keys are lower-case without
+// underscores, so that REGISTRY_MIDDLEWARE_… environment variables can override them.
 type Options struct {
 	Packages PackagesOptions `mapstructure:"packages"`
 	// Refresh is how long a channel or branch is believed before it is looked up again.
@@ -34,14 +34,17 @@ type Options struct {
 	Names     NamesOptions  `mapstructure:"names"`
 	Build     BuildOptions  `mapstructure:"build"`
 	Image     ImageOptions  `mapstructure:"image"`
-	// Shell is what the meta-package shell stands for, Include is in every image that has a package set with them.
+	// Shell is what the meta-package shell stands for, Include is in every image that has a package
+	// set with them.
 	Shell   []string `mapstructure:"shell"`
 	Include []string `mapstructure:"include"`
-	// Prebuild are images, NAME or NAME:TAG, that are built before anybody asks, and again when the package set has changed.
+	// Prebuild are images, NAME or NAME:TAG, that are built before anybody asks, and again when the
+	// package set has changed.
 	Prebuild []string   `mapstructure:"prebuild"`
 	Nix      NixOptions `mapstructure:"nix"`
 	Web      WebOptions `mapstructure:"web"`
-	// CacheDir is where this process keeps copies of package sets and the scratch files of evaluations.
+	// CacheDir is where this process keeps copies of package sets and the scratch files of
+	// evaluations.
 	CacheDir string `mapstructure:"cachedir"`
 	// CacheSize is how much of that stays, those used last.
 	CacheSize Bytes `mapstructure:"cachesize"`
@@ -54,11 +57,14 @@ type PackagesOptions struct {
 	Git     GitOptions `mapstructure:"git"`
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path string `mapstructure:"path"`
-	// Tags are what clients may choose beside latest: branches, tags and ancestors of a git repository, and globs of the names of branches, tags and channels.
+	// Tags are what clients may choose beside latest: branches, tags and ancestors of a git
+	// repository, and globs of the names of branches, tags and channels.
 	Tags []string `mapstructure:"tags"`
-	// NixPath are other sets, by the names that this one can look them up by between angle brackets.
+	// NixPath are other sets, by the names that this one can look them up by between angle
+	// brackets.
 	NixPath map[string]NixPathOptions `mapstructure:"nixpath"`
-	// Config is the argument of that name of sets that take it, as nixpkgs does: allowUnfree, permittedInsecurePackages, …
+	// Config is the argument of that name of sets that take it, as nixpkgs does: allowUnfree,
+	// permittedInsecurePackages, …
 	Config map[string]any `mapstructure:"config"`
 	// Channels and Archives are where channels and nixpkgs are fetched from.
 	Channels string `mapstructure:"channels"`
@@ -92,17 +98,21 @@ type NamesOptions struct {
 
 // BuildOptions is what building may cost.
 type BuildOptions struct {
-	// Timeout is how long Nix may take for one derivation, Total for all that it does for an image, with packing that.
+	// Timeout is how long Nix may take for one derivation, Total for all that it does for an image,
+	// with packing that.
 	Timeout time.Duration `mapstructure:"timeout"`
 	Total   time.Duration `mapstructure:"total"`
 	// Local has what binary caches don't have built. Else it is refused.
 	Local bool `mapstructure:"local"`
-	// LogToClients has clients told the last lines of a failed build; else they are in the registry's log alone.
+	// LogToClients has clients told the last lines of a failed build; else they are in the
+	// registry's log alone.
 	LogToClients bool `mapstructure:"logtoclients"`
-	// Concurrency is how many images may have Nix build or download for them at a time, Queue how many more may wait.
+	// Concurrency is how many images may have Nix build or download for them at a time, Queue how
+	// many more may wait.
 	Concurrency int `mapstructure:"concurrency"`
 	Queue       int `mapstructure:"queue"`
-	// PerClient is how many builds one client may have under way. A client is a user, or an address where there are no users, of IPv6 its first 64 bits.
+	// PerClient is how many builds one client may have under way. A client is a user, or an address
+	// where there are no users, of IPv6 its first 64 bits.
 	PerClient int `mapstructure:"perclient"`
 	// NewPerHour is how many images that are not stored one client may ask for in an hour.
 	NewPerHour int `mapstructure:"newperhour"`
@@ -112,7 +122,8 @@ type BuildOptions struct {
 	MaxSize Bytes `mapstructure:"maxsize"`
 	// Hold is how long a client waits for the header of an answer before it is sent round again.
 	Hold time.Duration `mapstructure:"hold"`
-	// Storeless has images made straight from binary caches, those of Nix.Substituters, without a Nix store.
+	// Storeless has images made straight from binary caches, those of Nix.Substituters, without a
+	// Nix store.
 	Storeless bool `mapstructure:"storeless"`
 }
 
@@ -156,19 +167,27 @@ func defaults() Options {
 		Names:     NamesOptions{MaxPackages: 30},
 		Build: BuildOptions{
 			Timeout: time.Minute, Total: 30 * time.Minute, Concurrency: 2, Queue: 100, PerClient: 16, NewPerHour: 300, MaxSize: 10 * units.GB, Hold: 25 * time.Second,
-			TrustedProxies: []string{"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"},
-			Local:          true, LogToClients: true,
+			TrustedProxies: []string{
+				"127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16",
+				"fc00::/7", "fe80::/10",
+			},
+			Local: true, LogToClients: true,
 		},
-		Image:    ImageOptions{Compression: layer.Gzip, Layers: 94},
-		Nix:      NixOptions{AllowedURIs: []string{"https://"}, EvaluationMemory: 2 * units.GiB, EvaluationTime: 30 * time.Second, FetchTime: 5 * time.Minute},
+		Image: ImageOptions{Compression: layer.Gzip, Layers: 94},
+		Nix: NixOptions{
+			AllowedURIs:      []string{"https://"},
+			EvaluationMemory: 2 * units.GiB,
+			EvaluationTime:   30 * time.Second,
+			FetchTime:        5 * time.Minute,
+		},
 		Shell:    []string{"bashInteractive", "coreutils", "moreutils", "nano"},
 		Include:  []string{"cacert", "iana-etc"},
 		CacheDir: defaultCacheDir(), CacheSize: 10 * units.GB,
 	}
 }
 
-// defaultCacheDir is systemd's CacheDirectory= where there is one. Evaluations run as another user where they can, so a home
-// directory serves only those who are not root.
+// defaultCacheDir is systemd's CacheDirectory= where there is one. Evaluations run as another user
+// where they can, so a home directory serves only those who are not root.
 func defaultCacheDir() string {
 	if dir, _, _ := strings.Cut(os.Getenv("CACHE_DIRECTORY"), ":"); dir != "" {
 		return dir
@@ -179,8 +198,8 @@ func defaultCacheDir() string {
 	return "/var/cache/nixery-registry"
 }
 
-// ParseOptions reads a stanza's options strictly: every unknown key, wrong type and impossible value is in the error, each
-// on a line that begins with its key.
+// ParseOptions reads a stanza's options strictly: every unknown key, wrong type and impossible
+// value is in the error, each on a line that begins with its key.
 func ParseOptions(stanza map[string]any) (Options, error) {
 	options := defaults()
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
@@ -210,7 +229,8 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	return options, errors.Join(faults...)
 }
 
-// namedKeys is a value of YAML with maps by name where all their keys are names, so that the decoder can tell them.
+// namedKeys is a value of YAML with maps by name where all their keys are names, so that the
+// decoder can tell them.
 func namedKeys(value any) any {
 	switch value := value.(type) {
 	case map[string]any:
@@ -238,8 +258,8 @@ func dotted(key string) string {
 	return regexp.MustCompile(`^(packages\.nixpath)\[([^\]]*)\]`).ReplaceAllString(key, "$1.$2")
 }
 
-// unusedKeys are the keys that no option has, sorted. The decoder keeps quiet about those beside a value of a wrong type, so here no
-// value has one.
+// unusedKeys are the keys that no option has, sorted. The decoder keeps quiet about those beside a
+// value of a wrong type, so here no value has one.
 func unusedKeys(stanza map[string]any) []string {
 	var found mapstructure.Metadata
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
@@ -247,7 +267,8 @@ func unusedKeys(stanza map[string]any) []string {
 		Metadata:  &found,
 		MatchName: func(key, field string) bool { return key == field },
 		DecodeHook: func(_, to reflect.Type, value any) (any, error) {
-			if (to.Kind() == reflect.Struct || to.Kind() == reflect.Map) && reflect.TypeOf(value).Kind() == reflect.Map {
+			if (to.Kind() == reflect.Struct || to.Kind() == reflect.Map) &&
+				reflect.TypeOf(value).Kind() == reflect.Map {
 				return value, nil
 			}
 			return reflect.Zero(to).Interface(), nil
@@ -288,7 +309,8 @@ func sortFaults(faults []error) {
 	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 }
 
-// requireKind says what a value should have been; the decoder itself would turn some into others, 1.5 into 1.
+// requireKind says what a value should have been; the decoder itself would turn some into others,
+// 1.5 into 1.
 func requireKind(_, to reflect.Type, value any) (any, error) {
 	var ok bool
 	var want string
@@ -376,7 +398,8 @@ func (o PackagesOptions) config() (string, error) {
 	return string(text), err
 }
 
-// jsonValue is a value of YAML as one that JSON has. The error begins with the key at which that is not possible.
+// jsonValue is a value of YAML as one that JSON has. The error begins with the key at which that is
+// not possible.
 func jsonValue(key string, value any) (any, error) {
 	switch value := value.(type) {
 	case nil, string, bool, int, int64, float64:
@@ -527,7 +550,10 @@ func setFaults(key string, set nixbuilder.Packages, git GitOptions) (faults []er
 	case len(sources) == 0:
 		faults = append(faults, fmt.Errorf("%s: names no package set: give one of channel, git and path", key))
 	case len(sources) > 1:
-		faults = append(faults, fmt.Errorf("%s: names several package sets: leave one of %s", key, strings.Join(sources, ", ")))
+		faults = append(
+			faults,
+			fmt.Errorf("%s: names several package sets: leave one of %s", key, strings.Join(sources, ", ")),
+		)
 	case set.Channel.Name != "":
 		faults = append(faults, prefixed(key+".channel: ", set.Channel.Check())...)
 	case set.Git.URL != "":
@@ -551,7 +577,9 @@ func (o Options) faults() []error {
 	faults = append(faults, setFaults("packages", o.packages(), o.Packages.Git)...)
 	switch {
 	case o.Packages.Git.URL != "" || o.Packages.Channel != "":
-		faults = append(faults, prefixed("packages.tags: ", source.Tags(o.Packages.Tags).Check(o.Packages.Git.URL != ""))...)
+		faults = append(
+			faults,
+			prefixed("packages.tags: ", source.Tags(o.Packages.Tags).Check(o.Packages.Git.URL != ""))...)
 	case len(o.Packages.Tags) > 0:
 		fault("packages.tags: says which branches, tags and channels clients may choose, and packages.path has none")
 	}
@@ -636,7 +664,9 @@ func (o Options) faults() []error {
 		fault("nix.importfromderivation: has packages built, which build.local: false rules out: leave one of the two")
 	}
 	if !o.Build.Local && o.Nix.Builders != "" {
-		fault("nix.builders: has packages built, here too if their set says so, which build.local: false rules out: leave one of the two")
+		fault(
+			"nix.builders: has packages built, here too if their set says so, which build.local: false rules out: leave one of the two",
+		)
 	}
 	if o.Build.Storeless {
 		faults = append(faults, prefixed("nix.substituters: ", o.caches().CheckSubstituters())...)

@@ -46,12 +46,26 @@ func TestParseOptions(t *testing.T) {
 	all := want
 	all.Platforms = []string{"linux/arm64", "linux/amd64"}
 	all.Names = NamesOptions{Prefix: "nix", Allow: []string{"python3*"}, Deny: []string{"*evil*"}, MaxPackages: 3}
-	all.Build = BuildOptions{Timeout: 90 * time.Second, Total: time.Hour, Concurrency: 3, Queue: 0, PerClient: 1, NewPerHour: 7, TrustedProxies: []string{"192.0.2.1"}, MaxSize: 8 << 30, Hold: 20 * time.Second, Storeless: true, Local: true}
+	all.Build = BuildOptions{
+		Timeout:        90 * time.Second,
+		Total:          time.Hour,
+		Concurrency:    3,
+		Queue:          0,
+		PerClient:      1,
+		NewPerHour:     7,
+		TrustedProxies: []string{"192.0.2.1"},
+		MaxSize:        8 << 30,
+		Hold:           20 * time.Second,
+		Storeless:      true,
+		Local:          true,
+	}
 	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
 	all.Shell, all.Include = []string{"bash"}, []string{}
 	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
 	all.Nix = NixOptions{
-		Substituters: []string{"https://cache.example.org"}, TrustedPublicKeys: []string{key}, Builders: "@/etc/nix/machines",
+		Substituters: []string{
+			"https://cache.example.org",
+		}, TrustedPublicKeys: []string{key}, Builders: "@/etc/nix/machines",
 		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute, FetchTime: time.Hour,
 	}
 	all.CacheDir, all.CacheSize = "/srv/cache", 20<<30
@@ -87,7 +101,8 @@ cachesize: 20GiB
 	}
 }
 
-// The example is what users start from, so it must be true: every key in it is known, and every value is the default.
+// The example is what users start from, so it must be true: every key in it is known, and every
+// value is the default.
 func TestExampleConfiguration(t *testing.T) {
 	t.Setenv("CACHE_DIRECTORY", "/var/cache/nixery-registry")
 	example, err := os.ReadFile("../config.yml.example")
@@ -122,26 +137,65 @@ func TestSetupFaults(t *testing.T) {
 		want         []string // how the lines begin, in their order
 	}{
 		{name: "no package set", stanza: "{}", want: []string{options + "packages: names no package set"}},
-		{name: "package set that is not there", stanza: "packages: {path: /nonexistent/set}", want: []string{options + "packages.path: stat /nonexistent/set"}},
-		{name: "unknown keys, at every level", stanza: path + "bulid: {}\nbuild: {timout: 60s}", want: []string{options + "build.timout: unknown key", options + "bulid: unknown key"}},
+		{
+			name: "package set that is not there", stanza: "packages: {path: /nonexistent/set}",
+			want: []string{options + "packages.path: stat /nonexistent/set"},
+		},
+		{
+			name: "unknown keys, at every level", stanza: path + "bulid: {}\nbuild: {timout: 60s}",
+			want: []string{options + "build.timout: unknown key", options + "bulid: unknown key"},
+		},
 		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key"}},
-		{name: "two package sets", stanza: "packages: {channel: nixos-26.05, git: {url: https://example.org/x}}", want: []string{options + "packages: names several package sets: leave one of channel, git"}},
+		{
+			name:   "two package sets",
+			stanza: "packages: {channel: nixos-26.05, git: {url: https://example.org/x}}",
+			want:   []string{options + "packages: names several package sets: leave one of channel, git"},
+		},
 		{name: "no channel", stanza: "packages: {channel: stable, archives: example.org}", want: []string{
 			options + "packages.channel: \"example.org\" is not an http", options + "packages.channel: \"stable\" is neither a channel",
 		}},
-		{name: "no git repository", stanza: "packages: {git: {url: --all, ref: a:b}}", want: []string{options + "packages.git: \"--all\" is not a URL", options + "packages.git: \"a:b\" is not a branch"}},
-		{name: "submodules of nothing", stanza: path[:len(path)-2] + ", git: {submodules: true}}", want: []string{options + "packages.git.url: missing"}},
-		{name: "submodules of a number", stanza: "packages: {git: {url: /srv/x, submodules: 1}}", want: []string{options + "packages.git.submodules: 1 is not true or false"}},
-		{name: "tags that are no globs", stanza: "packages: {git: {url: /srv/x}, tags: [branches, \"[\", \"\"]}", want: []string{options + "packages.tags: \"\" is not a glob", options + "packages.tags: \"[\" is not a glob"}},
-		{name: "tags of git for a channel", stanza: "packages: {channel: nixos-26.05, tags: [branches, \"nixos-*\"]}", want: []string{options + "packages.tags: \"branches\" is about git repositories"}},
-		{name: "tags of a path", stanza: path[:len(path)-2] + ", tags: [\"*\"]}", want: []string{options + "packages.tags: says which branches"}},
+		{
+			name: "no git repository", stanza: "packages: {git: {url: --all, ref: a:b}}",
+			want: []string{
+				options + "packages.git: \"--all\" is not a URL",
+				options + "packages.git: \"a:b\" is not a branch",
+			},
+		},
+		{
+			name: "submodules of nothing", stanza: path[:len(path)-2] + ", git: {submodules: true}}",
+			want: []string{options + "packages.git.url: missing"},
+		},
+		{
+			name: "submodules of a number", stanza: "packages: {git: {url: /srv/x, submodules: 1}}",
+			want: []string{options + "packages.git.submodules: 1 is not true or false"},
+		},
+		{
+			name:   "tags that are no globs",
+			stanza: "packages: {git: {url: /srv/x}, tags: [branches, \"[\", \"\"]}",
+			want: []string{
+				options + "packages.tags: \"\" is not a glob", options + "packages.tags: \"[\" is not a glob",
+			},
+		},
+		{
+			name:   "tags of git for a channel",
+			stanza: "packages: {channel: nixos-26.05, tags: [branches, \"nixos-*\"]}",
+			want:   []string{options + "packages.tags: \"branches\" is about git repositories"},
+		},
+		{
+			name: "tags of a path", stanza: path[:len(path)-2] + ", tags: [\"*\"]}",
+			want: []string{options + "packages.tags: says which branches"},
+		},
 		{name: "what can't be looked up", stanza: path[:len(path)-2] + ", nixpath: {a/b: {path: " + set + "}, none: {}, two: {channel: nixos-26.05, path: /x}, other: {chanel: x}, gone: {path: /nonexistent/x}, git: {git: {ref: main}}}}", want: []string{
 			options + "packages.nixpath.other.chanel: unknown key",
 			options + "packages.nixpath.a/b: is not a name that can be looked up", options + "packages.nixpath.git.git.url: missing",
 			options + "packages.nixpath.git: names no package set", options + "packages.nixpath.gone.path: stat /nonexistent/x", options + "packages.nixpath.none: names no package set",
 			options + "packages.nixpath.two: names several package sets: leave one of channel, path",
 		}},
-		{name: "a set to look up that is a text", stanza: path[:len(path)-2] + ", nixpath: {nixpkgs: nixos-26.05}}", want: []string{options + "packages.nixpath.nixpkgs: \"nixos-26.05\" is not a map"}},
+		{
+			name:   "a set to look up that is a text",
+			stanza: path[:len(path)-2] + ", nixpath: {nixpkgs: nixos-26.05}}",
+			want:   []string{options + "packages.nixpath.nixpkgs: \"nixos-26.05\" is not a map"},
+		},
 		{name: "a ref of nothing", stanza: path[:len(path)-2] + ", git: {ref: main}, keep: 0}\nrefresh: -1s", want: []string{
 			options + "packages.git.url: missing", options + "packages.keep: 0 is not between", options + "refresh: -1s is not between",
 		}},
@@ -161,7 +215,10 @@ func TestSetupFaults(t *testing.T) {
 			options + "build.newperhour: 0 is not between", options + "build.total: 1h0m0s is not between 2h0m0s",
 			options + "build.trustedproxies: \"10.0.0.0/33\" is neither an address nor a network", options + "build.trustedproxies: \"proxy\" is neither",
 		}},
-		{name: "a list with another type in it", stanza: path + "shell: [bash, 3]", want: []string{options + "shell[1]: 3 is not a text"}},
+		{
+			name: "a list with another type in it", stanza: path + "shell: [bash, 3]",
+			want: []string{options + "shell[1]: 3 is not a text"},
+		},
 		{name: "no times and sizes", stanza: path + "build: {hold: soon, maxsize: big}", want: []string{
 			options + "build.hold: \"soon\" is not a time", options + "build.maxsize: \"big\" is not a size",
 		}},
@@ -217,7 +274,10 @@ refresh: 0s`, want: []string{
 			options + "nix.substituters: \"https://x?a=b\": storeless builds know no parameter", options + "nix.substituters: \"s3://bucket\" is not a cache", options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",
 		}},
 		{name: "no platform", stanza: path + "platforms: []", want: []string{options + "platforms: none"}},
-		{name: "a platform twice", stanza: path + "platforms: [linux/amd64, linux/amd64]", want: []string{options + "platforms: one is named twice"}},
+		{
+			name: "a platform twice", stanza: path + "platforms: [linux/amd64, linux/amd64]",
+			want: []string{options + "platforms: one is named twice"},
+		},
 		{
 			name: "a pull-through cache", stanza: path, change: func(c *configuration.Configuration) { c.Proxy.RemoteURL = "https://registry.example" },
 			want: []string{"proxy.remoteurl: "},
@@ -289,7 +349,8 @@ func FuzzParseOptions(f *testing.F) {
 			return
 		}
 		options, err := ParseOptions(parsed.Middleware["repository"][0].Options)
-		if err == nil && (options.Build.Concurrency < 1 || options.Build.Timeout < time.Second || options.Image.Layers < 1) {
+		if err == nil &&
+			(options.Build.Concurrency < 1 || options.Build.Timeout < time.Second || options.Image.Layers < 1) {
 			t.Errorf("accepted %+v", options)
 		}
 	})

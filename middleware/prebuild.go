@@ -26,7 +26,8 @@ const (
 
 // A Made is an image that is stored.
 type Made struct {
-	// Image is NAME:TAG, Digest what the tag points to: an index of several platforms, or a manifest.
+	// Image is NAME:TAG, Digest what the tag points to: an index of several platforms, or a
+	// manifest.
 	Image  string
 	Digest digest.Digest
 	// How is Built, Unchanged or Pushed.
@@ -42,7 +43,8 @@ type wanted struct {
 
 func (w wanted) String() string { return w.repository.Name() + ":" + w.tag }
 
-// image reads NAME or NAME:TAG, as it would be pulled but without the host: the prefix belongs to it.
+// image reads NAME or NAME:TAG, as it would be pulled but without the host: the prefix belongs to
+// it.
 func (o Options) image(text string) (wanted, error) {
 	name, tag, tagged := strings.Cut(text, ":")
 	if strings.Contains(tag, "/") {
@@ -74,8 +76,9 @@ func (o Options) request(name string) (names.Request, error) {
 	return request, err
 }
 
-// Build does what a pull of NAME or NAME:TAG does, without a client: it makes sure that the image is stored, of the package set as it is now, and
-// returns when it is. A build that ctx leaves goes on until Close. An error of type *nixbuilder.Error is what a client would be told.
+// Build does what a pull of NAME or NAME:TAG does, without a client: it makes sure that the image
+// is stored, of the package set as it is now, and returns when it is. A build that ctx leaves goes
+// on until Close. An error of type *nixbuilder.Error is what a client would be told.
 func (s *Service) Build(ctx context.Context, image string) (Made, error) {
 	w, err := s.options.image(image)
 	if err != nil {
@@ -120,8 +123,8 @@ func (s *Service) repository(ctx context.Context, name reference.Named) (distrib
 	return s.announcer.wrap(repo), nil
 }
 
-// prebuild keeps the images of the option prebuild as the package set is, until ctx ends. It makes one at a time, so that of the builds that may run at a
-// time one at most is not a client's.
+// prebuild keeps the images of the option prebuild as the package set is, until ctx ends. It makes
+// one at a time, so that of the builds that may run at a time one at most is not a client's.
 func (s *Service) prebuild(ctx context.Context) {
 	for {
 		for _, text := range s.options.Prebuild {

@@ -20,7 +20,8 @@ import (
 const (
 	// holdParameter counts, in the query, how often a client was sent round.
 	holdParameter = "hold"
-	// maxHolds is one less than the redirects that Go's HTTP client follows, and with it most container tools.
+	// maxHolds is one less than the redirects that Go's HTTP client follows, and with it most
+	// container tools.
 	maxHolds = 9
 )
 
@@ -30,8 +31,9 @@ var errHold = errors.New("the image is being built")
 // errReadOnly is that the image would have to be built and the registry does not write.
 var errReadOnly = errors.New("the registry is in read-only mode, in which nothing is built")
 
-// pull makes sure that the image of a tag is stored, building it if it can be. It returns the manifest to serve, or nothing when the
-// registry's own answer is right, as for names that are not made of packages.
+// pull makes sure that the image of a tag is stored, building it if it can be. It returns the
+// manifest to serve, or nothing when the registry's own answer is right, as for names that are not
+// made of packages.
 func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull) (digest.Digest, error) {
 	image, pushed, err := s.lookUp(ctx, repo, p.tag)
 	if err != nil || pushed {
@@ -78,14 +80,15 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	return s.serve(ctx, repo, p, fresh)
 }
 
-// isCurrent tells whether a stored image is of the package set as it is now, where that can be told at once.
+// isCurrent tells whether a stored image is of the package set as it is now, where that can be told
+// at once.
 func (s *Service) isCurrent(tag string, image stored) bool {
 	revision, ok := s.builder.Current(tag)
 	return ok && s.isOf(tag, image, revision)
 }
 
-// isOf tells whether an image is as it would be made of a revision now. The tag of a revision is left as it was made, also if images have had
-// another form since.
+// isOf tells whether an image is as it would be made of a revision now. The tag of a revision is
+// left as it was made, also if images have had another form since.
 func (s *Service) isOf(tag string, image stored, revision string) bool {
 	sameForm := image.Form == "" || image.Form == s.form || tag == revision
 	return image.digest != "" && image.Revision == revision && sameForm && !s.due(image)
@@ -96,10 +99,16 @@ func (s *Service) due(image stored) bool {
 	return len(image.Missing) > 0 && time.Since(image.At) > s.options.Refresh
 }
 
-// refresh returns the image of a tag as the package set is now, which is the stored one unless the set has changed. It is none if
-// somebody pushed meanwhile. The error is errHold if that takes longer than the hold, which never ends if it is nil.
+// refresh returns the image of a tag as the package set is now, which is the stored one unless the
+// set has changed. It is none if somebody pushed meanwhile. The error is errHold if that takes
+// longer than the hold, which never ends if it is nil.
 func (s *Service) refresh(
-	ctx context.Context, hold <-chan time.Time, repo distribution.Repository, p pull, request names.Request, image stored,
+	ctx context.Context,
+	hold <-chan time.Time,
+	repo distribution.Repository,
+	p pull,
+	request names.Request,
+	image stored,
 ) (stored, error) {
 	pinned, err := s.pin(ctx, hold, p)
 	if err != nil || s.isOf(p.tag, image, pinned.Revision) {
@@ -124,8 +133,9 @@ func (s *Service) refresh(
 	return image, err
 }
 
-// pin asks the builder what a tag stands for. That can take a while, when much has changed or a revision has to be fetched; the
-// client's next round finds it done. Tags that clients choose count as work that they ask for.
+// pin asks the builder what a tag stands for. That can take a while, when much has changed or a
+// revision has to be fetched; the client's next round finds it done. Tags that clients choose count
+// as work that they ask for.
 func (s *Service) pin(ctx context.Context, hold <-chan time.Time, p pull) (source.Pinned, error) {
 	if p.tag != source.Latest {
 		fetch, err := s.jobs.start(ctx, "tag "+p.tag, s.asker(p, source.Pinned{}), func(ctx context.Context) error {
@@ -151,7 +161,9 @@ func (s *Service) pin(ctx context.Context, hold <-chan time.Time, p pull) (sourc
 }
 
 // start has an image built and committed, unless that is under way already.
-func (s *Service) start(ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned) (*job, error) {
+func (s *Service) start(
+	ctx context.Context, repo distribution.Repository, p pull, request names.Request, pinned source.Pinned,
+) (*job, error) {
 	key := repo.Named().Name() + ":" + p.tag + "@" + pinned.Revision
 	who := s.asker(p, pinned)
 	return s.jobs.start(ctx, key, who, func(ctx context.Context) error {
@@ -173,7 +185,12 @@ func (s *Service) asker(p pull, pinned source.Pinned) asker {
 }
 
 func (s *Service) buildAndCommit(
-	ctx context.Context, repo distribution.Repository, tag string, request names.Request, pinned source.Pinned, byClient bool,
+	ctx context.Context,
+	repo distribution.Repository,
+	tag string,
+	request names.Request,
+	pinned source.Pinned,
+	byClient bool,
 ) error {
 	defer s.busy.begin()()
 	defer s.links.gate.begin()()
@@ -190,8 +207,11 @@ func (s *Service) buildAndCommit(
 	return s.commit(ctx, into, image, tags)
 }
 
-// serve chooses the form of a stored image that the client takes, and says what the image was built from.
-func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pull, image stored) (digest.Digest, error) {
+// serve chooses the form of a stored image that the client takes, and says what the image was built
+// from.
+func (s *Service) serve(
+	ctx context.Context, repo distribution.Repository, p pull, image stored,
+) (digest.Digest, error) {
 	answer := image.digest
 	var err error
 	if image.Index && !p.accepts.index {
@@ -204,7 +224,10 @@ func (s *Service) serve(ctx context.Context, repo distribution.Repository, p pul
 			return "", err
 		}
 	}
-	p.header.Set("Warning", fmt.Sprintf("299 - %q", "built by Nix "+image.Nix+" from "+image.Source+" at "+image.Revision))
+	p.header.Set(
+		"Warning",
+		fmt.Sprintf("299 - %q", "built by Nix "+image.Nix+" from "+image.Source+" at "+image.Revision),
+	)
 	for _, platform := range image.Missing {
 		p.header.Add("Warning", fmt.Sprintf("299 - %q", "there is no image for "+platform))
 	}
@@ -231,10 +254,12 @@ func firstOf(ctx context.Context, repo distribution.Repository, index digest.Dig
 	return children[0].Digest, nil
 }
 
-// dockerForm stores the Docker schema 2 form of an OCI manifest, over the same blobs, unless it is there. No tag holds it, so
-// garbage collection may take it. Where there is no such form (zstd), or it can't be stored, the answer is the
-// manifest itself.
-func (s *Service) dockerForm(ctx context.Context, repo distribution.Repository, oci digest.Digest) (digest.Digest, error) {
+// dockerForm stores the Docker schema 2 form of an OCI manifest, over the same blobs, unless it is
+// there. No tag holds it, so garbage collection may take it. Where there is no such form (zstd), or
+// it can't be stored, the answer is the manifest itself.
+func (s *Service) dockerForm(
+	ctx context.Context, repo distribution.Repository, oci digest.Digest,
+) (digest.Digest, error) {
 	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification()) // some may not be linked yet
 	if err != nil {
 		return "", err
@@ -253,7 +278,8 @@ func (s *Service) dockerForm(ctx context.Context, repo distribution.Repository, 
 	}
 	exists, err := manifests.Exists(ctx, docker.Digest)
 	if err == nil && exists {
-		// A descriptor cache that outlives the registry, such as Redis, may not know what garbage collection took.
+		// A descriptor cache that outlives the registry, such as Redis, may not know what garbage
+		// collection took.
 		_, err = s.blobs.Stat(ctx, docker.Digest)
 		if errors.Is(err, distribution.ErrBlobUnknown) {
 			exists, err = false, nil

@@ -15,8 +15,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// repository is a repository within one request. The registry asks it for its manifests first, which is when an image is built, and then for
-// the digest of the tag.
+// repository is a repository within one request. The registry asks it for its manifests first,
+// which is when an image is built, and then for the digest of the tag.
 type repository struct {
 	distribution.Repository
 	service *Service
@@ -24,7 +24,9 @@ type repository struct {
 }
 
 // Manifests makes sure that what a pull asks for is there, if it can be built.
-func (r *repository) Manifests(ctx context.Context, options ...distribution.ManifestServiceOption) (distribution.ManifestService, error) {
+func (r *repository) Manifests(
+	ctx context.Context, options ...distribution.ManifestServiceOption,
+) (distribution.ManifestService, error) {
 	manifests, err := r.Repository.Manifests(ctx, options...)
 	if err != nil {
 		return nil, err
@@ -75,11 +77,13 @@ type pull struct {
 	header  http.Header
 }
 
-// errForeign keeps the page of one site from having images built by another, through the browser of who looks at it.
+// errForeign keeps the page of one site from having images built by another, through the browser of
+// who looks at it.
 var errForeign = nixbuilder.Errorf(nixbuilder.Denied,
 	"a web page of another site asks for this, and nothing is built for such: pull the image with a container tool")
 
-// pullOf reads the request that the registry's context carries; it is false for anything but a pull by tag.
+// pullOf reads the request that the registry's context carries; it is false for anything but a pull
+// by tag.
 func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	request, ok := ctx.Value("http.request").(*http.Request)
 	if !ok || request.Method != http.MethodGet && request.Method != http.MethodHead {
@@ -98,7 +102,13 @@ func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	if user == "" {
 		client = clientOf(request, s.proxies)
 	}
-	p := pull{tag: tag, client: client, accepts: acceptsOf(request.Header), held: heldOf(request.URL), header: response.Header()}
+	p := pull{
+		tag:     tag,
+		client:  client,
+		accepts: acceptsOf(request.Header),
+		held:    heldOf(request.URL),
+		header:  response.Header(),
+	}
 	name, _ := ctx.Value("vars.name").(string)
 	if p.barred = s.barred(user, request, response, name); isForeign(request) {
 		p.barred = errForeign
@@ -106,8 +116,9 @@ func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	return p, true
 }
 
-// isForeign tells whether a browser asks for the page of another site. Browsers say so of all requests to https and to this machine, and otherwise name
-// the page's origin where it could read the answer. Nobody else sends these headers.
+// isForeign tells whether a browser asks for the page of another site. Browsers say so of all
+// requests to https and to this machine, and otherwise name the page's origin where it could read
+// the answer. Nobody else sends these headers.
 func isForeign(request *http.Request) bool {
 	switch request.Header.Get("Sec-Fetch-Site") {
 	case "same-origin", "none": // the registry's own page; somebody who typed the address
@@ -138,8 +149,8 @@ func heldOf(asked *url.URL) int {
 // accepts are the forms of an image that a client takes.
 type accepts struct{ index, manifest, docker bool }
 
-// acceptsOf reads a request's header. A client that says nothing, or that takes anything, gets Docker's form, as the registry itself has it
-// only for those who ask for OCI's by name.
+// acceptsOf reads a request's header. A client that says nothing, or that takes anything, gets
+// Docker's form, as the registry itself has it only for those who ask for OCI's by name.
 func acceptsOf(header http.Header) accepts {
 	var a accepts
 	said := false

@@ -39,20 +39,64 @@ func TestPullOf(t *testing.T) {
 		isPull                          bool
 		want                            pull
 	}{
-		{name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{accepts: accepts{manifest: true}, tag: "latest", client: "192.0.2.1"}},
-		{name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711", accept: []string{v1.MediaTypeImageManifest}, isPull: true, want: pull{accepts: accepts{manifest: true}, tag: "v1", client: "2001:db8::/64"}},
-		{name: "a user is who matters", method: "GET", reference: "v1", user: "ada", address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", client: "ada"}},
-		{name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", client: "192.0.2.1"}},
-		{name: "sent round", method: "GET", target: "/?hold=3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1", held: 3}},
-		{name: "nonsense for a counter", method: "GET", target: "/?hold=-3", reference: "v1", accept: []string{v1.MediaTypeImageIndex}, isPull: true, want: pull{accepts: accepts{index: true}, tag: "v1"}},
-		{name: "before OCI", method: "GET", reference: "v1", accept: []string{dockerType + ", application/json"}, isPull: true, want: pull{tag: "v1", accepts: accepts{docker: true}}},
-		{name: "says nothing", method: "GET", reference: "v1", isPull: true, want: pull{tag: "v1", accepts: accepts{docker: true}}},
-		{name: "takes anything", method: "GET", reference: "v1", accept: []string{"*/*"}, isPull: true, want: pull{tag: "v1", accepts: accepts{docker: true}}},
-		{name: "takes both, on two lines", method: "GET", reference: "v1", accept: []string{dockerType, v1.MediaTypeImageManifest + ";q=0.5"}, isPull: true, want: pull{accepts: accepts{manifest: true, docker: true}, tag: "v1"}},
-		{name: "takes something else", method: "GET", reference: "v1", accept: []string{"text/html"}, isPull: true, want: pull{tag: "v1"}},
+		{
+			name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711",
+			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
+			want: pull{accepts: accepts{manifest: true}, tag: "latest", client: "192.0.2.1"},
+		},
+		{
+			name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711",
+			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
+			want: pull{accepts: accepts{manifest: true}, tag: "v1", client: "2001:db8::/64"},
+		},
+		{
+			name: "a user is who matters", method: "GET", reference: "v1", user: "ada",
+			address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true,
+			want: pull{accepts: accepts{index: true}, tag: "v1", client: "ada"},
+		},
+		{
+			name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1",
+			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
+			want: pull{accepts: accepts{index: true}, tag: "v1", client: "192.0.2.1"},
+		},
+		{
+			name: "sent round", method: "GET", target: "/?hold=3", reference: "v1",
+			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
+			want: pull{accepts: accepts{index: true}, tag: "v1", held: 3},
+		},
+		{
+			name: "nonsense for a counter", method: "GET", target: "/?hold=-3", reference: "v1",
+			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
+			want: pull{accepts: accepts{index: true}, tag: "v1"},
+		},
+		{
+			name: "before OCI", method: "GET", reference: "v1",
+			accept: []string{dockerType + ", application/json"}, isPull: true,
+			want: pull{tag: "v1", accepts: accepts{docker: true}},
+		},
+		{
+			name: "says nothing", method: "GET", reference: "v1", isPull: true,
+			want: pull{tag: "v1", accepts: accepts{docker: true}},
+		},
+		{
+			name: "takes anything", method: "GET", reference: "v1", accept: []string{"*/*"}, isPull: true,
+			want: pull{tag: "v1", accepts: accepts{docker: true}},
+		},
+		{
+			name: "takes both, on two lines", method: "GET", reference: "v1",
+			accept: []string{dockerType, v1.MediaTypeImageManifest + ";q=0.5"}, isPull: true,
+			want: pull{accepts: accepts{manifest: true, docker: true}, tag: "v1"},
+		},
+		{
+			name: "takes something else", method: "GET", reference: "v1", accept: []string{"text/html"},
+			isPull: true, want: pull{tag: "v1"},
+		},
 		{name: "PUT", method: "PUT", reference: "latest"},
 		{name: "DELETE", method: "DELETE", reference: "latest"},
-		{name: "by digest", method: "GET", reference: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
+		{
+			name: "by digest", method: "GET",
+			reference: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+		},
 		{name: "no manifest", method: "GET"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -64,10 +108,12 @@ func TestPullOf(t *testing.T) {
 			request.Header["Accept"] = test.accept
 			request.RemoteAddr = test.address
 			response := httptest.NewRecorder()
-			got, ok := (&Service{config: new(configuration.Configuration)}).pullOf(requestContext{t.Context(), map[string]any{
-				"http.request": request, "http.response": http.ResponseWriter(response), "vars.reference": test.reference,
-				"auth.user.name": test.user,
-			}})
+			got, ok := (&Service{config: new(configuration.Configuration)}).pullOf(
+				requestContext{t.Context(), map[string]any{
+					"http.request": request, "http.response": http.ResponseWriter(response), "vars.reference": test.reference,
+					"auth.user.name": test.user,
+				}},
+			)
 			if ok != test.isPull {
 				t.Fatalf("is a pull: %t, want %t", ok, test.isPull)
 			}
@@ -75,7 +121,8 @@ func TestPullOf(t *testing.T) {
 			if !ok {
 				return
 			}
-			if got.tag != test.want.tag || got.client != test.want.client || got.accepts != test.want.accepts || got.held != test.want.held {
+			if got.tag != test.want.tag || got.client != test.want.client || got.accepts != test.want.accepts ||
+				got.held != test.want.held {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})
@@ -125,19 +172,49 @@ func TestExplain(t *testing.T) {
 		header http.Header
 		text   string
 	}{
-		{name: "not found", err: nixbuilder.Errorf(nixbuilder.NotFound, "there is no package gti"), status: 404, text: "there is no package gti"},
+		{
+			name: "not found", err: nixbuilder.Errorf(nixbuilder.NotFound, "there is no package gti"),
+			status: 404, text: "there is no package gti",
+		},
 		{name: "denied", err: nixbuilder.Errorf(nixbuilder.Denied, "unfree"), status: 403, text: "unfree"},
-		{name: "busy", err: nixbuilder.Errorf(nixbuilder.Busy, "later"), status: 429, header: http.Header{"Retry-After": {"10"}}, text: "later"},
-		{name: "unavailable", err: nixbuilder.Errorf(nixbuilder.Unavailable, "later"), status: 503, header: http.Header{"Retry-After": {"30"}}, text: "later"},
-		{name: "interrupted", err: nixbuilder.Errorf(nixbuilder.Interrupted, "killed"), status: 503, header: http.Header{"Retry-After": {"60"}}, text: "killed"},
+		{
+			name: "busy", err: nixbuilder.Errorf(nixbuilder.Busy, "later"), status: 429,
+			header: http.Header{"Retry-After": {"10"}}, text: "later",
+		},
+		{
+			name: "unavailable", err: nixbuilder.Errorf(nixbuilder.Unavailable, "later"), status: 503,
+			header: http.Header{"Retry-After": {"30"}}, text: "later",
+		},
+		{
+			name: "interrupted", err: nixbuilder.Errorf(nixbuilder.Interrupted, "killed"), status: 503,
+			header: http.Header{"Retry-After": {"60"}}, text: "killed",
+		},
 		{name: "damaged", err: nixbuilder.Errorf(nixbuilder.Damaged, "no archive"), status: 403, text: "no archive"},
-		{name: "wrapped", err: errors.Join(nixbuilder.Errorf(nixbuilder.Denied, "unfree")), status: 403, text: "unfree"},
-		{name: "first hold", err: errHold, status: 307, header: http.Header{"Location": {"?hold=1"}, "Cache-Control": {"no-store"}}},
-		{name: "last hold", err: errHold, held: 8, status: 307, header: http.Header{"Location": {"?hold=9"}, "Cache-Control": {"no-store"}}},
-		{name: "held long enough", err: errHold, held: 9, status: 503, header: http.Header{"Retry-After": {"30"}}, text: "still being built"},
-		{name: "a counter that somebody made up", err: errHold, held: 1 << 40, status: 503, header: http.Header{"Retry-After": {"30"}}},
+		{
+			name: "wrapped", err: errors.Join(nixbuilder.Errorf(nixbuilder.Denied, "unfree")), status: 403,
+			text: "unfree",
+		},
+		{
+			name: "first hold", err: errHold, status: 307,
+			header: http.Header{"Location": {"?hold=1"}, "Cache-Control": {"no-store"}},
+		},
+		{
+			name: "last hold", err: errHold, held: 8, status: 307,
+			header: http.Header{"Location": {"?hold=9"}, "Cache-Control": {"no-store"}},
+		},
+		{
+			name: "held long enough", err: errHold, held: 9, status: 503,
+			header: http.Header{"Retry-After": {"30"}}, text: "still being built",
+		},
+		{
+			name: "a counter that somebody made up", err: errHold, held: 1 << 40, status: 503,
+			header: http.Header{"Retry-After": {"30"}},
+		},
 		{name: "read-only", err: errReadOnly, status: 404, text: "read-only"},
-		{name: "anything else is the operator's", err: errors.New("open /var/lib/secret: no"), status: 503, header: http.Header{"Retry-After": {"30"}}, text: "registry's log"},
+		{
+			name: "anything else is the operator's", err: errors.New("open /var/lib/secret: no"), status: 503,
+			header: http.Header{"Retry-After": {"30"}}, text: "registry's log",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			header := http.Header{}
@@ -154,7 +231,8 @@ func TestExplain(t *testing.T) {
 					t.Errorf("%s: %q, want %q", key, header.Get(key), test.header.Get(key))
 				}
 			}
-			if body := response.Body.String(); !strings.Contains(body, test.text) || strings.Contains(body, "/var/lib") {
+			if body := response.Body.String(); !strings.Contains(body, test.text) ||
+				strings.Contains(body, "/var/lib") {
 				t.Errorf("the answer is %s", body)
 			}
 		})

@@ -28,7 +28,8 @@ import (
 // name is what the middleware is called in config.yml.
 const name = "nix"
 
-// serviceKey is where Setup leaves the Service in the options that the registry hands to the middleware. No YAML key can be it.
+// serviceKey is where Setup leaves the Service in the options that the registry hands to the
+// middleware. No YAML key can be it.
 const serviceKey = "\x00service"
 
 // builtCached is how much of the records of built tags is kept in memory, in bytes: some 400 each.
@@ -74,9 +75,10 @@ func init() {
 	}
 }
 
-// Setup reads the nix stanza of a registry's configuration and prepares the registry to be served by the Service: the caller starts it
-// with the same configuration afterwards. It returns nil if there is no stanza. Every fault is in the error, on a line of its own
-// that begins with the key; nothing is started then.
+// Setup reads the nix stanza of a registry's configuration and prepares the registry to be served
+// by the Service: the caller starts it with the same configuration afterwards. It returns nil if
+// there is no stanza. Every fault is in the error, on a line of its own that begins with the key;
+// nothing is started then.
 func Setup(config *configuration.Configuration) (*Service, error) {
 	stanza, err := find(config)
 	if stanza == nil || err != nil {
@@ -88,7 +90,9 @@ func Setup(config *configuration.Configuration) (*Service, error) {
 	}
 	live := configuration.Parameters{serviceKey: service}
 	stanza.Options = live
-	config.Middleware["registry"] = append(config.Middleware["registry"], configuration.Middleware{Name: name, Options: live})
+	config.Middleware["registry"] = append(
+		config.Middleware["registry"], configuration.Middleware{Name: name, Options: live},
+	)
 	return service, nil
 }
 
@@ -100,7 +104,10 @@ func find(config *configuration.Configuration) (*configuration.Middleware, error
 		switch {
 		case stanzas[i].Name != name:
 		case stanzas[i].Disabled: // which the registry itself does not look at
-			return nil, fmt.Errorf("middleware.repository[%d].disabled: is ignored by the registry: remove the stanza instead", i)
+			return nil, fmt.Errorf(
+				"middleware.repository[%d].disabled: is ignored by the registry: remove the stanza instead",
+				i,
+			)
 		case found != nil:
 			return nil, fmt.Errorf("middleware.repository[%d]: %s is listed twice", i, name)
 		default:
@@ -113,7 +120,12 @@ func find(config *configuration.Configuration) (*configuration.Middleware, error
 func newService(config *configuration.Configuration, stanza *configuration.Middleware) (*Service, error) {
 	var faults []error
 	if config.Proxy.RemoteURL != "" {
-		faults = append(faults, errors.New("proxy.remoteurl: a pull-through cache has nothing to do with images that are built: use one registry for each"))
+		faults = append(
+			faults,
+			errors.New(
+				"proxy.remoteurl: a pull-through cache has nothing to do with images that are built: use one registry for each",
+			),
+		)
 	}
 	faults = append(faults, anonymousPullFaults(config)...)
 	options, err := ParseOptions(stanza.Options)
@@ -121,8 +133,11 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 		faults = append(faults, prefixed("middleware.repository["+name+"].options.", err)...)
 	}
 	if readOnly(config) && len(options.Prebuild) > 0 {
-		faults = append(faults, fmt.Errorf("middleware.repository[%s].options.prebuild: nothing is built in read-only mode, "+
-			"which storage.maintenance.readonly.enabled has switched on: leave one of the two", name))
+		faults = append(
+			faults,
+			fmt.Errorf("middleware.repository[%s].options.prebuild: nothing is built in read-only mode, "+
+				"which storage.maintenance.readonly.enabled has switched on: leave one of the two", name),
+		)
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
@@ -159,7 +174,8 @@ func readOnly(config *configuration.Configuration) bool {
 	return enabled
 }
 
-// attach gives the Service the registry's blobs and storage, and starts what builds. Prebuilding ends with ctx.
+// attach gives the Service the registry's blobs and storage, and starts what builds. Prebuilding
+// ends with ctx.
 func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver) error {
 	records := state{storage}
 	builder, err := nixbuilder.New(ctx, s.options.builder(), records)
@@ -200,8 +216,9 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	return nil
 }
 
-// Close ends the builds under way, of which no tag remains, and the connections to Nix, links the layers of images that are served already, and
-// delivers what is left to be notified. That takes 30 s at most. Nothing may be asked of the Service any more.
+// Close ends the builds under way, of which no tag remains, and the connections to Nix, links the
+// layers of images that are served already, and delivers what is left to be notified. That takes 30
+// s at most. Nothing may be asked of the Service any more.
 func (s *Service) Close() {
 	if s.jobs == nil {
 		return // it was not attached
@@ -212,14 +229,18 @@ func (s *Service) Close() {
 	s.announcer.close()
 }
 
-// A plugin is what the registry calls. It finds the Service that Setup made, or makes the one of each configuration once.
+// A plugin is what the registry calls. It finds the Service that Setup made, or makes the one of
+// each configuration once.
 type plugin struct {
 	mu       sync.Mutex
 	services map[*configuration.Configuration]*Service
 }
 
 // registry is called once, when the registry starts.
-func (*plugin) registry(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver, options map[string]any) (distribution.Namespace, error) {
+func (*plugin) registry(
+	ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver,
+	options map[string]any,
+) (distribution.Namespace, error) {
 	service, ok := options[serviceKey].(*Service)
 	if !ok {
 		return nil, fmt.Errorf("middleware.registry: %s goes under middleware.repository", name)
@@ -228,7 +249,9 @@ func (*plugin) registry(ctx context.Context, namespace distribution.Namespace, s
 }
 
 // repository is called for every request that names a repository.
-func (p *plugin) repository(ctx context.Context, repo distribution.Repository, options map[string]any) (distribution.Repository, error) {
+func (p *plugin) repository(
+	ctx context.Context, repo distribution.Repository, options map[string]any,
+) (distribution.Repository, error) {
 	service, ok := options[serviceKey].(*Service)
 	if !ok {
 		app, ok := ctx.(*handlers.App)

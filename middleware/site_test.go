@@ -77,10 +77,12 @@ func TestSiteFiles(t *testing.T) {
 		t.Run(test.method+" "+test.target, func(t *testing.T) {
 			w := get(h, test.method, test.target)
 			body := w.Body.String()
-			if w.Code != test.status || test.status == 200 && body != test.body || strings.Contains(body, "secret") || strings.Contains(body, "root:") {
+			if w.Code != test.status || test.status == 200 && body != test.body || strings.Contains(body, "secret") ||
+				strings.Contains(body, "root:") {
 				t.Errorf("%d %q, want %d %q", w.Code, body, test.status, test.body)
 			}
-			if test.status == 200 && test.body != "api" && (w.Header().Get("Cache-Control") == "" || w.Header().Get("Last-Modified") == "") {
+			if test.status == 200 && test.body != "api" &&
+				(w.Header().Get("Cache-Control") == "" || w.Header().Get("Last-Modified") == "") {
 				t.Errorf("headers %v do not say for how long it may be kept", w.Header())
 			}
 		})
@@ -106,9 +108,20 @@ func TestSitePage(t *testing.T) {
 		change       func(*configuration.Configuration, *Service)
 		has, hasNot  []string
 	}{
-		{"at first", "", nil, []string{"docker run --rm -ti registry.example/shell/git/htop", "Nothing since"}, []string{"<table>"}},
-		{"with builds", "", built, []string{"git:latest", "evil:latest", "&lt;script&gt;"}, []string{"<script>", "Nothing since"}},
-		{"with a prefix and another host", "names: {prefix: nix}", func(c *configuration.Configuration, _ *Service) { c.HTTP.Host = "https://hub.example" }, []string{"hub.example/nix/shell/git/htop"}, nil},
+		{
+			"at first", "", nil,
+			[]string{"docker run --rm -ti registry.example/shell/git/htop", "Nothing since"},
+			[]string{"<table>"},
+		},
+		{
+			"with builds", "", built, []string{"git:latest", "evil:latest", "&lt;script&gt;"},
+			[]string{"<script>", "Nothing since"},
+		},
+		{
+			"with a prefix and another host", "names: {prefix: nix}",
+			func(c *configuration.Configuration, _ *Service) { c.HTTP.Host = "https://hub.example" },
+			[]string{"hub.example/nix/shell/git/htop"}, nil,
+		},
 		{"not for everybody", "", func(c *configuration.Configuration, s *Service) {
 			built(c, s)
 			c.Auth = configuration.Auth{"htpasswd": {"realm": "x"}}

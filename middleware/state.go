@@ -11,10 +11,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// stateRoot is where the builder's records are in the registry's storage, beside upstream's /docker. The number is of their format.
+// stateRoot is where the builder's records are in the registry's storage, beside upstream's
+// /docker. The number is of their format.
 const stateRoot = "/nix/v1/"
 
-// state keeps the builder's records in the registry's storage driver, where replicas share them. It is safe for concurrent use.
+// state keeps the builder's records in the registry's storage driver, where replicas share them. It
+// is safe for concurrent use.
 type state struct{ driver driver.StorageDriver }
 
 func (s state) Get(ctx context.Context, key string) ([]byte, error) {

@@ -29,9 +29,11 @@ const tokenLife = 15 * time.Minute
 // tokenFile is where tokens are, below /v2/.
 const tokenFile = "token"
 
-// Tokens gives tokens to the clients of a registry with the access controller anonymouspull over one for passwords, such as htpasswd; others are left as they are. A program has it by
-// registry.RegisterHandler(middleware.Tokens), before it starts the registry. Docker pulls nothing without a password where it is challenged for one, but it asks everywhere
-// for a token without one.
+// Tokens gives tokens to the clients of a registry with the access controller anonymouspull over
+// one for passwords, such as htpasswd; others are left as they are. A program has it by
+// registry.RegisterHandler(middleware.Tokens), before it starts the registry. Docker pulls nothing
+// without a password where it is challenged for one, but it asks everywhere for a token without
+// one.
 func Tokens(config *configuration.Configuration, api http.Handler) http.Handler {
 	controller, ok := config.Auth.Parameters()[controllerKey].(*anonymousPull)
 	if !ok || !controller.wantsPasswords() {
@@ -53,7 +55,8 @@ func Tokens(config *configuration.Configuration, api http.Handler) http.Handler 
 	})
 }
 
-// tokens are the credentials of clients, sealed: the registry keeps none, and who has changed a password has changed all. They are safe for concurrent use.
+// tokens are the credentials of clients, sealed: the registry keeps none, and who has changed a
+// password has changed all. They are safe for concurrent use.
 type tokens struct {
 	sealer cipher.AEAD
 	host   *url.URL // http.host; nil: what requests say
@@ -142,7 +145,9 @@ func (c tokenChallenge) SetHeaders(request *http.Request, w http.ResponseWriter)
 		c.Challenge.SetHeaders(request, w)
 		return
 	}
-	challenge := fmt.Sprintf("Bearer realm=%q,service=%q", strings.TrimSuffix(base, "/")+"/"+tokenFile, anonymousPullName)
+	challenge := fmt.Sprintf(
+		"Bearer realm=%q,service=%q", strings.TrimSuffix(base, "/")+"/"+tokenFile, anonymousPullName,
+	)
 	if len(c.access) > 0 {
 		scopes := make([]string, len(c.access))
 		for i, access := range c.access {
@@ -187,7 +192,8 @@ func (a *anonymousPull) giveToken(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// wantsPasswords tells whether the other access controller takes a user and a password, rather than tokens of somebody else's.
+// wantsPasswords tells whether the other access controller takes a user and a password, rather than
+// tokens of somebody else's.
 func (a *anonymousPull) wantsPasswords() bool {
 	request, err := http.NewRequest(http.MethodGet, "http://localhost/v2/", nil) //nolint:noctx // it is not sent
 	if err != nil {

@@ -22,18 +22,21 @@ import (
 )
 
 const (
-	// listingFormat is part of every key of a listing's record. It changes with what package nar writes.
+	// listingFormat is part of every key of a listing's record. It changes with what package nar
+	// writes.
 	listingFormat = "1"
-	// maxListingBytes is how large the listing of a store path may be. One file in it takes about 20 bytes.
+	// maxListingBytes is how large the listing of a store path may be. One file in it takes about
+	// 20 bytes.
 	maxListingBytes = 32 << 20
-	// listingsCached is how much of listings is in memory because they were read from the State, in bytes; one is mostly 1 or 2 KB, compressed.
+	// listingsCached is how much of listings is in memory because they were read from the State, in
+	// bytes; one is mostly 1 or 2 KB, compressed.
 	listingsCached = 1 << 20
 	// freshBytes is how much of listings, compressed, is in memory because they came by.
 	freshBytes = 64 << 20
 )
 
-// listings are what store paths hold but for the content of files, gathered while their archives pass. Those that root layers needed are also records. They
-// are safe for concurrent use.
+// listings are what store paths hold but for the content of files, gathered while their archives
+// pass. Those that root layers needed are also records. They are safe for concurrent use.
 type listings struct {
 	records *Records[[]byte]
 	encoder *zstd.Encoder
@@ -42,7 +45,10 @@ type listings struct {
 }
 
 func newListings(state State) (*listings, error) {
-	l := &listings{records: NewRecords[[]byte](state, "listings", listingsCached), fresh: weighted.New[store.Path, []byte](freshBytes)}
+	l := &listings{
+		records: NewRecords[[]byte](state, "listings", listingsCached),
+		fresh:   weighted.New[store.Path, []byte](freshBytes),
+	}
 	var err error
 	if l.encoder, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
 		return nil, err
@@ -112,8 +118,13 @@ func (*archives) await(context.Context, []store.Path) error { return nil }
 func (a *archives) files() rootfs.Files { return a }
 
 // pack writes the layer of paths while they are downloaded.
-func (a *archives) pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error) {
-	return layer.PackArchives(ctx, w, compressor, paths, layer.Options{TempDir: a.tempDir}, func(p store.Path, visit func(nar.Entry) error) error { return a.read(ctx, p, visit) })
+func (a *archives) pack(
+	ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path,
+) (layer.Result, error) {
+	return layer.PackArchives(
+		ctx, w, compressor, paths, layer.Options{TempDir: a.tempDir},
+		func(p store.Path, visit func(nar.Entry) error) error { return a.read(ctx, p, visit) },
+	)
 }
 
 // read downloads a path, and keeps its listing.
@@ -135,7 +146,8 @@ func (a *archives) read(ctx context.Context, p store.Path, visit func(nar.Entry)
 	return err
 }
 
-// find tells what is under a name that is relative to the store. The error is fs.ErrNotExist if that is nothing.
+// find tells what is under a name that is relative to the store. The error is fs.ErrNotExist if
+// that is nothing.
 func (a *archives) find(ctx context.Context, name string) (*nar.Listing, error) {
 	base, below, _ := strings.Cut(name, "/")
 	listing, err := a.listing(ctx, store.Path(store.Dir+"/"+base))
@@ -217,7 +229,8 @@ func (a *archives) ReadFile(ctx context.Context, name string, most int64) ([]byt
 	return content, err
 }
 
-// keepListings writes those that the root layer asked for into the State, for the next image with one of these packages.
+// keepListings writes those that the root layer asked for into the State, for the next image with
+// one of these packages.
 func (a *archives) keepListings(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -229,10 +242,12 @@ func (a *archives) keepListings(ctx context.Context) error {
 	return all.Wait()
 }
 
-// substitutions is how often an image is begun because an archive was not what a binary cache had promised.
+// substitutions is how often an image is begun because an archive was not what a binary cache had
+// promised.
 const substitutions = 3
 
-// substitute makes an image out of what binary caches have, without a Nix store. What they don't have goes through the Nix store, if there is one.
+// substitute makes an image out of what binary caches have, without a Nix store. What they don't
+// have goes through the Nix store, if there is one.
 func (b *Builder) substitute(ctx context.Context, o order) (Manifest, error) {
 	var missing *binarycache.MissingError
 	for range substitutions {

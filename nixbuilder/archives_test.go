@@ -29,7 +29,8 @@ type cachedStore struct {
 	caches      *binarycache.Caches
 }
 
-// newCachedStore makes a store of files, by name below its directory. What begins with "-> " is a symbolic link.
+// newCachedStore makes a store of files, by name below its directory. What begins with "-> " is a
+// symbolic link.
 func newCachedStore(t *testing.T, files map[string]string) cachedStore {
 	t.Helper()
 	s := cachedStore{root: t.TempDir(), cache: t.TempDir()}
@@ -184,7 +185,9 @@ func TestRootLayerOfArchives(t *testing.T) {
 	if err := os.Rename(filepath.Join(s.cache, "b.nar"), filepath.Join(s.cache, "kept")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); !errors.As(err, new(*binarycache.MissingError)) {
+	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); !errors.As(
+		err, new(*binarycache.MissingError),
+	) {
 		t.Errorf("without the archive that has a list of packages: %v", err)
 	}
 }
@@ -211,10 +214,13 @@ func TestListingsAreKept(t *testing.T) {
 	if err := a.keepListings(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); err != nil || !bytes.Equal(got, want) {
+	if got, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); err != nil ||
+		!bytes.Equal(got, want) {
 		t.Fatalf("in another process: the root layer is another one, %v", err)
 	}
-	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, newMemory()))); !errors.As(err, new(*binarycache.MissingError)) {
+	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, newMemory()))); !errors.As(
+		err, new(*binarycache.MissingError),
+	) {
 		t.Errorf("with nothing known: %v", err)
 	}
 }

@@ -28,7 +28,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// What is kept of records in memory, in bytes. A package is about 1 KB, a layer 400 bytes, an image's layers mostly 50 KB.
+// What is kept of records in memory, in bytes. A package is about 1 KB, a layer 400 bytes, an
+// image's layers mostly 50 KB.
 const (
 	packagesCached = 16 << 20
 	layersCached   = 20 << 20
@@ -39,9 +40,11 @@ const (
 )
 
 const (
-	// layersInFlight is how many layers of an image are looked for, mounted or packed at a time. Packing has its own, lower limit.
+	// layersInFlight is how many layers of an image are looked for, mounted or packed at a time.
+	// Packing has its own, lower limit.
 	layersInFlight = 32
-	// warmConns is how many images whose packages are all there may ask the Nix store, and be packed, beside those that Nix builds for.
+	// warmConns is how many images whose packages are all there may ask the Nix store, and be
+	// packed, beside those that Nix builds for.
 	warmConns = 16
 )
 
@@ -67,8 +70,9 @@ type Builder struct {
 	listings  *listings           // nil: as caches
 }
 
-// New prepares a Builder and tries out that Nix is there, its store too unless the Builder is storeless. Limits of isolation that the
-// host does not permit are logged. What it found out and wants to share with other replicas it keeps in state.
+// New prepares a Builder and tries out that Nix is there, its store too unless the Builder is
+// storeless. Limits of isolation that the host does not permit are logged. What it found out and
+// wants to share with other replicas it keeps in state.
 func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	runner, warnings := proc.New()
 	variants := NewRecords[source.Variant](state, "variants", variantsCached)
@@ -98,28 +102,36 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		return nil, err
 	}
 	for _, uri := range useless {
-		logrus.Warnf("nix: nix.alloweduris: Nix %s can't be allowed %s alone: allow the directory that the repository is in, with a slash at its end", evaluator.Version(), uri)
+		logrus.Warnf(
+			"nix: nix.alloweduris: Nix %s can't be allowed %s alone: allow the directory that the repository is in, with a slash at its end",
+			evaluator.Version(), uri,
+		)
 	}
 	if why := evaluator.Shared(); why != "" {
-		logrus.Warnf("nix: what package sets fetch comes by a proxy that keeps to nix.alloweduris, but through the network of this host: %s", why)
+		logrus.Warnf(
+			"nix: what package sets fetch comes by a proxy that keeps to nix.alloweduris, but through the network of this host: %s",
+			why,
+		)
 	}
 	*b = Builder{
 		options:   options,
 		source:    packages,
 		variants:  variants,
 		evaluator: evaluator,
-		daemons:   daemon.NewPool(runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns}),
-		building:  newPlaces(options.Concurrency),
-		reading:   make(chan struct{}, 1),
-		merging:   make(chan struct{}, runtime.GOMAXPROCS(0)),
-		packages:  newResolver(evaluator, state, options.Concurrency, options.BuildTotal),
-		denials:   weighted.New[string, denials](denialsCached),
-		layout:    newLayout(state),
-		packer:    newPacker(state, options.Compression),
-		images:    NewRecords[[]packedLayer](state, "images", imagesCached),
-		closures:  newClosures(),
-		floating:  NewRecords[store.Path](state, "floating", floatingCached),
-		files:     rootfs.NewStoreFiles(""),
+		daemons: daemon.NewPool(
+			runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns},
+		),
+		building: newPlaces(options.Concurrency),
+		reading:  make(chan struct{}, 1),
+		merging:  make(chan struct{}, runtime.GOMAXPROCS(0)),
+		packages: newResolver(evaluator, state, options.Concurrency, options.BuildTotal),
+		denials:  weighted.New[string, denials](denialsCached),
+		layout:   newLayout(state),
+		packer:   newPacker(state, options.Compression),
+		images:   NewRecords[[]packedLayer](state, "images", imagesCached),
+		closures: newClosures(),
+		floating: NewRecords[store.Path](state, "floating", floatingCached),
+		files:    rootfs.NewStoreFiles(""),
 	}
 	if options.Storeless {
 		if b.listings, err = newListings(state); err != nil {
@@ -148,14 +160,16 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 	return b, nil
 }
 
-// Close ends the connections to Nix that are idle. It is called when no image is being made any more.
+// Close ends the connections to Nix that are idle. It is called when no image is being made any
+// more.
 func (b *Builder) Close() { b.daemons.Close() }
 
-// Current tells which revision of the package set a tag stands for now, if that can be told at once.
+// Current tells which revision of the package set a tag stands for now, if that can be told at
+// once.
 func (b *Builder) Current(tag string) (revision string, ok bool) { return b.source.Current(tag) }
 
-// Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound if there is none, Denied if clients may not choose it, and
-// Damaged if its archive is of no use.
+// Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound
+// if there is none, Denied if clients may not choose it, and Damaged if its archive is of no use.
 func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	pinned, err := b.source.Pin(ctx, tag)
 	if bad := (*source.ArchiveError)(nil); errors.As(err, &bad) {
@@ -169,15 +183,20 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 		return pinned, Errorf(Denied, "%v", refused)
 	}
 	if pinned.Stale != nil {
-		logrus.WithError(pinned.Stale).Warnf("nix: %s can't be looked up, going on with %s", pinned.Name, pinned.Revision)
+		logrus.WithError(pinned.Stale).
+			Warnf("nix: %s can't be looked up, going on with %s", pinned.Name, pinned.Revision)
 	}
 	return pinned, err
 }
 
-// Build makes the image of a request and stores its layers in a repository. It is for the caller to store the configs and manifests, to wait for what
-// its Repository has not done yet, and to see to it that the same image is not built twice at a time. Of several platforms, those that fail are left out if another succeeds.
-// ByClient tells whether a client chose the revision: such images do not take all that may be built at a time.
-func (b *Builder) Build(ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, repo Repository) (Image, error) {
+// Build makes the image of a request and stores its layers in a repository. It is for the caller to
+// store the configs and manifests, to wait for what its Repository has not done yet, and to see to
+// it that the same image is not built twice at a time. Of several platforms, those that fail are
+// left out if another succeeds. ByClient tells whether a client chose the revision: such images do
+// not take all that may be built at a time.
+func (b *Builder) Build(
+	ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, repo Repository,
+) (Image, error) {
 	release, err := b.source.Hold(ctx, pinned)
 	if err != nil {
 		return Image{}, err
@@ -192,7 +211,10 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 		platforms = []string{"linux/" + request.Arch}
 	}
 	if len(platforms) == 1 {
-		image.Manifest, err = b.buildFor(ctx, order{request: request, pinned: pinned, byClient: byClient, platform: platforms[0], repo: repo})
+		image.Manifest, err = b.buildFor(
+			ctx,
+			order{request: request, pinned: pinned, byClient: byClient, platform: platforms[0], repo: repo},
+		)
 		return image, err
 	}
 	built := make([]platformManifest, len(platforms))
@@ -200,7 +222,10 @@ func (b *Builder) Build(ctx context.Context, request names.Request, pinned sourc
 	for i, platform := range platforms {
 		all.Go(func() {
 			built[i].platform = platform
-			built[i].Manifest, built[i].err = b.buildFor(ctx, order{request: request, pinned: pinned, byClient: byClient, platform: platform, repo: repo})
+			built[i].Manifest, built[i].err = b.buildFor(
+				ctx,
+				order{request: request, pinned: pinned, byClient: byClient, platform: platform, repo: repo},
+			)
 		})
 	}
 	all.Wait()
@@ -279,7 +304,8 @@ func (b *Builder) buildFor(ctx context.Context, o order) (Manifest, error) {
 	return manifest, err
 }
 
-// realiseAndPack makes the image of packages that are known. What was done before need not be done again.
+// realiseAndPack makes the image of packages that are known. What was done before need not be done
+// again.
 func (b *Builder) realiseAndPack(ctx context.Context, o order) (_ Manifest, err error) {
 	if o.packages, err = b.settle(ctx, o); err != nil {
 		return Manifest{}, err
@@ -290,8 +316,9 @@ func (b *Builder) realiseAndPack(ctx context.Context, o order) (_ Manifest, err 
 	return b.fromStore(ctx, o)
 }
 
-// fromStore makes an image out of the Nix store, which Nix fills with what is not there. What it downloads is packed as it arrives; should binary caches
-// then not give what they said they have, it is built.
+// fromStore makes an image out of the Nix store, which Nix fills with what is not there. What it
+// downloads is packed as it arrives; should binary caches then not give what they said they have,
+// it is built.
 func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
 	conn, coming, err := b.realise(ctx, o, asItArrives)
 	if err != nil {
@@ -367,7 +394,9 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 }
 
 // pack stores the layers of an image, the root layer first, and returns how the image runs, too.
-func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, from origin) (layers []packedLayer, container v1.ImageConfig, err error) {
+func (b *Builder) pack(
+	ctx context.Context, o order, closure []store.PathInfo, from origin,
+) (layers []packedLayer, container v1.ImageConfig, err error) {
 	var root packedLayer
 	packRoot := func(ctx context.Context, files rootfs.Files) error {
 		leave, err := enter(ctx, b.merging)
@@ -402,9 +431,14 @@ func (b *Builder) pack(ctx context.Context, o order, closure []store.PathInfo, f
 	return append([]packedLayer{root}, layers...), container, err
 }
 
-// packClosure stores the layers of store paths, grouped as they were when the same ones were packed before, unless that was decided for one image alone.
+// packClosure stores the layers of store paths, grouped as they were when the same ones were packed
+// before, unless that was decided for one image alone.
 func (b *Builder) packClosure(
-	ctx context.Context, o order, closure []store.PathInfo, await func(context.Context, []store.Path) error, pack packing,
+	ctx context.Context,
+	o order,
+	closure []store.PathInfo,
+	await func(context.Context, []store.Path) error,
+	pack packing,
 ) ([]packedLayer, error) {
 	key := b.closureKey(closure)
 	known, grouped, err := b.images.Get(ctx, key)

@@ -14,8 +14,8 @@ func tooLong(total time.Duration) *Error {
 	return Errorf(Denied, "making this image takes longer than the %v that build.total allows on this registry", total)
 }
 
-// A clock ends the work for an image, by its context, when that has taken its time. It stands still while the work waits for its turn. It is not safe for
-// concurrent use.
+// A clock ends the work for an image, by its context, when that has taken its time. It stands still
+// while the work waits for its turn. It is not safe for concurrent use.
 type clock struct {
 	left   time.Duration
 	since  time.Time
@@ -26,10 +26,16 @@ type clock struct {
 // newClock starts a clock. The cause of the context's end is errTotal when its time is over.
 func newClock(ctx context.Context, total time.Duration) (context.Context, *clock) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	return ctx, &clock{left: total, since: time.Now(), timer: time.AfterFunc(total, func() { cancel(errTotal) }), cancel: cancel}
+	return ctx, &clock{
+		left:   total,
+		since:  time.Now(),
+		timer:  time.AfterFunc(total, func() { cancel(errTotal) }),
+		cancel: cancel,
+	}
 }
 
-// wait stops the clock while turn waits. There may be no clock: nobody waits for what a command builds.
+// wait stops the clock while turn waits. There may be no clock: nobody waits for what a command
+// builds.
 func (c *clock) wait(turn func() error) error {
 	if c != nil && c.timer.Stop() {
 		c.left -= time.Since(c.since)

@@ -12,8 +12,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// How much is kept in memory of closures of packages' outputs, and of paths with what they refer to, in bytes. A path is some 500; closures share theirs, but
-// each counts all of them, as it is the last one that may have them.
+// How much is kept in memory of closures of packages' outputs, and of paths with what they refer
+// to, in bytes. A path is some 500; closures share theirs, but each counts all of them, as it is
+// the last one that may have them.
 const (
 	closuresKept = 64 << 20
 	pathsKept    = 12 << 20
@@ -22,8 +23,9 @@ const (
 // settled is how old a registration must be to be told from another one, as Nix counts seconds.
 const settled = 2 * time.Second
 
-// closures remembers what outputs of packages refer to, for as long as they stay registered in the Nix store. To ask the store for each path takes a
-// quarter of the time that an image takes whose layers are all there. It is safe for concurrent use.
+// closures remembers what outputs of packages refer to, for as long as they stay registered in the
+// Nix store. To ask the store for each path takes a quarter of the time that an image takes whose
+// layers are all there. It is safe for concurrent use.
 type closures struct {
 	roots *weighted.Cache[store.Path, rootClosure]
 	paths *weighted.Cache[store.Path, store.PathInfo] // whose texts closures share
@@ -42,7 +44,10 @@ type registrations interface {
 }
 
 func newClosures() *closures {
-	return &closures{roots: weighted.New[store.Path, rootClosure](closuresKept), paths: weighted.New[store.Path, store.PathInfo](pathsKept)}
+	return &closures{
+		roots: weighted.New[store.Path, rootClosure](closuresKept),
+		paths: weighted.New[store.Path, store.PathInfo](pathsKept),
+	}
 }
 
 // weight is how many bytes paths take in memory, with what they refer to.
@@ -57,8 +62,8 @@ func weight(infos ...store.PathInfo) (bytes int) {
 	return bytes
 }
 
-// of returns roots with all that they refer to, sorted by path. The caller keeps roots from being collected. It fails with a *daemon.Error if one of
-// them is not in the store.
+// of returns roots with all that they refer to, sorted by path. The caller keeps roots from being
+// collected. It fails with a *daemon.Error if one of them is not in the store.
 func (c *closures) of(ctx context.Context, conn registrations, roots []store.Path) ([]store.PathInfo, error) {
 	registered, err := conn.Registrations(ctx, roots)
 	if err != nil {
@@ -86,7 +91,9 @@ func (c *closures) of(ctx context.Context, conn registrations, roots []store.Pat
 }
 
 // ask adds the closures of roots to found, and remembers them.
-func (c *closures) ask(ctx context.Context, conn registrations, roots []daemon.Registration, found map[store.Path]store.PathInfo) error {
+func (c *closures) ask(
+	ctx context.Context, conn registrations, roots []daemon.Registration, found map[store.Path]store.PathInfo,
+) error {
 	paths := make([]store.Path, len(roots))
 	for i, root := range roots {
 		paths[i] = root.Path

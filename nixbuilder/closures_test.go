@@ -14,7 +14,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// A registry of paths, as Nix has it: what a path refers to is registered before it, and not deleted before it.
+// A registry of paths, as Nix has it: what a path refers to is registered before it, and not
+// deleted before it.
 type registered struct {
 	paths map[store.Path]registeredPath
 	now   time.Time
@@ -56,7 +57,11 @@ func (r *registered) closure(roots []store.Path) []store.PathInfo {
 func (r *registered) add(p store.Path, references ...store.Path) {
 	slices.Sort(references)
 	r.paths[p] = registeredPath{
-		store.PathInfo{Path: p, NarSize: int64(len(references)), References: references}, fmt.Sprint("sha256:", references), r.now,
+		store.PathInfo{
+			Path:       p,
+			NarSize:    int64(len(references)),
+			References: references,
+		}, fmt.Sprint("sha256:", references), r.now,
 	}
 }
 
@@ -69,7 +74,8 @@ func (r *registered) isReferred(p store.Path) bool {
 	return false
 }
 
-// A closure is what the store has, whatever was deleted and built anew with other references, and known ones are not asked for again.
+// A closure is what the store has, whatever was deleted and built anew with other references, and
+// known ones are not asked for again.
 func TestClosures(t *testing.T) {
 	for seed := range uint64(40) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -137,7 +143,8 @@ func TestClosuresJustRegistered(t *testing.T) {
 	}
 }
 
-// A closure counts with all its texts, whoever shares them: few large ones take no more memory than many small ones.
+// A closure counts with all its texts, whoever shares them: few large ones take no more memory than
+// many small ones.
 func TestClosuresInMemoryAreBounded(t *testing.T) {
 	nix := &registered{paths: make(map[store.Path]registeredPath), now: time.Now().Add(-24 * time.Hour)}
 	known := newClosures()
@@ -153,8 +160,13 @@ func TestClosuresInMemoryAreBounded(t *testing.T) {
 		}
 	}
 	last := below[len(below)-1]
-	if roots, paths := known.roots.Bytes(), known.paths.Bytes(); roots > 100_000 || roots < 50_000 || paths > 20_000 || paths < 10_000 || known.roots.Contains(last) {
-		t.Errorf("closures take %d bytes of 100,000, paths %d of 20,000; one of 300,000 is kept: %t", roots, paths, known.roots.Contains(last))
+	if roots, paths := known.roots.Bytes(), known.paths.Bytes(); roots > 100_000 || roots < 50_000 || paths > 20_000 ||
+		paths < 10_000 ||
+		known.roots.Contains(last) {
+		t.Errorf(
+			"closures take %d bytes of 100,000, paths %d of 20,000; one of 300,000 is kept: %t", roots, paths,
+			known.roots.Contains(last),
+		)
 	}
 }
 

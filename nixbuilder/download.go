@@ -27,7 +27,8 @@ const downloadsAtOnce = 16
 // errNotDownloaded is that binary caches do not give what they say they have.
 var errNotDownloaded = errors.New("not downloaded")
 
-// A download is under way: Nix fills its store with what binary caches have of an image. What is there is packed meanwhile. It is an origin.
+// A download is under way: Nix fills its store with what binary caches have of an image. What is
+// there is packed meanwhile. It is an origin.
 type download struct {
 	closure []store.PathInfo
 	stop    context.CancelFunc
@@ -39,10 +40,17 @@ type download struct {
 	err     error         // that ended it, once done is closed
 }
 
-// download begins to fetch those outputs of an image that are targets, over conn, which is the download's until it ends, unless binary caches do not tell
-// enough about them: then it is nil. The other outputs are in the store. It calls ended at the end. The closure can't be collected until conn is put back.
+// download begins to fetch those outputs of an image that are targets, over conn, which is the
+// download's until it ends, unless binary caches do not tell enough about them: then it is nil. The
+// other outputs are in the store. It calls ended at the end. The closure can't be collected until
+// conn is put back.
 func (b *Builder) download(
-	ctx context.Context, conn *daemon.Conn, outputs []store.Path, targets []daemon.DerivedPath, missing daemon.Missing, ended func(),
+	ctx context.Context,
+	conn *daemon.Conn,
+	outputs []store.Path,
+	targets []daemon.DerivedPath,
+	missing daemon.Missing,
+	ended func(),
 ) (*download, error) {
 	infos, err := conn.SubstitutableInfos(ctx, missing.WillSubstitute, nil)
 	if err != nil && !errors.As(err, new(*daemon.Error)) {
@@ -51,7 +59,11 @@ func (b *Builder) download(
 	if len(infos) < len(missing.WillSubstitute) {
 		return nil, nil // a cache has just gone down
 	}
-	d := &download{done: make(chan struct{}), absent: make(map[store.Path]bool, len(infos)), arrived: make(chan struct{})}
+	d := &download{
+		done:    make(chan struct{}),
+		absent:  make(map[store.Path]bool, len(infos)),
+		arrived: make(chan struct{}),
+	}
 	needed := slices.Clone(outputs)
 	var all []store.Path
 	for _, info := range infos {
@@ -105,7 +117,9 @@ func (b *Builder) download(
 }
 
 // fetch is run for what is not built.
-func (b *Builder) fetch(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing) error {
+func (b *Builder) fetch(
+	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing,
+) error {
 	if err := conn.Override(ctx, map[string]string{"max-jobs": strconv.Itoa(downloadsAtOnce)}); err != nil {
 		return err
 	}
@@ -180,7 +194,9 @@ func (d *download) close() {
 	<-d.done
 }
 
-func (*download) pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error) {
+func (*download) pack(
+	ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path,
+) (layer.Result, error) {
 	return packStore(ctx, w, compressor, paths)
 }
 

@@ -15,20 +15,25 @@ type Kind int
 const (
 	// NotFound is that there is no such package or revision.
 	NotFound Kind = iota
-	// Denied is that it is there, but can't be had: by policy, by the package set's own word, or because it fails to build.
+	// Denied is that it is there, but can't be had: by policy, by the package set's own word, or
+	// because it fails to build.
 	Denied
 	// Busy is that too much is under way. Asking again later helps.
 	Busy
-	// Unavailable is that the package set needs something that can't be fetched at the moment. Asking again later may help.
+	// Unavailable is that the package set needs something that can't be fetched at the moment.
+	// Asking again later may help.
 	Unavailable
-	// Interrupted is that a build was ended from outside, or ran out of what the host has. Asking again later may help, and costs a build.
+	// Interrupted is that a build was ended from outside, or ran out of what the host has. Asking
+	// again later may help, and costs a build.
 	Interrupted
-	// Damaged is that the revision of the package set has come in a form that can't be used. Another revision, or asking again later, may help.
+	// Damaged is that the revision of the package set has come in a form that can't be used.
+	// Another revision, or asking again later, may help.
 	Damaged
 )
 
-// An Error is for the one who asked for the image: Message names the thing and the way out, and carries neither paths of the host
-// nor secrets. Any other error means that Nix or the storage is not available, and its text is for the operator.
+// An Error is for the one who asked for the image: Message names the thing and the way out, and
+// carries neither paths of the host nor secrets. Any other error means that Nix or the storage is
+// not available, and its text is for the operator.
 type Error struct {
 	Kind    Kind
 	Message string
@@ -36,7 +41,8 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// maxMessage is how much a client is told, in bytes. The last lines of a build's log are most of it.
+// maxMessage is how much a client is told, in bytes. The last lines of a build's log are most of
+// it.
 const maxMessage = 8 << 10
 
 // Errorf makes an Error. A message that is very long is cut.
@@ -48,7 +54,8 @@ func Errorf(kind Kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: message}
 }
 
-// unfitFor is what clients are told of a file that no image can have. A file of the store is named with its package.
+// unfitFor is what clients are told of a file that no image can have. A file of the store is named
+// with its package.
 func unfitFor(unfit *layer.UnfitError) *Error {
 	name := storePrefix.ReplaceAllString("/"+strings.Trim(unfit.Path, "/"), "")
 	return Errorf(Denied, "%.200q can't be part of an image: %s", name, unfit.Reason)
@@ -57,7 +64,8 @@ func unfitFor(unfit *layer.UnfitError) *Error {
 // Lasting tells whether err is one that asking again would only give once more.
 func Lasting(err error) bool { return isOf(err, NotFound, Denied) }
 
-// Costly tells whether err should be remembered for those who ask again at once, as clients do: it would be the same, or take another build or download to know.
+// Costly tells whether err should be remembered for those who ask again at once, as clients do: it
+// would be the same, or take another build or download to know.
 func Costly(err error) bool { return Lasting(err) || isOf(err, Interrupted, Damaged) }
 
 func isOf(err error, kinds ...Kind) bool {

@@ -17,10 +17,14 @@ import (
 // logLines is how much of the log of a failed build its message has.
 const logLines = 10
 
-// How Nix words what no field of its answers tells, with the versions that do. All else is told by statuses.
+// How Nix words what no field of its answers tells, with the versions that do. All else is told by
+// statuses.
 var (
-	// 2.8 to 2.26 begin the line with "builder for '…'"; 2.34 has "Cannot build '…'." and "Reason: builder failed …" on the next line.
-	wordsBuilder = regexp.MustCompile(`(?:builder(?: for '[^']*')?) failed (with exit code (\d+)|due to signal (\d+) \([^)]*\))`)
+	// 2.8 to 2.26 begin the line with "builder for '…'"; 2.34 has "Cannot build '…'." and "Reason:
+	// builder failed …" on the next line.
+	wordsBuilder = regexp.MustCompile(
+		`(?:builder(?: for '[^']*')?) failed (with exit code (\d+)|due to signal (\d+) \([^)]*\))`,
+	)
 	// All, after that.
 	wordsDiskFull = regexp.MustCompile(`(?m)^\s*note: build failure may have been caused by lack of free disk space`)
 	// All, in the log of Nix's own fetcher, whose other faults go on with the status of HTTP.
@@ -32,53 +36,80 @@ var (
 	wordsPlatform = regexp.MustCompile(`(?m)^Required system: '([a-z0-9_-]+)'`)
 	wordsFeatures = regexp.MustCompile(`(?m)^Required features: \{([^}]*)\}`)
 	// All; before 2.34 both fail the whole operation, and the second still does.
-	wordsCycle    = regexp.MustCompile(`cycle detected in build of '[^']*' in the references of output '([^']*)' from output '([^']*)'`)
+	wordsCycle = regexp.MustCompile(
+		`cycle detected in build of '[^']*' in the references of output '([^']*)' from output '([^']*)'`,
+	)
 	wordsFileType = regexp.MustCompile(`^file ['"][^'"]*['"] has an unsupported type`)
 	// All fail the whole operation with them; 2.34 also what asks what there is to do.
 	wordsNoSandbox = regexp.MustCompile(`^derivation '[^']*' has '__noChroot' set`)
 	wordsImpure    = regexp.MustCompile(`^derivation '[^']*' requested impure path '([^']*)'`)
 	wordsGraph     = regexp.MustCompile(`'exportReferencesGraph'|^path '[^']*' is not in the Nix store$`)
 	wordsLongName  = regexp.MustCompile(`: File name too long$`)
-	// All, in the results of outputs that are rejected. Of output that refers to store paths and has a known hash, 2.34 may say that the hash is another.
-	wordsHash       = regexp.MustCompile(`hash mismatch in fixed-output derivation '[^']*':\s+specified:\s+(\S+)\s+got:\s+(\S+)`)
+	// All, in the results of outputs that are rejected. Of output that refers to store paths and
+	// has a known hash, 2.34 may say that the hash is another.
+	wordsHash = regexp.MustCompile(
+		`hash mismatch in fixed-output derivation '[^']*':\s+specified:\s+(\S+)\s+got:\s+(\S+)`,
+	)
 	wordsNoOutput   = regexp.MustCompile(`failed to produce output path for output '([^']*)'`)
-	wordsReferences = regexp.MustCompile(`output '[^']*' is not allowed to refer to the following paths:((?:\s+/nix/store/\S+)+)`)
-	wordsFlat       = regexp.MustCompile(`should be a non-executable regular file since recursive hashing is not enabled`)
-	wordsRefers     = regexp.MustCompile(`^(?:fixed-output derivations must not reference store paths|illegal path references in fixed-output derivation)`)
-	// All, in the log. A build on a remote builder is said to have failed there, and a helper of Nix's to have failed here.
+	wordsReferences = regexp.MustCompile(
+		`output '[^']*' is not allowed to refer to the following paths:((?:\s+/nix/store/\S+)+)`,
+	)
+	wordsFlat = regexp.MustCompile(
+		`should be a non-executable regular file since recursive hashing is not enabled`,
+	)
+	wordsRefers = regexp.MustCompile(
+		`^(?:fixed-output derivations must not reference store paths|illegal path references in fixed-output derivation)`,
+	)
+	// All, in the log. A build on a remote builder is said to have failed there, and a helper of
+	// Nix's to have failed here.
 	wordsRemote = regexp.MustCompile(`^error: (?:build of|building of|builder for|Cannot build) '/nix/store/`)
 	// All, in results and in the log, of what binary caches have and don't give.
 	wordsSubstitutes = regexp.MustCompile(`^(?:error: )?some substitutes for the outputs of derivation '/nix/store/`)
 	// All, in the log, of a path in a binary cache; 2.8 ends it with "is not signed by …".
-	wordsUntrusted = regexp.MustCompile(`^warning: (?:ignoring|the) substitute for '(/nix/store/[^']*)' from '([^']*)',? (?:as it's|is) not signed by any of the keys`)
-	// All, in the log, of an archive that a binary cache has lost, or that is not what it says. 2.34 warns of the first.
+	wordsUntrusted = regexp.MustCompile(
+		`^warning: (?:ignoring|the) substitute for '(/nix/store/[^']*)' from '([^']*)',? (?:as it's|is) not signed by any of the keys`,
+	)
+	// All, in the log, of an archive that a binary cache has lost, or that is not what it says.
+	// 2.34 warns of the first.
 	wordsLostArchive = regexp.MustCompile(`^(?:error|warning): file '[^']*' does not exist in binary cache`)
-	wordsBadArchive  = regexp.MustCompile(`^error: (?:Failed to (?:open|read) archive|NAR for '|bad archive|non-zero padding|(?:hash|size) mismatch importing path )`)
-	// All, in the log, of a cache that does not answer; before 2.34, it is a warning of an error while it is tried again.
+	wordsBadArchive  = regexp.MustCompile(
+		`^error: (?:Failed to (?:open|read) archive|NAR for '|bad archive|non-zero padding|(?:hash|size) mismatch importing path )`,
+	)
+	// All, in the log, of a cache that does not answer; before 2.34, it is a warning of an error
+	// while it is tried again.
 	wordsNoAnswer = regexp.MustCompile(`^(?:warning: )?(?:error: )?unable to download '[^']*(?:\.narinfo|/nar/[^']*)'`)
 	// All, in the log, of a cache that the daemon leaves out from then on.
-	wordsLeftOut = regexp.MustCompile(`^warning: (?:unable to download '([^']*)/nix-cache-info'|'([^']*)' does not appear to be a binary cache)`)
-	// All, in the log, of remote builders that can't be reached, or went away; with ssh-ng, from 2.26 or earlier on, the daemon there did.
+	wordsLeftOut = regexp.MustCompile(
+		`^warning: (?:unable to download '([^']*)/nix-cache-info'|'([^']*)' does not appear to be a binary cache)`,
+	)
+	// All, in the log, of remote builders that can't be reached, or went away; with ssh-ng, from
+	// 2.26 or earlier on, the daemon there did.
 	wordsUnusable = regexp.MustCompile(`^cannot build on '`)
-	wordsLost     = regexp.MustCompile(`^error: (?:unexpected end-of-file|writing to file: Broken pipe|Nix daemon disconnected unexpectedly)`)
+	wordsLost     = regexp.MustCompile(
+		`^error: (?:unexpected end-of-file|writing to file: Broken pipe|Nix daemon disconnected unexpectedly)`,
+	)
 	wordsTimedOut = regexp.MustCompile(`timed out after \d+ seconds`)
-	// 2.8 writes an error of the process that becomes a builder into its log in a form for programs.
+	// 2.8 writes an error of the process that becomes a builder into its log in a form for
+	// programs.
 	wordsSerialized = regexp.MustCompile(`^ErrorError.??([a-z]+ )`)
 
 	derivationPath = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-[^/'" ]+?\.drv\b`)
 	storePath      = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-[^/'" ]+`)
 	storePrefix    = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-`)
 
-	// Where builds are done on the host, and with what they see as their root directory. Newer versions keep both in places of their own.
+	// Where builds are done on the host, and with what they see as their root directory. Newer
+	// versions keep both in places of their own.
 	buildDir  = regexp.MustCompile(`(?:/[^\s'":;/]+)*/nix-(?:build-[^\s'":;/]+\.drv-\d+|\d+-\d+)(?:/build)?\b`)
 	buildRoot = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-[^\s'"/]+\.drv\.chroot(?:/root)?`)
 	hostPath  = regexp.MustCompile(`(^|[\s'"(=])/[^\s'"]+`)
 )
 
-// Exit codes of shells about what they ran, and the numbers of signals that whoever wants a process to end sends it: the kernel, where memory is short.
+// Exit codes of shells about what they ran, and the numbers of signals that whoever wants a process
+// to end sends it: the kernel, where memory is short.
 var endings = map[string]string{"9": "SIGKILL", "15": "SIGTERM", "137": "SIGKILL", "143": "SIGTERM"}
 
-// A buildError is why something can't be built or downloaded, for which what is built has to answer, or where it comes from.
+// A buildError is why something can't be built or downloaded, for which what is built has to
+// answer, or where it comes from.
 type buildError struct {
 	path   store.Path // a derivation, or what was to be downloaded
 	status daemon.Status
@@ -117,7 +148,10 @@ func (e *buildError) public() *Error {
 		name = strings.TrimSuffix(e.path.Name(), ".drv")
 	}
 	if e.silent {
-		return Errorf(Unavailable, "fetching %s failed: a binary cache that has it does not answer as it should%s", name, e.caches)
+		return Errorf(
+			Unavailable, "fetching %s failed: a binary cache that has it does not answer as it should%s",
+			name, e.caches,
+		)
 	}
 	if e.status == daemon.NoSubstituters {
 		return Errorf(Denied, "no binary cache has %s%s", name, e.caches)
@@ -128,7 +162,11 @@ func (e *buildError) public() *Error {
 		kind = Unavailable
 	}
 	if machine != "" {
-		return Errorf(kind, "building %s needs a machine %s: give Nix a binary cache that has it, a remote builder, or emulation%s", name, machine, e.caches)
+		return Errorf(
+			kind,
+			"building %s needs a machine %s: give Nix a binary cache that has it, a remote builder, or emulation%s",
+			name, machine, e.caches,
+		)
 	}
 	doing := "building"
 	switch {
@@ -222,7 +260,10 @@ func (e *buildError) outcome() string {
 		return "failed: it asks to be built outside of Nix's sandbox (__noChroot), which this registry's Nix does not do"
 	}
 	if m := wordsImpure.FindStringSubmatch(e.reason); m != nil {
-		return fmt.Sprintf("failed: it asks for %s of the host (__impureHostDeps), which this registry's Nix does not give", m[1])
+		return fmt.Sprintf(
+			"failed: it asks for %s of the host (__impureHostDeps), which this registry's Nix does not give",
+			m[1],
+		)
 	}
 	if wordsLongName.MatchString(e.reason) {
 		return "failed: a file that it makes has too long a name"
@@ -233,13 +274,14 @@ func (e *buildError) outcome() string {
 	return "failed: " + e.status.String()
 }
 
-// withoutPaths is a text of Nix's in which store paths are names, and other paths, which are the host's, are left out.
+// withoutPaths is a text of Nix's in which store paths are names, and other paths, which are the
+// host's, are left out.
 func withoutPaths(text string) string {
 	return hostPath.ReplaceAllString(storePrefix.ReplaceAllString(buildRoot.ReplaceAllString(text, ""), ""), "$1…")
 }
 
-// remarks are what Nix says while it builds. Why a build on a remote builder failed is nowhere else: the result is then that Nix's own helper did. Each
-// list has logLines entries at most.
+// remarks are what Nix says while it builds. Why a build on a remote builder failed is nowhere
+// else: the result is then that Nix's own helper did. Each list has logLines entries at most.
 type remarks struct {
 	tails    map[store.Path][]string // the last lines of each builder's log
 	failed   []string                // builds that failed elsewhere, and downloads for builds
@@ -319,10 +361,12 @@ func (r *remarks) addOfCaches(text string) {
 	}
 }
 
-// damaged tells whether what can't be downloaded is gone or damaged, rather than out of reach for a while.
+// damaged tells whether what can't be downloaded is gone or damaged, rather than out of reach for a
+// while.
 func (r *remarks) damaged() bool { return len(r.archives) > 0 && len(r.unheard) == 0 }
 
-// aside is what clients are told of binary caches after the reason for a failure, empty if nothing is.
+// aside is what clients are told of binary caches after the reason for a failure, empty if nothing
+// is.
 func (r *remarks) aside() string {
 	var text strings.Builder
 	if n := len(r.untrusted); n > 0 {
@@ -330,7 +374,10 @@ func (r *remarks) aside() string {
 		if n > 1 {
 			more = " and others"
 		}
-		fmt.Fprintf(&text, "; a binary cache has %s%s, but no key that this registry trusts has signed that", r.untrusted[0].path.Name(), more)
+		fmt.Fprintf(
+			&text, "; a binary cache has %s%s, but no key that this registry trusts has signed that",
+			r.untrusted[0].path.Name(), more,
+		)
 	}
 	if len(r.archives) > 0 {
 		text.WriteString("; a binary cache has it, or what it is made of, but the archive is gone or damaged")
@@ -341,7 +388,8 @@ func (r *remarks) aside() string {
 	return text.String()
 }
 
-// failure is what results, or the error that there is instead, come to: nil, a *buildError about the cause of all that failed, or an error that is the operator's.
+// failure is what results, or the error that there is instead, come to: nil, a *buildError about
+// the cause of all that failed, or an error that is the operator's.
 func (r *remarks) failure(results []daemon.Result, err error) error {
 	var failed *buildError
 	if reported := (*daemon.Error)(nil); errors.As(err, &reported) {
@@ -365,11 +413,15 @@ func (r *remarks) failure(results []daemon.Result, err error) error {
 	}
 	failed.tail = r.tails[failed.path]
 	log := strings.Join(failed.tail, "\n")
-	failed.unreached = failed.status == daemon.TransientFailure && wordsUnreached.MatchString(log) && !wordsGone.MatchString(log)
+	failed.unreached = failed.status == daemon.TransientFailure && wordsUnreached.MatchString(log) &&
+		!wordsGone.MatchString(log)
 	failed.caches, failed.absent = r.aside(), len(r.leftOut) > 0
 	failed.silent = !strings.HasSuffix(string(failed.path), ".drv") && len(r.unheard) > len(r.leftOut)
 	if machine := failed.machine(); machine != "" && len(r.unusable) > 0 { // it may be there when somebody asks again
-		return fmt.Errorf("building %s, which needs a machine %s: %s", failed.path.Name(), machine, strings.Join(r.unusable, "; "))
+		return fmt.Errorf(
+			"building %s, which needs a machine %s: %s", failed.path.Name(), machine,
+			strings.Join(r.unusable, "; "),
+		)
 	}
 	if len(r.lost) > 0 {
 		return fmt.Errorf("building %s: lost the remote builder: %s", failed.path.Name(), strings.Join(r.lost, "; "))
@@ -377,7 +429,8 @@ func (r *remarks) failure(results []daemon.Result, err error) error {
 	return failed
 }
 
-// wholeOperation is what a derivation has to answer for although it ended the whole operation, nil for other errors.
+// wholeOperation is what a derivation has to answer for although it ended the whole operation, nil
+// for other errors.
 func wholeOperation(message string) *buildError {
 	var status daemon.Status
 	switch {
@@ -399,7 +452,12 @@ func wholeOperation(message string) *buildError {
 // blame orders failures: those that name a cause come before those that came of it.
 func blame(result daemon.Result) int {
 	switch result.Status {
-	case daemon.PermanentFailure, daemon.InputRejected, daemon.OutputRejected, daemon.TimedOut, daemon.LogLimitExceeded, daemon.NotDeterministic:
+	case daemon.PermanentFailure,
+		daemon.InputRejected,
+		daemon.OutputRejected,
+		daemon.TimedOut,
+		daemon.LogLimitExceeded,
+		daemon.NotDeterministic:
 		return 0
 	case daemon.DependencyFailed:
 		return 2
@@ -430,8 +488,9 @@ func (r *remarks) complete(failure daemon.Result) daemon.Result {
 	return failure
 }
 
-// resolved is what Nix has built in place of a target, if cause is why that failed. What is made of something that floats is built as another derivation of that name, as what it is made of
-// is known by then. Nix before 2.34 says no more of that than the status.
+// resolved is what Nix has built in place of a target, if cause is why that failed. What is made of
+// something that floats is built as another derivation of that name, as what it is made of is known
+// by then. Nix before 2.34 says no more of that than the status.
 func resolved(failure daemon.Result, cause string) (target daemon.DerivedPath, ok bool) {
 	if failure.Message != "" || failure.Status == daemon.MiscFailure || failure.Status == daemon.DependencyFailed {
 		return target, false

@@ -10,7 +10,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// TestFailures has what Nix answers and says, in the words of its versions. TestDifferences of package integration has Nix itself say them.
+// TestFailures has what Nix answers and says, in the words of its versions. TestDifferences of
+// package integration has Nix itself say them.
 func TestFailures(t *testing.T) {
 	app, lib := path("app-1.drv"), path("lib-1.drv")
 	floats := store.Path(store.Dir + "/" + strings.Repeat("1", 32) + "-app-1.drv") // which Nix builds as app
@@ -80,20 +81,29 @@ func TestFailures(t *testing.T) {
 		{
 			name: "a dependency's builder",
 			results: []daemon.Result{
-				result(app, daemon.MiscFailure, ""), result(lib, daemon.PermanentFailure, "Cannot build 'DRV'.\nReason: builder failed with exit code 3."),
+				result(app, daemon.MiscFailure, ""), result(
+					lib, daemon.PermanentFailure,
+					"Cannot build 'DRV'.\nReason: builder failed with exit code 3.",
+				),
 			},
 			kind: Denied, want: "building lib-1 failed with exit code 3; its last lines: compiling this | error: no",
 		},
 		{
-			name:    "too slow",
-			results: []daemon.Result{result(app, daemon.MiscFailure, ""), result(lib, daemon.TimedOut, "timed out after 2 seconds")},
-			kind:    Denied, want: "building lib-1 took longer than this registry allows; its last lines: compiling",
+			name: "too slow",
+			results: []daemon.Result{
+				result(app, daemon.MiscFailure, ""),
+				result(lib, daemon.TimedOut, "timed out after 2 seconds"),
+			},
+			kind: Denied, want: "building lib-1 took longer than this registry allows; its last lines: compiling",
 		},
 		{
 			name: "another hash",
 			results: []daemon.Result{
 				result(app, daemon.DependencyFailed, "1 dependencies of derivation 'DRV' failed to build"),
-				result(lib, daemon.OutputRejected, "hash mismatch in fixed-output derivation 'DRV':\n  specified: sha256-A=\n     got:    sha256-B="),
+				result(
+					lib, daemon.OutputRejected,
+					"hash mismatch in fixed-output derivation 'DRV':\n  specified: sha256-A=\n     got:    sha256-B=",
+				),
 			},
 			kind: Denied, want: "building lib-1 failed: what it fetches has the hash sha256-B=, and the package set says sha256-A=",
 		},
@@ -185,7 +195,10 @@ func TestFailures(t *testing.T) {
 			kind: operator, want: "building app-1.drv: lost the remote builder",
 		},
 		{
-			name: "what is fetched", results: []daemon.Result{result(app, daemon.MiscFailure, ""), result(lib, daemon.TransientFailure, "builder for 'DRV' failed with exit code 7;")},
+			name: "what is fetched", results: []daemon.Result{
+				result(app, daemon.MiscFailure, ""),
+				result(lib, daemon.TransientFailure, "builder for 'DRV' failed with exit code 7;"),
+			},
 			kind: Denied, want: "fetching lib-1 failed with exit code 7; its last lines: compiling this | error: no",
 		},
 		{
@@ -245,14 +258,20 @@ func TestFailures(t *testing.T) {
 			kind:    Unavailable, want: "fetching app-1 failed: a binary cache that has it doesn't give it",
 		},
 		{
-			name:    "a derivation that another one stands for, 2.26",
-			lines:   []string{"error: builder for 'LIB' failed with exit code 2;", "error: builder for 'APP' failed with exit code 4;", "       last 1 log lines:"},
+			name: "a derivation that another one stands for, 2.26",
+			lines: []string{
+				"error: builder for 'LIB' failed with exit code 2;",
+				"error: builder for 'APP' failed with exit code 4;", "       last 1 log lines:",
+			},
 			results: []daemon.Result{result(floats, daemon.PermanentFailure, "")},
 			kind:    Denied, want: "building app-1 failed with exit code 4; its last lines: linking; on the registry's host, `nix-store --read-log " + string(app) + "`",
 		},
 		{
-			name:    "a derivation that another one stands for, 2.34",
-			lines:   []string{"error: Cannot build 'APP'.", "       Reason: builder failed with exit code 4.", "       Output paths:"},
+			name: "a derivation that another one stands for, 2.34",
+			lines: []string{
+				"error: Cannot build 'APP'.", "       Reason: builder failed with exit code 4.",
+				"       Output paths:",
+			},
 			results: []daemon.Result{result(floats, daemon.DependencyFailed, "build of resolved derivation '"+string(app)+"' failed")},
 			kind:    Denied, want: "building app-1 failed with exit code 4; its last lines: linking",
 		},
@@ -311,15 +330,33 @@ func TestFailures(t *testing.T) {
 			kind:    Denied, want: "no binary cache has app-1",
 		},
 		{
-			name:    "a dependency of a dependency that a cache doesn't give",
-			results: []daemon.Result{result(app, daemon.MiscFailure, ""), result(lib, daemon.MiscFailure, "some substitutes for the outputs of derivation 'DRV' failed")},
-			kind:    Unavailable, want: "fetching lib-1 failed: a binary cache that has it doesn't give it",
+			name: "a dependency of a dependency that a cache doesn't give",
+			results: []daemon.Result{
+				result(app, daemon.MiscFailure, ""),
+				result(lib, daemon.MiscFailure, "some substitutes for the outputs of derivation 'DRV' failed"),
+			},
+			kind: Unavailable, want: "fetching lib-1 failed: a binary cache that has it doesn't give it",
 		},
-		{name: "in no cache", results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}}, kind: Denied, want: "no binary cache has app-1"},
-		{name: "no words for it", results: []daemon.Result{result(path("none.drv"), daemon.NotDeterministic, "DRV differs\nfrom what it was")}, kind: Denied, want: "building none failed: none.drv differs"},
-		{name: "no words at all", results: []daemon.Result{result(path("none.drv"), daemon.LogLimitExceeded, "")}, kind: Denied, want: "building none failed: log limit exceeded"},
+		{
+			name:    "in no cache",
+			results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}},
+			kind:    Denied, want: "no binary cache has app-1",
+		},
+		{
+			name:    "no words for it",
+			results: []daemon.Result{result(path("none.drv"), daemon.NotDeterministic, "DRV differs\nfrom what it was")},
+			kind:    Denied, want: "building none failed: none.drv differs",
+		},
+		{
+			name:    "no words at all",
+			results: []daemon.Result{result(path("none.drv"), daemon.LogLimitExceeded, "")}, kind: Denied,
+			want: "building none failed: log limit exceeded",
+		},
 		{name: "Nix", err: &daemon.Error{Message: "disk full"}, kind: operator, want: "nix: disk full"},
-		{name: "all is well", results: []daemon.Result{result(app, daemon.Built, ""), result(lib, daemon.AlreadyValid, "")}},
+		{
+			name:    "all is well",
+			results: []daemon.Result{result(app, daemon.Built, ""), result(lib, daemon.AlreadyValid, "")},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			said := newRemarks()

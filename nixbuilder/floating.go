@@ -10,8 +10,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// settle returns an order's packages with the store paths that only building tells: of packages that *float*, as they are content-addressed, or made of what is. These
-// are built, unless what was built before is still there. All that comes after finds them like any others.
+// settle returns an order's packages with the store paths that only building tells: of packages
+// that *float*, as they are content-addressed, or made of what is. These are built, unless what was
+// built before is still there. All that comes after finds them like any others.
 func (b *Builder) settle(ctx context.Context, o order) (packages, error) {
 	floating := o.packages.floating()
 	if len(floating) == 0 {
@@ -22,12 +23,17 @@ func (b *Builder) settle(ctx context.Context, o order) (packages, error) {
 		paths, err = b.buildFloating(ctx, o, floating)
 	}
 	if b.caches != nil && errors.Is(err, errNoStore) && ctx.Err() == nil {
-		return nil, Errorf(Denied, "%s is content-addressed, or made of what is, and this registry has no Nix store to build it in", floating[0].name)
+		return nil, Errorf(
+			Denied,
+			"%s is content-addressed, or made of what is, and this registry has no Nix store to build it in",
+			floating[0].name,
+		)
 	}
 	return o.packages.at(paths), err
 }
 
-// recall returns the paths of outputs that float, by key, if they were all built before and are still there.
+// recall returns the paths of outputs that float, by key, if they were all built before and are
+// still there.
 func (b *Builder) recall(ctx context.Context, floating packages) (paths map[string]store.Path, known bool, err error) {
 	var keys []string
 	for _, c := range floating {
@@ -47,7 +53,8 @@ func (b *Builder) recall(ctx context.Context, floating packages) (paths map[stri
 	return paths, len(paths) == len(keys) && len(absent) == 0, nil
 }
 
-// buildFloating builds packages of an order that float, within the limits of what is built for images, and returns the paths of their outputs, by key.
+// buildFloating builds packages of an order that float, within the limits of what is built for
+// images, and returns the paths of their outputs, by key.
 func (b *Builder) buildFloating(ctx context.Context, o order, floating packages) (map[string]store.Path, error) {
 	if !b.options.Builds {
 		return nil, unbuilt(floating[0].name, newRemarks(), asItArrives)

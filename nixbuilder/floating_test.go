@@ -8,12 +8,26 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// TestAt settles packages, two of which are outputs of one derivation. What others have of them stays as it is.
+// TestAt settles packages, two of which are outputs of one derivation. What others have of them
+// stays as it is.
 func TestAt(t *testing.T) {
 	outputs := map[string]store.Path{"out": "", "dev": ""}
-	one := chosen{name: "a", Package: eval.Package{Derivation: path("a.drv"), Outputs: outputs, OutputsToInstall: []string{"out"}}}
-	dev := chosen{name: "a.dev", Package: eval.Package{Derivation: path("a.drv"), Outputs: outputs, OutputsToInstall: []string{"dev"}}}
-	known := chosen{name: "b", Package: eval.Package{Derivation: path("b.drv"), Outputs: map[string]store.Path{"out": path("b"), "dev": ""}, OutputsToInstall: []string{"out"}}}
+	one := chosen{
+		name:    "a",
+		Package: eval.Package{Derivation: path("a.drv"), Outputs: outputs, OutputsToInstall: []string{"out"}},
+	}
+	dev := chosen{
+		name:    "a.dev",
+		Package: eval.Package{Derivation: path("a.drv"), Outputs: outputs, OutputsToInstall: []string{"dev"}},
+	}
+	known := chosen{
+		name: "b",
+		Package: eval.Package{
+			Derivation:       path("b.drv"),
+			Outputs:          map[string]store.Path{"out": path("b"), "dev": ""},
+			OutputsToInstall: []string{"out"},
+		},
+	}
 	given := packages{one, known, dev}
 	if floating := given.floating(); len(floating) != 2 || floating[0].name != "a" || floating[1].name != "a.dev" {
 		t.Errorf("what floats is %+v", floating)

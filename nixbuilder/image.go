@@ -23,24 +23,32 @@ const (
 	dockerLayerTar  = "application/vnd.docker.image.rootfs.diff.tar"
 )
 
-// searchPath is where programs are in every image. Packages are merged into /bin and /sbin; the others are for what users put on top.
+// searchPath is where programs are in every image. Packages are merged into /bin and /sbin; the
+// others are for what users put on top.
 const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// maxDocument is how large a manifest or config may be, in bytes. Distribution reads no larger manifest, and some clients no larger config.
+// maxDocument is how large a manifest or config may be, in bytes. Distribution reads no larger
+// manifest, and some clients no larger config.
 const maxDocument = 4 << 20
 
 // checkDocument refuses a manifest or config that a registry could store, but nobody could read.
 func checkDocument(name string, bytes int) error {
 	if bytes > maxDocument {
-		return Errorf(Denied, "the %s of this image would have %d bytes, %d are allowed: it names all packages and store paths, so ask for fewer packages at once", name, bytes, maxDocument)
+		return Errorf(
+			Denied,
+			"the %s of this image would have %d bytes, %d are allowed: it names all packages and store paths, so ask for fewer packages at once",
+			name, bytes, maxDocument,
+		)
 	}
 	return nil
 }
 
-// epoch is when images were created whose package set has no date: a second past 1970, as everything in the Nix store.
+// epoch is when images were created whose package set has no date: a second past 1970, as
+// everything in the Nix store.
 var epoch = time.Unix(1, 0).UTC()
 
-// An Image is a built image, all of whose layers are stored or, as far as Repository.Upload returned before, being stored.
+// An Image is a built image, all of whose layers are stored or, as far as Repository.Upload
+// returned before, being stored.
 type Image struct {
 	// Manifest is what a tag is for: an image manifest, or the index of Children.
 	Manifest Manifest
@@ -78,9 +86,11 @@ type packedLayer struct {
 	Blob
 }
 
-// imageConfig describes layers, bottom first, as an image. The history tells which store paths each holds: the image can be checked, and
-// made again, from that alone.
-func imageConfig(layers []packedLayer, platform string, pinned source.Pinned, container v1.ImageConfig) ([]byte, error) {
+// imageConfig describes layers, bottom first, as an image. The history tells which store paths each
+// holds: the image can be checked, and made again, from that alone.
+func imageConfig(
+	layers []packedLayer, platform string, pinned source.Pinned, container v1.ImageConfig,
+) ([]byte, error) {
 	created := epoch
 	if !pinned.Date.IsZero() {
 		created = pinned.Date.UTC()
@@ -138,22 +148,37 @@ func parsePlatform(platform string) v1.Platform {
 }
 
 // imageManifest is the OCI manifest over a config and layers, bottom first.
-func imageManifest(config []byte, layers []packedLayer, compression layer.Compression, annotations map[string]string) (Manifest, error) {
+func imageManifest(
+	config []byte, layers []packedLayer, compression layer.Compression, annotations map[string]string,
+) (Manifest, error) {
 	manifest := v1.Manifest{
-		Versioned:   specs.Versioned{SchemaVersion: 2},
-		MediaType:   v1.MediaTypeImageManifest,
-		Config:      v1.Descriptor{MediaType: v1.MediaTypeImageConfig, Digest: digest.FromBytes(config), Size: int64(len(config))},
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: v1.MediaTypeImageManifest,
+		Config: v1.Descriptor{
+			MediaType: v1.MediaTypeImageConfig,
+			Digest:    digest.FromBytes(config),
+			Size:      int64(len(config)),
+		},
 		Annotations: annotations,
 	}
 	for _, l := range layers {
-		manifest.Layers = append(manifest.Layers, v1.Descriptor{MediaType: compression.MediaType(), Digest: l.Digest, Size: l.Size, Annotations: l.Annotations})
+		manifest.Layers = append(
+			manifest.Layers,
+			v1.Descriptor{
+				MediaType:   compression.MediaType(),
+				Digest:      l.Digest,
+				Size:        l.Size,
+				Annotations: l.Annotations,
+			},
+		)
 	}
 	made, err := newManifest(manifest.MediaType, manifest)
 	made.Config = config
 	return made, err
 }
 
-// AnnotationMissing names, in an index, the platforms that it should have and could not get, separated by commas.
+// AnnotationMissing names, in an index, the platforms that it should have and could not get,
+// separated by commas.
 const AnnotationMissing = "io.github.nixery-registry.missing-platforms"
 
 // A platformManifest is what became of one platform of an image.
@@ -165,7 +190,11 @@ type platformManifest struct {
 
 // imageIndex is the OCI index over the manifests of those platforms that have one, in their order.
 func imageIndex(built []platformManifest, annotations map[string]string) (Manifest, error) {
-	index := v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Annotations: annotations}
+	index := v1.Index{
+		Versioned:   specs.Versioned{SchemaVersion: 2},
+		MediaType:   v1.MediaTypeImageIndex,
+		Annotations: annotations,
+	}
 	var missing []string
 	for _, one := range built {
 		if one.err != nil {
@@ -188,11 +217,18 @@ func newManifest(mediaType string, value any) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	return Manifest{MediaType: mediaType, Digest: digest.FromBytes(payload), Payload: payload}, checkDocument("manifest", len(payload))
+	return Manifest{
+			MediaType: mediaType,
+			Digest:    digest.FromBytes(payload),
+			Payload:   payload,
+		}, checkDocument(
+			"manifest", len(payload),
+		)
 }
 
-// DockerForm makes the Docker schema 2 manifest of the same image out of an OCI manifest, over the same blobs. It is false where
-// Docker has no such form: for layers compressed with zstd, and for an index.
+// DockerForm makes the Docker schema 2 manifest of the same image out of an OCI manifest, over the
+// same blobs. It is false where Docker has no such form: for layers compressed with zstd, and for
+// an index.
 func DockerForm(oci []byte) (docker Manifest, ok bool, err error) {
 	var manifest v1.Manifest
 	if err := json.Unmarshal(oci, &manifest); err != nil {

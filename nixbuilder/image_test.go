@@ -26,7 +26,10 @@ import (
 var (
 	someLayers = []packedLayer{
 		{Blob: Blob{Digest: digest.FromString("root"), Size: 1, DiffID: digest.FromString("root tar")}},
-		{Paths: []store.Path{path("a-1"), path("b-1")}, Blob: Blob{Digest: digest.FromString("ab"), Size: 2, DiffID: digest.FromString("ab tar")}},
+		{
+			Paths: []store.Path{path("a-1"), path("b-1")},
+			Blob:  Blob{Digest: digest.FromString("ab"), Size: 2, DiffID: digest.FromString("ab tar")},
+		},
 	}
 	somePin = source.Pinned{Name: "path:set", Revision: "0123"}
 )
@@ -48,7 +51,9 @@ func TestDocumentsAreBounded(t *testing.T) {
 			return err
 		}, "the config of this image would have 4194"},
 		{"a config that may be", func() error {
-			_, err := imageConfig(someLayers, "linux/amd64", somePin, v1.ImageConfig{Labels: label(maxDocument - 10_000)})
+			_, err := imageConfig(
+				someLayers, "linux/amd64", somePin, v1.ImageConfig{Labels: label(maxDocument - 10_000)},
+			)
 			return err
 		}, ""},
 		{"a manifest", func() error {
@@ -74,7 +79,8 @@ func TestDocumentsAreBounded(t *testing.T) {
 			if errors.As(err, &refused) != (test.want != "") {
 				t.Fatalf("the error is %v", err)
 			}
-			if refused != nil && (refused.Kind != Denied || !strings.Contains(refused.Message, test.want) || !strings.Contains(refused.Message, "4194304 are allowed")) {
+			if refused != nil &&
+				(refused.Kind != Denied || !strings.Contains(refused.Message, test.want) || !strings.Contains(refused.Message, "4194304 are allowed")) {
 				t.Errorf("the error is %+v, want %q", refused, test.want)
 			}
 		})
@@ -91,7 +97,10 @@ func TestImageConfig(t *testing.T) {
 		want           v1.Platform
 	}{
 		{"no date", "linux/amd64", somePin, "1970-01-01T00:00:01Z", v1.Platform{OS: "linux", Architecture: "amd64"}},
-		{"the revision's date, in UTC", "linux/arm/v7", dated, "2026-01-02T02:04:05Z", v1.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}},
+		{
+			"the revision's date, in UTC", "linux/arm/v7", dated, "2026-01-02T02:04:05Z",
+			v1.Platform{OS: "linux", Architecture: "arm", Variant: "v7"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			config, err := imageConfig(someLayers, test.platform, test.pinned, v1.ImageConfig{Cmd: []string{"/bin/a"}})
@@ -108,10 +117,13 @@ func TestImageConfig(t *testing.T) {
 			if !reflect.DeepEqual(image.Platform, test.want) {
 				t.Errorf("platform %+v, want %+v", image.Platform, test.want)
 			}
-			if want := []digest.Digest{digest.FromString("root tar"), digest.FromString("ab tar")}; !slices.Equal(image.RootFS.DiffIDs, want) {
+			if want := []digest.Digest{digest.FromString("root tar"), digest.FromString("ab tar")}; !slices.Equal(
+				image.RootFS.DiffIDs, want,
+			) {
 				t.Errorf("diff IDs %v, want %v", image.RootFS.DiffIDs, want)
 			}
-			if len(image.History) != 2 || image.History[1].CreatedBy != "nix: "+string(path("a-1"))+" "+string(path("b-1")) {
+			if len(image.History) != 2 ||
+				image.History[1].CreatedBy != "nix: "+string(path("a-1"))+" "+string(path("b-1")) {
 				t.Errorf("history %+v, want the store paths of each layer", image.History)
 			}
 		})
@@ -139,7 +151,8 @@ func TestDockerForm(t *testing.T) {
 			if !ok {
 				return
 			}
-			if docker.Digest != digest.FromBytes(docker.Payload) || docker.MediaType != "application/vnd.docker.distribution.manifest.v2+json" {
+			if docker.Digest != digest.FromBytes(docker.Payload) ||
+				docker.MediaType != "application/vnd.docker.distribution.manifest.v2+json" {
 				t.Errorf("it says it is %s, a %s", docker.Digest, docker.MediaType)
 			}
 			var a, b v1.Manifest
@@ -149,11 +162,16 @@ func TestDockerForm(t *testing.T) {
 			if err := json.Unmarshal(docker.Payload, &b); err != nil {
 				t.Fatal(err)
 			}
-			if b.MediaType != docker.MediaType || b.Config.MediaType != "application/vnd.docker.container.image.v1+json" || b.Config.Digest != a.Config.Digest || b.Config.Size != 2 || b.Annotations != nil {
+			if b.MediaType != docker.MediaType ||
+				b.Config.MediaType != "application/vnd.docker.container.image.v1+json" ||
+				b.Config.Digest != a.Config.Digest ||
+				b.Config.Size != 2 ||
+				b.Annotations != nil {
 				t.Errorf("manifest %+v", b)
 			}
 			for i := range a.Layers {
-				if b.Layers[i].MediaType != test.want || b.Layers[i].Digest != a.Layers[i].Digest || b.Layers[i].Size != a.Layers[i].Size {
+				if b.Layers[i].MediaType != test.want || b.Layers[i].Digest != a.Layers[i].Digest ||
+					b.Layers[i].Size != a.Layers[i].Size {
 					t.Errorf("layer %d is %+v, want the blob of %+v as a %s", i, b.Layers[i], a.Layers[i], test.want)
 				}
 			}
@@ -183,7 +201,10 @@ func programs(t *testing.T, files ...string) profile {
 	}
 	stored := rootfs.NewStoreFiles(root)
 	t.Cleanup(stored.Close)
-	tree, err := rootfs.Merge(t.Context(), []rootfs.Package{{Name: "p", Outputs: []store.Path{output}}}, []store.Path{output}, stored)
+	tree, err := rootfs.Merge(
+		t.Context(), []rootfs.Package{{Name: "p", Outputs: []store.Path{output}}}, []store.Path{output},
+		stored,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +214,9 @@ func programs(t *testing.T, files ...string) profile {
 func TestContainerConfig(t *testing.T) {
 	user, dir := "nobody", "/srv"
 	server := &eval.Image{
-		Entrypoint: []string{"/bin/serve"}, Env: map[string]string{"PORT": "80", "PATH": "/bin"}, User: &user, WorkingDir: &dir,
+		Entrypoint: []string{
+			"/bin/serve",
+		}, Env: map[string]string{"PORT": "80", "PATH": "/bin"}, User: &user, WorkingDir: &dir,
 		Labels: map[string]string{"kind": "server"}, ExposedPorts: []string{"80/tcp"},
 	}
 	p := programs(t, "bin/bash", "bin/git", "bin/tool", "bin/serve", "etc/ssl/certs/ca-bundle.crt")
@@ -214,7 +237,10 @@ func TestContainerConfig(t *testing.T) {
 		profile profile
 		want    v1.ImageConfig
 	}{
-		{name: "one package runs", chosen: packages{git}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/git"}, Labels: labels()}},
+		{
+			name: "one package runs", chosen: packages{git}, profile: p,
+			want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/git"}, Labels: labels()},
+		},
 		{
 			name: "its main program goes first", profile: p, chosen: packages{{asked: true, Package: eval.Package{Pname: "git", MainProgram: "tool"}}},
 			want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/tool"}, Labels: labels()},
@@ -223,21 +249,47 @@ func TestContainerConfig(t *testing.T) {
 			name: "a main program that is not there does not", profile: p, chosen: packages{{asked: true, Package: eval.Package{Pname: "x", MainProgram: "../etc/x"}}},
 			want: v1.ImageConfig{Env: []string{path, certs}, Labels: labels()},
 		},
-		{name: "what is included does not count", chosen: packages{git, {Package: eval.Package{Pname: "tool"}}}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/git"}, Labels: labels()}},
 		{
-			name: "two outputs are of one", profile: p, chosen: packages{git, {asked: true, Package: eval.Package{Pname: "git", Output: "dev"}}},
+			name:   "what is included does not count",
+			chosen: packages{git, {Package: eval.Package{Pname: "tool"}}}, profile: p,
 			want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/git"}, Labels: labels()},
 		},
-		{name: "of two packages none", chosen: packages{git, {asked: true, Package: eval.Package{Pname: "tool", Derivation: "tool.drv"}}}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Labels: labels()}},
-		{name: "a shell", request: names.Request{Shell: true}, chosen: packages{git}, profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/bash"}, Labels: labels()}},
-		{name: "another shell, no certificates", request: names.Request{Shell: true}, profile: programs(t, "bin/sh"), want: v1.ImageConfig{Env: []string{path}, Cmd: []string{"/bin/sh"}, Labels: labels()}},
 		{
-			name: "a package says how it runs", profile: p, chosen: packages{{asked: true, Package: eval.Package{Pname: "serve", Image: server}}},
-			want: v1.ImageConfig{Env: []string{"PATH=/bin", "PORT=80", certs}, Entrypoint: []string{"/bin/serve"}, User: "nobody", WorkingDir: "/srv", ExposedPorts: ports, Labels: labels("kind", "server")},
+			name: "two outputs are of one", profile: p, chosen: packages{
+				git, {asked: true, Package: eval.Package{Pname: "git", Output: "dev"}},
+			},
+			want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/git"}, Labels: labels()},
 		},
 		{
-			name: "but not how others do", profile: p, chosen: packages{git, {asked: true, Package: eval.Package{Pname: "serve", Derivation: "serve.drv", Image: server}}},
-			want: v1.ImageConfig{Env: []string{"PATH=/bin", "PORT=80", certs}, ExposedPorts: ports, Labels: labels("kind", "server")},
+			name:    "of two packages none",
+			chosen:  packages{git, {asked: true, Package: eval.Package{Pname: "tool", Derivation: "tool.drv"}}},
+			profile: p, want: v1.ImageConfig{Env: []string{path, certs}, Labels: labels()},
+		},
+		{
+			name: "a shell", request: names.Request{Shell: true}, chosen: packages{git}, profile: p,
+			want: v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{"/bin/bash"}, Labels: labels()},
+		},
+		{
+			name: "another shell, no certificates", request: names.Request{Shell: true},
+			profile: programs(t, "bin/sh"),
+			want:    v1.ImageConfig{Env: []string{path}, Cmd: []string{"/bin/sh"}, Labels: labels()},
+		},
+		{
+			name: "a package says how it runs", profile: p, chosen: packages{{asked: true, Package: eval.Package{Pname: "serve", Image: server}}},
+			want: v1.ImageConfig{
+				Env: []string{"PATH=/bin", "PORT=80", certs}, Entrypoint: []string{"/bin/serve"},
+				User: "nobody", WorkingDir: "/srv", ExposedPorts: ports, Labels: labels("kind", "server"),
+			},
+		},
+		{
+			name: "but not how others do", profile: p, chosen: packages{
+				git,
+				{asked: true, Package: eval.Package{Pname: "serve", Derivation: "serve.drv", Image: server}},
+			},
+			want: v1.ImageConfig{
+				Env: []string{"PATH=/bin", "PORT=80", certs}, ExposedPorts: ports,
+				Labels: labels("kind", "server"),
+			},
 		},
 		{
 			name: "nor what it was built from", profile: p, chosen: packages{{asked: true, Package: eval.Package{Image: &eval.Image{Labels: map[string]string{v1.AnnotationRevision: "another"}}}}},
@@ -245,7 +297,9 @@ func TestContainerConfig(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := containerConfig(test.request, test.chosen, test.profile, labels()); !reflect.DeepEqual(got, test.want) {
+			if got := containerConfig(test.request, test.chosen, test.profile, labels()); !reflect.DeepEqual(
+				got, test.want,
+			) {
 				t.Errorf("got  %+v\nwant %+v", got, test.want)
 			}
 		})
@@ -254,9 +308,30 @@ func TestContainerConfig(t *testing.T) {
 
 func TestProvenance(t *testing.T) {
 	chosen := packages{
-		{Package: eval.Package{Attr: []string{"git"}, Version: "2.39", OutputsToInstall: []string{"out"}, Outputs: map[string]store.Path{"out": path("git-2.39"), "dev": path("git-2.39-dev")}}},
-		{Package: eval.Package{Attr: []string{"git"}, Output: "dev", Version: "2.39", OutputsToInstall: []string{"dev"}, Outputs: map[string]store.Path{"out": path("git-2.39"), "dev": path("git-2.39-dev")}}},
-		{Package: eval.Package{Attr: []string{"perlPackages", "JSON"}, OutputsToInstall: []string{"out", "man"}, Outputs: map[string]store.Path{"out": path("json"), "man": path("json-man")}}},
+		{
+			Package: eval.Package{
+				Attr:             []string{"git"},
+				Version:          "2.39",
+				OutputsToInstall: []string{"out"},
+				Outputs:          map[string]store.Path{"out": path("git-2.39"), "dev": path("git-2.39-dev")},
+			},
+		},
+		{
+			Package: eval.Package{
+				Attr:             []string{"git"},
+				Output:           "dev",
+				Version:          "2.39",
+				OutputsToInstall: []string{"dev"},
+				Outputs:          map[string]store.Path{"out": path("git-2.39"), "dev": path("git-2.39-dev")},
+			},
+		},
+		{
+			Package: eval.Package{
+				Attr:             []string{"perlPackages", "JSON"},
+				OutputsToInstall: []string{"out", "man"},
+				Outputs:          map[string]store.Path{"out": path("json"), "man": path("json-man")},
+			},
+		},
 	}
 	got, err := provenance(names.Request{Shell: true, Packages: []string{"git", "perlpackages.json"}}, chosen, somePin)
 	if err != nil {
@@ -264,9 +339,17 @@ func TestProvenance(t *testing.T) {
 	}
 	want := map[string]string{
 		v1.AnnotationSource: "path:set", v1.AnnotationRevision: "0123", v1.AnnotationTitle: "shell/git/perlpackages.json",
-		"io.github.nixery-registry.packages": `[{"name":"git","version":"2.39","paths":["` + string(path("git-2.39")) + `"]},` +
-			`{"name":"git.dev","version":"2.39","paths":["` + string(path("git-2.39-dev")) + `"]},` +
-			`{"name":"perlPackages.JSON","paths":["` + string(path("json")) + `","` + string(path("json-man")) + `"]}]`,
+		"io.github.nixery-registry.packages": `[{"name":"git","version":"2.39","paths":["` + string(
+			path("git-2.39"),
+		) + `"]},` +
+			`{"name":"git.dev","version":"2.39","paths":["` + string(
+			path("git-2.39-dev"),
+		) + `"]},` +
+			`{"name":"perlPackages.JSON","paths":["` + string(
+			path("json"),
+		) + `","` + string(
+			path("json-man"),
+		) + `"]}]`,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)

@@ -26,7 +26,10 @@ func TestLanes(t *testing.T) {
 			"slow begins again once others that are slow have ended", 1, []time.Duration{30, 30, 4, 4},
 			[]outcome{{30, 10, 1}, {60, 20, 2}, {24, 0, 1}, {28, 0, 1}},
 		},
-		{"two at a time", 2, []time.Duration{30, 30, 30, 4}, []outcome{{30, 10, 1}, {30, 10, 1}, {60, 20, 2}, {14, 0, 1}}},
+		{
+			"two at a time", 2, []time.Duration{30, 30, 30, 4},
+			[]outcome{{30, 10, 1}, {30, 10, 1}, {60, 20, 2}, {14, 0, 1}},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -76,7 +79,10 @@ func TestLanesEnd(t *testing.T) {
 	}{
 		{"quick", func(context.Context) error { return failure }, failure},
 		{"slow", func(context.Context) error { time.Sleep(time.Minute); return failure }, failure},
-		{"cancelled", func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }, context.DeadlineExceeded},
+		{
+			"cancelled", func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) },
+			context.DeadlineExceeded,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -20,10 +20,11 @@ import (
 // layoutPrefix is where the segments of the layout are kept.
 const layoutPrefix = "layout"
 
-// A layout is the map of heads that decides which store paths share a layer (package layering). It only ever grows, by
-// immutable segments in the State that are named by time and read in that order; the first entry for a key wins. So replicas come
-// to agree without locks, and where they do not for a moment, images are as correct and share a little less. Its size is
-// bounded by the names in the package sets, not by the images.
+// A layout is the map of heads that decides which store paths share a layer (package layering). It
+// only ever grows, by immutable segments in the State that are named by time and read in that
+// order; the first entry for a key wins. So replicas come to agree without locks, and where they do
+// not for a moment, images are as correct and share a little less. Its size is bounded by the names
+// in the package sets, not by the images.
 type layout struct {
 	state State
 
@@ -36,8 +37,9 @@ func newLayout(state State) *layout {
 	return &layout{state: state, heads: make(map[layering.Key]layering.Head), read: make(map[string]bool)}
 }
 
-// extend decides about all of a closure that the map does not know yet, in one segment, and so whole or not at all: what is not decided together depends on the
-// order. It counts the keys that were added, and those that were known.
+// extend decides about all of a closure that the map does not know yet, in one segment, and so
+// whole or not at all: what is not decided together depends on the order. It counts the keys that
+// were added, and those that were known.
 func (l *layout) extend(ctx context.Context, closure []store.PathInfo) (added, known int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -64,9 +66,12 @@ func (l *layout) head(key layering.Key) (layering.Head, bool) {
 	return head, ok
 }
 
-// group splits a closure into layers. What it decides for that is kept for all images if adds is set; else it holds for this one alone, which decided tells.
-// What clients choose must not add: one image could have all later ones share nothing.
-func (l *layout) group(ctx context.Context, closure []store.PathInfo, budget int, adds bool) (groups [][]store.Path, decided bool, err error) {
+// group splits a closure into layers. What it decides for that is kept for all images if adds is
+// set; else it holds for this one alone, which decided tells. What clients choose must not add: one
+// image could have all later ones share nothing.
+func (l *layout) group(
+	ctx context.Context, closure []store.PathInfo, budget int, adds bool,
+) (groups [][]store.Path, decided bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	added, err := layering.Assign(closure, l.head)

@@ -38,7 +38,10 @@ func (m Manner) String() string {
 	case m.User < 0:
 		return text
 	case m.own():
-		return fmt.Sprintf("%s, and run as user %d, which is the registry's own: they can read and change what it can", text, m.User)
+		return fmt.Sprintf(
+			"%s, and run as user %d, which is the registry's own: they can read and change what it can", text,
+			m.User,
+		)
 	}
 	return fmt.Sprintf("%s, and run as user %d", text, m.User)
 }
@@ -48,7 +51,8 @@ func (m Manner) Weak() bool { return !m.Sandboxed || m.own() }
 
 func (m Manner) own() bool { return m.User == os.Geteuid() && !m.Sandboxed }
 
-// tells is a derivation that tells how it is built and fails, so that nothing is kept of it. It takes no program but a shell, which a sandbox may lack.
+// tells is a derivation that tells how it is built and fails, so that nothing is kept of it. It
+// takes no program but a shell, which a sandbox may lack.
 const tells = `derivation {
   name = "how-builds-run";
   system = builtins.currentSystem;
@@ -113,13 +117,17 @@ func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn)
 		}
 		return m, nil
 	}
-	return Manner{}, fmt.Errorf("building %s: it does not tell: %s %s", drv, strings.Join(said, " | "), results[0].Message)
+	return Manner{}, fmt.Errorf(
+		"building %s: it does not tell: %s %s", drv, strings.Join(said, " | "), results[0].Message,
+	)
 }
 
-// safe are the first versions of Nix, 2.N.M, with what was mended in 2026, M by N; docs/decisions/nix-versions.md has the list. Later N have it from the start.
+// safe are the first versions of Nix, 2.N.M, with what was mended in 2026, M by N;
+// docs/decisions/nix-versions.md has the list. Later N have it from the start.
 var safe = map[int]int{28: 7, 29: 4, 30: 5, 31: 5, 32: 8, 33: 6, 34: 7}
 
-// unsafeVersion is what there is to be said against a version of Nix where others have a say in what is built; empty if nothing is.
+// unsafeVersion is what there is to be said against a version of Nix where others have a say in
+// what is built; empty if nothing is.
 func unsafeVersion(version string) string {
 	var major, minor, patch int
 	_, _ = fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch) // of 2.35pre-release, two
@@ -132,7 +140,10 @@ func unsafeVersion(version string) string {
 	} else if major > 2 || major == 2 && minor > first {
 		return ""
 	}
-	return fmt.Sprintf("Nix %s is older than 2.%d.%d, which mends CVE-2026-39860 and CVE-2026-44028: unless your distribution has mended them in it, build nothing that others have a say in", version, lowest, safe[lowest])
+	return fmt.Sprintf(
+		"Nix %s is older than 2.%d.%d, which mends CVE-2026-39860 and CVE-2026-44028: unless your distribution has mended them in it, build nothing that others have a say in",
+		version, lowest, safe[lowest],
+	)
 }
 
 // tellManner logs how Nix builds. That it can't be told is no reason not to start.
@@ -153,7 +164,8 @@ func (b *Builder) tellManner(ctx context.Context, conn *daemon.Conn) {
 	}
 }
 
-// How tells how Nix builds on this machine, and what there is to be said against that and against how evaluations run, a line each. They are there in part if it fails.
+// How tells how Nix builds on this machine, and what there is to be said against that and against
+// how evaluations run, a line each. They are there in part if it fails.
 func How(ctx context.Context, options Options) ([]string, error) {
 	if !options.Builds || options.Storeless {
 		return nil, nil

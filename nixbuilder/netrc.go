@@ -13,10 +13,12 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// A login is the user and the password of a host, out of the URL of a binary cache. Nix gets them in a file: everybody can read the arguments of its programs.
+// A login is the user and the password of a host, out of the URL of a binary cache. Nix gets them
+// in a file: everybody can read the arguments of its programs.
 type login struct{ host, user, password string }
 
-// logins takes those of http and https out of the URLs in Nix's setting substituters, and returns that without them.
+// logins takes those of http and https out of the URLs in Nix's setting substituters, and returns
+// that without them.
 func logins(substituters string) (without string, found []login) {
 	fields := strings.Fields(substituters)
 	for i, field := range fields {
@@ -45,11 +47,23 @@ func CheckLogins(substituters []string) error {
 	known := make(map[string]login)
 	for _, l := range found {
 		if !netrcWord.MatchString(l.user) || !netrcWord.MatchString(l.password) {
-			faults = append(faults, fmt.Errorf("the user and the password of %s can't be handed to Nix: they go into a netrc file, which takes both, without spaces, quotation marks, "+
-				"backslashes, or # at the beginning", l.host))
+			faults = append(
+				faults,
+				fmt.Errorf(
+					"the user and the password of %s can't be handed to Nix: they go into a netrc file, which takes both, without spaces, quotation marks, "+
+						"backslashes, or # at the beginning",
+					l.host,
+				),
+			)
 		}
 		if other, ok := known[l.host]; ok && other != l {
-			faults = append(faults, fmt.Errorf("%s has two users or passwords: they go into a netrc file, which tells hosts apart by name alone", l.host))
+			faults = append(
+				faults,
+				fmt.Errorf(
+					"%s has two users or passwords: they go into a netrc file, which tells hosts apart by name alone",
+					l.host,
+				),
+			)
 		}
 		known[l.host] = l
 	}
@@ -66,7 +80,8 @@ var nixConfNetrc = regexp.MustCompile(`(?m)^[ \t]*netrc-file[ \t]*=[ \t]*(\S+)`)
 
 func (o Options) netrcFile() string { return filepath.Join(o.CacheDir, "netrc") }
 
-// writeNetrc writes the file for Nix, if it needs one, and adds what the operator's own has: Nix reads one alone.
+// writeNetrc writes the file for Nix, if it needs one, and adds what the operator's own has: Nix
+// reads one alone.
 func (o Options) writeNetrc() error {
 	_, found := logins(o.Settings["substituters"])
 	if len(found) == 0 {
@@ -84,7 +99,11 @@ func (o Options) writeNetrc() error {
 	}
 	own, err := os.ReadFile(others)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		logrus.WithError(err).Warnf("nix: nix.substituters has passwords, so Nix reads those instead of %s: what that is for can't be fetched", others)
+		logrus.WithError(err).
+			Warnf(
+				"nix: nix.substituters has passwords, so Nix reads those instead of %s: what that is for can't be fetched",
+				others,
+			)
 	}
 	text.Write(own)
 	file, err := os.CreateTemp(o.CacheDir, "netrc-") // with mode 0600

@@ -18,9 +18,15 @@ func TestLogins(t *testing.T) {
 			netrc:   "machine a.example.org\nlogin u\npassword p@ss\nmachine c.example.org\nlogin v\npassword q\n",
 		},
 		{name: "a space", substituters: "https://u:a%20b@x", without: "https://x", fault: "x can't be handed to Nix"},
-		{name: "another line", substituters: "https://u:a%0Amachine@x", without: "https://x", fault: "x can't be handed to Nix"},
+		{
+			name: "another line", substituters: "https://u:a%0Amachine@x", without: "https://x",
+			fault: "x can't be handed to Nix",
+		},
 		{name: "no password", substituters: "https://u@x", without: "https://x", fault: "x can't be handed to Nix"},
-		{name: "two for a host", substituters: "https://u:p@x:1 https://u:q@x:2", without: "https://x:1 https://x:2", fault: "x has two"},
+		{
+			name: "two for a host", substituters: "https://u:p@x:1 https://u:q@x:2",
+			without: "https://x:1 https://x:2", fault: "x has two",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if without, _ := logins(test.substituters); without != test.without {

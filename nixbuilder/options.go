@@ -27,11 +27,14 @@ import (
 type Options struct {
 	// Packages is where the package set comes from.
 	Packages Packages
-	// Platforms are the OCI platforms of images whose names choose none; of more than one, an image is an index.
+	// Platforms are the OCI platforms of images whose names choose none; of more than one, an image
+	// is an index.
 	Platforms []string
-	// Policy is about the packages that names ask for. Shell and Include are the operator's own and not subject to it.
+	// Policy is about the packages that names ask for. Shell and Include are the operator's own and
+	// not subject to it.
 	Policy names.Policy
-	// Shell is what the meta-package shell stands for, Include is in every image, where the set has them.
+	// Shell is what the meta-package shell stands for, Include is in every image, where the set has
+	// them.
 	Shell, Include []string
 	// Compression and Layers (of store paths, at most) are the form of images.
 	Compression layer.Compression
@@ -40,50 +43,65 @@ type Options struct {
 	BuildTimeout time.Duration
 	// Builds has what binary caches don't have built. Else it is refused.
 	Builds bool
-	// LogToClients has clients told the last lines of a failed build; else they are in the log alone.
+	// LogToClients has clients told the last lines of a failed build; else they are in the log
+	// alone.
 	LogToClients bool
-	// BuildTotal is how long all that Nix does for one image may take, with packing it; what is built for its evaluation has as long of its own. Waiting for
-	// other images does not count.
+	// BuildTotal is how long all that Nix does for one image may take, with packing it; what is
+	// built for its evaluation has as long of its own. Waiting for other images does not count.
 	BuildTotal time.Duration
-	// Concurrency is how many images Nix may build or download for at a time. Others wait. Those of revisions that clients chose take ClientShare of it.
+	// Concurrency is how many images Nix may build or download for at a time. Others wait. Those of
+	// revisions that clients chose take ClientShare of it.
 	Concurrency int
 	// MaxBytes is how large the store paths of an image may be together, as NARs.
 	MaxBytes int64
-	// Storeless has images made straight from Caches. Only what they don't have goes through a Nix store, if there is one.
+	// Storeless has images made straight from Caches. Only what they don't have goes through a Nix
+	// store, if there is one.
 	Storeless bool
 	Caches    binarycache.Options
 	// Settings are handed to Nix, by the names of nix.conf.
 	Settings map[string]string
-	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use; one that fetches may take FetchTime longer, of a processor and by
-	// the clock.
+	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use;
+	// one that fetches may take FetchTime longer, of a processor and by the clock.
 	EvaluationBytes int64
 	EvaluationTime  time.Duration
 	FetchTime       time.Duration
-	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
+	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they
+	// have no network.
 	AllowedURIs []string
-	// ImportFromDerivation lets package sets read what is built while they are evaluated. It takes a Nix store: a Builder that is storeless can't.
+	// ImportFromDerivation lets package sets read what is built while they are evaluated. It takes
+	// a Nix store: a Builder that is storeless can't.
 	ImportFromDerivation bool
-	// CacheDir is for copies of package sets and scratch files, of which CacheBytes stay together, those used last; zero: no bound.
+	// CacheDir is for copies of package sets and scratch files, of which CacheBytes stay together,
+	// those used last; zero: no bound.
 	CacheDir   string
 	CacheBytes int64
 }
 
-// Packages is where a package set comes from, the one field of the first three that is not empty, and what it can look up. Directories of fetched sets, and what is
-// remembered of commits, are the Builder's to choose.
+// Packages is where a package set comes from, the one field of the first three that is not empty,
+// and what it can look up. Directories of fetched sets, and what is remembered of commits, are the
+// Builder's to choose.
 type Packages struct {
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path    string
 	Channel source.ChannelOptions
 	Git     source.GitOptions
-	// NixPath are other sets, by the names that this one can look them up by between angle brackets. They look up nothing themselves, and clients choose nothing of theirs.
+	// NixPath are other sets, by the names that this one can look them up by between angle
+	// brackets. They look up nothing themselves, and clients choose nothing of theirs.
 	NixPath map[string]Packages
-	// Config is the argument of that name, which the set has to take, as JSON; empty: the set gets an empty one if it takes one.
+	// Config is the argument of that name, which the set has to take, as JSON; empty: the set gets
+	// an empty one if it takes one.
 	Config string
 }
 
-// open makes the source with all that its results depend on. It keeps what it fetches or copies below dir, and in state, if there is one, what clients may choose.
+// open makes the source with all that its results depend on. It keeps what it fetches or copies
+// below dir, and in state, if there is one, what clients may choose.
 func (p Packages) open(
-	runner *proc.Runner, watches *source.Watches, dir string, settings source.Variant, state State, recall source.Recall,
+	runner *proc.Runner,
+	watches *source.Watches,
+	dir string,
+	settings source.Variant,
+	state State,
+	recall source.Recall,
 ) (*source.Variants, error) {
 	if state != nil {
 		p.Channel.Memory = newSightings(state, "channel", p.Channel.Archives)
@@ -142,9 +160,12 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 }
 
 // evaluator opens Nix for evaluations alone.
-func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eval.Realise, grown func()) (*eval.Evaluator, error) {
+func (o Options) evaluator(
+	ctx context.Context, runner *proc.Runner, realise eval.Realise, grown func(),
+) (*eval.Evaluator, error) {
 	if err := runner.Enclose(o.CacheDir); err != nil {
-		logrus.WithError(err).Warn("nix: cachedir, which has copies of package sets, can't be closed to other users of this machine")
+		logrus.WithError(err).
+			Warn("nix: cachedir, which has copies of package sets, can't be closed to other users of this machine")
 	}
 	scratch := filepath.Join(o.CacheDir, "evaluations")
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
@@ -157,8 +178,9 @@ func (o Options) evaluator(ctx context.Context, runner *proc.Runner, realise eva
 	})
 }
 
-// Check tries out whether the package set, as it is now, can be used with the Nix of this machine. It neither builds nor keeps anything, but below
-// CacheDir. A fault is what is to be mended in the set or the options; err is that it can't be told here and now.
+// Check tries out whether the package set, as it is now, can be used with the Nix of this machine.
+// It neither builds nor keeps anything, but below CacheDir. A fault is what is to be mended in the
+// set or the options; err is that it can't be told here and now.
 func Check(ctx context.Context, options Options) (fault, err error) {
 	runner, _ := proc.New()
 	evaluator, err := options.evaluator(ctx, runner, nil, nil)
@@ -166,7 +188,10 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 		return nil, err
 	}
 	unknown := func(context.Context, string) (source.Variant, bool, error) { return nil, false, nil }
-	set, err := options.Packages.open(runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), options.settings(), nil, unknown)
+	set, err := options.Packages.open(
+		runner, source.NewWatches(), filepath.Join(options.CacheDir, "sources"), options.settings(), nil,
+		unknown,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +214,8 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 	return broken, nil
 }
 
-// removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What can't be removed is harmless.
+// removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What
+// can't be removed is harmless.
 func removeLeftovers(scratch string) {
 	entries, err := os.ReadDir(scratch)
 	if err != nil {
@@ -208,11 +234,13 @@ func daemonOptions(options Options) daemon.Options {
 	settings := map[string]string{
 		"timeout":  strconv.Itoa(int(options.BuildTimeout.Seconds())),
 		"max-jobs": "auto", // as many as there are cores; clients of Nix don't read it from nix.conf
-		// A binary cache that is down costs seconds, not minutes, and one that keeps silent a minute, not ten.
+		// A binary cache that is down costs seconds, not minutes, and one that keeps silent a
+		// minute, not ten.
 		"connect-timeout":          "5",
 		"download-attempts":        "2",
 		"stalled-download-timeout": "30",
-		// What is mended in a cache is seen soon, not after an hour or a month. Nothing is asked for often: what was downloaded is in the store.
+		// What is mended in a cache is seen soon, not after an hour or a month. Nothing is asked
+		// for often: what was downloaded is in the store.
 		"narinfo-cache-negative-ttl": "60",
 		"narinfo-cache-positive-ttl": "60",
 	}

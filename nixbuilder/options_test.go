@@ -8,7 +8,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
-// Every setting that results depend on is in the variant, so that its change is seen; the defaults are in none.
+// Every setting that results depend on is in the variant, so that its change is seen; the defaults
+// are in none.
 func TestSettings(t *testing.T) {
 	standard := func() Options { return Options{AllowedURIs: []string{"https://"}} }
 	if settings := standard().settings(); len(settings) > 0 {
@@ -41,7 +42,9 @@ func TestSettings(t *testing.T) {
 
 func TestWantedFirst(t *testing.T) {
 	b := &Builder{options: Options{Include: []string{"cacert", "git"}, Shell: []string{"nano", "bash"}}}
-	got := b.wantedFirst([]names.Request{{Packages: []string{"git", "zlib"}}, {Packages: []string{"bash"}, Shell: true}})
+	got := b.wantedFirst(
+		[]names.Request{{Packages: []string{"git", "zlib"}}, {Packages: []string{"bash"}, Shell: true}},
+	)
 	if want := []string{"bash", "cacert", "git", "nano", "zlib"}; !slices.Equal(got, want) {
 		t.Errorf("wantedFirst = %q, want %q", got, want)
 	}

@@ -15,11 +15,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// uploadsPerCore bounds what storage drivers hold in memory for unfinished blobs (16 MB each with GCS, for example).
+// uploadsPerCore bounds what storage drivers hold in memory for unfinished blobs (16 MB each with
+// GCS, for example).
 const uploadsPerCore = 2
 
-// Part of every key of a layer's record. They change with the bytes that packages layer and rootfs write: packFormat for store paths, rootFormat for
-// root layers.
+// Part of every key of a layer's record. They change with the bytes that packages layer and rootfs
+// write: packFormat for store paths, rootFormat for root layers.
 const (
 	packFormat = "3"
 	rootFormat = "5"
@@ -27,17 +28,23 @@ const (
 
 // A Repository is where an image's layers go. It is safe for concurrent use.
 type Repository interface {
-	// Mount makes a blob that the registry holds, in whatever repository, part of this one. It is false if the registry does not hold it.
+	// Mount makes a blob that the registry holds, in whatever repository, part of this one. It is
+	// false if the registry does not hold it.
 	Mount(context.Context, digest.Digest) (bool, error)
-	// Upload stores, as a stream, what write writes, if that is what the digest says that write returns. Done is called once: when the blob is
-	// stored, which may be after Upload has returned, or with why it is not. How done ends is how the upload ends.
-	Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error
-	// Beside does something else for the image, and may return before it is done. If that fails, so does the image.
+	// Upload stores, as a stream, what write writes, if that is what the digest says that write
+	// returns. Done is called once: when the blob is stored, which may be after Upload has
+	// returned, or with why it is not. How done ends is how the upload ends.
+	Upload(
+		ctx context.Context, write func(io.Writer) (digest.Digest, error),
+		done func(context.Context, error) error,
+	) error
+	// Beside does something else for the image, and may return before it is done. If that fails, so
+	// does the image.
 	Beside(ctx context.Context, do func(context.Context) error)
 }
 
-// A packer turns what belongs into layers into blobs of repositories, each layer once, however many images want it. It is safe
-// for concurrent use.
+// A packer turns what belongs into layers into blobs of repositories, each layer once, however many
+// images want it. It is safe for concurrent use.
 type packer struct {
 	records    *Records[Blob]
 	compressor *layer.Compressor
@@ -63,13 +70,18 @@ func newPacker(state State, compression layer.Compression) *packer {
 type packing func(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error)
 
 // packStore packs paths of the Nix store.
-func packStore(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error) {
+func packStore(
+	ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path,
+) (layer.Result, error) {
 	return layer.Pack(ctx, w, compressor, paths, layer.Options{})
 }
 
-// layers makes sure that a layer for each group of paths is in the repository, and returns them in this order. Await returns when paths
-// can be packed.
-func (p *packer) layers(ctx context.Context, groups [][]store.Path, repo Repository, await func(context.Context, []store.Path) error, pack packing) ([]packedLayer, error) {
+// layers makes sure that a layer for each group of paths is in the repository, and returns them in
+// this order. Await returns when paths can be packed.
+func (p *packer) layers(
+	ctx context.Context, groups [][]store.Path, repo Repository,
+	await func(context.Context, []store.Path) error, pack packing,
+) ([]packedLayer, error) {
 	layers := make([]packedLayer, len(groups))
 	all, ctx := errgroup.WithContext(ctx)
 	inFlight := make(chan struct{}, layersInFlight)
@@ -109,9 +121,11 @@ func (p *packer) key(paths []store.Path) string {
 	return Key("store paths", packFormat, p.compressor.Compression().String(), joined(paths))
 }
 
-// layer makes sure that the layer of a key is in the repository: it is mounted if the registry has it, else packed. If somebody
-// else is packing it, that is waited for.
-func (p *packer) layer(ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error)) (Blob, error) {
+// layer makes sure that the layer of a key is in the repository: it is mounted if the registry has
+// it, else packed. If somebody else is packing it, that is waited for.
+func (p *packer) layer(
+	ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error),
+) (Blob, error) {
 	for {
 		blob, ok, err := p.records.Get(ctx, key)
 		if err != nil {
@@ -143,8 +157,11 @@ func (p *packer) layer(ctx context.Context, key string, repo Repository, pack fu
 	}
 }
 
-// pack streams a layer into the repository. The caller has claimed its key, which is free again when the layer is stored and recorded.
-func (p *packer) pack(ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error)) (Blob, error) {
+// pack streams a layer into the repository. The caller has claimed its key, which is free again
+// when the layer is stored and recorded.
+func (p *packer) pack(
+	ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error),
+) (Blob, error) {
 	release := func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()

@@ -15,7 +15,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 )
 
-// blobs is a registry's: repositories made from it see what others uploaded only once they mount it.
+// blobs is a registry's: repositories made from it see what others uploaded only once they mount
+// it.
 type blobs struct {
 	storing sync.WaitGroup // uploads that have returned
 	mu      sync.Mutex
@@ -42,7 +43,10 @@ func (r *repository) Beside(ctx context.Context, do func(context.Context) error)
 }
 
 // Upload stores when it has returned.
-func (r *repository) Upload(ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error) error {
+func (r *repository) Upload(
+	ctx context.Context, write func(io.Writer) (digest.Digest, error),
+	done func(context.Context, error) error,
+) error {
 	var b bytes.Buffer
 	d, err := write(&b)
 	if err == nil && d != digest.FromBytes(b.Bytes()) {
@@ -84,7 +88,11 @@ func (p *packs) pack(w io.Writer) (layer.Result, error) {
 	if p.fail.Load() {
 		return layer.Result{}, errors.New("cannot read")
 	}
-	return layer.Result{Digest: digest.FromBytes(content), Size: int64(len(content)), DiffID: digest.FromString("unpacked")}, nil
+	return layer.Result{
+		Digest: digest.FromBytes(content),
+		Size:   int64(len(content)),
+		DiffID: digest.FromString("unpacked"),
+	}, nil
 }
 
 func TestLayersArePackedOnce(t *testing.T) {
@@ -97,11 +105,15 @@ func TestLayersArePackedOnce(t *testing.T) {
 		wg.Go(func() {
 			repo := &repository{blobs: registry}
 			blob, err := p.layer(t.Context(), Key("a"), repo, work.pack)
-			if err != nil || blob.Digest != digest.FromString("a layer") || blob.Size != 7 || blob.DiffID != digest.FromString("unpacked") {
+			if err != nil || blob.Digest != digest.FromString("a layer") || blob.Size != 7 ||
+				blob.DiffID != digest.FromString("unpacked") {
 				t.Errorf("layer = %+v, %v", blob, err)
 			}
 			if repo.mounts.Load()+repo.uploads.Load() != 1 {
-				t.Errorf("%d mounts and %d uploads into a repository, want one of them", repo.mounts.Load(), repo.uploads.Load())
+				t.Errorf(
+					"%d mounts and %d uploads into a repository, want one of them", repo.mounts.Load(),
+					repo.uploads.Load(),
+				)
 			}
 			mounts.Add(repo.mounts.Load())
 			uploads.Add(repo.uploads.Load())

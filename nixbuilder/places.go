@@ -2,15 +2,17 @@ package nixbuilder
 
 import "context"
 
-// places bound how much work is done at a time. Work for revisions that clients choose may not take them all, where there is more than one, so that what the
-// operator has configured does not wait behind that alone.
+// places bound how much work is done at a time. Work for revisions that clients choose may not take
+// them all, where there is more than one, so that what the operator has configured does not wait
+// behind that alone.
 type places struct{ all, byClient chan struct{} } // a token for each piece of work
 
 func newPlaces(n int) places {
 	return places{all: make(chan struct{}, n), byClient: make(chan struct{}, ClientShare(n))}
 }
 
-// ClientShare is how many of n places work for revisions that clients choose may take: three quarters, rounded up, but one less than all and one at least.
+// ClientShare is how many of n places work for revisions that clients choose may take: three
+// quarters, rounded up, but one less than all and one at least.
 func ClientShare(n int) int { return max(1, min(n-1, n-n/4)) }
 
 // enter waits for a place, which leave gives back.

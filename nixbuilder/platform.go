@@ -26,7 +26,9 @@ func SystemOf(platform string) (string, error) {
 			known = append(known, p)
 		}
 		slices.Sort(known)
-		return "", fmt.Errorf("%q is not a platform that can be built for: use one of %s", platform, strings.Join(known, ", "))
+		return "", fmt.Errorf(
+			"%q is not a platform that can be built for: use one of %s", platform, strings.Join(known, ", "),
+		)
 	}
 	return system, nil
 }

@@ -14,8 +14,9 @@ import (
 // denialsCached is how much is kept in memory of what revisions deny, in bytes.
 const denialsCached = 1 << 20
 
-// denials are what the names among Policy.Deny stand for in a revision, on one platform: a package that is denied is so under any other name, too. They are a
-// policy, not a wall: another derivation may do the same.
+// denials are what the names among Policy.Deny stand for in a revision, on one platform: a package
+// that is denied is so under any other name, too. They are a policy, not a wall: another derivation
+// may do the same.
 type denials map[denial]bool
 
 // A denial is of a derivation, or of one output of it.
@@ -48,19 +49,24 @@ func (d denials) has(c chosen) bool {
 	return d[denial{c.Derivation, ""}] || len(d) > 0 && !slices.ContainsFunc(c.OutputsToInstall, allowed)
 }
 
-// denied tells whether a policy keeps it from being served. To deny a package is to deny its outputs, and what is in a set or inside a package;
-// to allow a package is to allow its outputs.
+// denied tells whether a policy keeps it from being served. To deny a package is to deny its
+// outputs, and what is in a set or inside a package; to allow a package is to allow its outputs.
 func (c chosen) denied(policy names.Policy, denied denials) bool {
 	aliases := []string{c.name, c.Attr[len(c.Attr)-1], c.Pname, c.attribute()}
 	for n := range c.Attr {
 		aliases = append(aliases, strings.Join(c.Attr[:n+1], "."))
 	}
-	return denied.has(c) || policy.Denies(strings.Join(c.Attr, "."), aliases...) && policy.Denies(c.attribute(), aliases...)
+	return denied.has(c) ||
+		policy.Denies(strings.Join(c.Attr, "."), aliases...) && policy.Denies(c.attribute(), aliases...)
 }
 
-// find returns a result for every name, and what the policy denies. What its names stand for is found out with the first names of a revision, after them: should
-// it take all the time that there is, they have theirs. What could not be evaluated then denies nothing but its name, for as long as this process remembers.
-func (b *Builder) find(ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string) (map[string]eval.Result, denials, error) {
+// find returns a result for every name, and what the policy denies. What its names stand for is
+// found out with the first names of a revision, after them: should it take all the time that there
+// is, they have theirs. What could not be evaluated then denies nothing but its name, for as long
+// as this process remembers.
+func (b *Builder) find(
+	ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string,
+) (map[string]eval.Result, denials, error) {
 	named := b.options.Policy.Named()
 	key := Key(pinned.Revision, system)
 	denied, known := b.denials.Get(key)

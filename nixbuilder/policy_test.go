@@ -7,10 +7,17 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 )
 
-// A denied package is denied by any name, and so is each of its outputs; a denied output is denied by any name, and its package is not.
+// A denied package is denied by any name, and so is each of its outputs; a denied output is denied
+// by any name, and its package is not.
 func TestDeniedByDerivation(t *testing.T) {
 	of := func(attr, drv, output string, install ...string) *eval.Package {
-		return &eval.Package{Attr: []string{attr}, Output: output, Derivation: path(drv), Pname: attr, OutputsToInstall: install}
+		return &eval.Package{
+			Attr:             []string{attr},
+			Output:           output,
+			Derivation:       path(drv),
+			Pname:            attr,
+			OutputsToInstall: install,
+		}
 	}
 	results := map[string]eval.Result{
 		"git":         {Package: of("git", "git.drv", "", "out")},

@@ -24,7 +24,9 @@ type profile struct {
 func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, files rootfs.Files) (profile, error) {
 	var p profile
 	for _, c := range chosen {
-		p.packages = append(p.packages, rootfs.Package{Name: c.attribute(), Priority: c.Priority, Outputs: c.installed()})
+		p.packages = append(
+			p.packages, rootfs.Package{Name: c.attribute(), Priority: c.Priority, Outputs: c.installed()},
+		)
 	}
 	paths := make([]store.Path, len(closure))
 	for i, info := range closure {
@@ -44,8 +46,8 @@ func (p profile) key(compression layer.Compression) string {
 	return Key(parts...)
 }
 
-// containerConfig says how the image runs: a shell where one was asked for, else the program of the one package that was; over that
-// whatever packages say of their images.
+// containerConfig says how the image runs: a shell where one was asked for, else the program of the
+// one package that was; over that whatever packages say of their images.
 func containerConfig(request names.Request, chosen packages, p profile, provenance map[string]string) v1.ImageConfig {
 	env := map[string]string{"PATH": searchPath}
 	if p.tree.HasCABundle() {

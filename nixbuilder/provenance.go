@@ -11,11 +11,13 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// AnnotationPackages is what an image has, as a JSON list of objects with name (the attribute path in the package set), version and
-// paths (the store paths that are merged into the root directory), sorted by name.
+// AnnotationPackages is what an image has, as a JSON list of objects with name (the attribute path
+// in the package set), version and paths (the store paths that are merged into the root directory),
+// sorted by name.
 const AnnotationPackages = "io.github.nixery-registry.packages"
 
-// AnnotationVariant is what an image depends on beside its package set, as NAME=VALUE with spaces between. Only images that do have it.
+// AnnotationVariant is what an image depends on beside its package set, as NAME=VALUE with spaces
+// between. Only images that do have it.
 const AnnotationVariant = "io.github.nixery-registry.variant"
 
 type annotatedPackage struct {
@@ -24,8 +26,8 @@ type annotatedPackage struct {
 	Paths   []store.Path `json:"paths"`
 }
 
-// provenance is what an image was built from: its labels, and the annotations of its manifest. All of it follows from the request and the
-// package set (docs/decisions/provenance.md).
+// provenance is what an image was built from: its labels, and the annotations of its manifest. All
+// of it follows from the request and the package set (docs/decisions/provenance.md).
 func provenance(request names.Request, chosen packages, pinned source.Pinned) (map[string]string, error) {
 	list := make([]annotatedPackage, len(chosen))
 	for i, c := range chosen {

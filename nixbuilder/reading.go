@@ -14,9 +14,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// read builds what the evaluation of a package set has to read (eval.Realise), within the limits of what is built for images. It does not wait for those, which may wait for an
-// evaluation: beside them, one such build runs at a time.
-func (b *Builder) read(ctx context.Context, drv store.Path) (outputs []store.Path, refused string, release func(), err error) {
+// read builds what the evaluation of a package set has to read (eval.Realise), within the limits of
+// what is built for images. It does not wait for those, which may wait for an evaluation: beside
+// them, one such build runs at a time.
+func (b *Builder) read(
+	ctx context.Context, drv store.Path,
+) (outputs []store.Path, refused string, release func(), err error) {
 	leave, err := enter(ctx, b.reading)
 	if err != nil {
 		return nil, "", nil, err
@@ -51,7 +54,10 @@ func (b *Builder) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.
 	var outputs []store.Path
 	for name, output := range parsed.Outputs {
 		if output.Path == "" {
-			return nil, Errorf(Denied, "%s is content-addressed, or made of what is, and evaluations can't read such", strings.TrimSuffix(drv.Name(), ".drv"))
+			return nil, Errorf(
+				Denied, "%s is content-addressed, or made of what is, and evaluations can't read such",
+				strings.TrimSuffix(drv.Name(), ".drv"),
+			)
 		}
 		path, err := store.ParsePath(output.Path)
 		if err != nil {

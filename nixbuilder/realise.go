@@ -21,7 +21,10 @@ import (
 var errNoStore = errors.New("opening the Nix store")
 
 func tooLarge(size, most int64) error {
-	return Errorf(Denied, "the store paths of this image are %s together, %s are allowed", units.HumanSize(float64(size)), units.HumanSize(float64(most)))
+	return Errorf(
+		Denied, "the store paths of this image are %s together, %s are allowed",
+		units.HumanSize(float64(size)), units.HumanSize(float64(most)),
+	)
 }
 
 // means are how outputs are made.
@@ -33,9 +36,11 @@ const (
 	built                    // it was found out that not all can be downloaded
 )
 
-// realise makes the outputs of an order's packages valid: what is not in the store is downloaded where a binary cache has it, and built otherwise. They
-// stay valid until the connection that it returns is put back. If they can all be downloaded, and that is how, it does not wait for that, and
-// returns the download too, which the caller must close before. Images that Nix has nothing to do for do not wait for others.
+// realise makes the outputs of an order's packages valid: what is not in the store is downloaded
+// where a binary cache has it, and built otherwise. They stay valid until the connection that it
+// returns is put back. If they can all be downloaded, and that is how, it does not wait for that,
+// and returns the download too, which the caller must close before. Images that Nix has nothing to
+// do for do not wait for others.
 func (b *Builder) realise(ctx context.Context, o order, how means) (*daemon.Conn, *download, error) {
 	outputs := o.packages.outputs()
 	conn, absent, err := b.hold(ctx, outputs)
@@ -62,7 +67,8 @@ func (b *Builder) realise(ctx context.Context, o order, how means) (*daemon.Conn
 	return conn, coming, nil
 }
 
-// hold opens a connection that keeps paths from Nix's garbage collector, and tells which of them are not there.
+// hold opens a connection that keeps paths from Nix's garbage collector, and tells which of them
+// are not there.
 func (b *Builder) hold(ctx context.Context, paths []store.Path) (conn *daemon.Conn, absent []store.Path, err error) {
 	conn, err = b.daemons.Get(ctx)
 	if err != nil {
@@ -85,10 +91,13 @@ func (b *Builder) hold(ctx context.Context, paths []store.Path) (conn *daemon.Co
 	return conn, absent, nil
 }
 
-// work has Nix make absent outputs, if that stays within the limits. Derivations are only written where binary caches do not have it
-// all, or do not give what they say they have: Nix takes nothing that is not signed by a key that it trusts. What can all be downloaded is returned as a
-// download, which calls ended, if that is how.
-func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent []store.Path, how means, ended func()) (*download, error) {
+// work has Nix make absent outputs, if that stays within the limits. Derivations are only written
+// where binary caches do not have it all, or do not give what they say they have: Nix takes nothing
+// that is not signed by a key that it trusts. What can all be downloaded is returned as a download,
+// which calls ended, if that is how.
+func (b *Builder) work(
+	ctx context.Context, conn *daemon.Conn, o order, absent []store.Path, how means, ended func(),
+) (*download, error) {
 	said := newRemarks()
 	if how != built {
 		targets := make([]daemon.DerivedPath, len(absent))
@@ -101,7 +110,8 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 		}
 		if len(missing.Unknown) == 0 {
 			if how == asItArrives {
-				if coming, err := b.download(ctx, conn, o.packages.outputs(), targets, missing, ended); coming != nil || err != nil {
+				if coming, err := b.download(ctx, conn, o.packages.outputs(), targets, missing, ended); coming != nil ||
+					err != nil {
 					return coming, err
 				}
 			}
@@ -123,7 +133,8 @@ func (b *Builder) work(ctx context.Context, conn *daemon.Conn, o order, absent [
 	return nil, err
 }
 
-// unbuilt is that something is not there, where nothing is built. What binary caches may have another time may be asked for again.
+// unbuilt is that something is not there, where nothing is built. What binary caches may have
+// another time may be asked for again.
 func unbuilt(name string, said *remarks, how means) error {
 	kind := Denied
 	if how == built || len(said.archives)+len(said.unheard) > 0 {
@@ -132,8 +143,11 @@ func unbuilt(name string, said *remarks, how means) error {
 	return Errorf(kind, "%s would have to be built, and build.local of this registry is off%s", name, said.aside())
 }
 
-// missing is what Nix would have to do for targets. Its errors are for clients or for the operator. A connection that leaves binary caches out is not used again: they may answer the next one.
-func (b *Builder) missing(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, said *remarks) (daemon.Missing, error) {
+// missing is what Nix would have to do for targets. Its errors are for clients or for the operator.
+// A connection that leaves binary caches out is not used again: they may answer the next one.
+func (b *Builder) missing(
+	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, said *remarks,
+) (daemon.Missing, error) {
 	missing, err := conn.QueryMissing(ctx, targets, said.add)
 	if len(said.leftOut) > 0 {
 		conn.Retire()
@@ -141,9 +155,12 @@ func (b *Builder) missing(ctx context.Context, conn *daemon.Conn, targets []daem
 	return missing, explain(said.failure(nil, err))
 }
 
-// make has Nix download derivations' outputs or build them, if that stays within the limits. What a binary cache has lost, or damaged, is built. There is a
-// result for each target, in their order, and for what is built for them. Its errors are for clients or for the operator.
-func (b *Builder) make(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, said *remarks) ([]daemon.Result, error) {
+// make has Nix download derivations' outputs or build them, if that stays within the limits. What a
+// binary cache has lost, or damaged, is built. There is a result for each target, in their order,
+// and for what is built for them. Its errors are for clients or for the operator.
+func (b *Builder) make(
+	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, said *remarks,
+) ([]daemon.Result, error) {
 	missing, err := b.missing(ctx, conn, targets, said)
 	if err != nil {
 		return nil, err
@@ -161,7 +178,9 @@ func (b *Builder) make(ctx context.Context, conn *daemon.Conn, targets []daemon.
 }
 
 // derivations adds those of packages to the store, and returns what to ask of them.
-func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted packages, pinned source.Pinned, system string) ([]daemon.DerivedPath, error) {
+func (b *Builder) derivations(
+	ctx context.Context, conn *daemon.Conn, wanted packages, pinned source.Pinned, system string,
+) ([]daemon.DerivedPath, error) {
 	var targets []daemon.DerivedPath
 	var names []string
 	var paths []store.Path
@@ -193,9 +212,13 @@ func (b *Builder) derivations(ctx context.Context, conn *daemon.Conn, wanted pac
 	return targets, err
 }
 
-// run has Nix do its work, and logs what it says of binary caches. It has a result for each target, in their order, and for what is built for them. It fails
-// with a *buildError if that is for what is built or downloaded to answer for.
-func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing, said *remarks) ([]daemon.Result, error) {
+// run has Nix do its work, and logs what it says of binary caches. It has a result for each target,
+// in their order, and for what is built for them. It fails with a *buildError if that is for what
+// is built or downloaded to answer for.
+func (b *Builder) run(
+	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing,
+	said *remarks,
+) ([]daemon.Result, error) {
 	if missing.NarSize > b.options.MaxBytes {
 		return nil, tooLarge(missing.NarSize, b.options.MaxBytes)
 	}
@@ -216,8 +239,8 @@ func (b *Builder) run(ctx context.Context, conn *daemon.Conn, targets []daemon.D
 	return results, err
 }
 
-// withDependencies adds the derivations that are built for targets, so that each has a result of its own: of a target that fails with a dependency, Nix does
-// not say which, nor why.
+// withDependencies adds the derivations that are built for targets, so that each has a result of
+// its own: of a target that fails with a dependency, Nix does not say which, nor why.
 func withDependencies(targets []daemon.DerivedPath, building []store.Path) []daemon.DerivedPath {
 	all := slices.Clone(targets)
 	for _, drv := range building {

@@ -35,7 +35,8 @@ func (c chosen) attribute() string {
 	return strings.Join(c.Attr, ".")
 }
 
-// installed are the store paths of the outputs that a user of the package gets, in the package's order.
+// installed are the store paths of the outputs that a user of the package gets, in the package's
+// order.
 func (c chosen) installed() []store.Path {
 	paths := make([]store.Path, 0, len(c.OutputsToInstall))
 	for _, output := range c.OutputsToInstall {
@@ -60,7 +61,9 @@ func (p packages) outputs() []store.Path {
 // with are those that install one of paths.
 func (p packages) with(paths []store.Path) (with packages) {
 	for _, c := range p {
-		if slices.ContainsFunc(c.installed(), func(installed store.Path) bool { return slices.Contains(paths, installed) }) {
+		if slices.ContainsFunc(
+			c.installed(), func(installed store.Path) bool { return slices.Contains(paths, installed) },
+		) {
 			with = append(with, c)
 		}
 	}
@@ -76,7 +79,8 @@ func (b *Builder) wanted(request names.Request) []string {
 	return wanted
 }
 
-// wantedFirst are the names of several requests together, and of what is in every image or every shell, sorted.
+// wantedFirst are the names of several requests together, and of what is in every image or every
+// shell, sorted.
 func (b *Builder) wantedFirst(requests []names.Request) []string {
 	wanted := b.wanted(names.Request{Shell: true})
 	for _, request := range requests {
@@ -86,8 +90,9 @@ func (b *Builder) wantedFirst(requests []names.Request) []string {
 	return slices.Compact(wanted)
 }
 
-// Prepare finds the packages of requests, and those that are in every image, before they are asked for. Packages that can't be had are no failure. The error
-// of a set that can't be used is what clients are told.
+// Prepare finds the packages of requests, and those that are in every image, before they are asked
+// for. Packages that can't be had are no failure. The error of a set that can't be used is what
+// clients are told.
 func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error {
 	release, err := b.source.Hold(ctx, pinned)
 	if err != nil {
@@ -111,8 +116,11 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 	return nil
 }
 
-// resolve finds the packages of a request, in one evaluation unless it has very many, and asks the policy about them.
-func (b *Builder) resolve(ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, system string) (packages, error) {
+// resolve finds the packages of a request, in one evaluation unless it has very many, and asks the
+// policy about them.
+func (b *Builder) resolve(
+	ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, system string,
+) (packages, error) {
 	results, denied, err := b.find(ctx, pinned, byClient, system, b.wanted(request))
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 		return nil, faultOf(pinned, fault)
@@ -149,17 +157,23 @@ func (b *Builder) resolve(ctx context.Context, request names.Request, pinned sou
 	}
 	for _, p := range found {
 		if p.System != system && p.System != "builtin" {
-			return nil, Errorf(Denied, "%s is a package for %s, the package set has none for %s", p.name, p.System, system)
+			return nil, Errorf(
+				Denied, "%s is a package for %s, the package set has none for %s", p.name, p.System, system,
+			)
 		}
 	}
 	return found.unique(), nil
 }
 
-// unique sorts the packages by attribute path and leaves out what is there under another name: what installs no output that another one of the
-// same derivation does not. What a client asked for stays that.
+// unique sorts the packages by attribute path and leaves out what is there under another name: what
+// installs no output that another one of the same derivation does not. What a client asked for
+// stays that.
 func (p packages) unique() packages {
 	byPath := func(a, b chosen) int {
-		return cmp.Or(slices.Compare(a.Attr, b.Attr), strings.Compare(a.Output, b.Output), strings.Compare(a.name, b.name))
+		return cmp.Or(
+			slices.Compare(a.Attr, b.Attr), strings.Compare(a.Output, b.Output),
+			strings.Compare(a.name, b.name),
+		)
 	}
 	slices.SortStableFunc(p, func(a, b chosen) int {
 		return cmp.Or(cmp.Compare(len(b.OutputsToInstall), len(a.OutputsToInstall)), byPath(a, b))
@@ -168,7 +182,10 @@ func (p packages) unique() packages {
 	for _, c := range p {
 		covers := func(other chosen) bool {
 			return other.Derivation == c.Derivation &&
-				!slices.ContainsFunc(c.OutputsToInstall, func(output string) bool { return !slices.Contains(other.OutputsToInstall, output) })
+				!slices.ContainsFunc(
+					c.OutputsToInstall,
+					func(output string) bool { return !slices.Contains(other.OutputsToInstall, output) },
+				)
 		}
 		if i := slices.IndexFunc(unique, covers); i < 0 {
 			unique = append(unique, c)
@@ -218,19 +235,29 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 	return nil
 }
 
-// whole evaluates something of a set, whose files nobody may touch meanwhile: what Nix says of files that are being removed is not true of the set.
+// whole evaluates something of a set, whose files nobody may touch meanwhile: what Nix says of
+// files that are being removed is not true of the set.
 func whole(pinned source.Pinned, evaluate func() error) error {
 	before, goneBefore := pinned.Shape()
 	err := evaluate()
 	if after, gone := pinned.Shape(); after != before || goneBefore != nil || gone != nil {
-		return fmt.Errorf("evaluating %s at %s: its files in cachedir were changed or removed by somebody else", pinned.Name, pinned.Revision)
+		return fmt.Errorf(
+			"evaluating %s at %s: its files in cachedir were changed or removed by somebody else",
+			pinned.Name, pinned.Revision,
+		)
 	}
 	return err
 }
 
 // sourceOf is a pinned set as it is evaluated.
 func sourceOf(pinned source.Pinned) eval.Source {
-	return eval.Source{Path: pinned.Path, Commit: pinned.Commit, Date: pinned.Date, Shares: pinned.Origin, NixPath: pinned.NixPath}
+	return eval.Source{
+		Path:    pinned.Path,
+		Commit:  pinned.Commit,
+		Date:    pinned.Date,
+		Shares:  pinned.Origin,
+		NixPath: pinned.NixPath,
+	}
 }
 
 // faultOf is what those who ask for an image are told of a set that can't be used.
@@ -245,11 +272,16 @@ func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
 // continues is what follows the beginning of a longer file name.
 var continues = regexp.MustCompile(`^[A-Za-z0-9_+-]|^\.[A-Za-z0-9]`)
 
-// hint is what to know about a failure for want of a submodule's files, or of the content of a file that is in git LFS; empty for other failures.
+// hint is what to know about a failure for want of a submodule's files, or of the content of a file
+// that is in git LFS; empty for other failures.
 func hint(pinned source.Pinned, message string) string {
 	for _, file := range pinned.Pointers {
-		if i := strings.Index(message, filepath.Base(file)); i >= 0 && !continues.MatchString(message[i+len(filepath.Base(file)):]) {
-			return fmt.Sprintf(" (%s is in git LFS, which is not fetched: the package set has its pointer in the place of the content)", file)
+		if i := strings.Index(message, filepath.Base(file)); i >= 0 &&
+			!continues.MatchString(message[i+len(filepath.Base(file)):]) {
+			return fmt.Sprintf(
+				" (%s is in git LFS, which is not fetched: the package set has its pointer in the place of the content)",
+				file,
+			)
 		}
 	}
 	for _, submodule := range pinned.Absent {
@@ -260,11 +292,13 @@ func hint(pinned source.Pinned, message string) string {
 	return ""
 }
 
-// resultFormat is part of every key of a package's record. It changes with what package eval believes. Records of the first were also of trees that were being removed.
+// resultFormat is part of every key of a package's record. It changes with what package eval
+// believes. Records of the first were also of trees that were being removed.
 const resultFormat = "2"
 
-// A resolver remembers what names stand for. It is safe for concurrent use. A name is not evaluated twice at a time, unless that takes
-// long: others then no longer wait for it, as it may be another name of the same request that does.
+// A resolver remembers what names stand for. It is safe for concurrent use. A name is not evaluated
+// twice at a time, unless that takes long: others then no longer wait for it, as it may be another
+// name of the same request that does.
 type resolver struct {
 	evaluator   *eval.Evaluator
 	expressions string // their hash, resultFormat, and features of Nix: results depend on how names are looked up
@@ -287,8 +321,11 @@ func newResolver(evaluator *eval.Evaluator, state State, concurrency int, total 
 	}
 }
 
-// find returns a result for every name. Those that are not known are evaluated in their order. ByClient tells whether a client chose the revision.
-func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool, system string, names []string) (map[string]eval.Result, error) {
+// find returns a result for every name. Those that are not known are evaluated in their order.
+// ByClient tells whether a client chose the revision.
+func (r *resolver) find(
+	ctx context.Context, pinned source.Pinned, byClient bool, system string, names []string,
+) (map[string]eval.Result, error) {
 	results := make(map[string]eval.Result, len(names))
 	keys := make(map[string]string, len(names))
 	wanted := make([]string, 0, len(names)) // each once
@@ -306,7 +343,11 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool
 		mine, others := r.claim(unknown, keys)
 		if len(mine) > 0 {
 			release := sync.OnceFunc(func() { r.release(mine, keys) })
-			err := r.lanes.do(ctx, byClient, func(ctx context.Context) error { return r.evaluate(ctx, pinned, system, mine, keys, results) }, release)
+			err := r.lanes.do(
+				ctx, byClient,
+				func(ctx context.Context) error { return r.evaluate(ctx, pinned, system, mine, keys, results) },
+				release,
+			)
 			release()
 			if err != nil {
 				return nil, err
@@ -323,7 +364,9 @@ func (r *resolver) find(ctx context.Context, pinned source.Pinned, byClient bool
 }
 
 // recorded adds the known results of names, and returns those that have none, in their order.
-func (r *resolver) recorded(ctx context.Context, names []string, keys map[string]string, results map[string]eval.Result) (unknown []string, err error) {
+func (r *resolver) recorded(
+	ctx context.Context, names []string, keys map[string]string, results map[string]eval.Result,
+) (unknown []string, err error) {
 	var missing []string
 	for _, name := range names {
 		if _, ok := results[name]; !ok {
@@ -344,7 +387,8 @@ func (r *resolver) recorded(ctx context.Context, names []string, keys map[string
 	return unknown, nil
 }
 
-// claim divides names into those that the caller evaluates now and those that somebody else does already.
+// claim divides names into those that the caller evaluates now and those that somebody else does
+// already.
 func (r *resolver) claim(unknown []string, keys map[string]string) (mine []string, others []chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -371,7 +415,10 @@ func (r *resolver) release(mine []string, keys map[string]string) {
 }
 
 // evaluate adds results for names, of which some may be known by now.
-func (r *resolver) evaluate(ctx context.Context, pinned source.Pinned, system string, mine []string, keys map[string]string, results map[string]eval.Result) error {
+func (r *resolver) evaluate(
+	ctx context.Context, pinned source.Pinned, system string, mine []string, keys map[string]string,
+	results map[string]eval.Result,
+) error {
 	unknown, err := r.recorded(ctx, mine, keys, results)
 	if err != nil {
 		return err

@@ -22,17 +22,52 @@ func TestRefusal(t *testing.T) {
 		want    *Error
 	}{
 		{"fine", map[string]eval.Result{"a": fine, "b": fine}, nil},
-		{"one is missing", map[string]eval.Result{"a": fine, "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no b"}},
-		{"all that are missing are named", map[string]eval.Result{"a": result(eval.NotFound, "no a"), "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no a; no b"}},
-		{"what was perhaps meant", map[string]eval.Result{"a": fine, "b": {Failure: &eval.Failure{Kind: eval.NotFound, Message: "no b", NearMisses: []string{"bb", "bc"}}}}, &Error{NotFound, "no b (did you mean bb, bc?)"}},
-		{"missing goes before refused", map[string]eval.Result{"a": result(eval.Unfree, "unfree"), "b": result(eval.NotFound, "no b")}, &Error{NotFound, "no b"}},
-		{"refused", map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")}, &Error{Denied, "a or A; b: too long"}},
-		{"refused and perhaps not the next time", map[string]eval.Result{"a": result(eval.Unfetched, "no net"), "b": result(eval.Unfree, "unfree")}, &Error{Unavailable, "a: no net; b: unfree"}},
 		{
-			"for want of a submodule", map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'")},
-			&Error{Denied, "opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)"},
+			"one is missing", map[string]eval.Result{"a": fine, "b": result(eval.NotFound, "no b")},
+			&Error{NotFound, "no b"},
 		},
-		{"of much the same name", map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib2/x.nix'")}, &Error{Denied, "opening 'packages/lib2/x.nix'"}},
+		{
+			"all that are missing are named",
+			map[string]eval.Result{"a": result(eval.NotFound, "no a"), "b": result(eval.NotFound, "no b")},
+			&Error{NotFound, "no a; no b"},
+		},
+		{
+			"what was perhaps meant",
+			map[string]eval.Result{
+				"a": fine,
+				"b": {Failure: &eval.Failure{Kind: eval.NotFound, Message: "no b", NearMisses: []string{"bb", "bc"}}},
+			},
+			&Error{NotFound, "no b (did you mean bb, bc?)"},
+		},
+		{
+			"missing goes before refused",
+			map[string]eval.Result{"a": result(eval.Unfree, "unfree"), "b": result(eval.NotFound, "no b")},
+			&Error{NotFound, "no b"},
+		},
+		{
+			"refused",
+			map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")},
+			&Error{Denied, "a or A; b: too long"},
+		},
+		{
+			"refused and perhaps not the next time",
+			map[string]eval.Result{"a": result(eval.Unfetched, "no net"), "b": result(eval.Unfree, "unfree")},
+			&Error{Unavailable, "a: no net; b: unfree"},
+		},
+		{
+			"for want of a submodule", map[string]eval.Result{
+				"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'"),
+			},
+			&Error{
+				Denied,
+				"opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)",
+			},
+		},
+		{
+			"of much the same name",
+			map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib2/x.nix'")},
+			&Error{Denied, "opening 'packages/lib2/x.nix'"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := refusal([]string{"a", "b"}, test.results, source.Pinned{Absent: []string{"lib"}})
@@ -48,16 +83,30 @@ func TestUnique(t *testing.T) {
 	a := eval.Package{Attr: []string{"a"}, Derivation: path("a.drv"), OutputsToInstall: []string{"out"}}
 	alias := eval.Package{Attr: []string{"set", "a"}, Derivation: path("a.drv"), OutputsToInstall: []string{"out"}}
 	other := eval.Package{Attr: []string{"A"}, Derivation: path("b.drv"), OutputsToInstall: []string{"out"}}
-	got := packages{{name: "set.a", asked: true, Package: alias}, {name: "a", Package: a}, {name: "A", Package: other}}.unique()
+	got := packages{
+		{name: "set.a", asked: true, Package: alias},
+		{name: "a", Package: a},
+		{name: "A", Package: other},
+	}.unique()
 	if len(got) != 2 || got[0].name != "A" || got[1].name != "a" || !got[1].asked || got[0].asked {
 		t.Errorf("unique = %+v, want A and, asked for, a", got)
 	}
 }
 
-// What one package installs of a derivation another need not; outputs that nobody else installs stay.
+// What one package installs of a derivation another need not; outputs that nobody else installs
+// stay.
 func TestUniqueOutputs(t *testing.T) {
 	of := func(attr, output string, installed ...string) chosen {
-		return chosen{name: attr, asked: output != "", Package: eval.Package{Attr: []string{attr}, Output: output, Derivation: path("a.drv"), OutputsToInstall: installed}}
+		return chosen{
+			name:  attr,
+			asked: output != "",
+			Package: eval.Package{
+				Attr:             []string{attr},
+				Output:           output,
+				Derivation:       path("a.drv"),
+				OutputsToInstall: installed,
+			},
+		}
 	}
 	for _, test := range []struct {
 		name  string
@@ -66,7 +115,11 @@ func TestUniqueOutputs(t *testing.T) {
 	}{
 		{"another output", packages{of("a", "", "bin", "man"), of("a", "dev", "dev")}, []string{"a", "a.dev*"}},
 		{"an output that is installed", packages{of("a", "bin", "bin"), of("b", "", "bin", "man")}, []string{"b*"}},
-		{"an output that several install", packages{of("a", "bin", "bin"), of("b", "bin", "bin"), of("c", "dev", "dev")}, []string{"a.bin*", "c.dev*"}},
+		{
+			"an output that several install",
+			packages{of("a", "bin", "bin"), of("b", "bin", "bin"), of("c", "dev", "dev")},
+			[]string{"a.bin*", "c.dev*"},
+		},
 		{"overlapping", packages{of("a", "", "bin", "man"), of("b", "", "bin", "dev")}, []string{"a", "b"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -87,9 +140,18 @@ func TestUniqueOutputs(t *testing.T) {
 
 func TestDenied(t *testing.T) {
 	openssl := chosen{name: "openssl", Package: eval.Package{Attr: []string{"openssl"}, Pname: "openssl"}}
-	dev := chosen{name: "openssl.dev", Package: eval.Package{Attr: []string{"openssl"}, Output: "dev", Pname: "openssl"}}
-	alias := chosen{name: "ssl-dev", Package: eval.Package{Attr: []string{"sslDev"}, Pname: "openssl", OutputsToInstall: []string{"dev"}}}
-	nested := chosen{name: "stdenv.cc.cc.lib", Package: eval.Package{Attr: []string{"stdenv", "cc", "cc"}, Output: "lib", Pname: "gcc"}}
+	dev := chosen{
+		name:    "openssl.dev",
+		Package: eval.Package{Attr: []string{"openssl"}, Output: "dev", Pname: "openssl"},
+	}
+	alias := chosen{
+		name:    "ssl-dev",
+		Package: eval.Package{Attr: []string{"sslDev"}, Pname: "openssl", OutputsToInstall: []string{"dev"}},
+	}
+	nested := chosen{
+		name:    "stdenv.cc.cc.lib",
+		Package: eval.Package{Attr: []string{"stdenv", "cc", "cc"}, Output: "lib", Pname: "gcc"},
+	}
 	for _, test := range []struct {
 		name   string
 		policy names.Policy

@@ -2,8 +2,8 @@ package nixbuilder
 
 import "context"
 
-// sightings remember the commits at which what the operator has configured was seen: a source.Memory. Clients may choose them by their tags, also when no
-// branch leads to them any more.
+// sightings remember the commits at which what the operator has configured was seen: a
+// source.Memory. Clients may choose them by their tags, also when no branch leads to them any more.
 type sightings struct {
 	records  *Records[sighting]
 	kind, of string // the repository, or where archives come from

@@ -20,8 +20,9 @@ import (
 // ErrNoRecord is that a State holds nothing under a key.
 var ErrNoRecord = errors.New("no such record")
 
-// A State is what all replicas of a registry share: small records under keys made of lower-case letters, digits, dashes and
-// slashes. It is safe for concurrent use. A record is written whole or not at all.
+// A State is what all replicas of a registry share: small records under keys made of lower-case
+// letters, digits, dashes and slashes. It is safe for concurrent use. A record is written whole or
+// not at all.
 type State interface {
 	// Get returns ErrNoRecord if there is nothing under the key.
 	Get(ctx context.Context, key string) ([]byte, error)
@@ -30,14 +31,16 @@ type State interface {
 	List(ctx context.Context, prefix string) ([]string, error)
 }
 
-// Records keeps values of one kind in a State, as JSON behind a checksum, the most used also in memory. It is safe for concurrent use.
+// Records keeps values of one kind in a State, as JSON behind a checksum, the most used also in
+// memory. It is safe for concurrent use.
 type Records[V any] struct {
 	state State
 	kind  string
 	cache *weighted.Cache[string, V]
 }
 
-// NewRecords keeps records below the key kind, up to so many bytes of them in memory, as weighted.Cache counts: a record is as large as its JSON.
+// NewRecords keeps records below the key kind, up to so many bytes of them in memory, as
+// weighted.Cache counts: a record is as large as its JSON.
 func NewRecords[V any](state State, kind string, cachedBytes int) *Records[V] {
 	return &Records[V]{state: state, kind: kind, cache: weighted.New[string, V](cachedBytes)}
 }
@@ -53,8 +56,8 @@ func Key(parts ...string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Get returns false if there is no such record. One that is not as it was put counts as none, with a warning: it will be
-// written anew.
+// Get returns false if there is no such record. One that is not as it was put counts as none, with
+// a warning: it will be written anew.
 func (r *Records[V]) Get(ctx context.Context, key string) (value V, ok bool, err error) {
 	if value, ok = r.cache.Get(key); ok {
 		return value, true, nil
@@ -77,7 +80,8 @@ func (r *Records[V]) Get(ctx context.Context, key string) (value V, ok bool, err
 // recordsAtOnce is how many records of an image the State is asked for at a time.
 const recordsAtOnce = 16
 
-// GetAll is Get for several keys, whose records are read side by side. Those that there are not are not in the map.
+// GetAll is Get for several keys, whose records are read side by side. Those that there are not are
+// not in the map.
 func (r *Records[V]) GetAll(ctx context.Context, keys []string) (map[string]V, error) {
 	found := make(map[string]V, len(keys))
 	var mu sync.Mutex // guards found
@@ -133,7 +137,8 @@ func (r *Records[V]) Put(ctx context.Context, key string, value V) error {
 	return nil
 }
 
-// path spreads the records over 256 directories: object stores and file systems alike slow down in large ones.
+// path spreads the records over 256 directories: object stores and file systems alike slow down in
+// large ones.
 func (r *Records[V]) path(key string) string { return r.kind + "/" + key[:2] + "/" + key }
 
 // seal writes a value behind a checksum: damaged JSON may still be JSON, and of another meaning.

@@ -101,7 +101,8 @@ func TestRecords(t *testing.T) {
 			if err := records.Put(t.Context(), key, value{8}); err != nil {
 				t.Fatal(err)
 			}
-			if got, ok, err := NewRecords[value](state, "things", 1000).Get(t.Context(), key); got.N != 8 || !ok || err != nil {
+			if got, ok, err := NewRecords[value](state, "things", 1000).Get(t.Context(), key); got.N != 8 || !ok ||
+				err != nil {
 				t.Errorf("after Put, another replica's Get = %+v, %t, %v", got, ok, err)
 			}
 			before := state.gets
@@ -138,7 +139,8 @@ func TestRecordsInMemoryAreBounded(t *testing.T) {
 	}
 }
 
-// Many records are asked for side by side: the State of this test answers none before as many are asked for as may be.
+// Many records are asked for side by side: the State of this test answers none before as many are
+// asked for as may be.
 func TestRecordsSideBySide(t *testing.T) {
 	together := make(chan struct{})
 	state := &meetings{memory: newMemory(), want: recordsAtOnce, met: together}

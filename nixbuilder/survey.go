@@ -21,7 +21,8 @@ import (
 const (
 	// surveyDepth is how deep sets within sets are searched for packages. A set may contain itself.
 	surveyDepth = 8
-	// surveyBatch is how many store paths are asked about at a time, over surveyConns connections: binary caches answer one after the other.
+	// surveyBatch is how many store paths are asked about at a time, over surveyConns connections:
+	// binary caches answer one after the other.
 	surveyBatch = 200
 	surveyConns = 8
 	// surveyReports is how often it is said how far a survey has come.
@@ -30,9 +31,11 @@ const (
 
 // LayoutOptions say what Layout looks at.
 type LayoutOptions struct {
-	// Names are packages, or sets of packages; none: the whole package set, with the sets in it that say recurseForDerivations.
+	// Names are packages, or sets of packages; none: the whole package set, with the sets in it
+	// that say recurseForDerivations.
 	Names []string
-	// Build has what is neither in the Nix store nor in a binary cache built, and the rest downloaded.
+	// Build has what is neither in the Nix store nor in a binary cache built, and the rest
+	// downloaded.
 	Build bool
 }
 
@@ -40,19 +43,23 @@ type LayoutOptions struct {
 type Layout struct {
 	// Packages and Paths are how much was taken into account.
 	Packages, Paths int
-	// Added and Known are entries of the map of heads: those written now, and those that were there and stay.
+	// Added and Known are entries of the map of heads: those written now, and those that were there
+	// and stay.
 	Added, Known int
-	// Absent packages have outputs that are neither in the Nix store nor in a binary cache; Failed names can't be evaluated, or not for
-	// the platform; Denied packages are not to be served.
+	// Absent packages have outputs that are neither in the Nix store nor in a binary cache; Failed
+	// names can't be evaluated, or not for the platform; Denied packages are not to be served.
 	Absent, Failed, Denied int
 }
 
-// Layout computes the map of heads, by which store paths share layers, for a package set at once: from the outputs that images of
-// its packages would install, for all configured platforms, with all that they refer to. Entries that the map has stay. What is added depends
-// on these and the closures alone. Nothing is downloaded but what binary caches say about paths, unless options.Build is set.
+// Layout computes the map of heads, by which store paths share layers, for a package set at once:
+// from the outputs that images of its packages would install, for all configured platforms, with
+// all that they refer to. Entries that the map has stay. What is added depends on these and the
+// closures alone. Nothing is downloaded but what binary caches say about paths, unless
+// options.Build is set.
 //
-// It fails, and writes nothing, if a name is no package or set of packages, if the set can't be evaluated, or if a binary cache does not answer.
-// Memory grows with the number of store paths, about 1.5 KB for each.
+// It fails, and writes nothing, if a name is no package or set of packages, if the set can't be
+// evaluated, or if a binary cache does not answer. Memory grows with the number of store paths,
+// about 1.5 KB for each.
 func (b *Builder) Layout(ctx context.Context, pinned source.Pinned, options LayoutOptions) (Layout, error) {
 	release, err := b.source.Hold(ctx, pinned)
 	if err != nil {
@@ -131,7 +138,8 @@ type survey struct {
 	made Layout
 }
 
-// walk finds the packages among names, or in the whole set if there are none, and in the sets among them.
+// walk finds the packages among names, or in the whole set if there are none, and in the sets among
+// them.
 func (s *survey) walk(ctx context.Context, names []string) error {
 	level := names
 	if len(names) == 0 {
@@ -185,8 +193,8 @@ func (s *survey) add(c chosen) {
 	}
 }
 
-// evaluate gives the result of each name to take, one at a time, in any order. A name that was in the way of others, or that others were in the
-// way of, is tried again alone.
+// evaluate gives the result of each name to take, one at a time, in any order. A name that was in
+// the way of others, or that others were in the way of, is tried again alone.
 func (s *survey) evaluate(ctx context.Context, names []string, take func(string, eval.Result) error) error {
 	chunks := slices.Collect(slices.Chunk(names, eval.MaxNames))
 	for len(chunks) > 0 {
@@ -226,8 +234,9 @@ func (s *survey) evaluate(ctx context.Context, names []string, take func(string,
 	return nil
 }
 
-// tryCaches finds out whether binary caches answer, with one path and one connection. Connections that are the first ever to ask a cache must not be several at
-// a time: Nix 2.8 then stumbles over what it remembers of the cache.
+// tryCaches finds out whether binary caches answer, with one path and one connection. Connections
+// that are the first ever to ask a cache must not be several at a time: Nix 2.8 then stumbles over
+// what it remembers of the cache.
 func (s *survey) tryCaches(ctx context.Context) error {
 	i := slices.IndexFunc(s.found, func(c chosen) bool { return !c.Floats() })
 	if i < 0 {
@@ -259,10 +268,13 @@ func (s *survey) recallAll(ctx context.Context) error {
 	return nil
 }
 
-// askCaches fails if a binary cache does not answer: what it would have said must not be missing in what is kept for good.
+// askCaches fails if a binary cache does not answer: what it would have said must not be missing in
+// what is kept for good.
 func askCaches(ctx context.Context, conn *daemon.Conn, paths []store.Path) ([]store.PathInfo, error) {
 	var said []string
-	infos, err := conn.SubstitutableInfos(ctx, paths, func(line daemon.LogLine) { said = append(said, strings.TrimSpace(line.Text)) })
+	infos, err := conn.SubstitutableInfos(
+		ctx, paths, func(line daemon.LogLine) { said = append(said, strings.TrimSpace(line.Text)) },
+	)
 	if err == nil && len(said) > 0 {
 		err = fmt.Errorf("asking binary caches about paths: %s", strings.Join(said, "; "))
 	}
@@ -270,7 +282,8 @@ func askCaches(ctx context.Context, conn *daemon.Conn, paths []store.Path) ([]st
 	return slices.DeleteFunc(infos, func(info store.PathInfo) bool { return !slices.Contains(paths, info.Path) }), err
 }
 
-// realiseAll builds or downloads the packages that were found. Those that fail are logged, and absent later.
+// realiseAll builds or downloads the packages that were found. Those that fail are logged, and
+// absent later.
 func (s *survey) realiseAll(ctx context.Context) error {
 	running, ctx := errgroup.WithContext(ctx)
 	running.SetLimit(s.options.Concurrency)
@@ -300,7 +313,8 @@ func (s *survey) realiseAll(ctx context.Context) error {
 	return running.Wait()
 }
 
-// closure is all that the outputs refer to, themselves included, as the Nix store or a binary cache knows it. What is not complete is left out.
+// closure is all that the outputs refer to, themselves included, as the Nix store or a binary cache
+// knows it. What is not complete is left out.
 func (s *survey) closure(ctx context.Context) (map[store.Path]store.PathInfo, error) {
 	closure := make(map[store.Path]store.PathInfo)
 	paths := make(map[store.Path]store.Path) // all that were met: equal texts share their bytes

@@ -16,7 +16,10 @@ func TestRemoveIncomplete(t *testing.T) {
 	}{
 		{"nothing", nil, nil},
 		{"complete", closure("app-1: lib-1", "lib-1: lib-1"), []string{"app-1", "lib-1"}},
-		{"what refers to what is not there, and so on", closure("app-1: lib-1", "lib-1: gone-1", "tool-1:", "other-1: tool-1 app-1"), []string{"tool-1"}},
+		{
+			"what refers to what is not there, and so on",
+			closure("app-1: lib-1", "lib-1: gone-1", "tool-1:", "other-1: tool-1 app-1"), []string{"tool-1"},
+		},
 		{"twice", closure("a-1: gone-1 away-1", "b-1: a-1 gone-1"), nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -66,7 +69,10 @@ func TestLayoutIsExtended(t *testing.T) {
 	}{{"new", 3, 2, 2}, {"again", 0, 5, 2}} {
 		added, known, err := newLayout(state).extend(t.Context(), whole)
 		if err != nil || added != test.added || known != test.known || len(state.records) != test.segments {
-			t.Errorf("%s: %d added, %d known, %v, %d segments; want %+v", test.name, added, known, err, len(state.records), test)
+			t.Errorf(
+				"%s: %d added, %d known, %v, %d segments; want %+v", test.name, added, known, err,
+				len(state.records), test,
+			)
 		}
 	}
 	if got := group(t, l, whole); len(got) != 3 || !slices.Equal(got[0], []store.Path{path("app-1"), path("lib-1")}) {

@@ -26,13 +26,16 @@ func (b *Builder) tellOfCaches(ctx context.Context, said *remarks) {
 	}
 	if len(said.untrusted) > 0 {
 		found := said.untrusted[0]
-		logrus.Warnf("nix: %s has %s, but no trusted key has signed it: %s; trusted are the keys in nix.trustedpublickeys, or else in nix.conf",
-			found.cache, found.path, b.signers(ctx, found))
+		logrus.Warnf(
+			"nix: %s has %s, but no trusted key has signed it: %s; trusted are the keys in nix.trustedpublickeys, or else in nix.conf",
+			found.cache, found.path, b.signers(ctx, found),
+		)
 		said.told = true
 	}
 }
 
-// signers says who has signed a path. Only caches of the configuration are asked: what is built can have the daemon say what it likes.
+// signers says who has signed a path. Only caches of the configuration are asked: what is built can
+// have the daemon say what it likes.
 func (b *Builder) signers(ctx context.Context, found substitute) string {
 	ctx, cancel := context.WithTimeout(ctx, signersTime)
 	defer cancel()

@@ -13,7 +13,8 @@ import (
 // backend is the variable that says that a registry is configured as Nixery was.
 const backend = "NIXERY_STORAGE_BACKEND"
 
-// buildLocal is the variable that says whether what the cache of NixOS does not have is built. It is not Nixery's, which builds.
+// buildLocal is the variable that says whether what the cache of NixOS does not have is built. It
+// is not Nixery's, which builds.
 const buildLocal = "NIXERY_BUILD_LOCAL"
 
 // The cache of NixOS, and the key that it signs with.
@@ -24,8 +25,9 @@ const (
 
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
 
-// fromEnvironment makes a configuration out of Nixery's variables, so that a deployment of it moves by swapping the binary. All that is
-// missing or contradictory is in the error, a line each that begins with the variable. Notes are for the log.
+// fromEnvironment makes a configuration out of Nixery's variables, so that a deployment of it moves
+// by swapping the binary. All that is missing or contradictory is in the error, a line each that
+// begins with the variable. Notes are for the log.
 func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes []string, err error) {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
@@ -45,7 +47,10 @@ func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes [
 	case "gcs":
 		bucket := get("GCS_BUCKET")
 		if !bucketName.MatchString(bucket) {
-			fault("GCS_BUCKET: %q is not the name of a bucket: with %s=gcs, it is where images are kept", bucket, backend)
+			fault(
+				"GCS_BUCKET: %q is not the name of a bucket: with %s=gcs, it is where images are kept",
+				bucket, backend,
+			)
 		}
 		gcs := map[string]any{"bucket": bucket}
 		if key := get("GOOGLE_APPLICATION_CREDENTIALS"); key != "" {
@@ -98,7 +103,10 @@ func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes [
 	case "false":
 		build["storeless"], build["local"] = true, false
 		nix["substituters"], nix["trustedpublickeys"] = []string{nixosCache}, []string{nixosKey}
-		notes = append(notes, buildLocal+"=false: packages come from "+nixosCache+" alone, and what that does not have is refused")
+		notes = append(
+			notes,
+			buildLocal+"=false: packages come from "+nixosCache+" alone, and what that does not have is refused",
+		)
 	default:
 		fault("%s: %q is neither true nor false", buildLocal, get(buildLocal))
 	}

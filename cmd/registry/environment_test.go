@@ -18,7 +18,10 @@ func TestFromEnvironment(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(set, "default.nix"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	files := map[string]string{"NIXERY_STORAGE_BACKEND": "filesystem", "STORAGE_PATH": "/srv/images", "PORT": "8080", "WEB_DIR": "/srv/web", "NIXERY_PKGS_PATH": set}
+	files := map[string]string{
+		"NIXERY_STORAGE_BACKEND": "filesystem", "STORAGE_PATH": "/srv/images",
+		"PORT": "8080", "WEB_DIR": "/srv/web", "NIXERY_PKGS_PATH": set,
+	}
 	with := func(base map[string]string, changes ...string) map[string]string {
 		all := make(map[string]string)
 		for name, value := range base {
@@ -39,7 +42,9 @@ func TestFromEnvironment(t *testing.T) {
 		faults []string // how the lines begin
 		notes  int
 	}{
-		{name: "filesystem and path", env: files, check: func(t *testing.T, c *configuration.Configuration, o middleware.Options) {
+		{name: "filesystem and path", env: files, check: func(
+			t *testing.T, c *configuration.Configuration, o middleware.Options,
+		) {
 			if c.Storage.Type() != "filesystem" || c.Storage.Parameters()["rootdirectory"] != "/srv/images" || c.HTTP.Addr != ":8080" ||
 				o.Packages.Path != set || o.Web.Dir != "/srv/web" || o.Build.Timeout != time.Minute {
 				t.Errorf("storage %v, address %s, options %+v", c.Storage, c.HTTP.Addr, o)
@@ -61,18 +66,26 @@ func TestFromEnvironment(t *testing.T) {
 				t.Errorf("packages %+v", o.Packages)
 			}
 		}},
-		{name: "commit as a channel", env: with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", strings.Repeat("a", 40)), check: func(*testing.T, *configuration.Configuration, middleware.Options) {}},
+		{
+			name:  "commit as a channel",
+			env:   with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", strings.Repeat("a", 40)),
+			check: func(*testing.T, *configuration.Configuration, middleware.Options) {},
+		},
 		{name: "repository", env: with(files, "NIXERY_PKGS_PATH", "", "NIXERY_PKGS_REPO", "git@example.org:pkgs.git"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
 			if o.Packages.Git.URL != "git@example.org:pkgs.git" || o.Packages.Git.Ref != "" {
 				t.Errorf("packages %+v", o.Packages)
 			}
 		}},
-		{name: "timeout", env: with(files, "NIX_TIMEOUT", "300"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+		{name: "timeout", env: with(files, "NIX_TIMEOUT", "300"), check: func(
+			t *testing.T, _ *configuration.Configuration, o middleware.Options,
+		) {
 			if o.Build.Timeout != 5*time.Minute {
 				t.Errorf("timeout %v", o.Build.Timeout)
 			}
 		}},
-		{name: "no site", env: with(files, "WEB_DIR", ""), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+		{name: "no site", env: with(files, "WEB_DIR", ""), check: func(
+			t *testing.T, _ *configuration.Configuration, o middleware.Options,
+		) {
 			if o.Web.Dir != "" {
 				t.Errorf("site %q", o.Web.Dir)
 			}
@@ -82,31 +95,64 @@ func TestFromEnvironment(t *testing.T) {
 				t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
 			}
 		}},
-		{name: "all is built", env: with(files, "NIXERY_BUILD_LOCAL", "true"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+		{name: "all is built", env: with(files, "NIXERY_BUILD_LOCAL", "true"), check: func(
+			t *testing.T, _ *configuration.Configuration, o middleware.Options,
+		) {
 			if !o.Build.Local || o.Build.Storeless || o.Nix.Substituters != nil {
 				t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
 			}
 		}},
-		{name: "popularity is not needed", env: with(files, "NIX_POPULARITY_URL", "https://example.org/x.json"), notes: 1, check: func(*testing.T, *configuration.Configuration, middleware.Options) {}},
+		{
+			name: "popularity is not needed",
+			env:  with(files, "NIX_POPULARITY_URL", "https://example.org/x.json"), notes: 1,
+			check: func(*testing.T, *configuration.Configuration, middleware.Options) {},
+		},
 
-		{name: "nothing but the backend", env: map[string]string{"NIXERY_STORAGE_BACKEND": "filesystem"}, faults: []string{"STORAGE_PATH: missing", "PORT: \"\"", "NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: missing"}},
-		{name: "another backend", env: with(files, "NIXERY_STORAGE_BACKEND", "s3"), faults: []string{"NIXERY_STORAGE_BACKEND: \"s3\""}},
+		{
+			name: "nothing but the backend", env: map[string]string{"NIXERY_STORAGE_BACKEND": "filesystem"},
+			faults: []string{
+				"STORAGE_PATH: missing", "PORT: \"\"",
+				"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: missing",
+			},
+		},
+		{
+			name: "another backend", env: with(files, "NIXERY_STORAGE_BACKEND", "s3"),
+			faults: []string{"NIXERY_STORAGE_BACKEND: \"s3\""},
+		},
 		{name: "no bucket", env: with(gcs, "GCS_BUCKET", ""), faults: []string{"GCS_BUCKET: \"\""}},
 		{name: "bucket with a path", env: with(gcs, "GCS_BUCKET", "a/b"), faults: []string{"GCS_BUCKET: \"a/b\""}},
 		{name: "no path", env: with(files, "STORAGE_PATH", ""), faults: []string{"STORAGE_PATH: missing"}},
-		{name: "relative path", env: with(files, "STORAGE_PATH", "images"), faults: []string{"STORAGE_PATH: \"images\""}},
+		{
+			name: "relative path", env: with(files, "STORAGE_PATH", "images"),
+			faults: []string{"STORAGE_PATH: \"images\""},
+		},
 		{name: "no port", env: with(files, "PORT", ""), faults: []string{"PORT: \"\""}},
 		{name: "port that is none", env: with(files, "PORT", "http"), faults: []string{"PORT: \"http\""}},
 		{name: "port out of range", env: with(files, "PORT", "65536"), faults: []string{"PORT: \"65536\""}},
-		{name: "two sources", env: with(files, "NIXERY_CHANNEL", "nixos-26.05"), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_PATH: exclude"}},
-		{name: "three sources", env: with(files, "NIXERY_CHANNEL", "nixos-26.05", "NIXERY_PKGS_REPO", "/srv/x"), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: exclude"}},
-		{name: "no source", env: with(files, "NIXERY_PKGS_PATH", ""), faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: missing"}},
+		{
+			name: "two sources", env: with(files, "NIXERY_CHANNEL", "nixos-26.05"),
+			faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_PATH: exclude"},
+		},
+		{
+			name:   "three sources",
+			env:    with(files, "NIXERY_CHANNEL", "nixos-26.05", "NIXERY_PKGS_REPO", "/srv/x"),
+			faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: exclude"},
+		},
+		{
+			name: "no source", env: with(files, "NIXERY_PKGS_PATH", ""),
+			faults: []string{"NIXERY_CHANNEL, NIXERY_PKGS_REPO, NIXERY_PKGS_PATH: missing"},
+		},
 		{name: "timeout with a unit", env: with(files, "NIX_TIMEOUT", "60s"), faults: []string{"NIX_TIMEOUT: \"60s\""}},
-		{name: "built or not", env: with(files, "NIXERY_BUILD_LOCAL", "maybe"), faults: []string{"NIXERY_BUILD_LOCAL: \"maybe\""}},
+		{
+			name: "built or not", env: with(files, "NIXERY_BUILD_LOCAL", "maybe"),
+			faults: []string{"NIXERY_BUILD_LOCAL: \"maybe\""},
+		},
 		{name: "no time", env: with(files, "NIX_TIMEOUT", "0"), faults: []string{"NIX_TIMEOUT: \"0\""}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			text, notes, err := fromEnvironment(func(name string) (string, bool) { value, ok := test.env[name]; return value, ok })
+			text, notes, err := fromEnvironment(
+				func(name string) (string, bool) { value, ok := test.env[name]; return value, ok },
+			)
 			if test.check == nil {
 				var lines []string
 				if err != nil {

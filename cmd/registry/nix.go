@@ -31,7 +31,11 @@ user that the registry runs as.`,
 		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	var config string
-	command.PersistentFlags().StringVar(&config, "config", "", "the registry's configuration `FILE` (default: what registry serve would take, see there)")
+	command.PersistentFlags().
+		StringVar(
+			&config, "config", "",
+			"the registry's configuration `FILE` (default: what registry serve would take, see there)",
+		)
 	command.AddCommand(buildCommand(&config), layoutCommand(&config))
 	return command
 }
@@ -52,9 +56,13 @@ The exit status is 1 if any image failed.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, images []string) error {
-			return withService(command.Context(), *config, func(ctx context.Context, service *middleware.Service) error {
-				return build(ctx, service, images, command.OutOrStdout(), command.ErrOrStderr())
-			})
+			return withService(
+				command.Context(),
+				*config,
+				func(ctx context.Context, service *middleware.Service) error {
+					return build(ctx, service, images, command.OutOrStdout(), command.ErrOrStderr())
+				},
+			)
 		},
 	}
 }
@@ -76,16 +84,25 @@ Nix store, or else from binary caches, of which nothing is downloaded. A package
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, names []string) error {
 			options.Names = names
-			return withService(command.Context(), *config, func(ctx context.Context, service *middleware.Service) error {
-				return layout(ctx, service, options, command.OutOrStdout())
-			})
+			return withService(
+				command.Context(),
+				*config,
+				func(ctx context.Context, service *middleware.Service) error {
+					return layout(ctx, service, options, command.OutOrStdout())
+				},
+			)
 		},
 	}
-	command.Flags().BoolVar(&options.Build, "build", false, "download and build packages, so that none is skipped that can be built")
+	command.Flags().
+		BoolVar(
+			&options.Build, "build", false,
+			"download and build packages, so that none is skipped that can be built",
+		)
 	return command
 }
 
-// withService runs work with the Service of a configuration, until that ends or the process is told to end.
+// withService runs work with the Service of a configuration, until that ends or the process is told
+// to end.
 func withService(ctx context.Context, config string, work func(context.Context, *middleware.Service) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -183,7 +200,10 @@ func layout(ctx context.Context, service *middleware.Service, options nixbuilder
 		logrus.Warnf("%d packages are skipped: neither the Nix store nor a binary cache has them%s", made.Absent, way)
 	}
 	if made.Failed+made.Denied > 0 {
-		logrus.Infof("%d names are skipped that give no package, and %d packages that are denied", made.Failed, made.Denied)
+		logrus.Infof(
+			"%d names are skipped that give no package, and %d packages that are denied", made.Failed,
+			made.Denied,
+		)
 	}
 	return err
 }

@@ -23,8 +23,9 @@ const (
 // defaultRoot is where upstream's filesystem driver keeps what it stores.
 const defaultRoot = "/var/lib/registry"
 
-// keepPrivate keeps other users of the machine from reading what is stored. What root writes they could read, as evaluations of root's are another user's; but they
-// do not get at it: the directory of the storage is closed to them here, and cachedir by the builder.
+// keepPrivate keeps other users of the machine from reading what is stored. What root writes they
+// could read, as evaluations of root's are another user's; but they do not get at it: the directory
+// of the storage is closed to them here, and cachedir by the builder.
 func keepPrivate(config *configuration.Configuration) {
 	if os.Geteuid() == 0 {
 		unix.Umask(othersCantDo)
@@ -39,11 +40,13 @@ func keepPrivate(config *configuration.Configuration) {
 		root = defaultRoot
 	}
 	if err := closeToOthers(root); err != nil {
-		logrus.WithError(err).Info("storage.filesystem.rootdirectory: can't be closed to other users of this machine, who may read what root or an earlier release has written")
+		logrus.WithError(err).
+			Info("storage.filesystem.rootdirectory: can't be closed to other users of this machine, who may read what root or an earlier release has written")
 	}
 }
 
-// closeToOthers leaves a directory to its owner and its group, and one that is not there yet to its owner.
+// closeToOthers leaves a directory to its owner and its group, and one that is not there yet to its
+// owner.
 func closeToOthers(dir string) error {
 	info, err := os.Stat(dir)
 	switch {
@@ -57,7 +60,8 @@ func closeToOthers(dir string) error {
 	return os.Chmod(dir, info.Mode()&^(fs.ModeType|othersMay))
 }
 
-// A redaction takes secrets out of what upstream logs: the headers of notification endpoints, and the users and passwords of URLs.
+// A redaction takes secrets out of what upstream logs: the headers of notification endpoints, and
+// the users and passwords of URLs.
 type redaction struct{}
 
 func (redaction) Levels() []logrus.Level { return logrus.AllLevels }

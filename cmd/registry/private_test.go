@@ -16,9 +16,15 @@ func TestRedaction(t *testing.T) {
 	logger := logrus.New()
 	logger.SetOutput(&out)
 	logger.AddHook(redaction{})
-	logger.Infof("configuring endpoint %v (%v), timeout=%s, headers=%v", "hook", "http://u:CANARY@example.org", "1s", map[string][]string{"Authorization": {"Bearer CANARY"}})
-	logger.WithError(errors.New("asking https://u:CANARY@example.org/x")).WithField("url", "https://CANARY@example.org").Warn("no answer")
-	if text := out.String(); strings.Contains(text, "CANARY") || strings.Count(text, "://xxxxx@example.org") != 3 || !strings.Contains(text, "configuring endpoint hook") {
+	logger.Infof(
+		"configuring endpoint %v (%v), timeout=%s, headers=%v", "hook", "http://u:CANARY@example.org", "1s",
+		map[string][]string{"Authorization": {"Bearer CANARY"}},
+	)
+	logger.WithError(errors.New("asking https://u:CANARY@example.org/x")).
+		WithField("url", "https://CANARY@example.org").
+		Warn("no answer")
+	if text := out.String(); strings.Contains(text, "CANARY") || strings.Count(text, "://xxxxx@example.org") != 3 ||
+		!strings.Contains(text, "configuring endpoint hook") {
 		t.Errorf("logged is %s", text)
 	}
 }

@@ -58,14 +58,19 @@ WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=fals
 			return prefixed(name, err)
 		},
 	}
-	command.Flags().BoolVar(&check, "check", false, "read the configuration, evaluate the package set, report what is wrong with them and how packages are built, and do not serve")
+	command.Flags().
+		BoolVar(
+			&check, "check", false,
+			"read the configuration, evaluate the package set, report what is wrong with them and how packages are built, and do not serve",
+		)
 	return command
 }
 
 // tryTime is how long --check tries to get at a package set.
 const tryTime = 2 * time.Minute
 
-// tryOut tells what is wrong with the package set, where that can be found out on this machine; where it can't, it says so on errOut. On out, it tells how packages are built.
+// tryOut tells what is wrong with the package set, where that can be found out on this machine;
+// where it can't, it says so on errOut. On out, it tells how packages are built.
 func tryOut(ctx context.Context, service *middleware.Service, name string, out, errOut io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -96,7 +101,9 @@ func find(args []string) (name string, text []byte, err error) {
 		return name, text, err
 	}
 	if _, ok := os.LookupEnv(backend); !ok {
-		return "", nil, errors.New("no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, or Nixery's variables; see registry serve --help")
+		return "", nil, errors.New(
+			"no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, or Nixery's variables; see registry serve --help",
+		)
 	}
 	text, notes, err := fromEnvironment(os.LookupEnv)
 	for _, note := range notes {
@@ -105,7 +112,8 @@ func find(args []string) (name string, text []byte, err error) {
 	return "environment", text, prefixed("environment", err)
 }
 
-// load reads a configuration and checks what the registry would only find out when it serves. There is no service without a stanza for it.
+// load reads a configuration and checks what the registry would only find out when it serves. There
+// is no service without a stanza for it.
 func load(text []byte) (*configuration.Configuration, *middleware.Service, error) {
 	config, err := configuration.Parse(bytes.NewReader(text))
 	if err != nil {
@@ -114,7 +122,10 @@ func load(text []byte) (*configuration.Configuration, *middleware.Service, error
 	var faults []error
 	for i, stanza := range config.Middleware["repository"] {
 		if stanza.Name != "nix" {
-			faults = append(faults, fmt.Errorf("middleware.repository[%d].name: there is no repository middleware %q", i, stanza.Name))
+			faults = append(
+				faults,
+				fmt.Errorf("middleware.repository[%d].name: there is no repository middleware %q", i, stanza.Name),
+			)
 		}
 	}
 	service, err := middleware.Setup(config)
@@ -138,7 +149,9 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	if err := quietTracing(config.Log.Level); err != nil {
 		return err
 	}
-	ctx := context.WithValue(context.Background(), "version", version.Version()) //nolint:revive,staticcheck // the key that the registry logs by
+	ctx := context.WithValue(
+		context.Background(), "version", version.Version(),
+	) //nolint:revive,staticcheck // the key that the registry logs by
 	served, err := newRegistry(ctx, config)
 	if err != nil {
 		return err
@@ -150,8 +163,9 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	return served.ListenAndServe()
 }
 
-// quietTracing keeps the registry from sending traces to this machine's port 4318 when nobody asked for that, and from writing every call of
-// the storage as JSON for a log that has no room for it, which is a tenth of what a stored image costs.
+// quietTracing keeps the registry from sending traces to this machine's port 4318 when nobody asked
+// for that, and from writing every call of the storage as JSON for a log that has no room for it,
+// which is a tenth of what a stored image costs.
 func quietTracing(level configuration.Loglevel) error {
 	for _, variable := range os.Environ() {
 		if strings.HasPrefix(variable, "OTEL_") {
@@ -174,7 +188,8 @@ func newRegistry(ctx context.Context, config *configuration.Configuration) (r *r
 	return registry.NewRegistry(ctx, config)
 }
 
-// serveDebug does what upstream's own serve command does: expvar, profiles and, if asked for, metrics on another address.
+// serveDebug does what upstream's own serve command does: expvar, profiles and, if asked for,
+// metrics on another address.
 func serveDebug(config *configuration.Configuration) {
 	debug := config.HTTP.Debug
 	if debug.Addr == "" {

@@ -12,7 +12,8 @@ import (
 // asks is how often a stored image is asked for in a row.
 const asks = 100
 
-// again measures pulls of an image that is stored and has not changed, against the same from the stock registry on the same storage.
+// again measures pulls of an image that is stored and has not changed, against the same from the
+// stock registry on the same storage.
 func (b *bench) again(ctx context.Context) error {
 	git, err := b.gitPackages(ctx)
 	if err != nil {
@@ -64,7 +65,10 @@ func (b *bench) again(ctx context.Context) error {
 				*start.times = append(*start.times, pull.wall)
 			}
 		}
-		t.row(about, median(ours), median(stock), duration(median(ours)-median(stock)), float64(median(ours))/float64(median(stock)))
+		t.row(
+			about, median(ours), median(stock), duration(median(ours)-median(stock)),
+			float64(median(ours))/float64(median(stock)),
+		)
 	}
 	if b.peer != "" {
 		peer := &server{url: b.peer, client: newClient()}
@@ -81,7 +85,8 @@ func (b *bench) again(ctx context.Context) error {
 	return nil
 }
 
-// askAgain pulls an image that is stored by then from the registry and from the stock registry, in turns.
+// askAgain pulls an image that is stored by then from the registry and from the stock registry, in
+// turns.
 func (b *bench) askAgain(ctx context.Context, name string, with settings) (ours, stock []time.Duration, err error) {
 	s, err := b.startCold(ctx, with)
 	if err != nil {
@@ -124,7 +129,8 @@ func (s *server) ask(ctx context.Context, name string, n int) ([]time.Duration, 
 	return all, nil
 }
 
-// gitPackages makes a git repository of a small package set, that of the tests, and returns how it is configured.
+// gitPackages makes a git repository of a small package set, that of the tests, and returns how it
+// is configured.
 func (b *bench) gitPackages(ctx context.Context) (map[string]any, error) {
 	dir := filepath.Join(b.dir, "packages.git")
 	if err := os.RemoveAll(dir); err != nil {
@@ -162,7 +168,9 @@ func (b *bench) gitPackages(ctx context.Context) (map[string]any, error) {
 		{"-c", "user.name=bench", "-c", "user.email=bench@example.org", "commit", "--quiet", "--message=bench"},
 	} {
 		git := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
-		git.Env = append(os.Environ(), "GIT_AUTHOR_DATE=2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z") // the same commit each time
+		git.Env = append(
+			os.Environ(), "GIT_AUTHOR_DATE=2026-01-02T03:04:05Z", "GIT_COMMITTER_DATE=2026-01-02T03:04:05Z",
+		) // the same commit each time
 		if text, err := git.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("git %s: %w\n%s", args[0], err, text)
 		}

@@ -29,7 +29,8 @@ type options struct {
 	dir   string // for all that is written; anyone must be able to read it, as evaluations are nobody's
 }
 
-// demoImages are names of about 50, 270 and 700 store paths. The last is nearly all that the demo set has.
+// demoImages are names of about 50, 270 and 700 store paths. The last is nearly all that the demo
+// set has.
 func demoImages() []string {
 	return []string{
 		"shell/git",
@@ -61,8 +62,8 @@ type bench struct {
 	lock    *os.File // held until the process ends
 }
 
-// newBench builds both registries, makes sure that the packages of the images are in the Nix store and evaluated, and prints what
-// is measured where. One at a time can have the directory.
+// newBench builds both registries, makes sure that the packages of the images are in the Nix store
+// and evaluated, and prints what is measured where. One at a time can have the directory.
 func newBench(ctx context.Context, out io.Writer, o options) (*bench, error) {
 	module, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
@@ -100,7 +101,8 @@ func (b *bench) program() string { return filepath.Join(b.dir, "registry") }
 func (b *bench) stock() string   { return filepath.Join(b.dir, "stock-registry") }
 func (b *bench) demo() string    { return filepath.Join(b.root, "build", "demo") }
 
-// prepare pulls each image once, so that Nix has built it and the registry remembers its evaluation, and learns the closures.
+// prepare pulls each image once, so that Nix has built it and the registry remembers its
+// evaluation, and learns the closures.
 func (b *bench) prepare(ctx context.Context) error {
 	if err := b.empty(); err != nil && !errors.Is(err, fs.ErrNotExist) { // the first time, there is nothing
 		return err
@@ -159,11 +161,14 @@ func (b *bench) printMachine(ctx context.Context) error {
 		}
 		return strings.TrimSpace(string(text))
 	}
-	fmt.Fprintf(b.out, "Measured %s at commit %s: %s, %d cores, %s; Linux %s; %s on %s; %s; %s; load %s when it began. Medians of %d runs.\n",
+	fmt.Fprintf(
+		b.out,
+		"Measured %s at commit %s: %s, %d cores, %s; Linux %s; %s on %s; %s; %s; load %s when it began. Medians of %d runs.\n",
 		time.Now().UTC().Format(time.DateOnly), say("git", "describe", "--always", "--dirty"),
 		field("/proc/cpuinfo", "model name"), runtime.NumCPU(), field("/proc/meminfo", "MemTotal"),
-		unix.ByteSliceToString(kernel.Release[:]), say("findmnt", "-no", "FSTYPE", "--target", b.dir), disk(b.dir),
-		say("nix", "--version"), runtime.Version(), load(), b.runs)
+		unix.ByteSliceToString(kernel.Release[:]), say("findmnt", "-no", "FSTYPE", "--target", b.dir),
+		disk(b.dir), say("nix", "--version"), runtime.Version(), load(), b.runs,
+	)
 	if len(b.images) == 0 {
 		fmt.Fprintln(b.out)
 		return nil
@@ -227,7 +232,9 @@ func (b *bench) aim(what string, got, most float64, format string) {
 
 // aimLeast is aim where more is better.
 func (b *bench) aimLeast(what string, got, least float64, format string) {
-	b.targets = append(b.targets, target{what, "≥ " + fmt.Sprintf(format, least), fmt.Sprintf(format, got), got >= least})
+	b.targets = append(
+		b.targets, target{what, "≥ " + fmt.Sprintf(format, least), fmt.Sprintf(format, got), got >= least},
+	)
 }
 
 func (b *bench) printTargets() {
@@ -236,7 +243,10 @@ func (b *bench) printTargets() {
 	}
 	t := newTable("target, on two cores", "wanted", "measured", "")
 	for _, target := range b.targets {
-		t.row(target.what, target.want, target.got, map[bool]string{true: "reached", false: "**not reached**"}[target.reached])
+		t.row(
+			target.what, target.want, target.got,
+			map[bool]string{true: "reached", false: "**not reached**"}[target.reached],
+		)
 	}
 	fmt.Fprintf(b.out, "## targets\n\n%s", t)
 }

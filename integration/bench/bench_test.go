@@ -113,7 +113,8 @@ func TestOldNix(t *testing.T) {
 	}
 	b := &bench{options: options{runs: 1, dir: dir, set: set}, out: new(strings.Builder)}
 	err = b.nixpkgs(t.Context())
-	if want := "it needs Nix 99.1 or later"; err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+	if want := "it needs Nix 99.1 or later"; err == nil || !strings.Contains(err.Error(), want) ||
+		strings.Contains(err.Error(), "\n") {
 		t.Errorf("%v, want one line with %q", err, want)
 	}
 }
@@ -135,10 +136,20 @@ func TestParseWrk(t *testing.T) {
 		name, report string
 		want         throughput // zero: an error
 	}{
-		{"whole", report + "Requests/sec:   4109.53\nTransfer/sec:      9.26MB\n", throughput{perSecond: 4109.53, p99: 13600 * time.Microsecond, requests: 8222}},
-		{"slow", strings.Replace(report, "13.60ms", " 1.04s ", 1) + "Requests/sec:     29.96\n", throughput{perSecond: 29.96, p99: 1040 * time.Millisecond, requests: 8222}},
+		{
+			"whole", report + "Requests/sec:   4109.53\nTransfer/sec:      9.26MB\n",
+			throughput{perSecond: 4109.53, p99: 13600 * time.Microsecond, requests: 8222},
+		},
+		{
+			"slow", strings.Replace(report, "13.60ms", " 1.04s ", 1) + "Requests/sec:     29.96\n",
+			throughput{perSecond: 29.96, p99: 1040 * time.Millisecond, requests: 8222},
+		},
 		{"cut", report, throughput{}},
-		{"no answers", report + "  Socket errors: connect 0, read 16, write 0, timeout 0\nRequests/sec:   4109.53\n", throughput{}},
+		{
+			"no answers",
+			report + "  Socket errors: connect 0, read 16, write 0, timeout 0\nRequests/sec:   4109.53\n",
+			throughput{},
+		},
 		{"errors", report + "  Non-2xx or 3xx responses: 8222\nRequests/sec:   4109.53\n", throughput{}},
 		{"empty", "", throughput{}},
 	} {

@@ -28,13 +28,17 @@ func (b *bench) rivals() []rival {
 	}
 }
 
-// cold measures how store paths of the local store become images, against plain tools on the same store paths.
+// cold measures how store paths of the local store become images, against plain tools on the same
+// store paths.
 func (b *bench) cold(ctx context.Context) error {
 	gzip6, err := b.gzipSizes(ctx)
 	if err != nil {
 		return err
 	}
-	t := newTable("image", "compression", "pull", "of it building", "CPU", "against", "takes", "CPU", "**time, ratio**", "CPU, ratio", "layers", "bytes, ratio")
+	t := newTable(
+		"image", "compression", "pull", "of it building", "CPU", "against", "takes", "CPU", "**time, ratio**",
+		"CPU, ratio", "layers", "bytes, ratio",
+	)
 	for i, img := range b.images {
 		for _, r := range b.rivals() {
 			var ours, others []cost
@@ -57,11 +61,17 @@ func (b *bench) cold(ctx context.Context) error {
 			times, bytes := ratios(ours, others, wallRatio), ratios(ours, others, bytesRatio)
 			b.aim(fmt.Sprintf("cold, %s, %s: time against %s", img, r.compression, r.name), times, r.times, "%.2f")
 			if r.bytes > 0 {
-				b.aim(fmt.Sprintf("cold, %s, %s: bytes against %s", img, r.compression, r.bytesOf), bytes, r.bytes, "%.3f")
+				b.aim(
+					fmt.Sprintf("cold, %s, %s: bytes against %s", img, r.compression, r.bytesOf), bytes,
+					r.bytes, "%.3f",
+				)
 			}
-			t.row(img, r.compression, medianOf(ours, cost.time), median(built), medianOf(ours, cost.cpuTime),
-				r.name, medianOf(others, cost.time), medianOf(others, cost.cpuTime), times, ratios(ours, others, cpuRatio),
-				megabytes(ours[0].bytes), fmt.Sprintf("%.3f of %s", bytes, r.bytesOf))
+			t.row(
+				img, r.compression, medianOf(ours, cost.time), median(built), medianOf(ours, cost.cpuTime),
+				r.name, medianOf(others, cost.time), medianOf(others, cost.cpuTime), times,
+				ratios(ours, others, cpuRatio), megabytes(ours[0].bytes),
+				fmt.Sprintf("%.3f of %s", bytes, r.bytesOf),
+			)
 		}
 	}
 	fmt.Fprintln(b.out, t)
@@ -71,7 +81,8 @@ func (b *bench) cold(ctx context.Context) error {
 	return b.peerCold(ctx)
 }
 
-// coldPull pulls an image from a registry that has just been started and stores nothing but evaluations. Bytes are those of the layers.
+// coldPull pulls an image from a registry that has just been started and stores nothing but
+// evaluations. Bytes are those of the layers.
 func (b *bench) coldPull(ctx context.Context, name, compression string) (pull cost, building time.Duration, err error) {
 	if err := b.empty(); err != nil {
 		return cost{}, 0, err

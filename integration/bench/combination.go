@@ -16,9 +16,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// extras are packages that other images are made different with. None of them is in those, nor in what shell stands for.
+// extras are packages that other images are made different with. None of them is in those, nor in
+// what shell stands for.
 func extras() []string {
-	return []string{"bc", "file", "gawk", "hostname", "jq", "less", "lsof", "psmisc", "pv", "screen", "socat", "strace", "tree", "unzip", "zip"}
+	return []string{
+		"bc", "file", "gawk", "hostname", "jq", "less", "lsof", "psmisc", "pv", "screen", "socat", "strace",
+		"tree", "unzip", "zip",
+	}
 }
 
 // A mixture are names that hold about as much and have nobody asked for, one for each measurement.
@@ -70,7 +74,10 @@ func (b *bench) combination(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := newTable("image", "layers", "new ones", "pull", "slowest", "with its config and root layer", "all layers linked", "CPU until then", "against", "takes", "**time, ratio**", "peer")
+	t := newTable(
+		"image", "layers", "new ones", "pull", "slowest", "with its config and root layer",
+		"all layers linked", "CPU until then", "against", "takes", "**time, ratio**", "peer",
+	)
 	for _, m := range b.mixtures() {
 		b.progress("combination: %s", m.about)
 		var ours, loaded, linked, others, peers []cost
@@ -85,7 +92,15 @@ func (b *bench) combination(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			ours, loaded, linked, others = append(ours, c.pulled), append(loaded, c.loaded), append(linked, c.linked), append(others, links)
+			ours, loaded, linked, others = append(
+				ours, c.pulled,
+			), append(
+				loaded, c.loaded,
+			), append(
+				linked, c.linked,
+			), append(
+				others, links,
+			)
 			layers, fresh = max(layers, c.pulled.layers), append(fresh, c.fresh)
 			if b.peer != "" {
 				pull, err := peer.timedPull(ctx, name)
@@ -101,9 +116,11 @@ func (b *bench) combination(ctx context.Context) error {
 		}
 		typical := medianOf(ours, cost.time)
 		slices.Sort(fresh)
-		t.row(m.about, layers, fresh[len(fresh)/2], typical, quantile(times(ours), 1), medianOf(loaded, cost.time), medianOf(linked, cost.time), medianOf(linked, cost.cpuTime),
-			"that many links alone", medianOf(others, cost.time),
-			ratios(ours, others, wallRatio), theirs)
+		t.row(
+			m.about, layers, fresh[len(fresh)/2], typical, quantile(times(ours), 1),
+			medianOf(loaded, cost.time), medianOf(linked, cost.time), medianOf(linked, cost.cpuTime),
+			"that many links alone", medianOf(others, cost.time), ratios(ours, others, wallRatio), theirs,
+		)
 		b.aim("combination, "+m.about+", ms", milliseconds(typical), 40, "%.1f")
 	}
 	after, err := b.programs()
@@ -115,8 +132,8 @@ func (b *bench) combination(ctx context.Context) error {
 	return nil
 }
 
-// combined is what an image costs from its request on: until its manifest is there, until a client has what is new of it, and until
-// all its layers are linked into its repository.
+// combined is what an image costs from its request on: until its manifest is there, until a client
+// has what is new of it, and until all its layers are linked into its repository.
 type combined struct {
 	pulled, loaded, linked cost
 	fresh                  int // layers that no image had before
@@ -168,8 +185,9 @@ func (b *bench) combine(ctx context.Context, s *server, name string, known layer
 	return c, err
 }
 
-// links writes as many links to layers as an image has, as both registries do it to make layers part of a repository: by upstream's driver, which
-// waits twice for the disk for each, and 32 at a time.
+// links writes as many links to layers as an image has, as both registries do it to make layers
+// part of a repository: by upstream's driver, which waits twice for the disk for each, and 32 at a
+// time.
 func (b *bench) links(ctx context.Context, n int) (cost, error) {
 	dir, err := os.MkdirTemp(b.dir, "links-")
 	if err != nil {

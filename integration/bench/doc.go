@@ -1,12 +1,13 @@
-// Bench measures the registry on this machine, each figure against something else measured in the same run, and prints tables for
-// docs/performance.md, which says how to read them:
+// Bench measures the registry on this machine, each figure against something else measured in the
+// same run, and prints tables for docs/performance.md, which says how to read them:
 //
 //	make bench
 //	make bench GROUP=cold,memory RUNS=5 PEER=http://127.0.0.1:8080
 //	scripts/with-nix.sh trixie make bench GROUP=nixpkgs SET=/srv/nixpkgs
 //
-// It serves the demo set (examples/debian) with the product's own binary, on loopback, and beside it the stock registry of the same
-// version on the same storage. Tables go to stdout, progress to stderr. All it writes is below build/bench, which may be removed.
+// It serves the demo set (examples/debian) with the product's own binary, on loopback, and beside
+// it the stock registry of the same version on the same storage. Tables go to stdout, progress to
+// stderr. All it writes is below build/bench, which may be removed.
 //
 //   - main.go: what is asked for, and the report
 //   - bench.go: what all groups share, and the tables

@@ -22,15 +22,32 @@ type group struct {
 
 func groups() []group {
 	return []group{
-		{name: "cold", about: "store paths in the Nix store become blobs and a manifest in an empty registry", measure: (*bench).cold},
-		{name: "substituted", about: "the same, with nothing in the Nix store and a binary cache on loopback (root only)", measure: (*bench).substituted},
-		{name: "combination", about: "packages that were all served before, never together", measure: (*bench).combination},
+		{
+			name:    "cold",
+			about:   "store paths in the Nix store become blobs and a manifest in an empty registry",
+			measure: (*bench).cold,
+		},
+		{
+			name:    "substituted",
+			about:   "the same, with nothing in the Nix store and a binary cache on loopback (root only)",
+			measure: (*bench).substituted,
+		},
+		{
+			name:    "combination",
+			about:   "packages that were all served before, never together",
+			measure: (*bench).combination,
+		},
 		{name: "again", about: "an image that is stored and has not changed", measure: (*bench).again},
 		{name: "many", about: "many images, many clients, and pulls beside a build", measure: (*bench).many},
 		{name: "stored", about: "throughput of what is stored, against the stock registry", measure: (*bench).stored},
 		{name: "memory", about: "resident memory of builds", measure: (*bench).memory},
 		{name: "layers", about: "the simulation of docs/layering.md", measure: (*bench).layers},
-		{name: "nixpkgs", about: "evaluating a real nixpkgs, against Nix itself, and keeping its revisions (needs SET, and a Nix that is new enough)", measure: (*bench).nixpkgs, ofSet: true},
+		{
+			name:    "nixpkgs",
+			about:   "evaluating a real nixpkgs, against Nix itself, and keeping its revisions (needs SET, and a Nix that is new enough)",
+			measure: (*bench).nixpkgs,
+			ofSet:   true,
+		},
 	}
 }
 
@@ -41,7 +58,10 @@ func main() {
 	flag.StringVar(&o.peer, "peer", "", "`URL` of another server, to be asked the same; its storage should be empty")
 	chosen := flag.String("groups", "", "`names` of groups, separated by commas (default: all)")
 	flag.Usage = func() {
-		fmt.Fprintln(os.Stderr, "Usage: make bench [GROUP=NAMES] [RUNS=N] [PEER=URL] [SET=DIR], or, after `make demo`: go run ./integration/bench [flags]")
+		fmt.Fprintln(
+			os.Stderr,
+			"Usage: make bench [GROUP=NAMES] [RUNS=N] [PEER=URL] [SET=DIR], or, after `make demo`: go run ./integration/bench [flags]",
+		)
 		flag.PrintDefaults()
 		fmt.Fprintln(os.Stderr, "\nGroups:")
 		for _, g := range groups() {
@@ -89,7 +109,8 @@ func run(ctx context.Context, out io.Writer, o options, list string, args []stri
 	return nil
 }
 
-// choose returns the groups of a list, in the order of the report; if it is empty all, but for those of a set if there is none.
+// choose returns the groups of a list, in the order of the report; if it is empty all, but for
+// those of a set if there is none.
 func choose(list string, withSet bool) ([]group, error) {
 	all := groups()
 	if list == "" {

@@ -27,7 +27,8 @@ func (b *bench) many(ctx context.Context) error {
 	return b.besideABuild(ctx)
 }
 
-// singles are names of different images: the packages of the largest one, each with one or none of the extras.
+// singles are names of different images: the packages of the largest one, each with one or none of
+// the extras.
 func (b *bench) singles(n int) []string {
 	var all []string
 	for _, extra := range append([]string{""}, extras()...) {
@@ -45,7 +46,10 @@ func (b *bench) manyImages(ctx context.Context) error {
 	if _, _, err := b.pullAll(ctx, names, len(names)); err != nil { // so that evaluation is in neither figure
 		return err
 	}
-	t := newTable(fmt.Sprintf("%d different images, nothing stored", len(names)), "all together", "median", "p99", "**time, ratio to one after the other**")
+	t := newTable(
+		fmt.Sprintf("%d different images, nothing stored", len(names)), "all together", "median", "p99",
+		"**time, ratio to one after the other**",
+	)
 	var inTurn, atOnce []cost
 	var medians, slowest []time.Duration
 	for run := range b.runs {
@@ -69,7 +73,10 @@ func (b *bench) manyImages(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t.row("at once, peer", all.wall, median(each), quantile(each, 0.99), float64(all.wall)/float64(medianOf(inTurn, cost.time)))
+		t.row(
+			"at once, peer", all.wall, median(each), quantile(each, 0.99),
+			float64(all.wall)/float64(medianOf(inTurn, cost.time)),
+		)
 	}
 	fmt.Fprintln(b.out, t)
 	return nil
@@ -109,7 +116,10 @@ func pullAllFrom(ctx context.Context, s *server, names []string, atATime int) (c
 func (b *bench) manyClients(ctx context.Context) error {
 	img := b.images[min(1, len(b.images)-1)]
 	names := slices.Repeat([]string{img.name}, clients)
-	t := newTable("one image, nothing stored: "+img.String(), "all together", "p99", "images built", "**time, ratio to one client**")
+	t := newTable(
+		"one image, nothing stored: "+img.String(), "all together", "p99", "images built",
+		"**time, ratio to one client**",
+	)
 	var one, all []cost
 	var slowest []time.Duration
 	built := 0
@@ -135,15 +145,27 @@ func (b *bench) manyClients(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		one, all, slowest, built = append(one, pull), append(all, together), append(slowest, quantile(each, 0.99)), max(built, n)
+		one, all, slowest, built = append(
+			one, pull,
+		), append(
+			all, together,
+		), append(
+			slowest, quantile(each, 0.99),
+		), max(
+			built, n,
+		)
 	}
 	t.row("1 client", medianOf(one, cost.time), "–", 1, 1.0)
-	t.row(fmt.Sprintf("%d clients", clients), medianOf(all, cost.time), median(slowest), built, ratios(all, one, wallRatio))
+	t.row(
+		fmt.Sprintf("%d clients", clients), medianOf(all, cost.time), median(slowest), built,
+		ratios(all, one, wallRatio),
+	)
 	fmt.Fprintln(b.out, t)
 	return nil
 }
 
-// besideABuild pulls a stored image while the largest one is built, and, from the stock registry, while a plain tool packs the same.
+// besideABuild pulls a stored image while the largest one is built, and, from the stock registry,
+// while a plain tool packs the same.
 func (b *bench) besideABuild(ctx context.Context) error {
 	t := newTable("pulls of a stored image", "median", "p99", "stock registry, median", "p99", "**p99, ratio**")
 	var idle, busy, stockIdle, stockBusy []time.Duration
@@ -182,7 +204,9 @@ func (b *bench) besideABuild(ctx context.Context) error {
 	return nil
 }
 
-func (b *bench) pullBeside(ctx context.Context, s, stock *server, idle, busy, stockIdle, stockBusy *[]time.Duration) error {
+func (b *bench) pullBeside(
+	ctx context.Context, s, stock *server, idle, busy, stockIdle, stockBusy *[]time.Duration,
+) error {
 	stored := b.images[0].name
 	if _, err := s.ask(ctx, stored, 1); err != nil {
 		return err
@@ -193,7 +217,10 @@ func (b *bench) pullBeside(ctx context.Context, s, stock *server, idle, busy, st
 		work       func() error
 	}{
 		{s, idle, busy, func() error { _, err := s.pull(ctx, b.largest().name); return err }},
-		{stock, stockIdle, stockBusy, func() error { _, err := b.piped(ctx, b.largest(), "pigz", "-1", "-p2"); return err }},
+		{
+			stock, stockIdle, stockBusy,
+			func() error { _, err := b.piped(ctx, b.largest(), "pigz", "-1", "-p2"); return err },
+		},
 	} {
 		times, err := turn.server.ask(ctx, stored, asks)
 		if err != nil {

@@ -19,7 +19,10 @@ func (b *bench) memory(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := newTable("largest image", "compression", "registry", "**ratio to the stock registry, serving it**", "its processes of Nix")
+	t := newTable(
+		"largest image", "compression", "registry", "**ratio to the stock registry, serving it**",
+		"its processes of Nix",
+	)
 	for _, compression := range []string{"gzip", "zstd"} {
 		for _, names := range [][]string{{b.largest().name}, rotations(b.largest().name, together)} {
 			b.progress("memory: %d at a time, %s", len(names), compression)
@@ -32,18 +35,27 @@ func (b *bench) memory(ctx context.Context) error {
 				peaks, children = append(peaks, u.peak), append(children, u.children)
 			}
 			peak := median(peaks)
-			t.row(fmt.Sprintf("%d at a time", len(names)), compression, megabytes(peak), float64(peak)/float64(stock), megabytes(median(children)))
+			t.row(
+				fmt.Sprintf("%d at a time", len(names)), compression, megabytes(peak),
+				float64(peak)/float64(stock), megabytes(median(children)),
+			)
 			if len(names) > 1 {
-				b.aim(fmt.Sprintf("memory, %d builds of the largest image together, %s, MB", len(names), compression), float64(peak)/1e6, 150, "%.0f")
+				b.aim(
+					fmt.Sprintf("memory, %d builds of the largest image together, %s, MB", len(names), compression),
+					float64(peak)/1e6, 150, "%.0f",
+				)
 			}
 		}
 	}
-	fmt.Fprintf(b.out, "%s\nThe stock registry needs %s when it serves a client all of that image.\n\n", t, megabytes(stock))
+	fmt.Fprintf(
+		b.out, "%s\nThe stock registry needs %s when it serves a client all of that image.\n\n", t,
+		megabytes(stock),
+	)
 	return nil
 }
 
-// rotations are n other spellings of a name: repositories of their own, whose images are built at the same time. What leads stays, as it
-// may be a meta-package.
+// rotations are n other spellings of a name: repositories of their own, whose images are built at
+// the same time. What leads stays, as it may be a meta-package.
 func rotations(name string, n int) []string {
 	first, rest, _ := strings.Cut(name, "/")
 	parts := strings.Split(rest, "/")

@@ -21,7 +21,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
-// twenty are attributes that every nixpkgs has. The first ones are also measured alone, and half of them when a channel moves.
+// twenty are attributes that every nixpkgs has. The first ones are also measured alone, and half of
+// them when a channel moves.
 var twenty = []string{
 	"hello", "wget", "ripgrep", "jq", "python3Packages.requests", "git", "curl", "openssl", "nodejs", "go",
 	"python3", "tmux", "vim", "nginx", "redis", "postgresql", "ffmpeg", "sqlite", "ruby", "rsync",
@@ -34,10 +35,12 @@ const (
 	channelName = "nixos-26.05"
 )
 
-// nixpkgs measures what the registry does with a real nixpkgs, and what Nix itself takes for the same attributes.
+// nixpkgs measures what the registry does with a real nixpkgs, and what Nix itself takes for the
+// same attributes.
 func (b *bench) nixpkgs(ctx context.Context) error {
 	set, err := filepath.EvalSymlinks(b.set)
-	if _, statErr := os.Stat(filepath.Join(set, "pkgs", "top-level", "all-packages.nix")); err != nil || statErr != nil {
+	if _, statErr := os.Stat(filepath.Join(set, "pkgs", "top-level", "all-packages.nix")); err != nil ||
+		statErr != nil {
 		return errors.New("SET must be a directory with nixpkgs: make bench GROUP=nixpkgs SET=DIR")
 	}
 	dir, err := os.MkdirTemp(b.dir, "nixpkgs-")
@@ -73,7 +76,8 @@ func (b *bench) nixpkgs(ctx context.Context) error {
 	return b.followedChannel(ctx, work, dir)
 }
 
-// evaluates tells in a line what is wrong where Nix can't evaluate the set. It is asked before bare Nix is, which would say so in twenty.
+// evaluates tells in a line what is wrong where Nix can't evaluate the set. It is asked before bare
+// Nix is, which would say so in twenty.
 func (b *bench) evaluates(ctx context.Context, evaluator *eval.Evaluator, set string) error {
 	_, err := evaluator.Evaluate(ctx, eval.Source{Path: set}, "x86_64-linux", twenty[:1])
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) && fault.Setup {
@@ -101,7 +105,9 @@ func measured(work func() error) (cost, error) {
 // evaluations compares the registry's evaluation of names with Nix's of the same attributes.
 func (b *bench) evaluations(ctx context.Context, evaluator *eval.Evaluator, set string) error {
 	bare := func(attributes []string) (cost, error) {
-		expression := fmt.Sprintf("let set = import %s { system = \"x86_64-linux\"; config = { }; overlays = [ ]; }; in [ ", set)
+		expression := fmt.Sprintf(
+			"let set = import %s { system = \"x86_64-linux\"; config = { }; overlays = [ ]; }; in [ ", set,
+		)
 		for _, attribute := range attributes {
 			expression += "set." + attribute + ".drvPath "
 		}
@@ -149,7 +155,10 @@ func (b *bench) evaluations(ctx context.Context, evaluator *eval.Evaluator, set 
 			theirs, own = append(theirs, one), append(own, two)
 		}
 		ratio := ratios(own, theirs, cpuRatio)
-		t.row(title, medianOf(theirs, cost.cpuTime), medianOf(own, cost.cpuTime), ratio, medianOf(theirs, cost.time), medianOf(own, cost.time), ratios(own, theirs, wallRatio))
+		t.row(
+			title, medianOf(theirs, cost.cpuTime), medianOf(own, cost.cpuTime), ratio,
+			medianOf(theirs, cost.time), medianOf(own, cost.time), ratios(own, theirs, wallRatio),
+		)
 		b.aim("evaluation of "+title+", processor time against bare Nix", ratio, 1.1, "%.2f")
 		if len(list) == 1 {
 			known = append(known, own...)
@@ -164,7 +173,10 @@ func (b *bench) evaluations(ctx context.Context, evaluator *eval.Evaluator, set 
 		mistyped = append(mistyped, one)
 	}
 	ratio := float64(medianOf(mistyped, cost.cpuTime)) / float64(medianOf(known, cost.cpuTime))
-	t.row("a typo, to the median name", medianOf(known, cost.cpuTime), medianOf(mistyped, cost.cpuTime), ratio, medianOf(known, cost.time), medianOf(mistyped, cost.time), "")
+	t.row(
+		"a typo, to the median name", medianOf(known, cost.cpuTime), medianOf(mistyped, cost.cpuTime), ratio,
+		medianOf(known, cost.time), medianOf(mistyped, cost.time), "",
+	)
 	b.aim("evaluation of a typo, processor time against a name that exists", ratio, 1.2, "%.2f")
 	fmt.Fprintln(b.out, t)
 	return nil
@@ -183,7 +195,10 @@ func (b *bench) pathRevisions(ctx context.Context, set, copies string) error {
 	}{
 		{"first pull: everything is copied", func() error { return nil }},
 		{"pull again", func() error { return nil }},
-		{"after an edit of one file", func() error { return appendTo(filepath.Join(set, "pkgs", "top-level", "all-packages.nix")) }},
+		{
+			"after an edit of one file",
+			func() error { return appendTo(filepath.Join(set, "pkgs", "top-level", "all-packages.nix")) },
+		},
 	} {
 		b.progress("path: %s", step.name)
 		before, err := onDisk(ctx, copies)
@@ -274,8 +289,9 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	m.sent <- struct{}{}
 }
 
-// channelRevisions unpacks a channel, which then moves. The first archive is also unpacked by tar, and nothing is removed before the end: for minutes
-// after that, ext4 takes several times as long to make files, since it passes over what was freed lately.
+// channelRevisions unpacks a channel, which then moves. The first archive is also unpacked by tar,
+// and nothing is removed before the end: for minutes after that, ext4 takes several times as long
+// to make files, since it passes over what was freed lately.
 func (b *bench) channelRevisions(ctx context.Context, set, dir string) error {
 	m, err := newMirror(set, dir)
 	if err != nil {
@@ -283,7 +299,15 @@ func (b *bench) channelRevisions(ctx context.Context, set, dir string) error {
 	}
 	defer m.server.Close()
 	trees := filepath.Join(dir, "channels")
-	channel, err := source.NewChannel(source.ChannelOptions{Name: channelName, Channels: m.url, Archives: m.url, Dir: trees, Refresh: time.Nanosecond})
+	channel, err := source.NewChannel(
+		source.ChannelOptions{
+			Name:     channelName,
+			Channels: m.url,
+			Archives: m.url,
+			Dir:      trees,
+			Refresh:  time.Nanosecond,
+		},
+	)
 	if err != nil {
 		return err
 	}
@@ -301,7 +325,10 @@ func (b *bench) channelRevisions(ctx context.Context, set, dir string) error {
 		c.bytes = after - before
 		return c, err
 	}
-	t := newTable("packages.channel", "archive to tree, passed", "processor", "more on disk", "tar --extract, passed", "processor")
+	t := newTable(
+		"packages.channel", "archive to tree, passed", "processor", "more on disk", "tar --extract, passed",
+		"processor",
+	)
 	b.progress("channel: first pull")
 	revision, err := m.move(ctx)
 	if err != nil {
@@ -340,10 +367,15 @@ func (b *bench) channelRevisions(ctx context.Context, set, dir string) error {
 	return nil
 }
 
-// followedChannel has the registry itself follow a channel, of which ten names were asked for lately: how long after the last byte of an archive has
-// been sent are they known of the new revision, before anybody asks?
+// followedChannel has the registry itself follow a channel, of which ten names were asked for
+// lately: how long after the last byte of an archive has been sent are they known of the new
+// revision, before anybody asks?
 func (b *bench) followedChannel(ctx context.Context, set, dir string) error {
-	t := newTable("the archive comes at", "from its last byte, until it is unpacked and the names pulled last are evaluated", "processor of all, download included")
+	t := newTable(
+		"the archive comes at",
+		"from its last byte, until it is unpacked and the names pulled last are evaluated",
+		"processor of all, download included",
+	)
 	for _, perSecond := range []int{0, 20e6} {
 		speed := "loopback's speed"
 		if perSecond > 0 {
@@ -356,7 +388,10 @@ func (b *bench) followedChannel(ctx context.Context, set, dir string) error {
 		}
 		t.row(speed, medianOf(all, cost.time), medianOf(all, cost.cpuTime))
 		if perSecond > 0 {
-			b.aim("the names pulled last, after a channel has moved, s from the last byte of an archive at "+speed, medianOf(all, cost.time).Seconds(), 1, "%.2f")
+			b.aim(
+				"the names pulled last, after a channel has moved, s from the last byte of an archive at "+speed,
+				medianOf(all, cost.time).Seconds(), 1, "%.2f",
+			)
 		}
 	}
 	fmt.Fprintln(b.out, t)
@@ -381,7 +416,13 @@ func (b *bench) follow(ctx context.Context, set, dir string, perSecond int) (all
 	if _, err := m.move(ctx); err != nil {
 		return nil, err
 	}
-	s, err := own.start(ctx, settings{packages: map[string]any{"channel": channelName, "channels": m.url, "archives": m.url}, refresh: time.Second})
+	s, err := own.start(
+		ctx,
+		settings{
+			packages: map[string]any{"channel": channelName, "channels": m.url, "archives": m.url},
+			refresh:  time.Second,
+		},
+	)
 	if err != nil {
 		return nil, err
 	}

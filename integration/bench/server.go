@@ -30,7 +30,8 @@ const (
 // The forms of a manifest that clients of today ask for.
 const accept = v1.MediaTypeImageManifest + ", " + v1.MediaTypeImageIndex + ", application/vnd.docker.distribution.manifest.v2+json"
 
-// absent is a name that no package has. Asking for it has the package set pinned and its evaluation looked up, and stores no blob.
+// absent is a name that no package has. Asking for it has the package set pinned and its evaluation
+// looked up, and stores no blob.
 const absent = "there-is-no-such-package"
 
 // A server is a registry: the product's, the stock one, or a peer, which has no more than a URL.
@@ -42,7 +43,8 @@ type server struct {
 	ended  chan struct{} // closed when cmd has ended
 }
 
-// settings are what differs between the registries of the groups. The zero value serves the demo set in gzip.
+// settings are what differs between the registries of the groups. The zero value serves the demo
+// set in gzip.
 type settings struct {
 	compression string
 	packages    map[string]any // in place of the demo set
@@ -78,7 +80,8 @@ func (b *bench) empty() error {
 	return err
 }
 
-// start starts the product's registry. Its first answer is not slower than others: the package set is pinned when it returns.
+// start starts the product's registry. Its first answer is not slower than others: the package set
+// is pinned when it returns.
 func (b *bench) start(ctx context.Context, with settings) (*server, error) {
 	s, err := b.startCold(ctx, with)
 	if err != nil {
@@ -129,7 +132,8 @@ func (b *bench) startCold(ctx context.Context, with settings) (*server, error) {
 	return b.launch(ctx, "registry", config, env, slices.Concat(with.wrap, []string{b.program()}))
 }
 
-// startStock starts the stock registry on the same storage. It sends traces unless it is told not to.
+// startStock starts the stock registry on the same storage. It sends traces unless it is told not
+// to.
 func (b *bench) startStock(ctx context.Context) (*server, error) {
 	return b.launch(ctx, "stock", b.config(), append(os.Environ(), "OTEL_TRACES_EXPORTER=none"), []string{b.stock()})
 }
@@ -147,7 +151,8 @@ func (b *bench) config() map[string]any {
 	}
 }
 
-// countPrograms makes a directory of programs of Nix that write a line before they do what is expected of them.
+// countPrograms makes a directory of programs of Nix that write a line before they do what is
+// expected of them.
 func (b *bench) countPrograms(conf string) (string, error) {
 	bin := filepath.Join(b.dir, "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
@@ -185,7 +190,9 @@ func (b *bench) programs() (int, error) {
 var listening = regexp.MustCompile(`msg="listening on (127\.0\.0\.1:\d+)"`)
 
 // launch starts a registry that ends with the context, and returns when it listens.
-func (b *bench) launch(ctx context.Context, name string, config map[string]any, env, program []string) (*server, error) {
+func (b *bench) launch(
+	ctx context.Context, name string, config map[string]any, env, program []string,
+) (*server, error) {
 	content, err := json.MarshalIndent(config, "", "  ") // which is YAML too
 	if err != nil {
 		return nil, err
@@ -243,7 +250,8 @@ func (s *server) stop() {
 	}
 }
 
-// took is how long the registry says that it built the last image, without what comes before and after.
+// took is how long the registry says that it built the last image, without what comes before and
+// after.
 func (s *server) took() (time.Duration, error) {
 	log, err := os.ReadFile(s.log)
 	if err != nil {
@@ -297,7 +305,9 @@ func (s *server) usage() (usage, error) {
 		}
 		number := func(field int) int { n, _ := strconv.Atoi(string(fields[field-3])); return n }
 		parents[pid] = number(4)
-		cpu[pid] = 10 * time.Millisecond * time.Duration(number(14)+number(15)+number(16)+number(17)) // children that have ended included
+		cpu[pid] = 10 * time.Millisecond * time.Duration(
+			number(14)+number(15)+number(16)+number(17),
+		) // children that have ended included
 	}
 	for pid := range parents {
 		above := pid
@@ -378,7 +388,8 @@ func (s *server) blob(ctx context.Context, name string, dgst digest.Digest) ([]b
 	return body, err
 }
 
-// timedPull is pull with what it costs: processor time is that of the server's processes, if they are ours, bytes are those of the layers.
+// timedPull is pull with what it costs: processor time is that of the server's processes, if they
+// are ours, bytes are those of the layers.
 func (s *server) timedPull(ctx context.Context, name string) (cost, error) {
 	before, err := s.usage()
 	if err != nil {

@@ -14,7 +14,10 @@ const turns = 3
 
 // wrkArgs keep a registry busy with 16 connections, for a second at a time.
 func wrkArgs() []string {
-	return []string{"--threads=1", "--connections=16", "--duration=1s", "--timeout=30s", "--latency", "--header=Accept: " + accept}
+	return []string{
+		"--threads=1", "--connections=16", "--duration=1s", "--timeout=30s", "--latency",
+		"--header=Accept: " + accept,
+	}
 }
 
 // A throughput is what wrk says.
@@ -32,7 +35,8 @@ func rateRatio(a, b throughput) float64     { return a.perSecond / b.perSecond }
 func slowestRatio(a, b throughput) float64  { return a.p99.Seconds() / b.p99.Seconds() }
 func eachRatio(a, b throughput) float64     { return a.each().Seconds() / b.each().Seconds() }
 
-// stored measures how many manifests and blobs the registry serves, against the stock registry on the same storage.
+// stored measures how many manifests and blobs the registry serves, against the stock registry on
+// the same storage.
 func (b *bench) stored(ctx context.Context) error {
 	img := b.images[0]
 	if err := b.empty(); err != nil {
@@ -68,7 +72,10 @@ func (b *bench) stored(ctx context.Context) error {
 	}
 	revision := m.Annotations["org.opencontainers.image.revision"]
 	manifests, blobs := "/v2/"+img.name+"/manifests/", "/v2/"+img.name+"/blobs/"
-	t := newTable("", "per second", "stock registry", "**throughput, ratio**", "p99", "stock registry", "p99, ratio", "CPU of a request, ratio")
+	t := newTable(
+		"", "per second", "stock registry", "**throughput, ratio**", "p99", "stock registry", "p99, ratio",
+		"CPU of a request, ratio",
+	)
 	for _, c := range []struct{ about, path string }{
 		{"manifest by tag, `latest`", manifests + "latest"},
 		{"manifest by tag, the revision", manifests + revision},
@@ -92,8 +99,18 @@ func (b *bench) stored(ctx context.Context) error {
 			}
 		}
 		ratio := ratios(ours, others, rateRatio)
-		t.row(c.about, fmt.Sprintf("%.0f", medianOf(ours, throughput.rate)), fmt.Sprintf("%.0f", medianOf(others, throughput.rate)), ratio,
-			medianOf(ours, throughput.slowest), medianOf(others, throughput.slowest), ratios(ours, others, slowestRatio), ratios(ours, others, eachRatio))
+		t.row(
+			c.about,
+			fmt.Sprintf("%.0f", medianOf(ours, throughput.rate)),
+			fmt.Sprintf("%.0f", medianOf(others, throughput.rate)),
+			ratio,
+			medianOf(
+				ours, throughput.slowest,
+			),
+			medianOf(others, throughput.slowest),
+			ratios(ours, others, slowestRatio),
+			ratios(ours, others, eachRatio),
+		)
 		b.aimLeast("stored, "+c.about+": throughput against the stock registry", ratio, 0.98, "%.2f")
 	}
 	if b.peer != "" {
@@ -139,7 +156,13 @@ func parseWrk(report string) (got throughput, err error) {
 	if fault := wrkFault.FindString(report); fault != "" {
 		return got, errors.New(fault)
 	}
-	count, rate, p99 := wrkCount.FindStringSubmatch(report), wrkRate.FindStringSubmatch(report), wrkP99.FindStringSubmatch(report)
+	count, rate, p99 := wrkCount.FindStringSubmatch(
+		report,
+	), wrkRate.FindStringSubmatch(
+		report,
+	), wrkP99.FindStringSubmatch(
+		report,
+	)
 	if count == nil || rate == nil || p99 == nil {
 		return got, errors.New("its report lacks the number of requests, their rate or their latency")
 	}

@@ -15,13 +15,20 @@ import (
 // bindNix runs a command for which an empty directory is /nix.
 const bindNix = `mount --bind "$1" /nix; shift; exec "$@"`
 
-// substituted measures pulls for which everything comes from a binary cache, against Nix's own copying and a plain tool after it.
+// substituted measures pulls for which everything comes from a binary cache, against Nix's own
+// copying and a plain tool after it.
 func (b *bench) substituted(ctx context.Context) error {
 	if os.Geteuid() != 0 {
-		fmt.Fprint(b.out, "Not measured: an empty Nix store is made with a mount namespace, for which this must run as root.\n\n")
+		fmt.Fprint(
+			b.out,
+			"Not measured: an empty Nix store is made with a mount namespace, for which this must run as root.\n\n",
+		)
 		return nil
 	}
-	t := newTable("image", "binary cache", "by way of", "pull", "of it building", "CPU of the registry and Nix", "against", "takes", "CPU", "**time, ratio**", "CPU, ratio")
+	t := newTable(
+		"image", "binary cache", "by way of", "pull", "of it building", "CPU of the registry and Nix",
+		"against", "takes", "CPU", "**time, ratio**", "CPU, ratio",
+	)
 	for _, c := range []struct {
 		img         image
 		compression string
@@ -53,8 +60,21 @@ func (b *bench) substituted(ctx context.Context) error {
 			others = append(others, other)
 		}
 		for _, way := range ways {
-			t.row(c.img, c.compression, way.about, medianOf(way.pulls, cost.time), median(way.built), medianOf(way.pulls, cost.cpuTime), "nix copy; tar, pigz -1 -p2",
-				medianOf(others, cost.time), medianOf(others, cost.cpuTime), ratios(way.pulls, others, wallRatio), ratios(way.pulls, others, cpuRatio))
+			t.row(
+				c.img,
+				c.compression,
+				way.about,
+				medianOf(way.pulls, cost.time),
+				median(way.built),
+				medianOf(way.pulls, cost.cpuTime),
+				"nix copy; tar, pigz -1 -p2",
+				medianOf(
+					others, cost.time,
+				),
+				medianOf(others, cost.cpuTime),
+				ratios(way.pulls, others, wallRatio),
+				ratios(way.pulls, others, cpuRatio),
+			)
 		}
 	}
 	fmt.Fprintln(b.out, t)
@@ -79,8 +99,15 @@ func (b *bench) makeCache(ctx context.Context, img image, compression string) (b
 		return cache, err
 	}
 	cache.publicKey = strings.TrimSpace(string(key))
-	to := fmt.Sprintf("file://%s?compression=%s&parallel-compression=true&secret-key=%s", cache.dir, compression, secret)
-	_, err = timed(ctx, "nix", append([]string{"--quiet", "--extra-experimental-features", "nix-command", "copy", "--to", to}, img.paths...)...)
+	to := fmt.Sprintf(
+		"file://%s?compression=%s&parallel-compression=true&secret-key=%s", cache.dir, compression, secret,
+	)
+	_, err = timed(
+		ctx,
+		"nix",
+		append(
+			[]string{"--quiet", "--extra-experimental-features", "nix-command", "copy", "--to", to},
+			img.paths...)...)
 	return cache, err
 }
 
@@ -95,8 +122,11 @@ func (c binaryCache) serve(ctx context.Context) (url string, stop func(), err er
 	return "http://" + listener.Addr().String(), func() { _ = server.Close() }, nil
 }
 
-// substitutedPull pulls from a registry that has just been started, in a mount namespace whose Nix store is empty.
-func (b *bench) substitutedPull(ctx context.Context, img image, cache binaryCache, storeless bool) (pull cost, building time.Duration, err error) {
+// substitutedPull pulls from a registry that has just been started, in a mount namespace whose Nix
+// store is empty.
+func (b *bench) substitutedPull(
+	ctx context.Context, img image, cache binaryCache, storeless bool,
+) (pull cost, building time.Duration, err error) {
 	url, stop, err := cache.serve(ctx)
 	if err != nil {
 		return cost{}, 0, err
@@ -138,8 +168,13 @@ func (b *bench) copied(ctx context.Context, img image, cache binaryCache) (cost,
 		return cost{}, err
 	}
 	defer os.RemoveAll(store)
-	copying, err := timed(ctx, "env", append([]string{"NIX_CONF_DIR=" + conf, "nix", "--quiet", "--extra-experimental-features", "nix-command", "copy",
-		"--option", "trusted-public-keys", cache.publicKey, "--from", url, "--to", "local?root=" + store}, img.paths...)...)
+	copying, err := timed(
+		ctx,
+		"env",
+		append(
+			[]string{"NIX_CONF_DIR=" + conf, "nix", "--quiet", "--extra-experimental-features", "nix-command", "copy",
+				"--option", "trusted-public-keys", cache.publicKey, "--from", url, "--to", "local?root=" + store},
+			img.paths...)...)
 	if err != nil {
 		return cost{}, err
 	}
@@ -147,8 +182,9 @@ func (b *bench) copied(ctx context.Context, img image, cache binaryCache) (cost,
 	return cost{wall: copying.wall + packing.wall, cpu: copying.cpu + packing.cpu, bytes: packing.bytes}, err
 }
 
-// emptyStore makes an empty directory for a Nix store of its own, and one with a configuration in which it is nobody else's: Nix kills all
-// processes of its build users, in whichever store they build.
+// emptyStore makes an empty directory for a Nix store of its own, and one with a configuration in
+// which it is nobody else's: Nix kills all processes of its build users, in whichever store they
+// build.
 func (b *bench) emptyStore() (store, conf string, err error) {
 	store, conf = filepath.Join(b.dir, "nix"), filepath.Join(b.dir, "nix-conf")
 	if err := os.RemoveAll(store); err != nil {
@@ -159,5 +195,7 @@ func (b *bench) emptyStore() (store, conf string, err error) {
 			return "", "", err
 		}
 	}
-	return store, conf, os.WriteFile(filepath.Join(conf, "nix.conf"), []byte("build-users-group =\nsandbox = false\n"), 0o644)
+	return store, conf, os.WriteFile(
+		filepath.Join(conf, "nix.conf"), []byte("build-users-group =\nsandbox = false\n"), 0o644,
+	)
 }

@@ -55,7 +55,8 @@ func kilobytes(n int64) string { return fmt.Sprintf("%.1f kB", float64(n)/1e3) }
 // median of an even number of values is the upper of the two in the middle. There must be one.
 func median[N number](values []N) N { return quantile(values, 0.5) }
 
-// quantile is the least value that at least that part of all values does not exceed, or the next. There must be one.
+// quantile is the least value that at least that part of all values does not exceed, or the next.
+// There must be one.
 func quantile[N number](values []N, part float64) N {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[min(int(part*float64(len(sorted))), len(sorted)-1)]
@@ -70,7 +71,8 @@ func medianOf[T any, N number](all []T, figure func(T) N) N {
 	return median(values)
 }
 
-// ratios divides what was measured in the same run, so that a machine that is slow for a while is so for both, and returns the median.
+// ratios divides what was measured in the same run, so that a machine that is slow for a while is
+// so for both, and returns the median.
 func ratios[A, B any](ours []A, others []B, ratio func(A, B) float64) float64 {
 	values := make([]float64, len(ours))
 	for i := range ours {

@@ -81,7 +81,8 @@ func (b *bench) piped(ctx context.Context, img image, tool ...string) (cost, err
 
 func spent(c *exec.Cmd) time.Duration { return c.ProcessState.UserTime() + c.ProcessState.SystemTime() }
 
-// writtenAndHashed writes the tar to the disk that storage is on, waits until it is there, and then hashes it once.
+// writtenAndHashed writes the tar to the disk that storage is on, waits until it is there, and then
+// hashes it once.
 func (b *bench) writtenAndHashed(ctx context.Context, img image) (cost, error) {
 	before := own()
 	started := time.Now()

@@ -27,10 +27,11 @@ const (
 	sourceText    = "source\n" // set/pkgs/stdenv/fetch.sh
 )
 
-// A Set names some of the attributes that were written, of each kind a few, by what pulling them gives.
+// A Set names some of the attributes that were written, of each kind a few, by what pulling them
+// gives.
 type Set struct {
-	// Plain, Capitals (their names have some), Overridden, Python and Haskell are packages. Those of the last two have
-	// dotted names.
+	// Plain, Capitals (their names have some), Overridden, Python and Haskell are packages. Those
+	// of the last two have dotted names.
 	Plain, Capitals, Overridden, Python, Haskell []string
 	// Renamed are aliases for packages, Removed throw.
 	Renamed, Removed []string
@@ -41,12 +42,16 @@ type Set struct {
 // named is how many attributes of a kind a Set names, at most.
 const named = 20
 
-// Write makes a package set with that many packages and aliases at its top level, at least 1000, in the empty directory dir. So many packages, 500
-// to half of them, have a file and a directory of their own: nixpkgs has 45,000 files. The demo set is copied, by hard links where that
-// is possible. Equal arguments give equal files.
+// Write makes a package set with that many packages and aliases at its top level, at least 1000, in
+// the empty directory dir. So many packages, 500 to half of them, have a file and a directory of
+// their own: nixpkgs has 45,000 files. The demo set is copied, by hard links where that is
+// possible. Equal arguments give equal files.
 func Write(dir, demo string, attributes, files int) (Set, error) {
 	if attributes < 1000 || files < 500 || files > attributes/2 {
-		return Set{}, fmt.Errorf("a package set like nixpkgs with %d attributes in %d files: at least 1000, in 500 to half as many", attributes, files)
+		return Set{}, fmt.Errorf(
+			"a package set like nixpkgs with %d attributes in %d files: at least 1000, in 500 to half as many",
+			attributes, files,
+		)
 	}
 	w := &writer{dir: dir, made: make(map[string]bool)}
 	w.copySkeleton()
@@ -138,7 +143,8 @@ func (w *writer) stream(name string, write func(b *bufio.Writer)) {
 	w.err = errors.Join(b.Flush(), file.Close())
 }
 
-// byName writes a package of pkgs/by-name: first the real ones, then the libraries, then all others.
+// byName writes a package of pkgs/by-name: first the real ones, then the libraries, then all
+// others.
 func (w *writer) byName(i int) {
 	if i < len(demoNames) {
 		if demoNames[i] != "python3" { // of all-packages.nix
@@ -175,7 +181,8 @@ func byNameFile(name string) string {
 	return filepath.Join("pkgs", "by-name", strings.ToLower(name[:2]), name, "package.nix")
 }
 
-// allPackages writes all-packages.nix with filed packages that have a file elsewhere, and varied ones that are others with other arguments.
+// allPackages writes all-packages.nix with filed packages that have a file elsewhere, and varied
+// ones that are others with other arguments.
 func (w *writer) allPackages(first, filed, varied int) {
 	w.stream("pkgs/top-level/all-packages.nix", func(b *bufio.Writer) {
 		b.WriteString(`{ lib }:
@@ -208,7 +215,10 @@ in
 	})
 }
 
-var categories = []string{"admin", "archivers", "audio", "compression", "filesystems", "graphics", "misc", "networking", "security", "system", "text", "typesetting"}
+var categories = []string{
+	"admin", "archivers", "audio", "compression", "filesystems", "graphics", "misc", "networking", "security",
+	"system", "text", "typesetting",
+}
 
 // fixedAliases are of kinds that nixpkgs has a few of.
 const fixedAliases = `  _1password = throw "'_1password' has been renamed to/replaced by '_1password-cli'"; # Converted to throw 2025-10-27
@@ -220,7 +230,8 @@ const fixedAliases = `  _1password = throw "'_1password' has been renamed to/rep
   pkgsCross.aarch64-multiplatform = self // { hello = self.hello // { system = "aarch64-linux"; stdenv.hostPlatform.system = "aarch64-linux"; }; };
 `
 
-// aliases writes those that throw, as nixpkgs does for packages that it had, and those that have another name now.
+// aliases writes those that throw, as nixpkgs does for packages that it had, and those that have
+// another name now.
 func (w *writer) aliases(first, count int) {
 	w.stream("pkgs/top-level/aliases.nix", func(b *bufio.Writer) {
 		b.WriteString("lib: self: super:\nimport ./aliases-functions.nix lib self super {\n")
@@ -232,7 +243,11 @@ func (w *writer) aliases(first, count int) {
 				fmt.Fprintf(b, "  %s = self.%s; # Added 2024-05-%02d\n", name, to, 1+i%28)
 				w.set.Renamed = note(w.set.Renamed, name)
 			} else {
-				fmt.Fprintf(b, "  %s = throw \"'%s' has been removed as it was unmaintained upstream\"; # Added 2024-05-%02d\n", name, name, 1+i%28)
+				fmt.Fprintf(
+					b,
+					"  %s = throw \"'%s' has been removed as it was unmaintained upstream\"; # Added 2024-05-%02d\n",
+					name, name, 1+i%28,
+				)
 				w.set.Removed = note(w.set.Removed, name)
 			}
 		}
@@ -465,7 +480,8 @@ func sourceHash() string { return fmt.Sprintf("%x", sha256.Sum256([]byte(sourceT
 // core names a library.
 func core(n int) string { return fmt.Sprintf("lib%s", base(nestedFrom*3+n)) }
 
-// attribute names the package of a number. Numbers below nestedFrom have different names, in lower case too.
+// attribute names the package of a number. Numbers below nestedFrom have different names, in lower
+// case too.
 func attribute(i int) string {
 	name := base(i)
 	switch {
@@ -479,7 +495,8 @@ func attribute(i int) string {
 	return name
 }
 
-// base makes a pronounceable word of a number: two letters, which spread pkgs/by-name over its directories, and three syllables.
+// base makes a pronounceable word of a number: two letters, which spread pkgs/by-name over its
+// directories, and three syllables.
 func base(i int) string {
 	const consonants, vowels = "bcdfghjklmnprstvz", "aeiou"
 	const words = 26 * 26 * 85 * 85 * 85

@@ -21,7 +21,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 )
 
-// maxWindow is how much memory decompressing one archive may take for what it looks back to: that of xz -9, and of zstd -19.
+// maxWindow is how much memory decompressing one archive may take for what it looks back to: that
+// of xz -9, and of zstd -19.
 const maxWindow = 64 << 20
 
 // bufferBytes is how much of an archive is read at once.
@@ -40,7 +41,10 @@ func decompressor(compression string, r io.Reader) (io.Reader, func(), error) {
 		plain, err := xz.NewReader(r, maxWindow)
 		return plain, done, err
 	case "zstd":
-		plain, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+		plain, err := zstd.NewReader(
+			r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow),
+			zstd.WithDecoderLowmem(true),
+		)
 		if err != nil {
 			return nil, done, err
 		}
@@ -54,9 +58,10 @@ func decompressor(compression string, r io.Reader) (io.Reader, func(), error) {
 	return nil, done, fmt.Errorf("the compression %q is unknown", compression)
 }
 
-// Read downloads the archive and visits all that is in it, as nar.Read does. What was visited counts only if Read succeeds: size and hash are those of
-// the whole. If the archive is gone or not what was signed, the error is a *MissingError, and the path is looked for anew the next time. Memory does not
-// grow with the archive.
+// Read downloads the archive and visits all that is in it, as nar.Read does. What was visited
+// counts only if Read succeeds: size and hash are those of the whole. If the archive is gone or not
+// what was signed, the error is a *MissingError, and the path is looked for anew the next time.
+// Memory does not grow with the archive.
 func (a *Archive) Read(ctx context.Context, visit func(nar.Entry) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

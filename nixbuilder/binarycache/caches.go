@@ -29,17 +29,20 @@ const (
 	maxPaths = 100_000
 	// narinfosKept is how much of narinfos stays in memory, in bytes; each is mostly about 1 KB.
 	narinfosKept = 20 << 20
-	// An archive that is not what was signed is not asked for again in the same cache for this time.
+	// An archive that is not what was signed is not asked for again in the same cache for this
+	// time.
 	damagedFor  = time.Minute
 	damagedKept = 10_000
 )
 
-// A MissingError is that no binary cache gives a store path in a form that may be taken. Its text is fit for clients.
+// A MissingError is that no binary cache gives a store path in a form that may be taken. Its text
+// is fit for clients.
 type MissingError struct {
 	Path store.Path
 	// Reason completes "PATH can't be downloaded: …".
 	Reason string
-	// Damaged says that a cache has promised it. It is left out the next time, and another one may have the path.
+	// Damaged says that a cache has promised it. It is left out the next time, and another one may
+	// have the path.
 	Damaged bool
 }
 
@@ -72,7 +75,12 @@ type cache struct {
 
 func newCaches(caches []*cache, keys []signature.PublicKey) *Caches {
 	known := weighted.New[store.Path, *Archive](narinfosKept)
-	return &Caches{caches: caches, keys: keys, known: known, damaged: expirable.NewLRU[damage, string](damagedKept, nil, damagedFor)}
+	return &Caches{
+		caches:  caches,
+		keys:    keys,
+		known:   known,
+		damaged: expirable.NewLRU[damage, string](damagedKept, nil, damagedFor),
+	}
 }
 
 // An Archive is a store path that a binary cache has.
@@ -82,8 +90,8 @@ type Archive struct {
 	caches *Caches
 }
 
-// Closure finds the roots and all that they refer to, sorted by path. It fails with a *MissingError if a path can't be had, and with another error
-// if it may be had at another time.
+// Closure finds the roots and all that they refer to, sorted by path. It fails with a *MissingError
+// if a path can't be had, and with another error if it may be had at another time.
 func (c *Caches) Closure(ctx context.Context, roots []store.Path) ([]*Archive, error) {
 	ask := &round{Caches: c}
 	if err := ask.rank(ctx); err != nil {
@@ -133,7 +141,8 @@ type round struct {
 	failed map[*cache]error
 }
 
-// rank orders the caches, the first to be asked first; among equals, the configuration's order holds. Those that can't be asked for their priority are left out.
+// rank orders the caches, the first to be asked first; among equals, the configuration's order
+// holds. Those that can't be asked for their priority are left out.
 func (r *round) rank(ctx context.Context) error {
 	r.failed = make(map[*cache]error)
 	priorities := make(map[*cache]int)
@@ -163,7 +172,8 @@ func (r *round) rank(ctx context.Context) error {
 	return nil
 }
 
-// rank is the cache's priority. That of its URL comes before the one that it says itself; all the same it must be one.
+// rank is the cache's priority. That of its URL comes before the one that it says itself; all the
+// same it must be one.
 func (c *cache) rank(ctx context.Context) (int, error) {
 	said := c.said.Load()
 	if said == nil {

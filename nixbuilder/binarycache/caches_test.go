@@ -47,7 +47,8 @@ type fake struct {
 
 	mu    sync.Mutex
 	files map[string][]byte
-	// serve, if not nil, answers instead; it is false if it left that to the files. Requests are counted from one, for each file.
+	// serve, if not nil, answers instead; it is false if it left that to the files. Requests are
+	// counted from one, for each file.
 	serve func(w http.ResponseWriter, r *http.Request, times int) bool
 	asked map[string]int
 }
@@ -104,11 +105,16 @@ func (f *fake) requests(suffix string) (count int) {
 func narFile(p store.Path) string { return "nar/" + p.Name() + ".nar" }
 
 // add puts a path into the cache, and signs for what it is before change changes what is stored.
-func (f *fake) add(t testing.TB, p store.Path, archive []byte, compression string, change func(*narinfo.NarInfo, *[]byte), references ...store.Path) {
+func (f *fake) add(
+	t testing.TB, p store.Path, archive []byte, compression string, change func(*narinfo.NarInfo, *[]byte),
+	references ...store.Path,
+) {
 	t.Helper()
 	file := compress(t, compression, archive)
 	info := &narinfo.NarInfo{
-		StorePath: string(p), URL: narFile(p), Compression: compression, NarHash: sha256Of(archive), NarSize: uint64(len(archive)), FileHash: sha256Of(file), FileSize: uint64(len(file)),
+		StorePath: string(
+			p,
+		), URL: narFile(p), Compression: compression, NarHash: sha256Of(archive), NarSize: uint64(len(archive)), FileHash: sha256Of(file), FileSize: uint64(len(file)),
 	}
 	for _, reference := range references {
 		info.References = append(info.References, reference.Base())
@@ -169,7 +175,8 @@ func use(t testing.TB, fakes ...*fake) *Caches {
 	return c
 }
 
-// someArchive is of a directory with a few files, whose content begins with text, and some large one.
+// someArchive is of a directory with a few files, whose content begins with text, and some large
+// one.
 func someArchive(t testing.TB, text string) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -201,7 +208,8 @@ func TestClosure(t *testing.T) {
 		if err != nil || !slices.Equal(list(closure), []store.Path{pathA, pathB, pathC}) {
 			t.Fatalf("the closure is %v, %v", list(closure), err)
 		}
-		if a := closure[0]; a.NarSize != int64(len(archive)) || !slices.Equal(a.References, []store.Path{pathA, pathB, pathC}) {
+		if a := closure[0]; a.NarSize != int64(len(archive)) ||
+			!slices.Equal(a.References, []store.Path{pathA, pathB, pathC}) {
 			t.Errorf("the first path is %+v", a.PathInfo)
 		}
 	}
@@ -245,12 +253,19 @@ func TestClosureOfSeveralCaches(t *testing.T) {
 		{"the second is signed", []func(*fake){unsigned, add}, 1, ""},
 		{"the second is up", []func(*fake){down, add}, 1, ""},
 		{"the first is up", []func(*fake){add, down}, 0, ""},
-		{"another store", []func(*fake){func(f *fake) { f.set("nix-cache-info", []byte("StoreDir: /opt/store\n")); add(f) }, add}, 1, ""},
+		{
+			"another store",
+			[]func(*fake){func(f *fake) { f.set("nix-cache-info", []byte("StoreDir: /opt/store\n")); add(f) }, add},
+			1, "",
+		},
 		{"nothing", []func(*fake){nothing, nothing}, -1, "no binary cache has it"},
 		{"not signed", []func(*fake){unsigned, nothing}, -1, "a binary cache has it, but no trusted key has signed it"},
 		{"down", []func(*fake){nothing, down}, -1, ""},
 		{"down and not signed", []func(*fake){unsigned, down}, -1, ""},
-		{"nonsense", []func(*fake){func(f *fake) { f.set(hashPart(pathA)+".narinfo", []byte("<html>")) }}, -1, "a binary cache has it, but what it says of it can't be true"},
+		{
+			"nonsense", []func(*fake){func(f *fake) { f.set(hashPart(pathA)+".narinfo", []byte("<html>")) }},
+			-1, "a binary cache has it, but what it says of it can't be true",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var fakes []*fake
@@ -267,7 +282,8 @@ func TestClosureOfSeveralCaches(t *testing.T) {
 					t.Errorf("found %v, %v", closure, err)
 				}
 			case test.missing != "":
-				if !errors.As(err, &missing) || missing.Reason != test.missing || missing.Path != pathA || missing.Damaged {
+				if !errors.As(err, &missing) || missing.Reason != test.missing || missing.Path != pathA ||
+					missing.Damaged {
 					t.Errorf("error %v, want that it is missing: %s", err, test.missing)
 				}
 			default:
@@ -290,8 +306,16 @@ func TestSigners(t *testing.T) {
 		want       []string
 	}{
 		{"one", "", []string{"cache.example.org-1"}},
-		{"two, and one that is none", "Sig: b.example.org-1:" + base64.StdEncoding.EncodeToString(make([]byte, 64)) + "\nSig: nonsense\n", []string{"b.example.org-1", "cache.example.org-1"}},
-		{"a long name", "Sig: " + strings.Repeat("x", 1000) + ":" + base64.StdEncoding.EncodeToString(make([]byte, 64)) + "\n", []string{"cache.example.org-1"}},
+		{
+			"two, and one that is none",
+			"Sig: b.example.org-1:" + base64.StdEncoding.EncodeToString(make([]byte, 64)) + "\nSig: nonsense\n",
+			[]string{"b.example.org-1", "cache.example.org-1"},
+		},
+		{
+			"a long name",
+			"Sig: " + strings.Repeat("x", 1000) + ":" + base64.StdEncoding.EncodeToString(make([]byte, 64)) + "\n",
+			[]string{"cache.example.org-1"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			f.set(hashPart(pathA)+".narinfo", append(slices.Clone(signed), test.more...))
@@ -364,7 +388,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// Whatever an archive is that was not signed, nobody takes it, and another cache is asked the next time.
+// Whatever an archive is that was not signed, nobody takes it, and another cache is asked the next
+// time.
 func TestReadDamaged(t *testing.T) {
 	archive := someArchive(t, "text")
 	for _, test := range []struct {
@@ -372,22 +397,44 @@ func TestReadDamaged(t *testing.T) {
 		change            func(*narinfo.NarInfo, *[]byte)
 		want              string
 	}{
-		{"another content", "none", func(_ *narinfo.NarInfo, b *[]byte) { *b = bytes.Replace(*b, []byte("text"), []byte("tex7"), 1) }, "not the one that was signed"},
-		{"another archive", "zstd", func(_ *narinfo.NarInfo, b *[]byte) { *b = compress(t, "zstd", someArchive(t, "else")) }, "not the one that was signed"},
+		{
+			"another content", "none",
+			func(_ *narinfo.NarInfo, b *[]byte) { *b = bytes.Replace(*b, []byte("text"), []byte("tex7"), 1) },
+			"not the one that was signed",
+		},
+		{
+			"another archive", "zstd",
+			func(_ *narinfo.NarInfo, b *[]byte) { *b = compress(t, "zstd", someArchive(t, "else")) },
+			"not the one that was signed",
+		},
 		{"a flipped bit", "zstd", func(_ *narinfo.NarInfo, b *[]byte) { (*b)[len(*b)/2] ^= 1 }, "can't be"},
 		{"cut off", "none", func(_ *narinfo.NarInfo, b *[]byte) { *b = (*b)[:len(*b)/2] }, "cut off"},
 		{"cut off at the end", "none", func(_ *narinfo.NarInfo, b *[]byte) { *b = (*b)[:len(*b)-8] }, "cut off"},
-		{"cut off and compressed", "gzip", func(_ *narinfo.NarInfo, b *[]byte) { *b = (*b)[:len(*b)/2] }, "can't be decompressed"},
+		{
+			"cut off and compressed", "gzip", func(_ *narinfo.NarInfo, b *[]byte) { *b = (*b)[:len(*b)/2] },
+			"can't be decompressed",
+		},
 		{"empty", "zstd", func(_ *narinfo.NarInfo, b *[]byte) { *b = nil }, "cut off"},
-		{"longer", "none", func(i *narinfo.NarInfo, b *[]byte) { *b = append(*b, 0); i.FileHash, i.FileSize = nil, 0 }, "longer"},
+		{
+			"longer", "none",
+			func(i *narinfo.NarInfo, b *[]byte) { *b = append(*b, 0); i.FileHash, i.FileSize = nil, 0 },
+			"longer",
+		},
 		{"longer file", "none", func(_ *narinfo.NarInfo, b *[]byte) { *b = append(*b, 0) }, "longer"},
-		{"two archives", "zstd", func(i *narinfo.NarInfo, b *[]byte) { *b = append(*b, *b...); i.FileHash, i.FileSize = nil, 0 }, "longer"},
+		{
+			"two archives", "zstd",
+			func(i *narinfo.NarInfo, b *[]byte) { *b = append(*b, *b...); i.FileHash, i.FileSize = nil, 0 },
+			"longer",
+		},
 		{"a bomb", "gzip", func(i *narinfo.NarInfo, b *[]byte) {
 			*b = compress(t, "gzip", append(slices.Clone(archive), make([]byte, 50<<20)...))
 			i.FileHash, i.FileSize = nil, 0
 		}, "longer"},
 		{"another compression", "none", func(i *narinfo.NarInfo, _ *[]byte) { i.Compression = "xz" }, "can't be read"},
-		{"another file hash", "none", func(i *narinfo.NarInfo, _ *[]byte) { i.FileHash = sha256Of(nil) }, "another hash than the cache says"},
+		{
+			"another file hash", "none", func(i *narinfo.NarInfo, _ *[]byte) { i.FileHash = sha256Of(nil) },
+			"another hash than the cache says",
+		},
 		{"no archive", "none", func(i *narinfo.NarInfo, _ *[]byte) { i.URL = "nar/none" }, "is gone"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -396,10 +443,12 @@ func TestReadDamaged(t *testing.T) {
 			c := use(t, bad, good)
 			_, err := content(t.Context(), find(t, c, pathA))
 			var missing *MissingError
-			if !errors.As(err, &missing) || !missing.Damaged || missing.Path != pathA || !strings.Contains(missing.Reason, test.want) {
+			if !errors.As(err, &missing) || !missing.Damaged || missing.Path != pathA ||
+				!strings.Contains(missing.Reason, test.want) {
 				t.Fatalf("error %v, want that it is damaged: %s", err, test.want)
 			}
-			if _, err := c.Closure(t.Context(), []store.Path{pathA}); !errors.As(err, &missing) || missing.Damaged || !strings.Contains(missing.Reason, test.want) {
+			if _, err := c.Closure(t.Context(), []store.Path{pathA}); !errors.As(err, &missing) || missing.Damaged ||
+				!strings.Contains(missing.Reason, test.want) {
 				t.Errorf("with no other cache: %v", err)
 			}
 			good.add(t, pathA, archive, "zstd", nil)
@@ -413,7 +462,10 @@ func TestReadDamaged(t *testing.T) {
 // An archive that no honest cache has: signed, and not one that Nix would write.
 func TestReadHostile(t *testing.T) {
 	var archive bytes.Buffer
-	nartest.Words(&archive, "nix-archive-1", "(", "type", "directory", "entry", "(", "name", "..", "node", "(", "type", "directory", ")", ")", ")")
+	nartest.Words(
+		&archive, "nix-archive-1", "(", "type", "directory", "entry", "(", "name", "..", "node", "(", "type",
+		"directory", ")", ")", ")",
+	)
 	f := newFake(t)
 	f.add(t, pathA, archive.Bytes(), "none", nil)
 	if _, err := content(t.Context(), find(t, use(t, f), pathA)); !errors.As(err, new(*MissingError)) {
@@ -421,9 +473,13 @@ func TestReadHostile(t *testing.T) {
 	}
 }
 
-// What `echo hi | xz --lzma2=dict=192MiB` writes, which is more to remember than any preset of xz asks for.
+// What `echo hi | xz --lzma2=dict=192MiB` writes, which is more to remember than any preset of xz
+// asks for.
 func TestXzMemory(t *testing.T) {
-	stream := base64.NewDecoder(base64.StdEncoding, strings.NewReader("/Td6WFoAAATm1rRGAgAhAR8AAAD+YO3eAQACaGkKAAD7e+joKlhDTwABGwMLL7kQH7bzfQEAAAAABFla"))
+	stream := base64.NewDecoder(
+		base64.StdEncoding,
+		strings.NewReader("/Td6WFoAAATm1rRGAgAhAR8AAAD+YO3eAQACaGkKAAD7e+joKlhDTwABGwMLL7kQH7bzfQEAAAAABFla"),
+	)
 	plain, done, err := decompressor("xz", stream)
 	defer done()
 	if err == nil {
@@ -438,7 +494,10 @@ func TestReadVisitor(t *testing.T) {
 	f := newFake(t)
 	f.add(t, pathA, someArchive(t, "text"), "none", nil)
 	full := errors.New("the disk is full")
-	if err := find(t, use(t, f), pathA).Read(t.Context(), func(nar.Entry) error { return full }); !errors.Is(err, full) || errors.As(err, new(*MissingError)) {
+	if err := find(t, use(t, f), pathA).Read(t.Context(), func(nar.Entry) error { return full }); !errors.Is(
+		err, full,
+	) ||
+		errors.As(err, new(*MissingError)) {
 		t.Errorf("error %v, want the visitor's", err)
 	}
 }

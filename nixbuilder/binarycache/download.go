@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A download reads a file of a cache from its beginning to its end, whatever happens on the way. It goes on where it was cut off, as often as
-// Options.Attempts allows.
+// A download reads a file of a cache from its beginning to its end, whatever happens on the way. It
+// goes on where it was cut off, as often as Options.Attempts allows.
 type download struct {
 	open  func(offset int64) (io.ReadCloser, error)
 	pause func() error // before another attempt; fails if there is none

@@ -31,7 +31,8 @@ type files interface {
 // checkName refuses what leads out of the cache.
 func checkName(name string) error {
 	u, err := url.Parse(name)
-	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || u.Fragment != "" || !fs.ValidPath(u.Path) || u.Path == "." {
+	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || u.Fragment != "" || !fs.ValidPath(u.Path) ||
+		u.Path == "." {
 		return fmt.Errorf("%q is not the name of a file in the cache", name)
 	}
 	return nil
@@ -107,7 +108,12 @@ func (w website) open(ctx context.Context, name string, offset int64) (io.ReadCl
 		cancel(nil)
 		return nil, err
 	}
-	body := &watched{body: response.Body, cancel: cancel, cause: func() error { return context.Cause(ctx) }, patience: w.patience}
+	body := &watched{
+		body:     response.Body,
+		cancel:   cancel,
+		cause:    func() error { return context.Cause(ctx) },
+		patience: w.patience,
+	}
 	if err := begin(response, body, offset); err != nil {
 		return nil, errors.Join(err, body.Close())
 	}
@@ -135,8 +141,8 @@ func begin(response *http.Response, body io.Reader, offset int64) error {
 	return fmt.Errorf("it answers %s", response.Status)
 }
 
-// watched is the body of an answer, which ends with an error if too little of it arrives for too long. The time that its reader takes does not
-// count.
+// watched is the body of an answer, which ends with an error if too little of it arrives for too
+// long. The time that its reader takes does not count.
 type watched struct {
 	body     io.ReadCloser
 	cancel   context.CancelCauseFunc

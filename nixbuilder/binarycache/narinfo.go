@@ -36,10 +36,13 @@ type statement struct {
 }
 
 // keys of a narinfo that are of use here. Caches may write others.
-var narinfoKeys = []string{"StorePath", "URL", "Compression", "FileHash", "FileSize", "NarHash", "NarSize", "References", "Sig"}
+var narinfoKeys = []string{
+	"StorePath", "URL", "Compression", "FileHash", "FileSize", "NarHash", "NarSize", "References", "Sig",
+}
 
-// parseNarinfo reads what a cache says about a path, and believes it if one of the keys has signed it. What is not signed (where the archive is, and
-// how it is compressed) is checked to lead nowhere else.
+// parseNarinfo reads what a cache says about a path, and believes it if one of the keys has signed
+// it. What is not signed (where the archive is, and how it is compressed) is checked to lead
+// nowhere else.
 func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*statement, error) {
 	var known bytes.Buffer
 	for line := range bytes.Lines(text) {
@@ -86,7 +89,10 @@ func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*st
 		return nil, fmt.Errorf("reading narinfo: %w", err)
 	}
 	if !slices.Contains(compressions, s.compression) {
-		return nil, fmt.Errorf("reading narinfo: the compression is %q, none of %s", s.compression, strings.Join(compressions, ", "))
+		return nil, fmt.Errorf(
+			"reading narinfo: the compression is %q, none of %s", s.compression,
+			strings.Join(compressions, ", "),
+		)
 	}
 	if !signed(info, keys) {
 		return nil, errUntrusted
@@ -105,7 +111,8 @@ func signers(text []byte) []string {
 	var names []string
 	for line := range bytes.Lines(text) {
 		value, ok := strings.CutPrefix(strings.TrimSpace(string(line)), "Sig: ")
-		if sig, err := signature.ParseSignature(value); ok && err == nil && len(sig.Name) <= maxKeyName && len(names) < maxSigners {
+		if sig, err := signature.ParseSignature(value); ok && err == nil && len(sig.Name) <= maxKeyName &&
+			len(names) < maxSigners {
 			names = append(names, sig.Name)
 		}
 	}
@@ -113,7 +120,8 @@ func signers(text []byte) []string {
 	return slices.Compact(names)
 }
 
-// signed tells whether one of the signatures is by one of the keys. A path may have several by keys of the same name.
+// signed tells whether one of the signatures is by one of the keys. A path may have several by keys
+// of the same name.
 func signed(info *narinfo.NarInfo, keys []signature.PublicKey) bool {
 	fingerprint := info.Fingerprint()
 	for _, sig := range info.Signatures {
@@ -129,7 +137,8 @@ func signed(info *narinfo.NarInfo, keys []signature.PublicKey) bool {
 // defaultPriority is that of a cache which says none.
 const defaultPriority = 50
 
-// parseCacheInfo reads nix-cache-info: whether the cache is for this store, and which of several caches is to be asked first.
+// parseCacheInfo reads nix-cache-info: whether the cache is for this store, and which of several
+// caches is to be asked first.
 func parseCacheInfo(text []byte) (priority int, err error) {
 	priority = defaultPriority
 	for line := range strings.Lines(string(text)) {
@@ -138,7 +147,9 @@ func parseCacheInfo(text []byte) (priority int, err error) {
 		switch key {
 		case "StoreDir":
 			if value != store.Dir {
-				return 0, fmt.Errorf("reading nix-cache-info: the cache is for the store %.100q, not %s", value, store.Dir)
+				return 0, fmt.Errorf(
+					"reading nix-cache-info: the cache is for the store %.100q, not %s", value, store.Dir,
+				)
 			}
 		case "Priority":
 			if priority, err = strconv.Atoi(value); err != nil || priority < 0 {

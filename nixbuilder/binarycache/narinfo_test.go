@@ -69,28 +69,64 @@ func TestParseNarinfo(t *testing.T) {
 		{"references in another order", replace("0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0 6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115",
 			"6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115 0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0"), []string{curlKey}, ""},
 		{"no file hash", replace(line("FileHash"), ""), []string{curlKey}, ""},
-		{"another kind of file hash", replace(line("FileHash"), "FileHash: md5:d41d8cd98f00b204e9800998ecf8427e\n"), []string{curlKey}, ""},
+		{
+			"another kind of file hash",
+			replace(line("FileHash"), "FileHash: md5:d41d8cd98f00b204e9800998ecf8427e\n"), []string{curlKey},
+			"",
+		},
 		{"a query in the URL", replace(".nar.xz", ".nar.xz?hash=1"), []string{curlKey}, ""},
 
 		{"no keys", curl, nil, "no trusted key"},
 		{"another key of the name", curl, []string{otherKey}, "no trusted key"},
 		{"not signed", replace(line("Sig"), ""), []string{curlKey}, "no trusted key"},
 		{"another size", replace("196040", "196041"), []string{curlKey}, "no trusted key"},
-		{"another hash", replace("sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0", "sha256:05ra3y72i3qjri7xskf9qj8kb29r6naqy1sqpbs3azi3xcigmj56"), []string{curlKey}, "no trusted key"},
-		{"a reference less", replace(" yxvjs9drzsphm9pcf42a4byzj1kb9m7k-openssl-1.1.1n", ""), []string{curlKey}, "no trusted key"},
-		{"another path", replace("syd87l2rxw8cbsxmxl853h0r6pdwhwjr-curl", "syd87l2rxw8cbsxmxl853h0r6pdwhwjr-wget"), []string{curlKey}, `it is about "/nix/store/syd87l2rxw8cbsxmxl853h0r6pdwhwjr-wget`},
+		{
+			"another hash",
+			replace(
+				"sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0",
+				"sha256:05ra3y72i3qjri7xskf9qj8kb29r6naqy1sqpbs3azi3xcigmj56",
+			),
+			[]string{curlKey}, "no trusted key",
+		},
+		{
+			"a reference less", replace(" yxvjs9drzsphm9pcf42a4byzj1kb9m7k-openssl-1.1.1n", ""),
+			[]string{curlKey}, "no trusted key",
+		},
+		{
+			"another path",
+			replace("syd87l2rxw8cbsxmxl853h0r6pdwhwjr-curl", "syd87l2rxw8cbsxmxl853h0r6pdwhwjr-wget"),
+			[]string{curlKey}, `it is about "/nix/store/syd87l2rxw8cbsxmxl853h0r6pdwhwjr-wget`,
+		},
 		{"no hash", replace(line("NarHash"), ""), []string{curlKey}, "no SHA-256 hash"},
-		{"a weak hash", replace(line("NarHash"), "NarHash: md5:d41d8cd98f00b204e9800998ecf8427e\n"), []string{curlKey}, "no SHA-256 hash"},
+		{
+			"a weak hash", replace(line("NarHash"), "NarHash: md5:d41d8cd98f00b204e9800998ecf8427e\n"),
+			[]string{curlKey}, "no SHA-256 hash",
+		},
 		{"no size", replace(line("NarSize"), ""), []string{curlKey}, "sizes 0"},
 		{"a huge size", replace("196040", "18446744073709551615"), []string{curlKey}, "sizes 18446744073709551615"},
-		{"an odd reference", replace("0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0", "../../etc"), []string{curlKey}, "reference"},
-		{"an archive elsewhere", replace("URL: nar/", "URL: https://example.org/nar/"), []string{curlKey}, "not the name of a file"},
-		{"an archive on another host", replace("URL: nar/", "URL: //example.org/nar/"), []string{curlKey}, "not the name of a file"},
+		{
+			"an odd reference", replace("0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0", "../../etc"),
+			[]string{curlKey}, "reference",
+		},
+		{
+			"an archive elsewhere", replace("URL: nar/", "URL: https://example.org/nar/"), []string{curlKey},
+			"not the name of a file",
+		},
+		{
+			"an archive on another host", replace("URL: nar/", "URL: //example.org/nar/"), []string{curlKey},
+			"not the name of a file",
+		},
 		{"an archive outside", replace("URL: nar/", "URL: ../nar/"), []string{curlKey}, "not the name of a file"},
-		{"an archive outside, written in another way", replace("URL: nar/", "URL: nar/%2e%2e/%2e%2e/"), []string{curlKey}, "not the name of a file"},
+		{
+			"an archive outside, written in another way", replace("URL: nar/", "URL: nar/%2e%2e/%2e%2e/"),
+			[]string{curlKey}, "not the name of a file",
+		},
 		{"an absolute archive", replace("URL: nar/", "URL: /nar/"), []string{curlKey}, "not the name of a file"},
 		{"no archive", replace(line("URL"), ""), []string{curlKey}, "not the name of a file"},
-		{"an unknown compression", replace("Compression: xz", "Compression: br"), []string{curlKey}, `the compression is "br"`},
+		{
+			"an unknown compression", replace("Compression: xz", "Compression: br"), []string{curlKey},
+			`the compression is "br"`,
+		},
 		{"nothing", "", []string{curlKey}, "it is about"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -107,7 +143,9 @@ func TestParseNarinfo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if said.Path != curlPath || said.NarSize != 196040 || len(said.References) != 4 || !slices.IsSorted(said.References) || said.compression != "xz" {
+			if said.Path != curlPath || said.NarSize != 196040 || len(said.References) != 4 ||
+				!slices.IsSorted(said.References) ||
+				said.compression != "xz" {
 				t.Errorf("it says %+v", said)
 			}
 		})
@@ -129,7 +167,8 @@ func FuzzParseNarinfo(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if said.Path != want.Path || said.NarSize != want.NarSize || !slices.Equal(said.References, want.References) || !slices.Equal(said.narHash, want.narHash) {
+		if said.Path != want.Path || said.NarSize != want.NarSize || !slices.Equal(said.References, want.References) ||
+			!slices.Equal(said.narHash, want.narHash) {
 			t.Errorf("%q is taken as %+v", text, said)
 		}
 		if checkName(said.file) != nil || said.fileBytes < 0 {
@@ -151,7 +190,8 @@ func TestParseCacheInfo(t *testing.T) {
 		{"negative", "Priority: -1\n", -1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got, err := parseCacheInfo([]byte(test.text)); (err != nil) != (test.want < 0) || err == nil && got != test.want {
+			if got, err := parseCacheInfo([]byte(test.text)); (err != nil) != (test.want < 0) ||
+				err == nil && got != test.want {
 				t.Errorf("got %d, %v, want %d", got, err, test.want)
 			}
 		})
@@ -181,12 +221,16 @@ func TestOptions(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			o := Options{Substituters: []string{test.substituter}, TrustedPublicKeys: []string{curlKey}}
 			_, err := New(o)
-			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			if test.want == "" && err != nil ||
+				test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
 		})
 	}
-	faults := errors.Join(Options{}.CheckSubstituters(), Options{TrustedPublicKeys: []string{"a:b"}}.CheckTrustedPublicKeys(), Options{}.CheckTrustedPublicKeys())
+	faults := errors.Join(
+		Options{}.CheckSubstituters(), Options{TrustedPublicKeys: []string{"a:b"}}.CheckTrustedPublicKeys(),
+		Options{}.CheckTrustedPublicKeys(),
+	)
 	for _, want := range []string{"none, and storeless builds take all", `"a:b" is not NAME:BASE64`, "none, and storeless builds take only"} {
 		if !strings.Contains(faults.Error(), want) {
 			t.Errorf("the faults are %v, want %q among them", faults, want)

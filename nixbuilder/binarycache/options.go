@@ -19,16 +19,19 @@ import (
 
 // Options are which binary caches there are, and whom to believe.
 type Options struct {
-	// Substituters are the URLs of caches: http, https and file. Their only parameter is Nix's priority (https://cache.example.org?priority=10), which
-	// comes before the cache's own.
+	// Substituters are the URLs of caches: http, https and file. Their only parameter is Nix's
+	// priority (https://cache.example.org?priority=10), which comes before the cache's own.
 	Substituters []string
 	// TrustedPublicKeys are in Nix's form, NAME:BASE64.
 	TrustedPublicKeys []string
-	// Attempts is how often a request is tried that fails for what may pass, or an archive's download goes on where it was cut off; zero: 3.
+	// Attempts is how often a request is tried that fails for what may pass, or an archive's
+	// download goes on where it was cut off; zero: 3.
 	Attempts int
-	// Pause is the time before the second attempt; each further one waits twice as long. Zero: 300 ms.
+	// Pause is the time before the second attempt; each further one waits twice as long. Zero: 300
+	// ms.
 	Pause time.Duration
-	// Patience is how long an answer may take to begin, and how long 64 KiB of it may take to arrive; zero: 30 s.
+	// Patience is how long an answer may take to begin, and how long 64 KiB of it may take to
+	// arrive; zero: 30 s.
 	Patience time.Duration
 }
 
@@ -100,7 +103,8 @@ func (o Options) open(substituter string, client *http.Client) (*cache, error) {
 	return opened, nil
 }
 
-// Signers are the names of the keys by which a cache, given as one of Options.Substituters, says that a path is signed, sorted. Nothing is checked.
+// Signers are the names of the keys by which a cache, given as one of Options.Substituters, says
+// that a path is signed, sorted. Nothing is checked.
 func Signers(ctx context.Context, substituter string, p store.Path) ([]string, error) {
 	o := Options{Attempts: 1, Patience: 30 * time.Second}
 	client := newClient(o.Patience)
@@ -143,7 +147,9 @@ func parseSubstituter(text string) (substituter, error) {
 			return s, fmt.Errorf("%q is not a directory", u.Redacted())
 		}
 	default:
-		return s, fmt.Errorf("%q is not a cache that storeless builds can read: they take http, https and file", u.Redacted())
+		return s, fmt.Errorf(
+			"%q is not a cache that storeless builds can read: they take http, https and file", u.Redacted(),
+		)
 	}
 	for key, values := range u.Query() {
 		if key != "priority" {

@@ -31,7 +31,8 @@ type Item struct {
 }
 
 const (
-	// restShare is how much longer is waited between two looks at how much there is than the last one took.
+	// restShare is how much longer is waited between two looks at how much there is than the last
+	// one took.
 	restShare = 20
 	// inUse is how long is waited, at least, for something to be no longer in use.
 	inUse = 10 * time.Second
@@ -49,13 +50,15 @@ type Bound struct {
 	told   bool       // that all is in use
 }
 
-// NewBound keeps what is added to it below a number of bytes, zero: no bound. Nothing is removed before the first Grown.
+// NewBound keeps what is added to it below a number of bytes, zero: no bound. Nothing is removed
+// before the first Grown.
 func NewBound(bytes int64) *Bound { return &Bound{bytes: bytes} }
 
 // Add adds parts. It is called before the first Grown.
 func (b *Bound) Add(parts ...Part) { b.parts = append(b.parts, parts...) }
 
-// Grown is called when something was added. It returns at once. What is too much is removed a moment later, or somewhat later where finding that out takes long.
+// Grown is called when something was added. It returns at once. What is too much is removed a
+// moment later, or somewhat later where finding that out takes long.
 func (b *Bound) Grown() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -130,11 +133,17 @@ func (b *Bound) Shrink() (fits bool) {
 		}
 	}
 	if removed > 0 {
-		logrus.Infof("nix: of %s in the cache directory, %s stay (cachesize)", units.BytesSize(float64(before)), units.BytesSize(float64(total)))
+		logrus.Infof(
+			"nix: of %s in the cache directory, %s stay (cachesize)", units.BytesSize(float64(before)),
+			units.BytesSize(float64(total)),
+		)
 	}
 	fits = total <= b.bytes
 	if !fits && !b.told {
-		logrus.Warnf("nix: %s of the cache directory are in use, which is more than there may be (cachesize)", units.BytesSize(float64(total)))
+		logrus.Warnf(
+			"nix: %s of the cache directory are in use, which is more than there may be (cachesize)",
+			units.BytesSize(float64(total)),
+		)
 	}
 	b.told = !fits
 	return fits
@@ -146,8 +155,8 @@ var ErrTooMuch = errors.New("it takes too much room")
 // watchedEvery is how often it is looked at how much something has grown, at most.
 const watchedEvery = 200 * time.Millisecond
 
-// Within does something that fills directories, and ends its context when they take so many bytes more than when it began, which is seen a moment later. The error is
-// ErrTooMuch then.
+// Within does something that fills directories, and ends its context when they take so many bytes
+// more than when it began, which is seen a moment later. The error is ErrTooMuch then.
 func Within(ctx context.Context, bytes int64, dirs []string, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -15,7 +15,9 @@ const block = 64 << 10
 
 func write(t *testing.T, name string, blocks int) {
 	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, make([]byte, blocks*block), 0o644)); err != nil {
+	if err := errors.Join(
+		os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, make([]byte, blocks*block), 0o644),
+	); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -58,7 +60,10 @@ func TestShrink(t *testing.T) {
 				write(t, filepath.Join(dir, name), 10)
 			}
 			b := NewBound(int64(test.most)*block + 1)
-			b.Add(part{dir + "/one", map[string]int{"a": 1, "b": 3}, test.held}, part{dir + "/two", map[string]int{"c": 2, "d": 4}, test.held})
+			b.Add(
+				part{dir + "/one", map[string]int{"a": 1, "b": 3}, test.held},
+				part{dir + "/two", map[string]int{"c": 2, "d": 4}, test.held},
+			)
 			fits := b.Shrink()
 			left, err := filepath.Glob(dir + "/*/*")
 			for i := range left {
@@ -108,16 +113,21 @@ func TestWithin(t *testing.T) {
 			}
 		}
 	}
-	if err := Within(t.Context(), 50*block, []string{dir + "/a", dir + "/none"}, fill("a")); !errors.Is(err, ErrTooMuch) {
+	if err := Within(t.Context(), 50*block, []string{dir + "/a", dir + "/none"}, fill("a")); !errors.Is(
+		err, ErrTooMuch,
+	) {
 		t.Errorf("what takes too much is %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Within(ctx, 1, []string{dir + "/a"}, fill("b")); !errors.Is(err, context.Canceled) || errors.Is(err, ErrTooMuch) {
+	if err := Within(ctx, 1, []string{dir + "/a"}, fill("b")); !errors.Is(err, context.Canceled) ||
+		errors.Is(err, ErrTooMuch) {
 		t.Errorf("what has ended for another cause is %v", err)
 	}
 	why := errors.New("why")
-	if err := Within(t.Context(), block, []string{dir + "/a"}, func(context.Context) error { return why }); !errors.Is(err, why) {
+	if err := Within(t.Context(), block, []string{dir + "/a"}, func(context.Context) error { return why }); !errors.Is(
+		err, why,
+	) {
 		t.Errorf("an error becomes %v", err)
 	}
 }

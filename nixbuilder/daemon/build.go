@@ -68,18 +68,21 @@ func (s Status) String() string {
 type Result struct {
 	Target DerivedPath
 	Status Status
-	// Message is Nix's own text about a failure, in one or more lines, with paths of the host. It can be empty.
+	// Message is Nix's own text about a failure, in one or more lines, with paths of the host. It
+	// can be empty.
 	Message string
-	// Outputs are, after a success, the store paths of outputs by name, as far as Nix tells: at least of those that were asked for. They are valid.
+	// Outputs are, after a success, the store paths of outputs by name, as far as Nix tells: at
+	// least of those that were asked for. They are valid.
 	Outputs map[string]store.Path
 }
 
-// Build builds or fetches targets that are not in the store, and gives every line of the builders' output, and the daemon's
-// warnings, to onLog as it comes; onLog may be nil and holds the builds up while it runs. There is one result per
-// target, in the order of targets: a build that fails is a result, not an error.
+// Build builds or fetches targets that are not in the store, and gives every line of the builders'
+// output, and the daemon's warnings, to onLog as it comes; onLog may be nil and holds the builds up
+// while it runs. There is one result per target, in the order of targets: a build that fails is a
+// result, not an error.
 //
-// A failure ends the other builds under way, whose results are then miscellaneous failures without a message (from Nix 2.34 on the daemon has none for
-// them), unless the setting keep-going is true.
+// A failure ends the other builds under way, whose results are then miscellaneous failures without
+// a message (from Nix 2.34 on the daemon has none for them), unless the setting keep-going is true.
 func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (results []Result, err error) {
 	const modeNormal = 0
 	err = c.do(ctx, "building", func() error {
@@ -114,7 +117,8 @@ func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogL
 	return results, nil
 }
 
-// buildResults reads results by their target's key. Which outputs a result names is up to the version of Nix.
+// buildResults reads results by their target's key. Which outputs a result names is up to the
+// version of Nix.
 func (r *reader) buildResults() map[key]Result {
 	results := map[key]Result{}
 	for n := r.count(); n > 0 && r.err == nil; n-- {
@@ -131,8 +135,9 @@ func (r *reader) buildResults() map[key]Result {
 	return results
 }
 
-// realisations reads the store paths of outputs, by the outputs' names: HASH-OF-THE-DERIVATION!OUTPUT, and JSON about it. Most derivations tell their paths themselves, so
-// what is not understood is left out.
+// realisations reads the store paths of outputs, by the outputs' names:
+// HASH-OF-THE-DERIVATION!OUTPUT, and JSON about it. Most derivations tell their paths themselves,
+// so what is not understood is left out.
 func (r *reader) realisations() map[string]store.Path {
 	outputs := map[string]store.Path{}
 	for n := r.count(); n > 0 && r.err == nil; n-- {

@@ -17,26 +17,29 @@ import (
 // endGrace is how long the daemon may take to end by itself once nothing more will be asked of it.
 const endGrace = 2 * time.Second
 
-// requestBuffer is how much is written ahead of reading answers, in bytes. It is the smallest size of a pipe: while no answer is
-// under way, that much can be written without waiting for the daemon, so neither side can wait for the other.
+// requestBuffer is how much is written ahead of reading answers, in bytes. It is the smallest size
+// of a pipe: while no answer is under way, that much can be written without waiting for the daemon,
+// so neither side can wait for the other.
 const requestBuffer = 4 << 10
 
-// ErrGone is that the daemon ended in the middle of an operation, for a reason of its own: it crashed, was killed, or is being restarted. Another Conn may
-// fare better.
+// ErrGone is that the daemon ended in the middle of an operation, for a reason of its own: it
+// crashed, was killed, or is being restarted. Another Conn may fare better.
 var ErrGone = errors.New("the Nix daemon has ended")
 
 // Options say how to start a daemon.
 type Options struct {
 	// Program is the file name of nix-daemon, or its name in PATH; empty: nix-daemon.
 	Program string
-	// Store is Nix's address of the store; empty: the host's own. Its paths must begin with /nix/store.
+	// Store is Nix's address of the store; empty: the host's own. Its paths must begin with
+	// /nix/store.
 	Store string
-	// Settings override nix.conf, by the names used there. A daemon of the system, where one is asked, takes
-	// only some of them from users that it does not trust. These are never read from nix.conf, as for every client of Nix, and are
-	// Nix's defaults when not set: cores, fallback, keep-failed, keep-going, max-jobs, max-silent-time, substitute.
+	// Settings override nix.conf, by the names used there. A daemon of the system, where one is
+	// asked, takes only some of them from users that it does not trust. These are never read from
+	// nix.conf, as for every client of Nix, and are Nix's defaults when not set: cores, fallback,
+	// keep-failed, keep-going, max-jobs, max-silent-time, substitute.
 	Settings map[string]string
-	// Env is the daemon's whole environment, as KEY=value. Nix wants HOME, the programs of builders and of
-	// substituters want PATH.
+	// Env is the daemon's whole environment, as KEY=value. Nix wants HOME, the programs of builders
+	// and of substituters want PATH.
 	Env []string
 }
 
@@ -48,11 +51,12 @@ type Error struct {
 
 func (e *Error) Error() string { return "nix: " + e.Message }
 
-// Conn is a conversation with one daemon process. It does one operation at a time and is not safe for
-// concurrent use, except for Close.
+// Conn is a conversation with one daemon process. It does one operation at a time and is not safe
+// for concurrent use, except for Close.
 //
-// A context that ends in the middle of an operation ends the process and with it the builders that it started: the protocol cannot
-// take a request back. That, and anything unexpected from the process, breaks the Conn; a broken one can only be closed.
+// A context that ends in the middle of an operation ends the process and with it the builders that
+// it started: the protocol cannot take a request back. That, and anything unexpected from the
+// process, breaks the Conn; a broken one can only be closed.
 type Conn struct {
 	peer       peer
 	r          reader
@@ -72,16 +76,16 @@ type peer interface {
 	Err() error
 }
 
-// Open starts a daemon and agrees with it on protocol and settings. The context limits the opening, not the life of the Conn.
-// It fails if the program is older than Nix 2.8.
+// Open starts a daemon and agrees with it on protocol and settings. The context limits the opening,
+// not the life of the Conn. It fails if the program is older than Nix 2.8.
 func Open(ctx context.Context, runner *proc.Runner, o Options) (*Conn, error) {
 	args := []string{"--stdio"}
 	if o.Store != "" {
 		args = append(args, "--option", "store", o.Store)
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Settings)) {
-		// SetOptions does not reach what concerns downloads (connect-timeout); the command line does not reach the
-		// system's daemon. So settings go both ways.
+		// SetOptions does not reach what concerns downloads (connect-timeout); the command line
+		// does not reach the system's daemon. So settings go both ways.
 		args = append(args, "--option", name, o.Settings[name])
 	}
 	program := o.Program
@@ -95,7 +99,8 @@ func Open(ctx context.Context, runner *proc.Runner, o Options) (*Conn, error) {
 	return converse(ctx, process, o.Settings)
 }
 
-// converse begins a conversation with a process that has just started. It ends the process if that fails.
+// converse begins a conversation with a process that has just started. It ends the process if that
+// fails.
 func converse(ctx context.Context, p peer, settings map[string]string) (*Conn, error) {
 	c := &Conn{
 		peer: p,
@@ -120,10 +125,12 @@ func converse(ctx context.Context, p peer, settings map[string]string) (*Conn, e
 // NixVersion is what the daemon calls itself, such as 2.8.0.
 func (c *Conn) NixVersion() string { return c.nixVersion }
 
-// Warnings are what the daemon had to say about the settings, one line each: what it does not take or understand.
+// Warnings are what the daemon had to say about the settings, one line each: what it does not take
+// or understand.
 func (c *Conn) Warnings() []string { return slices.Clone(c.warnings) }
 
-// TempRoots is how many temporary roots were added so far. The daemon keeps them all until the Conn is closed.
+// TempRoots is how many temporary roots were added so far. The daemon keeps them all until the Conn
+// is closed.
 func (c *Conn) TempRoots() int { return c.tempRoots }
 
 // Err is why the Conn is broken, nil while it can be used.
@@ -135,8 +142,8 @@ func (c *Conn) Retire() { c.retired = true }
 // Close ends the process and returns when it has ended. Temporary roots end with it.
 func (c *Conn) Close() { c.peer.Stop(endGrace) }
 
-// do runs one operation: requests written, answers read. Any error but the daemon's own breaks the Conn, because what would be
-// read next is not known any more.
+// do runs one operation: requests written, answers read. Any error but the daemon's own breaks the
+// Conn, because what would be read next is not known any more.
 func (c *Conn) do(ctx context.Context, doing string, operation func() error) error {
 	if c.err != nil {
 		return c.err

@@ -28,19 +28,28 @@ func TestGreeting(t *testing.T) {
 		{"other protocol", words(daemonMagic, 2<<8|34), "protocol 2.34"},
 		{"other program", []byte("Usage: something [options]\n"), "not a Nix daemon"},
 		{"nothing", nil, "unexpected EOF"},
-		{"refused", words(daemonMagic, 1<<8|34, "2.8.0", msgError, "Error", 0, "Error", "go away", 0, 0), "nix: go away"},
-		{"settings refused", words(daemonMagic, 1<<8|34, "2.8.0", msgLast, msgError, "Error", 0, "Error", "no", 0, 0), "nix: no"},
+		{
+			"refused", words(daemonMagic, 1<<8|34, "2.8.0", msgError, "Error", 0, "Error", "go away", 0, 0),
+			"nix: go away",
+		},
+		{
+			"settings refused",
+			words(daemonMagic, 1<<8|34, "2.8.0", msgLast, msgError, "Error", 0, "Error", "no", 0, 0),
+			"nix: no",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c, err := converse(t.Context(), &script{answers: bytes.NewReader(test.answers)}, nil)
-			if test.want == "" && (err != nil || c.Err() != nil) || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			if test.want == "" && (err != nil || c.Err() != nil) ||
+				test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("converse() = %v, want %q", err, test.want)
 			}
 		})
 	}
 }
 
-// An error about one of several requests under way leaves the answers to the others where they belong.
+// An error about one of several requests under way leaves the answers to the others where they
+// belong.
 func TestErrorAmongAnswers(t *testing.T) {
 	c := connect(t, words(
 		msgLast, 1,
@@ -72,9 +81,12 @@ func TestOutputsOfResults(t *testing.T) {
 		return `{"dependentRealisations":{},"id":"sha256:0!x","outPath":"` + path + `","signatures":[]}`
 	}
 	good := strings.TrimPrefix(pathA, store.Dir+"/")
-	answer := words(msgLast, 1, drvA+"!*", 0, "", 1, 0, 0, 0,
-		7, "sha256:0!out", realisation(good), "sha256:0!dev", realisation("../etc/passwd"), "sha256:0!doc", realisation(good+"/bin"), "sha256:0!lib", `{"outPath":1}`,
-		"sha256:0!man", good, "sha256:0!../x", realisation(good), "sha256:0", realisation(good))
+	answer := words(
+		msgLast, 1, drvA+"!*", 0, "", 1, 0, 0, 0, 7, "sha256:0!out", realisation(good), "sha256:0!dev",
+		realisation("../etc/passwd"), "sha256:0!doc", realisation(good+"/bin"), "sha256:0!lib",
+		`{"outPath":1}`, "sha256:0!man", good, "sha256:0!../x", realisation(good), "sha256:0",
+		realisation(good),
+	)
 	c := connect(t, answer)
 	results, err := c.Build(t.Context(), []DerivedPath{outputs(t, drvA)}, nil)
 	if err != nil || len(results) != 1 {
@@ -143,12 +155,21 @@ func TestSorted(t *testing.T) {
 	}
 	missing, err := c.QueryMissing(ctx, nil, nil)
 	drvs := []store.Path{drvA, drvB}
-	want := Missing{WillBuild: drvs, WillSubstitute: drvs, Unknown: []store.Path{pathA, drvB}, DownloadSize: 7, NarSize: 8}
+	want := Missing{
+		WillBuild:      drvs,
+		WillSubstitute: drvs,
+		Unknown:        []store.Path{pathA, drvB},
+		DownloadSize:   7,
+		NarSize:        8,
+	}
 	if err != nil || !reflect.DeepEqual(missing, want) {
 		t.Errorf("QueryMissing() = %v, %v, want %v", missing, err, want)
 	}
 	closure, err := c.Closure(ctx, []store.Path{drvB})
-	wantClosure := []store.PathInfo{{Path: pathA, NarSize: 112}, {Path: drvB, NarSize: 120, References: []store.Path{pathA, drvB}}}
+	wantClosure := []store.PathInfo{
+		{Path: pathA, NarSize: 112},
+		{Path: drvB, NarSize: 120, References: []store.Path{pathA, drvB}},
+	}
 	if err != nil || !reflect.DeepEqual(closure, wantClosure) {
 		t.Errorf("Closure() = %v, %v, want %v", closure, err, wantClosure)
 	}
@@ -169,7 +190,10 @@ func TestFixedOptions(t *testing.T) {
 			},
 			[]uint64{1, 1, 1, 1, 5, 6, 1, 0, 0, 0, 7, 0},
 		},
-		{"jobs as there are processors", map[string]string{"max-jobs": "auto"}, []uint64{0, 0, 0, 1, uint64(runtime.NumCPU()), 0, 1, 0, 0, 0, 0, 1}},
+		{
+			"jobs as there are processors", map[string]string{"max-jobs": "auto"},
+			[]uint64{0, 0, 0, 1, uint64(runtime.NumCPU()), 0, 1, 0, 0, 0, 0, 1},
+		},
 		{"negative", map[string]string{"cores": "-1"}, nil},
 		{"not a truth value", map[string]string{"fallback": "yes"}, nil},
 	} {

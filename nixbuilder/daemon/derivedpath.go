@@ -11,8 +11,8 @@ import (
 // allOutputs stands for every output of a derivation, in this package as on the wire.
 const allOutputs = "*"
 
-// DerivedPath is something that can be asked of Nix: a store path as it is, or outputs of a derivation.
-// The zero value is neither; DerivedPaths compare with ==.
+// DerivedPath is something that can be asked of Nix: a store path as it is, or outputs of a
+// derivation. The zero value is neither; DerivedPaths compare with ==.
 type DerivedPath struct {
 	path    store.Path
 	outputs string // sorted, joined by commas; empty: the path itself
@@ -39,7 +39,8 @@ func Outputs(drv store.Path, outputs ...string) (DerivedPath, error) {
 	return DerivedPath{drv, strings.Join(slices.Compact(sorted), ",")}, nil
 }
 
-// isOutputName says whether s follows Nix's rules for names in the store, of which an output's name is a part.
+// isOutputName says whether s follows Nix's rules for names in the store, of which an output's name
+// is a part.
 func isOutputName(s string) bool {
 	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-._?="
 	return s != "" && len(s) <= 211 && strings.Trim(s, alphabet) == ""
@@ -48,7 +49,8 @@ func isOutputName(s string) bool {
 // Path is the store path itself or the derivation's.
 func (d DerivedPath) Path() store.Path { return d.path }
 
-// String is the protocol's spelling: /nix/store/…-x, /nix/store/…-x.drv!dev,out or /nix/store/…-x.drv!*.
+// String is the protocol's spelling: /nix/store/…-x, /nix/store/…-x.drv!dev,out or
+// /nix/store/…-x.drv!*.
 func (d DerivedPath) String() string {
 	if d.outputs == "" {
 		return string(d.path)
@@ -64,8 +66,8 @@ type key struct {
 
 func (d DerivedPath) key() key { return key{d.path, d.outputs != ""} }
 
-// merge leaves one target per derivation, with all outputs that were asked for, sorted by path: the daemon answers
-// once per derivation, whatever was asked.
+// merge leaves one target per derivation, with all outputs that were asked for, sorted by path: the
+// daemon answers once per derivation, whatever was asked.
 func merge(targets []DerivedPath) []DerivedPath {
 	outputs := map[key][]string{}
 	for _, t := range targets {

@@ -47,9 +47,15 @@ func TestMerge(t *testing.T) {
 		{"none", nil, nil},
 		{"same twice", []DerivedPath{Opaque(pathA), Opaque(pathA)}, []DerivedPath{Opaque(pathA)}},
 		{"sorted", []DerivedPath{outputs(t, drvB), Opaque(pathA)}, []DerivedPath{Opaque(pathA), outputs(t, drvB)}},
-		{"outputs of one derivation", []DerivedPath{outputs(t, drvA, "out"), outputs(t, drvA, "dev")}, []DerivedPath{outputs(t, drvA, "dev", "out")}},
+		{
+			"outputs of one derivation", []DerivedPath{outputs(t, drvA, "out"), outputs(t, drvA, "dev")},
+			[]DerivedPath{outputs(t, drvA, "dev", "out")},
+		},
 		{"all wins", []DerivedPath{outputs(t, drvA, "out"), outputs(t, drvA)}, []DerivedPath{outputs(t, drvA)}},
-		{"a derivation and its outputs", []DerivedPath{outputs(t, drvA), Opaque(drvA)}, []DerivedPath{Opaque(drvA), outputs(t, drvA)}},
+		{
+			"a derivation and its outputs", []DerivedPath{outputs(t, drvA), Opaque(drvA)},
+			[]DerivedPath{Opaque(drvA), outputs(t, drvA)},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := merge(test.targets); !slices.Equal(got, test.want) {

@@ -25,12 +25,14 @@ const (
 	resultPostBuildLogLine = 107
 )
 
-// maxActivities is how many builds are told apart at a time. The lines of further ones come without a derivation.
+// maxActivities is how many builds are told apart at a time. The lines of further ones come without
+// a derivation.
 const maxActivities = 1 << 10
 
 // LogLine is a line that a builder wrote, or the daemon itself.
 type LogLine struct {
-	// Drv is the derivation whose builder wrote the line; empty for warnings and errors of the daemon.
+	// Drv is the derivation whose builder wrote the line; empty for warnings and errors of the
+	// daemon.
 	Drv store.Path
 	// Text has no line end and no control characters. A line longer than 16 KiB is cut.
 	Text string

@@ -20,10 +20,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// The tests in this file speak with the host's Nix about a store of their own. Its builders run in Nix's sandbox, which such a store
-// always has: that takes root, or a kernel that lets users make namespaces. In the sandbox there is nothing but a static busybox.
+// The tests in this file speak with the host's Nix about a store of their own. Its builders run in
+// Nix's sandbox, which such a store always has: that takes root, or a kernel that lets users make
+// namespaces. In the sandbox there is nothing but a static busybox.
 
-// derivations are the things to build; those that take long can be told from those of other tests by their number.
+// derivations are the things to build; those that take long can be told from those of other tests
+// by their number.
 const derivations = `
 { seconds ? "1000" }: let
   make = name: script: attrs: derivation ({
@@ -106,7 +108,9 @@ func (h *host) run(program string, args ...string) string {
 	for name, value := range h.options.Settings {
 		settings = append(settings, "--option", name, value)
 	}
-	output, err := h.runner.Run(h.t.Context(), proc.Command{Program: program, Args: append(settings, args...), Env: h.options.Env})
+	output, err := h.runner.Run(
+		h.t.Context(), proc.Command{Program: program, Args: append(settings, args...), Env: h.options.Env},
+	)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -116,7 +120,13 @@ func (h *host) run(program string, args ...string) string {
 // derivation writes one of the derivations to the host's store.
 func (h *host) derivation(attribute string) store.Path {
 	h.t.Helper()
-	return parse(h.t, h.run("nix-instantiate", filepath.Join(h.root, "default.nix"), "--argstr", "seconds", h.seconds, "-A", attribute))
+	return parse(
+		h.t,
+		h.run(
+			"nix-instantiate", filepath.Join(h.root, "default.nix"), "--argstr", "seconds", h.seconds, "-A",
+			attribute,
+		),
+	)
 }
 
 func (h *host) targets(attributes ...string) []DerivedPath {
@@ -301,7 +311,9 @@ func TestQueries(t *testing.T) {
 		{Path: lib, NarSize: 112 + 8}, // the archive of one file, and what it holds
 		{Path: program, NarSize: 112 + 104, References: paths},
 	}
-	slices.SortFunc(wantClosure, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	slices.SortFunc(
+		wantClosure, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) },
+	)
 	if err != nil || !reflect.DeepEqual(closure, wantClosure) {
 		t.Errorf("Closure() = %v, %v, want %v", closure, err, wantClosure)
 	}
@@ -311,14 +323,19 @@ func TestQueries(t *testing.T) {
 		t.Fatalf("Registrations() = %v, %v", registrations, err)
 	}
 	for i, r := range registrations {
-		if r.Path != paths[i] || !strings.HasPrefix(r.NarHash, "sha256:") && len(r.NarHash) != 64 || time.Since(r.Since) < 0 || time.Since(r.Since) > time.Hour {
+		if r.Path != paths[i] || !strings.HasPrefix(r.NarHash, "sha256:") && len(r.NarHash) != 64 ||
+			time.Since(r.Since) < 0 ||
+			time.Since(r.Since) > time.Hour {
 			t.Errorf("Registrations() has %+v", r)
 		}
 	}
 
 	var reported *Error
 	if _, err := c.Registrations(ctx, []store.Path{lib, absent}); !errors.As(err, &reported) || c.Err() != nil {
-		t.Errorf("Registrations() of an absent path: %v, connection: %v, want an *Error and a good connection", err, c.Err())
+		t.Errorf(
+			"Registrations() of an absent path: %v, connection: %v, want an *Error and a good connection",
+			err, c.Err(),
+		)
 	}
 	if _, err := c.Closure(ctx, []store.Path{lib, absent}); !errors.As(err, &reported) || c.Err() != nil {
 		t.Errorf("Closure() of an absent path: %v, connection: %v, want an *Error and a good connection", err, c.Err())
@@ -365,11 +382,16 @@ func TestInfos(t *testing.T) {
 		t.Errorf("SubstitutableInfos() = %v, %v, want %v", infos, err, want)
 	}
 
-	down := other.open(map[string]string{"substituters": "http://127.0.0.1:1", "connect-timeout": "1", "download-attempts": "1"})
+	down := other.open(
+		map[string]string{"substituters": "http://127.0.0.1:1", "connect-timeout": "1", "download-attempts": "1"},
+	)
 	var lines []LogLine
 	infos, err := down.SubstitutableInfos(ctx, asked, func(l LogLine) { lines = append(lines, l) })
 	if len(infos) > 0 || !strings.Contains(fmt.Sprint(lines, err), "127.0.0.1:1") || down.Err() != nil {
-		t.Errorf("SubstitutableInfos() of a cache that is down = %v, %v; it says %v; connection: %v", infos, err, lines, down.Err())
+		t.Errorf(
+			"SubstitutableInfos() of a cache that is down = %v, %v; it says %v; connection: %v", infos, err,
+			lines, down.Err(),
+		)
 	}
 }
 
@@ -398,7 +420,11 @@ func TestBuildOutputsApart(t *testing.T) {
 		p := parse(t, path)
 		paths[map[string]string{"split": "out", "split-dev": "dev"}[p.Name()]] = p
 	}
-	want := []Result{{Target: targets[0], Outputs: paths}, {Target: targets[1], Outputs: paths}, {Target: targets[2], Outputs: paths}}
+	want := []Result{
+		{Target: targets[0], Outputs: paths},
+		{Target: targets[1], Outputs: paths},
+		{Target: targets[2], Outputs: paths},
+	}
 	if err != nil || !reflect.DeepEqual(results, want) {
 		t.Errorf("Build() = %v, %v, want %v", results, err, want)
 	}
@@ -408,7 +434,8 @@ func TestBuildOutputsApart(t *testing.T) {
 func TestBuildStopsAtFailure(t *testing.T) {
 	h := newHost(t)
 	results, err := h.open(nil).Build(t.Context(), h.targets("slow", "failing"), nil)
-	if err != nil || results[0].Status != MiscFailure || results[0].Message != "" || results[1].Status != PermanentFailure {
+	if err != nil || results[0].Status != MiscFailure || results[0].Message != "" ||
+		results[1].Status != PermanentFailure {
 		t.Errorf("Build() = %v, %v, want a bare miscellaneous and a permanent failure", results, err)
 	}
 	if left := h.processes(h.seconds); len(left) > 0 {
@@ -514,7 +541,8 @@ func TestPoolReplacesKilled(t *testing.T) {
 	pool.Put(get(3))
 }
 
-// processes are the running processes that have part in their command line, except those that merely mention it: the test itself.
+// processes are the running processes that have part in their command line, except those that
+// merely mention it: the test itself.
 func (h *host) processes(part string) (pids []int) {
 	h.t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -571,7 +599,10 @@ func BenchmarkClosure(b *testing.B) {
 	expression := `builtins.foldl' (paths: i: [ (builtins.toFile "p${toString i}"
 	  (builtins.concatStringsSep " " (builtins.genList (n: builtins.elemAt paths n)
 	    (if builtins.length paths < 8 then builtins.length paths else 8)))) ] ++ paths) [ ] (builtins.genList (i: i) 266)`
-	first := h.run("nix-instantiate", "--eval", "--strict", "--read-write-mode", "--expr", "builtins.head ("+expression+")")
+	first := h.run(
+		"nix-instantiate", "--eval", "--strict", "--read-write-mode", "--expr",
+		"builtins.head ("+expression+")",
+	)
 	root := parse(b, strings.Trim(first, `"`))
 	c := h.open(nil)
 	for b.Loop() {

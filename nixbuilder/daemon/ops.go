@@ -22,7 +22,8 @@ const (
 	opBuildPathsWithResults = 46
 )
 
-// maxPathRequest is the size of a request about the longest store path, in bytes: operation, length, path.
+// maxPathRequest is the size of a request about the longest store path, in bytes: operation,
+// length, path.
 const maxPathRequest = 8 + 8 + 256
 
 // maxHashBytes is how much is kept of the text of a hash. Nix's are 71 bytes.
@@ -36,8 +37,8 @@ func (c *Conn) request(onLog func(LogLine)) error {
 	return c.r.messages(onLog)
 }
 
-// AddTempRoots protects paths, there or not yet, from the garbage collector for as long as the Conn lives. A path
-// that ValidPaths finds afterwards stays.
+// AddTempRoots protects paths, there or not yet, from the garbage collector for as long as the Conn
+// lives. A path that ValidPaths finds afterwards stays.
 func (c *Conn) AddTempRoots(ctx context.Context, paths []store.Path) error {
 	return c.do(ctx, "adding temporary roots", func() error {
 		return c.each(opAddTempRoot, paths, func(store.Path) {
@@ -77,14 +78,17 @@ type Missing struct {
 	WillSubstitute []store.Path
 	// Unknown are paths that can neither be built nor fetched.
 	Unknown []store.Path
-	// DownloadSize is what would be transferred for WillSubstitute, NarSize what that makes in the store.
+	// DownloadSize is what would be transferred for WillSubstitute, NarSize what that makes in the
+	// store.
 	DownloadSize, NarSize int64
 }
 
-// QueryMissing says what Build would do for targets. It asks the binary caches that are set; one that does not answer
-// costs as long as connect-timeout, stalled-download-timeout and download-attempts allow. What the daemon says of that goes to onLog, which may be nil.
+// QueryMissing says what Build would do for targets. It asks the binary caches that are set; one
+// that does not answer costs as long as connect-timeout, stalled-download-timeout and
+// download-attempts allow. What the daemon says of that goes to onLog, which may be nil.
 //
-// The first time that binary caches are asked, a daemon leaves those out that do not answer, for as long as it lives.
+// The first time that binary caches are asked, a daemon leaves those out that do not answer, for as
+// long as it lives.
 func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (m Missing, err error) {
 	err = c.do(ctx, "asking what is missing", func() error {
 		c.w.uint(opQueryMissing)
@@ -108,8 +112,9 @@ func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath, onLog fu
 	return m, nil
 }
 
-// Override changes settings, such as max-jobs, which is how many derivations are built at a time and, before Nix 2.16, how many paths are downloaded. All
-// others are as Options said it, and all are if changes are nil.
+// Override changes settings, such as max-jobs, which is how many derivations are built at a time
+// and, before Nix 2.16, how many paths are downloaded. All others are as Options said it, and all
+// are if changes are nil.
 func (c *Conn) Override(ctx context.Context, changes map[string]string) error {
 	settings := make(map[string]string)
 	maps.Copy(settings, c.settings)
@@ -132,15 +137,16 @@ func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.Pat
 	return infos, nil
 }
 
-// A Registration is what the store knows about a path, and since when. While it is the same, so is the path's closure: Nix does not delete what a
-// valid path refers to.
+// A Registration is what the store knows about a path, and since when. While it is the same, so is
+// the path's closure: Nix does not delete what a valid path refers to.
 type Registration struct {
 	Path    store.Path
 	NarHash string
 	Since   time.Time // in seconds
 }
 
-// Registrations are those of paths, in their order. It fails with an *Error if one of them is not in the store.
+// Registrations are those of paths, in their order. It fails with an *Error if one of them is not
+// in the store.
 func (c *Conn) Registrations(ctx context.Context, paths []store.Path) (registrations []Registration, err error) {
 	err = c.do(ctx, "asking since when paths are there", func() error {
 		var invalid error
@@ -161,10 +167,13 @@ func (c *Conn) Registrations(ctx context.Context, paths []store.Path) (registrat
 
 func notValid(p store.Path) error { return &Error{fmt.Sprintf("path '%s' is not valid", p)} }
 
-// SubstitutableInfos returns what binary caches say about those of paths that they have, sorted by path. Nothing is fetched but
-// that: a request for each path and cache, one after the other. A cache that says no size gives 0. One that does not answer is taken for one
-// that has nothing, or is an *Error, by when it fails; what the daemon says of it goes to onLog, which may be nil.
-func (c *Conn) SubstitutableInfos(ctx context.Context, paths []store.Path, onLog func(LogLine)) (infos []store.PathInfo, err error) {
+// SubstitutableInfos returns what binary caches say about those of paths that they have, sorted by
+// path. Nothing is fetched but that: a request for each path and cache, one after the other. A
+// cache that says no size gives 0. One that does not answer is taken for one that has nothing, or
+// is an *Error, by when it fails; what the daemon says of it goes to onLog, which may be nil.
+func (c *Conn) SubstitutableInfos(
+	ctx context.Context, paths []store.Path, onLog func(LogLine),
+) (infos []store.PathInfo, err error) {
 	err = c.do(ctx, "asking binary caches about paths", func() error {
 		c.w.uint(opQuerySubstitutable)
 		c.w.uint(uint64(len(paths)))
@@ -193,8 +202,8 @@ func (c *Conn) SubstitutableInfos(ctx context.Context, paths []store.Path, onLog
 	return infos, nil
 }
 
-// Closure returns the roots with all that they refer to, sorted by path. It fails with an *Error if one of
-// them is not in the store.
+// Closure returns the roots with all that they refer to, sorted by path. It fails with an *Error if
+// one of them is not in the store.
 func (c *Conn) Closure(ctx context.Context, roots []store.Path) (closure []store.PathInfo, err error) {
 	err = c.do(ctx, "asking for a closure", func() error {
 		seen := map[store.Path]bool{}
@@ -254,7 +263,8 @@ func (r *reader) registration(p store.Path) (registration Registration, ok bool)
 	return registration, ok
 }
 
-// known reads what the store knows about p, its references by a function. It is false if p is not in the store.
+// known reads what the store knows about p, its references by a function. It is false if p is not
+// in the store.
 func (r *reader) known(p store.Path, readReferences func()) (registration Registration, narSize int64, ok bool) {
 	registration.Path = p
 	if r.uint() == 0 {
@@ -271,8 +281,9 @@ func (r *reader) known(p store.Path, readReferences func()) (registration Regist
 	return registration, narSize, true
 }
 
-// each sends one request per path, as many at a time as can be on their way without waiting, and gives the paths whose answers
-// come to answer, which reads them. An error that the daemon reports is returned after the answers to all that was sent.
+// each sends one request per path, as many at a time as can be on their way without waiting, and
+// gives the paths whose answers come to answer, which reads them. An error that the daemon reports
+// is returned after the answers to all that was sent.
 func (c *Conn) each(op uint64, paths []store.Path, answer func(store.Path)) error {
 	for len(paths) > 0 {
 		n := 0

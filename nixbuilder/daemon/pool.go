@@ -22,8 +22,9 @@ type Limits struct {
 	Conns int
 	// Idle is how many are kept while nobody uses them; zero: 2.
 	Idle int
-	// TempRoots is how many temporary roots a connection may have gathered when it is put back and kept; zero: 10,000. Roots cost the daemon
-	// a file that the garbage collector reads, and hold what nobody needs any more.
+	// TempRoots is how many temporary roots a connection may have gathered when it is put back and
+	// kept; zero: 10,000. Roots cost the daemon a file that the garbage collector reads, and hold
+	// what nobody needs any more.
 	TempRoots int
 }
 
@@ -41,7 +42,8 @@ type Pool struct {
 
 	mu   sync.Mutex
 	idle []*Conn
-	// worn has the connections that have gathered too many roots, and whether their replacement is ready.
+	// worn has the connections that have gathered too many roots, and whether their replacement is
+	// ready.
 	worn map[*Conn]bool
 }
 
@@ -66,8 +68,9 @@ func newPool(open func(context.Context) (*Conn, error), l Limits) *Pool {
 // Started is how many connections, each with a process of its own, were opened so far.
 func (p *Pool) Started() int64 { return p.started.Load() }
 
-// Get returns a connection that has just answered, for the caller alone until it is given to Put. It waits while as many as may be
-// are in use, and fails when ctx ends, when the Pool is closed, or when no daemon can be started.
+// Get returns a connection that has just answered, for the caller alone until it is given to Put.
+// It waits while as many as may be are in use, and fails when ctx ends, when the Pool is closed, or
+// when no daemon can be started.
 func (p *Pool) Get(ctx context.Context) (*Conn, error) {
 	select {
 	case p.inUse <- struct{}{}:
@@ -122,7 +125,8 @@ func (p *Pool) popIdle() *Conn {
 	return c
 }
 
-// Put takes back what Get returned, which must not be used after that. Its temporary roots may end at any time from now on.
+// Put takes back what Get returned, which must not be used after that. Its temporary roots may end
+// at any time from now on.
 func (p *Pool) Put(c *Conn) {
 	defer func() { <-p.inUse }()
 	if c.TempRoots() >= p.limits.TempRoots && c.Err() == nil && !c.retired {
@@ -151,7 +155,8 @@ func (p *Pool) drop(c *Conn) {
 	c.Close()
 }
 
-// replace opens another connection for one that has too many roots, which is used until the other is ready: nobody waits.
+// replace opens another connection for one that has too many roots, which is used until the other
+// is ready: nobody waits.
 func (p *Pool) replace(worn *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -178,7 +183,8 @@ func (p *Pool) replace(worn *Conn) {
 	})
 }
 
-// retire says whether a connection whose replacement is ready can be ended now. One that is in use is ended by Put.
+// retire says whether a connection whose replacement is ready can be ended now. One that is in use
+// is ended by Put.
 func (p *Pool) retire(worn *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -192,7 +198,8 @@ func (p *Pool) retire(worn *Conn) bool {
 	return false
 }
 
-// Close ends the connections that are not in use; those in use end when they are put back. It can be called more than once.
+// Close ends the connections that are not in use; those in use end when they are put back. It can
+// be called more than once.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	if !p.isClosed() {

@@ -13,8 +13,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// answering is a peer that answers every request: yes, nothing is missing, nothing is valid. It stands for a daemon where
-// only the Pool is looked at.
+// answering is a peer that answers every request: yes, nothing is missing, nothing is valid. It
+// stands for a daemon where only the Pool is looked at.
 type answering struct {
 	mu      sync.Mutex
 	out     bytes.Buffer

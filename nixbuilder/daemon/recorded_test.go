@@ -17,8 +17,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// A recorded conversation is a directory of testdata, made by scripts/record-nix.sh and named for the version of Nix, and the experimental feature that
-// is on, if any: what was said (requests, answers), about which paths, and what the Conn made of it.
+// A recorded conversation is a directory of testdata, made by scripts/record-nix.sh and named for
+// the version of Nix, and the experimental feature that is on, if any: what was said (requests,
+// answers), about which paths, and what the Conn made of it.
 const (
 	recordedRequests   = "requests.bin"
 	recordedAnswers    = "answers.bin"
@@ -41,7 +42,8 @@ func recordedSettings() map[string]string {
 	return map[string]string{"keep-going": "true", "max-jobs": "1", "substituters": ""}
 }
 
-// talk does every operation and writes down what comes of it. The paths are derivations and, for each, an output.
+// talk does every operation and writes down what comes of it. The paths are derivations and, for
+// each, an output.
 func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 	var transcript strings.Builder
 	note := func(what string, result any, err error) {
@@ -156,7 +158,9 @@ func record(t *testing.T, feature string, attributes ...string) {
 	for name, value := range h.options.Settings {
 		args = append(args, "--option", name, value)
 	}
-	process, err := h.runner.Start(proc.Command{Program: "nix-daemon", Args: args, Env: h.options.Env, Kill: syscall.SIGTERM})
+	process, err := h.runner.Start(
+		proc.Command{Program: "nix-daemon", Args: args, Env: h.options.Env, Kill: syscall.SIGTERM},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +191,8 @@ func record(t *testing.T, feature string, attributes ...string) {
 	}
 }
 
-// Whatever a daemon sends, an operation ends with a result, an *Error, or a broken Conn; and what it gave out is well-formed.
+// Whatever a daemon sends, an operation ends with a result, an *Error, or a broken Conn; and what
+// it gave out is well-formed.
 func FuzzAnswers(f *testing.F) {
 	dirs, _ := filepath.Glob("testdata/nix-*")
 	for _, dir := range dirs {

@@ -12,8 +12,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// Limits on what the daemon sends. The first two end the conversation, the others cut a text short: how long a line or an
-// error message gets is up to whoever wrote the package.
+// Limits on what the daemon sends. The first two end the conversation, the others cut a text short:
+// how long a line or an error message gets is up to whoever wrote the package.
 const (
 	maxStringBytes = 1 << 30
 	maxCount       = 1 << 17
@@ -25,8 +25,8 @@ const (
 	keepRealisationBytes = 1 << 20
 )
 
-// reader reads the protocol's primitives. The first error sticks, and from then on everything is zero:
-// callers read a whole answer and look at err once.
+// reader reads the protocol's primitives. The first error sticks, and from then on everything is
+// zero: callers read a whole answer and look at err once.
 type reader struct {
 	r   *bufio.Reader
 	err error
@@ -123,7 +123,8 @@ func (r *reader) paths() []store.Path {
 	return paths
 }
 
-// writer writes the protocol's primitives. The first error sticks in the bufio.Writer: flush returns it.
+// writer writes the protocol's primitives. The first error sticks in the bufio.Writer: flush
+// returns it.
 type writer struct{ w *bufio.Writer }
 
 func (w writer) uint(n uint64)   { _ = wire.WriteUint64(w.w, n) }

@@ -45,7 +45,10 @@ func TestReader(t *testing.T) {
 		{"size", words(7), func(r *reader) any { return r.size() }, "7"},
 		{"size out of range", words(-1), func(r *reader) any { return r.size() }, "out of range"},
 		{"text", words("hello"), func(r *reader) any { return r.text(5) }, "hello"},
-		{"text cut short, and what follows", words("hello you", 7), func(r *reader) any { return fmt.Sprint(r.text(5), r.uint()) }, "hello7"},
+		{
+			"text cut short, and what follows", words("hello you", 7),
+			func(r *reader) any { return fmt.Sprint(r.text(5), r.uint()) }, "hello7",
+		},
 		{"text that ends early", words("hello you")[:12], func(r *reader) any { return r.text(100) }, "unexpected EOF"},
 		{"text without padding", words("hello")[:13], func(r *reader) any { return r.text(100) }, "EOF"},
 		{"text without end", words(-1), func(r *reader) any { return r.text(100) }, "more than 1073741824"},

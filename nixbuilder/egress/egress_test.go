@@ -24,10 +24,22 @@ func TestIsPublic(t *testing.T) {
 		public    bool
 		addresses string
 	}{
-		{true, "1.1.1.1 9.255.255.255 100.63.0.1 172.15.0.1 172.32.0.1 192.167.0.1 223.255.255.254 2606:4700::1111 2a00:1450::1 64:ff9b::101:101 ::ffff:1.1.1.1 2002:101:101::1"},
-		{false, "0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.255.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.168.0.1 198.18.0.1 224.0.0.1 255.255.255.255"},
-		{false, ":: ::1 ::127.0.0.1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%lo fec0::1 ff02::1 100::1 2001:db8::1 2001::7f00:1 64:ff9b:1::a00:1"},
-		{false, "::ffff:127.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b::a00:1 2002:7f00:1::1 2002:a9fe:a9fe::"},
+		{
+			true,
+			"1.1.1.1 9.255.255.255 100.63.0.1 172.15.0.1 172.32.0.1 192.167.0.1 223.255.255.254 2606:4700::1111 2a00:1450::1 64:ff9b::101:101 ::ffff:1.1.1.1 2002:101:101::1",
+		},
+		{
+			false,
+			"0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.127.255.255 127.0.0.1 127.255.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.168.0.1 198.18.0.1 224.0.0.1 255.255.255.255",
+		},
+		{
+			false,
+			":: ::1 ::127.0.0.1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%lo fec0::1 ff02::1 100::1 2001:db8::1 2001::7f00:1 64:ff9b:1::a00:1",
+		},
+		{
+			false,
+			"::ffff:127.0.0.1 ::ffff:169.254.169.254 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b::a00:1 2002:7f00:1::1 2002:a9fe:a9fe::",
+		},
 	} {
 		for _, text := range strings.Fields(test.addresses) {
 			if got := isPublic(netip.MustParseAddr(text)); got != test.public {
@@ -71,7 +83,10 @@ func TestAdmit(t *testing.T) {
 			"https://public.example https://public.example:8443 https://1.1.1.1 https://[2606:4700::1111]",
 			"http://public.example https://inner.example https://mixed.example https://localhost https://LOCALHOST. https://127.0.0.1:5000 https://[::ffff:127.0.0.1] https://self.example http://169.254.169.254",
 		},
-		{"https:// http://", "http://public.example https://public.example", "http://inner.example http://localhost:8080 http://169.254.169.254"},
+		{
+			"https:// http://", "http://public.example https://public.example",
+			"http://inner.example http://localhost:8080 http://169.254.169.254",
+		},
 		{
 			"https://inner.example/ http://127.0.0.1:8080/sets/ git+http://public.example/",
 			"https://inner.example https://INNER.example.:443 http://127.0.0.1:8080 http://public.example https://public.example",
@@ -208,7 +223,8 @@ func TestCloseEndsTunnels(t *testing.T) {
 	<-ended
 }
 
-// The operator's proxy gets what is admitted, and only that. Names that are unknown here may be known there.
+// The operator's proxy gets what is admitted, and only that. Names that are unknown here may be
+// known there.
 func TestUpstream(t *testing.T) {
 	var asked []string
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -278,7 +294,9 @@ func TestGitEnvironment(t *testing.T) {
 		{url: "file://" + dir + "/elsewhere", own: []string{dir + "/own"}, want: "not allowed"},
 	} {
 		command := exec.Command("git", "ls-remote", "--", test.url)
-		command.Env = append(rules.GitEnvironment(test.own...), "PATH="+os.Getenv("PATH"), "HOME=/nonexistent", "LC_ALL=C")
+		command.Env = append(
+			rules.GitEnvironment(test.own...), "PATH="+os.Getenv("PATH"), "HOME=/nonexistent", "LC_ALL=C",
+		)
 		output, err := command.CombinedOutput()
 		if (err == nil) != (test.want == "") || !strings.Contains(string(output), test.want) {
 			t.Errorf("%s: %v: %s, want %q", test.url, err, output, test.want)

@@ -32,10 +32,15 @@ type Gate struct {
 	upstream func(*http.Request) (*url.URL, error) // the proxy of a request
 }
 
-// New makes a Gate for a list as nix.alloweduris has it. Where this process's environment has a proxy (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), what the
-// Gate admits goes through that.
+// New makes a Gate for a list as nix.alloweduris has it. Where this process's environment has a
+// proxy (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), what the Gate admits goes through that.
 func New(uris []string) *Gate {
-	return &Gate{Rules: NewRules(uris), lookup: net.DefaultResolver.LookupNetIP, own: ownAddresses, upstream: http.ProxyFromEnvironment}
+	return &Gate{
+		Rules:    NewRules(uris),
+		lookup:   net.DefaultResolver.LookupNetIP,
+		own:      ownAddresses,
+		upstream: http.ProxyFromEnvironment,
+	}
 }
 
 // A refusal is what a Gate does not let through, for clients to read.
@@ -62,13 +67,19 @@ func (g *Gate) admit(ctx context.Context, e endpoint) ([]netip.Addr, error) {
 		}
 		private := func(a netip.Addr) bool { return !isPublic(a) || slices.Contains(own, a.Unmap()) }
 		if slices.ContainsFunc(addresses, private) || len(addresses) == 0 {
-			return nil, refusal(fmt.Sprintf("nix.alloweduris of this registry does not let it reach %v, which is no public address: its host can be named there", e))
+			return nil, refusal(
+				fmt.Sprintf(
+					"nix.alloweduris of this registry does not let it reach %v, which is no public address: its host can be named there",
+					e,
+				),
+			)
 		}
 	}
 	return addresses[:min(len(addresses), maxAddresses)], nil
 }
 
-// dial connects to an endpoint that the list admits, by the operator's proxy if there is one for it.
+// dial connects to an endpoint that the list admits, by the operator's proxy if there is one for
+// it.
 func (g *Gate) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	proxy, err := g.proxyOf(e)
 	if err != nil {
@@ -86,7 +97,9 @@ func (g *Gate) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	}
 	var faults []error
 	for _, address := range addresses {
-		conn, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, "tcp", net.JoinHostPort(address.String(), e.port))
+		conn, err := (&net.Dialer{Timeout: dialTime}).DialContext(
+			ctx, "tcp", net.JoinHostPort(address.String(), e.port),
+		)
 		if err == nil {
 			return conn, nil
 		}
@@ -95,7 +108,8 @@ func (g *Gate) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	return nil, errors.Join(faults...)
 }
 
-// forProxy is what remains of an error of admit where the operator's proxy makes the connection: it may know names that are unknown here.
+// forProxy is what remains of an error of admit where the operator's proxy makes the connection: it
+// may know names that are unknown here.
 func (g *Gate) forProxy(err error) error {
 	if unknown := (*net.DNSError)(nil); errors.As(err, &unknown) {
 		return nil
@@ -110,7 +124,10 @@ func (g *Gate) proxyOf(e endpoint) (*url.URL, error) {
 		return nil, fmt.Errorf("finding the proxy for %v: %w", e, err)
 	}
 	if proxy != nil && proxy.Scheme != "http" && proxy.Scheme != "https" {
-		return nil, fmt.Errorf("the proxy for %v is %s, and what package sets fetch can go through one of http or https only", e, proxy.Redacted())
+		return nil, fmt.Errorf(
+			"the proxy for %v is %s, and what package sets fetch can go through one of http or https only", e,
+			proxy.Redacted(),
+		)
 	}
 	return proxy, nil
 }
@@ -135,7 +152,12 @@ func connect(ctx context.Context, proxy *url.URL, e endpoint) (conn net.Conn, er
 	if at.scheme == "https" {
 		conn = tls.Client(conn, &tls.Config{ServerName: at.host, MinVersion: tls.VersionTLS12})
 	}
-	request := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: e.address()}, Host: e.address(), Header: make(http.Header)}
+	request := &http.Request{
+		Method: http.MethodConnect,
+		URL:    &url.URL{Opaque: e.address()},
+		Host:   e.address(),
+		Header: make(http.Header),
+	}
 	if user := proxy.User; user != nil {
 		password, _ := user.Password()
 		request.SetBasicAuth(user.Username(), password)

@@ -21,7 +21,8 @@ func (e endpoint) String() string { return e.scheme + "://" + e.address() }
 
 var ports = map[string]string{"http": "80", "https": "443"}
 
-// NewRules reads a list as nix.alloweduris has it. Entries that no connection can come of, such as path:/srv, say nothing here.
+// NewRules reads a list as nix.alloweduris has it. Entries that no connection can come of, such as
+// path:/srv, say nothing here.
 func NewRules(uris []string) Rules {
 	r := Rules{named: make(map[endpoint]bool), any: make(map[string]bool)}
 	for _, uri := range uris {
@@ -52,12 +53,14 @@ func (r Rules) has(scheme string) bool {
 // SSH tells whether something may be fetched by ssh, which asks no proxy.
 func (r Rules) SSH() bool { return r.has("ssh") }
 
-// GitEnvironment are variables that keep git to the list, submodules and their submodules included, with the protocols of its entries alone. In the
-// directories in own, repositories of this machine may be read.
+// GitEnvironment are variables that keep git to the list, submodules and their submodules included,
+// with the protocols of its entries alone. In the directories in own, repositories of this machine
+// may be read.
 func (r Rules) GitEnvironment(own ...string) []string {
 	var settings [][2]string
 	var protocols []string
-	// Of the settings that fit a URL, the longest one holds. So what no entry begins is taken for a protocol that there is not.
+	// Of the settings that fit a URL, the longest one holds. So what no entry begins is taken for a
+	// protocol that there is not.
 	for _, scheme := range []string{"https", "http", "ssh"} {
 		if r.has(scheme) {
 			protocols = append(protocols, scheme)
@@ -87,7 +90,10 @@ func (r Rules) GitEnvironment(own ...string) []string {
 		fmt.Sprintf("GIT_CONFIG_COUNT=%d", len(settings)),
 	}
 	for i, setting := range settings {
-		environment = append(environment, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, setting[0]), fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, setting[1]))
+		environment = append(
+			environment, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, setting[0]),
+			fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, setting[1]),
+		)
 	}
 	return environment
 }

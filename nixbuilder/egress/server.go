@@ -26,7 +26,8 @@ type Server struct {
 	refused string
 }
 
-// Server makes the proxy of one evaluation, which asks for a password unless that is empty. The caller must call Close.
+// Server makes the proxy of one evaluation, which asks for a password unless that is empty. The
+// caller must call Close.
 func (g *Gate) Server(password string) *Server {
 	s := &Server{gate: g, password: password}
 	s.ctx, s.close = context.WithCancel(context.Background())
@@ -103,7 +104,8 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 	http.Error(w, err.Error(), http.StatusBadGateway)
 }
 
-// forward passes a request of plain http on, and the answer back. Where that leads, its client asks for anew.
+// forward passes a request of plain http on, and the answer back. Where that leads, its client asks
+// for anew.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	wanted := newEndpoint("http", r.URL.Hostname(), r.URL.Port())
 	transport := &http.Transport{

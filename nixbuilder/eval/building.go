@@ -17,15 +17,16 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// stopsAt is how Nix says, in one version or another, that a set has to read what a derivation would make: the derivation is not in the store, as nothing is
-// written, or may not be built.
+// stopsAt is how Nix says, in one version or another, that a set has to read what a derivation
+// would make: the derivation is not in the store, as nothing is written, or may not be built.
 var stopsAt = regexp.MustCompile(`^(?:path '(?:/nix/store/)?([^/' ]+\.drv)' is not valid|` +
 	`cannot build '/nix/store/([^/'^]+\.drv)(?:\^[^']*)?' during evaluation|` +
 	`unknown pre-build hook command '/nix/store/([^/' ]+\.drv)[ ']|` +
 	`a '[^']*' with features \{[^}]*\} is required to build '/nix/store/([^/']+\.drv)'|` +
 	`Cannot build '/nix/store/([^/']+\.drv)')`)
 
-// neededDerivation is the derivation that an evaluation stopped at, empty if that is not what an error is about.
+// neededDerivation is the derivation that an evaluation stopped at, empty if that is not what an
+// error is about.
 func neededDerivation(message string) store.Path {
 	found := stopsAt.FindStringSubmatch(message)
 	if found == nil {
@@ -38,7 +39,8 @@ func neededDerivation(message string) store.Path {
 	return path
 }
 
-// explainNeeds says in plain words what who, a package or "it" for the set, needs that is not to be had here. Other messages stay as they are.
+// explainNeeds says in plain words what who, a package or "it" for the set, needs that is not to be
+// had here. Other messages stay as they are.
 func explainNeeds(who, message string) string {
 	if neededDerivation(message) != "" {
 		return who + " needs import from derivation, which is off: nix.importfromderivation of this registry can switch it on"
@@ -61,12 +63,16 @@ var experimental = regexp.MustCompile(`experimental Nix feature '([a-z0-9-]+)' i
 // maxRounds is how often an evaluation goes on after it was given what it stopped at.
 const maxRounds = 20
 
-// A Realise builds what an evaluation has to read. It returns the outputs of a derivation that is in Options.Store, and keeps them there until release is called; or
-// else, in refused, why a client can't have them. An error is nobody's fault but Nix's or the host's.
-type Realise func(ctx context.Context, derivation store.Path) (outputs []store.Path, refused string, release func(), err error)
+// A Realise builds what an evaluation has to read. It returns the outputs of a derivation that is
+// in Options.Store, and keeps them there until release is called; or else, in refused, why a client
+// can't have them. An error is nobody's fault but Nix's or the host's.
+type Realise func(ctx context.Context, derivation store.Path) (
+	outputs []store.Path, refused string, release func(), err error,
+)
 
-// stores are what is known of lasting stores whose sets read what is built: which derivations evaluations may read the outputs of. One evaluation uses each at a time, as
-// the derivations that it writes are removed again: what is valid there would be built by Nix itself.
+// stores are what is known of lasting stores whose sets read what is built: which derivations
+// evaluations may read the outputs of. One evaluation uses each at a time, as the derivations that
+// it writes are removed again: what is valid there would be built by Nix itself.
 type stores struct {
 	mu    sync.Mutex
 	known map[string]*readStore
@@ -123,7 +129,8 @@ type reading struct {
 	known  *readStore
 }
 
-// run evaluates, has what the evaluation stops at built, and evaluates again. Nothing is written to the store in the end but what may be read.
+// run evaluates, has what the evaluation stops at built, and evaluates again. Nothing is written to
+// the store in the end but what may be read.
 func (r *reading) run(ctx context.Context) (map[string]Result, error) {
 	for round := 0; ; round++ {
 		results, err := r.evaluate(ctx, r.source, r.system, r.names, r.store, r.walk)
@@ -201,7 +208,8 @@ func (r *reading) provide(ctx context.Context, derivations []store.Path) (refuse
 	return refused, r.forget(ctx)
 }
 
-// build has one derivation built, and puts its outputs into the lasting store, through a binary cache that the set has no hold on.
+// build has one derivation built, and puts its outputs into the lasting store, through a binary
+// cache that the set has no hold on.
 func (r *reading) build(ctx context.Context, derivation store.Path) (refused string, err error) {
 	outputs, refused, release, err := r.options.Realise(ctx, derivation)
 	if err != nil || refused != "" {
@@ -220,10 +228,14 @@ func (r *reading) build(ctx context.Context, derivation store.Path) (refused str
 	if err := r.copy(ctx, copying{from: r.options.Store, to: cache, paths: outputs}); err != nil {
 		return "", err
 	}
-	return "", r.copy(ctx, copying{from: cache, to: r.store.uri, paths: outputs, believe: true, confine: r.confinement(r.store)})
+	return "", r.copy(
+		ctx,
+		copying{from: cache, to: r.store.uri, paths: outputs, believe: true, confine: r.confinement(r.store)},
+	)
 }
 
-// forget removes the derivations that were written to the store, but for those whose outputs may be read, and what these need.
+// forget removes the derivations that were written to the store, but for those whose outputs may be
+// read, and what these need.
 func (r *reading) forget(ctx context.Context) error {
 	entries, err := os.ReadDir(filepath.Join(r.store.cache, "root", store.Dir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -234,7 +246,8 @@ func (r *reading) forget(ctx context.Context) error {
 	}
 	var written, kept []string
 	for _, entry := range entries {
-		if p, err := store.ParsePath(store.Dir + "/" + entry.Name()); err == nil && strings.HasSuffix(entry.Name(), ".drv") {
+		if p, err := store.ParsePath(store.Dir + "/" + entry.Name()); err == nil &&
+			strings.HasSuffix(entry.Name(), ".drv") {
 			written = append(written, string(p))
 			if r.known.read[p] {
 				kept = append(kept, string(p))
@@ -262,8 +275,12 @@ func (r *reading) forget(ctx context.Context) error {
 func (r *reading) nixStore(ctx context.Context, args []string) ([]byte, error) {
 	output, err := r.runner.Run(ctx, proc.Command{
 		Program: filepath.Join(filepath.Dir(r.nix), "nix-store"),
-		Args:    append([]string{"--store", r.store.uri, "--option", "extra-experimental-features", r.features}, args...),
-		Env:     []string{"HOME=/nonexistent", "USER=registry", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent"},
+		Args: append(
+			[]string{"--store", r.store.uri, "--option", "extra-experimental-features", r.features},
+			args...),
+		Env: []string{
+			"HOME=/nonexistent", "USER=registry", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent",
+		},
 		Kill:    syscall.SIGTERM,
 		Confine: r.confinement(r.store),
 	})
@@ -278,8 +295,11 @@ func (e *Evaluator) confinement(s evalStore) *proc.Confinement {
 	return &proc.Confinement{Memory: e.options.Memory, Apart: s.apart}
 }
 
-// refusal are the settings by which Nix, when it is about to build something in a lasting store, asks a program about it whose answer it does not understand. So it
-// builds nothing, and says what.
+// refusal are the settings by which Nix, when it is about to build something in a lasting store,
+// asks a program about it whose answer it does not understand. So it builds nothing, and says what.
 func (e *Evaluator) refusal() []string {
-	return []string{"--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "builders", "", "--option", "pre-build-hook", e.refuser}
+	return []string{
+		"--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "builders", "",
+		"--option", "pre-build-hook", e.refuser,
+	}
 }

@@ -21,7 +21,8 @@ import (
 // generated is a derivation whose output would have to be read to go on.
 const generated = `(derivation { name = "generated.nix"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo '{ name = \"generated\"; }' > $out" ]; })`
 
-// TestNeeds has sets that need what an evaluation does not have. They say so in plain words, with every Nix, and what does not need it works.
+// TestNeeds has sets that need what an evaluation does not have. They say so in plain words, with
+// every Nix, and what does not need it works.
 func TestNeeds(t *testing.T) {
 	own := func(name, more string) string {
 		return `derivation { name = ` + name + `; system = "x86_64-linux"; builder = "/bin/sh"; ` + more + ` }`
@@ -33,10 +34,22 @@ func TestNeeds(t *testing.T) {
 		want  string // of the package p, or of the set
 		other string // why there is no package other; empty: there is
 	}{
-		{"import", map[string]string{"default.nix": `{ ... }: { p = ` + own(`(import `+generated+`).name`, "") + `; other = ` + own(`"other"`, "") + `; }`}, "p" + off, ""},
-		{"reading a file", map[string]string{"default.nix": `{ ... }: { p = ` + own(`builtins.readFile `+generated, "") + `; other = ` + own(`"other"`, "") + `; }`}, "p" + off, ""},
+		{
+			"import",
+			map[string]string{"default.nix": `{ ... }: { p = ` + own(`(import `+generated+`).name`, "") + `; other = ` + own(`"other"`, "") + `; }`},
+			"p" + off, "",
+		},
+		{
+			"reading a file",
+			map[string]string{"default.nix": `{ ... }: { p = ` + own(`builtins.readFile `+generated, "") + `; other = ` + own(`"other"`, "") + `; }`},
+			"p" + off, "",
+		},
 		{"the set itself", map[string]string{"default.nix": `{ ... }: import ` + generated}, "it" + off, "set"},
-		{"a flake", map[string]string{"flake.nix": `{ outputs = { self }: { packages.x86_64-linux = { p = ` + own(`(import `+generated+`).name`, "") + `; other = ` + own(`"other"`, "") + `; }; }; }`}, "p" + off, ""},
+		{
+			"a flake",
+			map[string]string{"flake.nix": `{ outputs = { self }: { packages.x86_64-linux = { p = ` + own(`(import `+generated+`).name`, "") + `; other = ` + own(`"other"`, "") + `; }; }; }`},
+			"p" + off, "",
+		},
 		{"content-addressed", map[string]string{"default.nix": `{ ... }: { other = ` + own(`"other"`, "") + `; p = ` + own(`"p"`, `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`) + `; }`},
 			"p is made of a content-addressed derivation, which this registry does not build", ""},
 		{"impure", map[string]string{"default.nix": `{ ... }: { other = ` + own(`"other"`, "") + `; p = ` + own(`"p"`, `__impure = true;`) + `; }`},
@@ -44,7 +57,9 @@ func TestNeeds(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch")})
-			results, err := e.Evaluate(t.Context(), Source{Path: flakeOf(t, test.files)}, system, []string{"other", "p"})
+			results, err := e.Evaluate(
+				t.Context(), Source{Path: flakeOf(t, test.files)}, system, []string{"other", "p"},
+			)
 			message := ""
 			switch refused := (*SourceError)(nil); {
 			case errors.As(err, &refused):
@@ -86,7 +101,8 @@ func realising(t *testing.T, target string) (realise Realise, built map[string]i
 		}
 		built[derivation.Name()]++
 		output, err := exec.CommandContext(ctx, "nix-store", "--store", target, "--option", "substituters", "", "--option", "build-users-group", "",
-			"--option", "sandbox-paths", "/bin/sh="+busybox, "--realise", string(derivation)).Output()
+			"--option", "sandbox-paths", "/bin/sh="+busybox, "--realise", string(derivation)).
+			Output()
 		if err != nil {
 			return nil, "", nil, err
 		}
@@ -106,10 +122,25 @@ func TestReading(t *testing.T) {
 		return `(derivation { name = "` + name + `"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo '` + text + `' > $out" ]; })`
 	}
 	list := func(more string) string {
-		return `let one = ` + echo("one", "{ a = 1; }") + `; two = ` + echo("two", "${toString (import one).a}") + `; in {
-			plain = ` + own(`"plain"`, "") + `; p = ` + own(`"p-${toString (import one).a}"`, `args = [ ./default.nix ];`) + `;
-			deep = ` + own(`"deep-${builtins.substring 0 1 (builtins.readFile two)}"`, "dep = two;") + `;
-			dir = ` + own(`builtins.concatStringsSep "-" (builtins.attrNames (import one))`, "") + `;
+		return `let one = ` + echo(
+			"one", "{ a = 1; }",
+		) + `; two = ` + echo(
+			"two", "${toString (import one).a}",
+		) + `; in {
+			plain = ` + own(
+			`"plain"`,
+			"",
+		) + `; p = ` + own(
+			`"p-${toString (import one).a}"`, `args = [ ./default.nix ];`,
+		) + `;
+			deep = ` + own(
+			`"deep-${builtins.substring 0 1 (builtins.readFile two)}"`,
+			"dep = two;",
+		) + `;
+			dir = ` + own(
+			`builtins.concatStringsSep "-" (builtins.attrNames (import one))`,
+			"",
+		) + `;
 			bad = import ` + `(derivation { name = "bad"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo { } > $out" ]; })` + `;
 			lies = throw "path '/nix/store/00000000000000000000000000000000-x.drv' is not valid"; ` + more + ` }`
 	}
@@ -118,8 +149,17 @@ func TestReading(t *testing.T) {
 		files map[string]string
 	}{
 		{"a set", map[string]string{"default.nix": `{ ... }: ` + list("")}},
-		{"a set that fetches", map[string]string{"default.nix": `{ system, ... }: ` + list(`inherit (import (fetchTarball "`+archive+`") { inherit system; }) inner;`)}},
-		{"a flake", map[string]string{"flake.nix": `{ outputs = { self }: { packages.x86_64-linux = import ./set.nix; }; }`, "set.nix": list("")}},
+		{
+			"a set that fetches",
+			map[string]string{"default.nix": `{ system, ... }: ` + list(`inherit (import (fetchTarball "`+archive+`") { inherit system; }) inner;`)},
+		},
+		{
+			"a flake",
+			map[string]string{
+				"flake.nix": `{ outputs = { self }: { packages.x86_64-linux = import ./set.nix; }; }`,
+				"set.nix":   list(""),
+			},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if _, ok := test.files["set.nix"]; ok {
@@ -128,7 +168,9 @@ func TestReading(t *testing.T) {
 			target := "local?root=" + openDir(t, "target")
 			realise, built := realising(t, target)
 			options := Options{
-				ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second, Store: target, Realise: realise,
+				ScratchDir: openDir(
+					t, "scratch",
+				), AllowedURIs: []string{archive}, CPU: 20 * time.Second, Store: target, Realise: realise,
 			}
 			e, _ := newEvaluator(t, options)
 			source := Source{Path: flakeOf(t, test.files), Shares: "the operator's"}
@@ -166,19 +208,24 @@ func TestReading(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if f := bad["lies"].Failure; f == nil || f.Message != "lies needs import from derivation: it has no derivation x.drv" {
+			if f := bad["lies"].Failure; f == nil ||
+				f.Message != "lies needs import from derivation: it has no derivation x.drv" {
 				t.Errorf("lies is %+v", f)
 			}
-			if f := bad["bad"].Failure; f == nil || f.Message != "bad needs import from derivation: it fails" || bad["bad"].Cacheable() || bad["plain"].Package == nil {
+			if f := bad["bad"].Failure; f == nil || f.Message != "bad needs import from derivation: it fails" ||
+				bad["bad"].Cacheable() ||
+				bad["plain"].Package == nil {
 				t.Errorf("bad is %+v, plain %+v", f, bad["plain"])
 			}
 			// Another process finds what this one has left.
 			e, _ = newEvaluator(t, options)
-			if results, err := e.Evaluate(t.Context(), source, system, []string{"p"}); err != nil || results["p"].Package == nil {
+			if results, err := e.Evaluate(t.Context(), source, system, []string{"p"}); err != nil ||
+				results["p"].Package == nil {
 				t.Errorf("another process gets %+v, %v", results["p"].Failure, err)
 			}
 			// What was not asked for to be read is not built by the evaluation itself.
-			if left, err := filepath.Glob(e.options.ScratchDir + "/fetched/*/root/nix/store/*-bad"); err != nil || len(left) > 0 {
+			if left, err := filepath.Glob(e.options.ScratchDir + "/fetched/*/root/nix/store/*-bad"); err != nil ||
+				len(left) > 0 {
 				t.Errorf("%q %v", left, err)
 			}
 		})
@@ -188,20 +235,28 @@ func TestReading(t *testing.T) {
 	}
 
 	// There is an end.
-	rounds := writeSet(t, "default.nix", `{ ... }: { p = builtins.foldl' (last: n: import (derivation { name = "r${toString n}"; inherit last; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo ${toString n} > $out" ]; })) 0 (builtins.genList (n: n) 25); }`)
+	rounds := writeSet(
+		t, "default.nix",
+		`{ ... }: { p = builtins.foldl' (last: n: import (derivation { name = "r${toString n}"; inherit last; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo ${toString n} > $out" ]; })) 0 (builtins.genList (n: n) 25); }`,
+	)
 	target := "local?root=" + openDir(t, "target")
 	realise, built := realising(t, target)
-	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), CPU: 20 * time.Second, Store: target, Realise: realise})
+	e, _ := newEvaluator(
+		t, Options{ScratchDir: openDir(t, "scratch"), CPU: 20 * time.Second, Store: target, Realise: realise},
+	)
 	results, err := e.Evaluate(t.Context(), rounds, system, []string{"p"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f := results["p"].Failure; f == nil || f.Message != "p needs import from derivation: more than 20 times in a row" || len(built) != 20 {
+	if f := results["p"].Failure; f == nil ||
+		f.Message != "p needs import from derivation: more than 20 times in a row" ||
+		len(built) != 20 {
 		t.Errorf("%+v after %d builds", f, len(built))
 	}
 }
 
-// TestFloating has packages whose store paths only building tells, where Nix is configured to build such.
+// TestFloating has packages whose store paths only building tells, where Nix is configured to build
+// such.
 func TestFloating(t *testing.T) {
 	const floats = `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`
 	own := func(name, more string) string {
@@ -216,7 +271,9 @@ func TestFloating(t *testing.T) {
 		lies = plain // { out.outPath = "/${plain.name}"; };
 	}`
 	conf := openDir(t, "conf")
-	if err := os.WriteFile(filepath.Join(conf, "nix.conf"), []byte("experimental-features = ca-derivations\n"), 0o644); err != nil {
+	if err := os.WriteFile(
+		filepath.Join(conf, "nix.conf"), []byte("experimental-features = ca-derivations\n"), 0o644,
+	); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]string{ // the outputs that are not known, or the failure
@@ -230,7 +287,14 @@ func TestFloating(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := openDir(t, "target")
-			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), Store: "local?root=" + target, HostEnv: []string{"NIX_CONF_DIR=" + conf}})
+			e, _ := newEvaluator(
+				t,
+				Options{
+					ScratchDir: openDir(t, "scratch"),
+					Store:      "local?root=" + target,
+					HostEnv:    []string{"NIX_CONF_DIR=" + conf},
+				},
+			)
 			if got := e.Features(); got != "ca-derivations" {
 				t.Errorf("the features are %q", got)
 			}
@@ -282,7 +346,8 @@ func TestFloating(t *testing.T) {
 			t.Fatal(err)
 		}
 		runner, _ := proc.New()
-		if _, err := New(t.Context(), runner, Options{HostEnv: []string{"NIX_CONF_DIR=" + conf}}); err == nil || !strings.Contains(err.Error(), "content-addressed") {
+		if _, err := New(t.Context(), runner, Options{HostEnv: []string{"NIX_CONF_DIR=" + conf}}); err == nil ||
+			!strings.Contains(err.Error(), "content-addressed") {
 			t.Errorf("New() = %v", err)
 		}
 	})

@@ -29,41 +29,52 @@ const (
 	// lockName is a file in the scratch directory.
 	lockName = "copying.lock"
 
-	// maxName is the longest name that is looked up, in bytes: the registry's own limit for a whole repository name.
+	// maxName is the longest name that is looked up, in bytes: the registry's own limit for a whole
+	// repository name.
 	maxName = 255
-	// MaxNames is how many names one call takes. It keeps the list of names within what one argument of a program may be, 128 KiB, with every letter escaped.
+	// MaxNames is how many names one call takes. It keeps the list of names within what one
+	// argument of a program may be, 128 KiB, with every letter escaped.
 	MaxNames = 64
 )
 
 // Options say how to evaluate.
 type Options struct {
-	// NixInstantiate is the program's file name; empty: nix-instantiate of PATH. nix itself is expected beside it.
+	// NixInstantiate is the program's file name; empty: nix-instantiate of PATH. nix itself is
+	// expected beside it.
 	NixInstantiate string
 	// CPU is the processor time for all names of one call together, in whole seconds; zero: 30 s.
 	CPU time.Duration
-	// FetchTime is how much longer a call may take that fetches, of a processor and by the clock, in whole seconds; zero: 5 min.
+	// FetchTime is how much longer a call may take that fetches, of a processor and by the clock,
+	// in whole seconds; zero: 5 min.
 	FetchTime time.Duration
 	// Memory is the address space of the evaluating process in bytes; zero: 2 GiB.
 	Memory int64
-	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they have no network.
+	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they
+	// have no network.
 	AllowedURIs []string
-	// Realise builds what package sets have to read while they are evaluated; nil: nothing is, and such packages are refused.
+	// Realise builds what package sets have to read while they are evaluated; nil: nothing is, and
+	// such packages are refused.
 	Realise Realise
-	// Config is the argument of that name of package sets, as JSON; empty: {} for those that take it. A set that does not take what is here is at fault.
+	// Config is the argument of that name of package sets, as JSON; empty: {} for those that take
+	// it. A set that does not take what is here is at fault.
 	Config string
-	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to pass through; empty: that of os.TempDir.
+	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to
+	// pass through; empty: that of os.TempDir.
 	ScratchDir string
-	// MaxBytes is how much a store may hold that sets fetch into, and one evaluation may add to it; zero: 4 GiB, which is also the most. Grown is called when
-	// something was added; nil: nobody is told.
+	// MaxBytes is how much a store may hold that sets fetch into, and one evaluation may add to it;
+	// zero: 4 GiB, which is also the most. Grown is called when something was added; nil: nobody is
+	// told.
 	MaxBytes int64
 	Grown    func()
 	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.
 	Store string
-	// HostEnv is the environment, as KEY=value, in which Nix finds the configuration of that store; none: that of a user without one.
+	// HostEnv is the environment, as KEY=value, in which Nix finds the configuration of that store;
+	// none: that of a user without one.
 	HostEnv []string
 }
 
-// Evaluator evaluates package sets. It is safe for concurrent use: every call has processes of its own.
+// Evaluator evaluates package sets. It is safe for concurrent use: every call has processes of its
+// own.
 type Evaluator struct {
 	runner  *proc.Runner
 	gate    *egress.Gate
@@ -80,22 +91,27 @@ type Evaluator struct {
 	fetchBytes   int64 // by which a lasting store may grow in one evaluation
 }
 
-// A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix file that needs no other. Unprivileged users must be
-// able to read it, and nothing may change it while it is evaluated.
+// A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix
+// file that needs no other. Unprivileged users must be able to read it, and nothing may change it
+// while it is evaluated.
 type Source struct {
 	// Path is absolute.
 	Path string
-	// Commit is the git commit that it is, empty if it is none, and Date is when it was made. Flakes may ask for both.
+	// Commit is the git commit that it is, empty if it is none, and Date is when it was made.
+	// Flakes may ask for both.
 	Commit string
 	Date   time.Time
-	// NixPath are absolute paths of what the set can look up between angle brackets, by name. They are as its own.
+	// NixPath are absolute paths of what the set can look up between angle brackets, by name. They
+	// are as its own.
 	NixPath map[string]string
-	// Shares is set if all of this content is what the operator has chosen. Sets with the same text here then share what they fetch, and are evaluated as
-	// another user than sets without. Empty: it shares nothing.
+	// Shares is set if all of this content is what the operator has chosen. Sets with the same text
+	// here then share what they fetch, and are evaluated as another user than sets without. Empty:
+	// it shares nothing.
 	Shares string
 }
 
-// isFlake tells whether a set at an absolute path is a flake. One that works without flakes, too, is not taken for one.
+// isFlake tells whether a set at an absolute path is a flake. One that works without flakes, too,
+// is not taken for one.
 func isFlake(path string) bool {
 	exists := func(name string) bool {
 		_, err := os.Stat(filepath.Join(path, name))
@@ -132,7 +148,10 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 		options.ScratchDir = os.TempDir()
 	}
 	if !regexp.MustCompile(`^(/[0-9A-Za-z_-][0-9A-Za-z._-]*)+$`).MatchString(options.ScratchDir) {
-		return nil, fmt.Errorf("making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores", options.ScratchDir)
+		return nil, fmt.Errorf(
+			"making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores",
+			options.ScratchDir,
+		)
 	}
 	most := min(lastingBytes, cmp.Or(options.MaxBytes, lastingBytes))
 	e := &Evaluator{
@@ -145,7 +164,10 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 			return nil, fmt.Errorf("finding what keeps evaluations from building: %w", err)
 		}
 	}
-	output, err := runner.Run(ctx, proc.Command{Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"}})
+	output, err := runner.Run(
+		ctx,
+		proc.Command{Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"}},
+	)
 	if err != nil {
 		return nil, fmt.Errorf("asking for Nix's version: %w", err)
 	}
@@ -163,11 +185,12 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 // Version is the version of Nix, such as 2.8.0.
 func (e *Evaluator) Version() string { return e.version }
 
-// Features are the experimental features of Nix that package sets may use, as in nix.conf. Results depend on them.
+// Features are the experimental features of Nix that package sets may use, as in nix.conf. Results
+// depend on them.
 func (e *Evaluator) Features() string { return e.features }
 
-// Shared tells why what package sets fetch comes through the host's network, by a proxy with a password; empty if it comes by that proxy alone, in
-// a network that has nothing else.
+// Shared tells why what package sets fetch comes through the host's network, by a proxy with a
+// password; empty if it comes by that proxy alone, in a network that has nothing else.
 func (e *Evaluator) Shared() string {
 	switch {
 	case len(e.options.AllowedURIs) == 0 || e.ownNetwork():
@@ -186,7 +209,9 @@ func (e *Evaluator) askFeatures(ctx context.Context) (string, error) {
 	output, err := e.runner.Run(ctx, proc.Command{
 		Program: e.options.NixInstantiate,
 		Args:    []string{"--eval", "--store", "dummy://", "--expr", example},
-		Env:     slices.Concat([]string{"HOME=/nonexistent", "USER=registry", "NIX_STATE_DIR=/nonexistent"}, e.options.HostEnv),
+		Env: slices.Concat(
+			[]string{"HOME=/nonexistent", "USER=registry", "NIX_STATE_DIR=/nonexistent"}, e.options.HostEnv,
+		),
 	})
 	if err != nil && experimental.Match(output.Stderr) {
 		return "", nil
@@ -229,26 +254,37 @@ func (e *Evaluator) Setting(ctx context.Context, name string) (string, error) {
 	return "", fmt.Errorf("asking for the setting %s: Nix does not know it", name)
 }
 
-// Evaluate finds names in a package set and says what they stand for on system, such as x86_64-linux. A name is an attribute, with _ before it
-// or in another case if there is none of that name, or several joined by dots, the last of which may be an output; 64 at most. Every name gets a result; repetition does not matter, and
-// order only where one takes all the time that there is: those after it get none then. Nothing is written. It fails with a *SourceError if the set is at fault, and with ctx.
+// Evaluate finds names in a package set and says what they stand for on system, such as
+// x86_64-linux. A name is an attribute, with _ before it or in another case if there is none of
+// that name, or several joined by dots, the last of which may be an output; 64 at most. Every name
+// gets a result; repetition does not matter, and order only where one takes all the time that there
+// is: those after it get none then. Nothing is written. It fails with a *SourceError if the set is
+// at fault, and with ctx.
 //
-// It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs another, and so does each that refuses (Unfree, Broken, Throws, ...).
+// It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs
+// another, and so does each that refuses (Unfree, Broken, Throws, ...).
 //
-// A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a store that lasts, once it was seen to need them and if
-// Options.AllowedURIs lets it fetch anything. That costs it one more evaluation, the first time. A flake has a store that lasts in any case. What is fetched
-// first of all may take Options.FetchTime; later, an evaluation that was still fetching when its time was over begins again with that.
-func (e *Evaluator) Evaluate(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
+// A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a store that
+// lasts, once it was seen to need them and if Options.AllowedURIs lets it fetch anything. That
+// costs it one more evaluation, the first time. A flake has a store that lasts in any case. What is
+// fetched first of all may take Options.FetchTime; later, an evaluation that was still fetching
+// when its time was over begins again with that.
+func (e *Evaluator) Evaluate(
+	ctx context.Context, source Source, system string, names []string,
+) (map[string]Result, error) {
 	return e.readOnly(ctx, source, system, names, false)
 }
 
-// Walk does what Evaluate does, for a caller that goes through a whole set: the name "" stands for the set itself, results tell of sets what is in
-// them, and packages that refuse to be evaluated all have the kind Throws, since finding out why would take a process for each.
+// Walk does what Evaluate does, for a caller that goes through a whole set: the name "" stands for
+// the set itself, results tell of sets what is in them, and packages that refuse to be evaluated
+// all have the kind Throws, since finding out why would take a process for each.
 func (e *Evaluator) Walk(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
 	return e.readOnly(ctx, source, system, names, true)
 }
 
-func (e *Evaluator) readOnly(ctx context.Context, source Source, system string, names []string, walk bool) (map[string]Result, error) {
+func (e *Evaluator) readOnly(
+	ctx context.Context, source Source, system string, names []string, walk bool,
+) (map[string]Result, error) {
 	lasting, err := e.lasting(source)
 	if err != nil {
 		return nil, err
@@ -271,7 +307,9 @@ func (e *Evaluator) readOnly(ctx context.Context, source Source, system string, 
 }
 
 // evaluateOrRead is evaluate, and more where a set has to read what is built, if it may.
-func (e *Evaluator) evaluateOrRead(ctx context.Context, source Source, system string, names []string, target evalStore, walk bool) (map[string]Result, error) {
+func (e *Evaluator) evaluateOrRead(
+	ctx context.Context, source Source, system string, names []string, target evalStore, walk bool,
+) (map[string]Result, error) {
 	if e.options.Realise == nil {
 		return e.evaluate(ctx, source, system, names, target, walk)
 	}
@@ -312,12 +350,15 @@ func (e *Evaluator) evaluateOrRead(ctx context.Context, source Source, system st
 	return r.run(ctx)
 }
 
-// Instantiate does what Evaluate does, and adds the derivations of the packages that it finds to Options.Store, with all
-// that they need to be built there.
+// Instantiate does what Evaluate does, and adds the derivations of the packages that it finds to
+// Options.Store, with all that they need to be built there.
 //
-// The set's evaluation writes them to a throw-away binary cache of plain files. A process of its own, which the set has no hold
-// on, copies them: each path's name there is a hash of its content, which is checked, so that a set cannot put anything into the store under another's name.
-func (e *Evaluator) Instantiate(ctx context.Context, source Source, system string, names []string) (results map[string]Result, err error) {
+// The set's evaluation writes them to a throw-away binary cache of plain files. A process of its
+// own, which the set has no hold on, copies them: each path's name there is a hash of its content,
+// which is checked, so that a set cannot put anything into the store under another's name.
+func (e *Evaluator) Instantiate(
+	ctx context.Context, source Source, system string, names []string,
+) (results map[string]Result, err error) {
 	target, err := e.lasting(source)
 	if err != nil {
 		return nil, err
@@ -370,7 +411,9 @@ func derivationsOf(results map[string]Result) []store.Path {
 }
 
 // instantiateRead is Instantiate for a set that has to read what is built, or may have to.
-func (e *Evaluator) instantiateRead(ctx context.Context, source Source, system string, names []string, cache string) (map[string]Result, error) {
+func (e *Evaluator) instantiateRead(
+	ctx context.Context, source Source, system string, names []string, cache string,
+) (map[string]Result, error) {
 	results, err := e.readOnly(ctx, source, system, names, false) // so that it can
 	if err != nil || len(needed(results, nil)) > 0 {
 		return results, err
@@ -401,14 +444,19 @@ func (e *Evaluator) instantiateRead(ctx context.Context, source Source, system s
 	return results, errors.Join(e.export(ctx, target, cache, derivationsOf(results)), r.forget(ctx))
 }
 
-// export adds derivations that were written to a store to Options.Store, by way of a cache if that is not where they are.
+// export adds derivations that were written to a store to Options.Store, by way of a cache if that
+// is not where they are.
 func (e *Evaluator) export(ctx context.Context, from evalStore, cache string, derivations []store.Path) error {
 	if len(derivations) == 0 {
 		return nil
 	}
 	if from.lasts {
-		// The lasting store is a database that untrusted work has made, so its own user takes the derivations out of it.
-		if err := e.copy(ctx, copying{from: from.uri, to: cache, paths: derivations, derivation: true, confine: e.confinement(from)}); err != nil {
+		// The lasting store is a database that untrusted work has made, so its own user takes the
+		// derivations out of it.
+		if err := e.copy(
+			ctx,
+			copying{from: from.uri, to: cache, paths: derivations, derivation: true, confine: e.confinement(from)},
+		); err != nil {
 			return err
 		}
 	}
@@ -420,15 +468,17 @@ func (e *Evaluator) export(ctx context.Context, from evalStore, cache string, de
 	return e.copy(ctx, copying{from: cache, to: e.options.Store, paths: derivations, derivation: true})
 }
 
-// lockStore waits until nobody else on this machine, that has the same ScratchDir, copies derivations: two at a time that share some make one of them
-// fail, with Nix 2.8.
+// lockStore waits until nobody else on this machine, that has the same ScratchDir, copies
+// derivations: two at a time that share some make one of them fail, with Nix 2.8.
 func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
 	select {
 	case e.copying <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	lock, err := os.OpenFile(filepath.Join(e.options.ScratchDir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	lock, err := os.OpenFile(
+		filepath.Join(e.options.ScratchDir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600,
+	)
 	if err == nil {
 		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
 	}
@@ -442,7 +492,8 @@ func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
 	}, nil
 }
 
-// A copying is of paths, with all that they refer to, from one store to another. Empty URIs are of Nix's default.
+// A copying is of paths, with all that they refer to, from one store to another. Empty URIs are of
+// Nix's default.
 type copying struct {
 	from, to   string
 	paths      []store.Path
@@ -496,7 +547,9 @@ func (e *Evaluator) scratch(apart bool) (string, error) {
 	return dir, nil
 }
 
-func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, names []string, nixStore evalStore, walk bool) (results map[string]Result, err error) {
+func (e *Evaluator) evaluate(
+	ctx context.Context, source Source, system string, names []string, nixStore evalStore, walk bool,
+) (results map[string]Result, err error) {
 	path, err := filepath.EvalSymlinks(source.Path) // Nix compares resolved paths with the ones that it was allowed
 	if err != nil {
 		return nil, fmt.Errorf("evaluating a package set: %w", err)
@@ -575,8 +628,9 @@ func (e *Evaluator) evaluate(ctx context.Context, source Source, system string, 
 	return results, err
 }
 
-// plausible reports whether a set may have an attribute of this name that a client would ask for. Nix is not asked for others: not all of their bytes
-// would reach it as they are.
+// plausible reports whether a set may have an attribute of this name that a client would ask for.
+// Nix is not asked for others: not all of their bytes would reach it as they are.
 func plausible(name string) bool {
-	return name != "" && len(name) <= maxName && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) &&
+		!strings.ContainsFunc(name, unicode.IsControl)
 }

@@ -131,7 +131,10 @@ func TestGolden(t *testing.T) {
 			continue
 		}
 		if p.Derivation != want.DrvPath || !maps.Equal(p.Outputs, want.Outputs) {
-			t.Errorf("%s: %s %v, Nix %s has %s %v", name, p.Derivation, p.Outputs, golden.Nix, want.DrvPath, want.Outputs)
+			t.Errorf(
+				"%s: %s %v, Nix %s has %s %v", name, p.Derivation, p.Outputs, golden.Nix, want.DrvPath,
+				want.Outputs,
+			)
 		}
 	}
 }
@@ -143,37 +146,101 @@ func TestPackages(t *testing.T) {
 			Attr: []string{"hello"}, Pname: "hello", Version: "2.12.1", MainProgram: "hello", Priority: 4,
 			Description: "A program that greets", Licenses: []string{"GPL-3.0-or-later"}, OutputsToInstall: []string{"out"},
 			Image: &Image{
-				Entrypoint: []string{"hello", "-g"}, Cmd: []string{}, Env: map[string]string{"LANG": "C.UTF-8"}, User: value("1000:1000"),
-				WorkingDir: value("/srv"), Labels: map[string]string{"org.example.a": "b"}, ExposedPorts: []string{"80", "53/udp"},
+				Entrypoint: []string{
+					"hello", "-g",
+				}, Cmd: []string{}, Env: map[string]string{"LANG": "C.UTF-8"}, User: value("1000:1000"),
+				WorkingDir: value(
+					"/srv",
+				), Labels: map[string]string{"org.example.a": "b"}, ExposedPorts: []string{"80", "53/udp"},
 			},
 		},
-		"several.dev":         {Attr: []string{"several"}, Output: "dev", Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"dev"}},
-		"several.MAN":         {Attr: []string{"several"}, Output: "man", Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"man"}},
-		"twinOutputs.Doc":     {Attr: []string{"twinOutputs"}, Output: "Doc", Pname: "twin-outputs", Version: "1", OutputsToInstall: []string{"Doc"}},
-		"severalDev":          {Attr: []string{"severalDev"}, Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"dev"}},
-		"plainDev":            {Attr: []string{"plainDev"}, Pname: "several", Version: "1", OutputsToInstall: []string{"dev"}},
-		"metaless.out":        {Attr: []string{"metaless"}, Output: "out", Pname: "metaless", Version: "1", OutputsToInstall: []string{"out"}},
-		"stdenv.cc.cc.lib":    {Attr: []string{"stdenv", "cc", "cc"}, Output: "lib", Pname: "gcc", Version: "15", OutputsToInstall: []string{"lib"}},
-		"hello.stdenv.cc.out": {Attr: []string{"hello", "stdenv", "cc"}, Output: "out", Pname: "cc", OutputsToInstall: []string{"out"}},
-		"several":             {Attr: []string{"several"}, Pname: "several", Version: "1", Licenses: []string{"MIT", "Own license"}, OutputsToInstall: []string{"bin", "man"}},
-		"careless":            {Attr: []string{"careless"}, Pname: "careless", Version: "1"},
-		"metaless":            {Attr: []string{"metaless"}, Pname: "metaless", Version: "1"},
+		"several.dev": {
+			Attr:             []string{"several"},
+			Output:           "dev",
+			Pname:            "several",
+			Version:          "1",
+			Licenses:         []string{"MIT", "Own license"},
+			OutputsToInstall: []string{"dev"},
+		},
+		"several.MAN": {
+			Attr:             []string{"several"},
+			Output:           "man",
+			Pname:            "several",
+			Version:          "1",
+			Licenses:         []string{"MIT", "Own license"},
+			OutputsToInstall: []string{"man"},
+		},
+		"twinOutputs.Doc": {
+			Attr:             []string{"twinOutputs"},
+			Output:           "Doc",
+			Pname:            "twin-outputs",
+			Version:          "1",
+			OutputsToInstall: []string{"Doc"},
+		},
+		"severalDev": {
+			Attr:             []string{"severalDev"},
+			Pname:            "several",
+			Version:          "1",
+			Licenses:         []string{"MIT", "Own license"},
+			OutputsToInstall: []string{"dev"},
+		},
+		"plainDev": {
+			Attr:             []string{"plainDev"},
+			Pname:            "several",
+			Version:          "1",
+			OutputsToInstall: []string{"dev"},
+		},
+		"metaless.out": {
+			Attr:             []string{"metaless"},
+			Output:           "out",
+			Pname:            "metaless",
+			Version:          "1",
+			OutputsToInstall: []string{"out"},
+		},
+		"stdenv.cc.cc.lib": {
+			Attr:             []string{"stdenv", "cc", "cc"},
+			Output:           "lib",
+			Pname:            "gcc",
+			Version:          "15",
+			OutputsToInstall: []string{"lib"},
+		},
+		"hello.stdenv.cc.out": {
+			Attr:             []string{"hello", "stdenv", "cc"},
+			Output:           "out",
+			Pname:            "cc",
+			OutputsToInstall: []string{"out"},
+		},
+		"several": {
+			Attr:             []string{"several"},
+			Pname:            "several",
+			Version:          "1",
+			Licenses:         []string{"MIT", "Own license"},
+			OutputsToInstall: []string{"bin", "man"},
+		},
+		"careless": {Attr: []string{"careless"}, Pname: "careless", Version: "1"},
+		"metaless": {Attr: []string{"metaless"}, Pname: "metaless", Version: "1"},
 
-		"1password":                         {Attr: []string{"_1password"}, Pname: "1password", Version: "8"},
-		"1up":                               {Attr: []string{"_1Up"}, Pname: "1up", Version: "1"},
-		"dotted.name":                       {Attr: []string{"dotted.name"}, Pname: "dotted", Version: "1"},
-		"-dash":                             {Attr: []string{"-dash"}, Pname: "dash", Version: "1"},
-		`quote"${x}`:                        {Attr: []string{`quote"${x}`}, Pname: "quote", Version: "1"},
-		"ümlaut":                            {Attr: []string{"ümlaut"}, Pname: "umlaut", Version: "1"},
-		"haskellpackages.hlint":             {Attr: []string{"haskellPackages", "HLint"}, Pname: "hlint", Version: "3"},
-		"haskellPackages.deeper.PKG_config": {Attr: []string{"haskellPackages", "deeper", "pkg_config"}, Pname: "pkg-config", Version: "1"},
-		"python3":                           {Attr: []string{"Python3"}, Pname: "python3", Version: "3.11"},
-		"Twin":                              {Attr: []string{"Twin"}, Pname: "twin", Version: "1"},
-		"aliases.hello":                     {Attr: []string{"aliases", "hello"}, Pname: "hello", Version: "2.12.1"},
+		"1password":             {Attr: []string{"_1password"}, Pname: "1password", Version: "8"},
+		"1up":                   {Attr: []string{"_1Up"}, Pname: "1up", Version: "1"},
+		"dotted.name":           {Attr: []string{"dotted.name"}, Pname: "dotted", Version: "1"},
+		"-dash":                 {Attr: []string{"-dash"}, Pname: "dash", Version: "1"},
+		`quote"${x}`:            {Attr: []string{`quote"${x}`}, Pname: "quote", Version: "1"},
+		"ümlaut":                {Attr: []string{"ümlaut"}, Pname: "umlaut", Version: "1"},
+		"haskellpackages.hlint": {Attr: []string{"haskellPackages", "HLint"}, Pname: "hlint", Version: "3"},
+		"haskellPackages.deeper.PKG_config": {
+			Attr:    []string{"haskellPackages", "deeper", "pkg_config"},
+			Pname:   "pkg-config",
+			Version: "1",
+		},
+		"python3":       {Attr: []string{"Python3"}, Pname: "python3", Version: "3.11"},
+		"Twin":          {Attr: []string{"Twin"}, Pname: "twin", Version: "1"},
+		"aliases.hello": {Attr: []string{"aliases", "hello"}, Pname: "hello", Version: "2.12.1"},
 	}
 	e, runner := newEvaluator(t, Options{})
 	before := runner.Started()
-	results, err := e.Evaluate(t.Context(), testSet(t), system, append(slices.Collect(maps.Keys(names)), "hello", "hello"))
+	results, err := e.Evaluate(
+		t.Context(), testSet(t), system, append(slices.Collect(maps.Keys(names)), "hello", "hello"),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +281,10 @@ func TestPackages(t *testing.T) {
 func TestWalk(t *testing.T) {
 	e, runner := newEvaluator(t, Options{})
 	before := runner.Started()
-	results, err := e.Walk(t.Context(), testSet(t), system, []string{"", "hello", "haskellPackages", "searched", "unfree", "throws"})
+	results, err := e.Walk(
+		t.Context(), testSet(t), system,
+		[]string{"", "hello", "haskellPackages", "searched", "unfree", "throws"},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +294,8 @@ func TestWalk(t *testing.T) {
 	if results["hello"].Package == nil {
 		t.Errorf("hello is %+v", results["hello"].Failure)
 	}
-	if whole := results[""].Failure; whole == nil || !slices.Contains(whole.Attributes, "haskellPackages") || !slices.Contains(whole.Attributes, "unfree") {
+	if whole := results[""].Failure; whole == nil || !slices.Contains(whole.Attributes, "haskellPackages") ||
+		!slices.Contains(whole.Attributes, "unfree") {
 		t.Errorf("the whole set is %+v", whole)
 	}
 	for _, test := range []struct {
@@ -237,7 +308,8 @@ func TestWalk(t *testing.T) {
 		{"throws", Failure{Kind: Throws}},
 	} {
 		got := results[test.name].Failure
-		if got == nil || got.Kind != test.want.Kind || got.Recurse != test.want.Recurse || !slices.Equal(got.Attributes, test.want.Attributes) {
+		if got == nil || got.Kind != test.want.Kind || got.Recurse != test.want.Recurse ||
+			!slices.Equal(got.Attributes, test.want.Attributes) {
 			t.Errorf("%s is %+v, want %+v", test.name, got, test.want)
 		}
 	}
@@ -284,8 +356,16 @@ func TestFailures(t *testing.T) {
 		{"hello.meta", Failure{Kind: NotPackage}, 0},
 		{"hello.passthru.inner.out", Failure{Kind: NotPackage}, 0},
 		{"hello.throws.out", Failure{Kind: Throws, Message: "inside hello"}, 1},
-		{"several.out", Failure{Kind: NotFound, Message: "there is no package several.out: several has the outputs bin, dev, man"}, 0},
-		{"several.dve", Failure{Kind: NotFound, Message: "several has the outputs", NearMisses: []string{"several.dev"}}, 0},
+		{
+			"several.out",
+			Failure{Kind: NotFound, Message: "there is no package several.out: several has the outputs bin, dev, man"},
+			0,
+		},
+		{
+			"several.dve",
+			Failure{Kind: NotFound, Message: "several has the outputs", NearMisses: []string{"several.dev"}},
+			0,
+		},
 		{"several.dev.src", Failure{Kind: NotFound}, 0},
 		{"stdenv.cc", Failure{Kind: NotPackage, Message: "stdenv.cc is a part of the package stdenv"}, 0},
 		{"stdenv.cc.cc.nolib", Failure{Kind: NotFound, Message: "stdenv.cc.cc has the outputs lib, out"}, 0},
@@ -319,7 +399,14 @@ func TestFailures(t *testing.T) {
 		{"typeErrorInside", Failure{Kind: Crashes, Message: "cannot add a string"}, 0},
 
 		{"imageKey", Failure{Kind: BadImage, Message: "passthru.image.entryPoint is not a key"}, 0},
-		{"imageType", Failure{Kind: BadImage, Message: "passthru.image.cmd is not a list of strings; passthru.image.env is not an attribute set of strings; passthru.image.user is not a string"}, 0},
+		{
+			"imageType",
+			Failure{
+				Kind:    BadImage,
+				Message: "passthru.image.cmd is not a list of strings; passthru.image.env is not an attribute set of strings; passthru.image.user is not a string",
+			},
+			0,
+		},
 		{"imageFunction", Failure{Kind: BadImage, Message: "passthru.image is not an attribute set"}, 0},
 		{"imagePort", Failure{Kind: BadImage, Message: `passthru.image.exposedports has "http"`}, 0},
 		{"imageEnv", Failure{Kind: BadImage, Message: `passthru.image.env has "A=B"`}, 0},
@@ -358,8 +445,12 @@ func TestFailures(t *testing.T) {
 			if got.Kind != test.want.Kind || !strings.Contains(got.Message, test.want.Message) || got.Message == "" {
 				t.Errorf("%s: %q, want %s: %q", got.Kind, got.Message, test.want.Kind, test.want.Message)
 			}
-			if !slices.Equal(got.NearMisses, test.want.NearMisses) || !slices.Equal(got.Candidates, test.want.Candidates) {
-				t.Errorf("near misses %q, candidates %q, want %q, %q", got.NearMisses, got.Candidates, test.want.NearMisses, test.want.Candidates)
+			if !slices.Equal(got.NearMisses, test.want.NearMisses) ||
+				!slices.Equal(got.Candidates, test.want.Candidates) {
+				t.Errorf(
+					"near misses %q, candidates %q, want %q, %q", got.NearMisses, got.Candidates,
+					test.want.NearMisses, test.want.Candidates,
+				)
 			}
 			if strings.Contains(got.Message, source.Path) || strings.Contains(got.Message, "\x1b") {
 				t.Errorf("unfit for clients: %q", got.Message)
@@ -388,7 +479,8 @@ func TestCPULimit(t *testing.T) {
 		t.Errorf("healthy names suffer: %+v", results)
 	}
 	got := results["time"]
-	if got.Failure == nil || got.Failure.Kind != Limit || !strings.Contains(got.Failure.Message, "processor time") || got.Cacheable() {
+	if got.Failure == nil || got.Failure.Kind != Limit || !strings.Contains(got.Failure.Message, "processor time") ||
+		got.Cacheable() {
 		t.Errorf("got %+v", got.Failure)
 	}
 	// What comes after is not tried: the budget is that of the call.
@@ -419,9 +511,16 @@ func TestSources(t *testing.T) {
 		{"function of the system", "default.nix", "{ system }: " + derivation, ""},
 		{"function of anything", "default.nix", "{ ... }@args: let inherit (args) system; in " + derivation, ""},
 		{"function without a pattern", "default.nix", "args: let inherit (args) system; in " + derivation, ""},
-		{"as nixpkgs", "default.nix", "{ localSystem ? { inherit (args) system; }, system ? localSystem.system, crossSystem ? null, config ? abort \"config\", overlays ? abort \"overlays\", ... }@args: assert config == { } && overlays == [ ]; " + derivation, ""},
+		{
+			"as nixpkgs", "default.nix",
+			"{ localSystem ? { inherit (args) system; }, system ? localSystem.system, crossSystem ? null, config ? abort \"config\", overlays ? abort \"overlays\", ... }@args: assert config == { } && overlays == [ ]; " + derivation,
+			"",
+		},
 		{"single file", "odd name=1.nix", "{ system }: " + derivation, ""},
-		{"functor", "default.nix", `let system = "x86_64-linux"; in ` + derivation + " // { __functor = self: x: x; }", ""},
+		{
+			"functor", "default.nix",
+			`let system = "x86_64-linux"; in ` + derivation + " // { __functor = self: x: x; }", "",
+		},
 
 		{"list", "default.nix", "[ ]", "it is a list, not an attribute set"},
 		{"function of functions", "default.nix", "{ system }: x: x", "it is a function, not an attribute set"},
@@ -429,8 +528,14 @@ func TestSources(t *testing.T) {
 		{"aborts", "default.nix", `abort "no set"`, "no set"},
 		{"syntax error", "default.nix", "{\n  a = ;\n}", "unexpected ';' (packages/default.nix:2:7)"},
 		{"demands more", "default.nix", "{ system, secret }: { }", "without required argument 'secret'"},
-		{"reads beside itself", "single.nix", "import ./other.nix", "'packages/other.nix' is forbidden in restricted mode"},
-		{"reads around itself", "default.nix", "import ../other.nix", "'packages/../other.nix' is forbidden in restricted mode"},
+		{
+			"reads beside itself", "single.nix", "import ./other.nix",
+			"'packages/other.nix' is forbidden in restricted mode",
+		},
+		{
+			"reads around itself", "default.nix", "import ../other.nix",
+			"'packages/../other.nix' is forbidden in restricted mode",
+		},
 		{"reads the host's channels", "default.nix", "import <nixpkgs> { }", "the package set needs <nixpkgs>"},
 		{"endless", "default.nix", "let f = n: f (n + 1); in f 0", "stack overflow"},
 		{"empty file", "default.nix", "", "unexpected end of file"},
@@ -465,7 +570,11 @@ func TestSources(t *testing.T) {
 
 func TestSourceBeyondLimits(t *testing.T) {
 	e, _ := newEvaluator(t, Options{})
-	_, err := e.Evaluate(t.Context(), writeSet(t, "default.nix", "{ a = builtins.length (builtins.genList (n: n) 2000000000); b = 1; }.a"), system, []string{"hello"})
+	_, err := e.Evaluate(
+		t.Context(),
+		writeSet(t, "default.nix", "{ a = builtins.length (builtins.genList (n: n) 2000000000); b = 1; }.a"),
+		system, []string{"hello"},
+	)
 	var sourceError *SourceError
 	if !errors.As(err, &sourceError) || !sourceError.Limit {
 		t.Errorf("error %v, want a limit", err)
@@ -489,7 +598,10 @@ func TestInfrastructureErrors(t *testing.T) {
 		{"cancelled before", cancelled, source, []string{"hello"}, context.Canceled},
 		{"cancelled meanwhile", deadline, source, []string{"time"}, context.DeadlineExceeded},
 		{"no such set", t.Context(), Source{Path: source.Path + "/none"}, []string{"hello"}, fs.ErrNotExist},
-		{"too many names", t.Context(), source, strings.Split(strings.Repeat("a ", 10)+manyNames(MaxNames+1), " "), nil},
+		{
+			"too many names", t.Context(), source,
+			strings.Split(strings.Repeat("a ", 10)+manyNames(MaxNames+1), " "), nil,
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := e.Evaluate(test.ctx, test.source, system, test.names)
@@ -499,7 +611,8 @@ func TestInfrastructureErrors(t *testing.T) {
 		})
 	}
 	before := runner.Started()
-	if results, err := e.Evaluate(t.Context(), source, system, nil); err != nil || len(results) != 0 || runner.Started() != before {
+	if results, err := e.Evaluate(t.Context(), source, system, nil); err != nil || len(results) != 0 ||
+		runner.Started() != before {
 		t.Errorf("no names: %v, %v, %d processes", results, err, runner.Started()-before)
 	}
 	if _, err := New(t.Context(), runner, Options{NixInstantiate: "/bin/true"}); err == nil {
@@ -514,7 +627,8 @@ func TestInfrastructureErrors(t *testing.T) {
 		}
 	}
 	// Nix fails before it comes to the set: not the set's fault.
-	if _, err := e.evaluate(t.Context(), source, system, []string{"hello"}, evalStore{uri: "no such store", cache: "/nonexistent"}, false); err == nil || errors.As(err, new(*SourceError)) {
+	if _, err := e.evaluate(t.Context(), source, system, []string{"hello"}, evalStore{uri: "no such store", cache: "/nonexistent"}, false); err == nil ||
+		errors.As(err, new(*SourceError)) {
 		t.Errorf("error %v, want another than a *SourceError", err)
 	}
 }
@@ -559,20 +673,24 @@ func TestInstantiate(t *testing.T) {
 		}
 	}
 	slices.Sort(stored)
-	if want := []string{"dependency-1.drv", "files", "fixed", "hello-2.12.1.drv", "needy-1.drv", "text", "text"}; !slices.Equal(stored, want) {
+	if want := []string{"dependency-1.drv", "files", "fixed", "hello-2.12.1.drv", "needy-1.drv", "text", "text"}; !slices.Equal(
+		stored, want,
+	) {
 		t.Errorf("the store has %q, want %q", stored, want)
 	}
 	if left, err := os.ReadDir(scratch); err != nil || len(left) != 1 || left[0].Name() != lockName {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if results, err := e.Instantiate(t.Context(), source, system, []string{"none"}); err != nil || results["none"].Failure == nil {
+	if results, err := e.Instantiate(t.Context(), source, system, []string{"none"}); err != nil ||
+		results["none"].Failure == nil {
 		t.Errorf("nothing to add: %v, %v", results, err)
 	}
 }
 
-// TestForgedDerivationsAreRefused shows why a store that a package set's evaluation has written to can be copied from: Nix checks names against
-// contents, and asks for signatures where it cannot.
-// Derivations that several images need come into the store from several evaluations, and processes, at a time.
+// TestForgedDerivationsAreRefused shows why a store that a package set's evaluation has written to
+// can be copied from: Nix checks names against contents, and asks for signatures where it cannot.
+// Derivations that several images need come into the store from several evaluations, and processes,
+// at a time.
 func TestInstantiateAtOnce(t *testing.T) {
 	target, scratch := openDir(t, "target"), openDir(t, "scratch")
 	source := testSet(t)
@@ -608,7 +726,10 @@ func TestForgedDerivationsAreRefused(t *testing.T) {
 			}
 			defer os.RemoveAll(dir)
 			cache := "file://" + dir + "/store?compression=none"
-			results, err := e.evaluate(t.Context(), testSet(t), system, []string{"hello"}, evalStore{uri: cache, write: true, cache: dir}, false)
+			results, err := e.evaluate(
+				t.Context(), testSet(t), system, []string{"hello"},
+				evalStore{uri: cache, write: true, cache: dir}, false,
+			)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -618,11 +739,22 @@ func TestForgedDerivationsAreRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(narinfo, []byte(strings.Replace(string(text), test.old, test.new, 1)), 0o644); err != nil {
+			if err := os.WriteFile(
+				narinfo, []byte(strings.Replace(string(text), test.old, test.new, 1)), 0o644,
+			); err != nil {
 				t.Fatal(err)
 			}
-			err = e.copy(t.Context(), copying{from: cache, to: "local?root=" + openDir(t, "target"), paths: []store.Path{derivation}, derivation: true})
-			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			err = e.copy(
+				t.Context(),
+				copying{
+					from:       cache,
+					to:         "local?root=" + openDir(t, "target"),
+					paths:      []store.Path{derivation},
+					derivation: true,
+				},
+			)
+			if test.want == "" && err != nil ||
+				test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("error %v, want %q", err, test.want)
 			}
 		})
@@ -637,23 +769,40 @@ func TestNearMisses(t *testing.T) {
 		attrs []string
 		want  []string
 	}{
-		{"nearest first, three at most", "htop", nil, []string{"htaps", "htup", "hop", "htip"}, []string{"hop", "htip", "htup"}},
+		{
+			"nearest first, three at most", "htop", nil, []string{"htaps", "htup", "hop", "htip"},
+			[]string{"hop", "htip", "htup"},
+		},
 		{"equal distance by name", "git", nil, []string{"gut", "gat"}, []string{"gat", "gut"}},
 		{"letters in another order", "gti", nil, []string{"gai", "gts", "git", "gitit"}, []string{"git", "gai", "gts"}},
 		{"letters in another order at the beginning", "igt", nil, []string{"git", "igvm"}, []string{"git"}},
-		{"letters in another order in a longer name", "htpo", nil, []string{"http", "htop", "httpx"}, []string{"htop", "httpx"}},
+		{
+			"letters in another order in a longer name", "htpo", nil, []string{"http", "htop", "httpx"},
+			[]string{"htop", "httpx"},
+		},
 		{"the beginning", "nodejs", nil, []string{"nodejs_18", "nodejs-slim"}, []string{"nodejs-slim", "nodejs_18"}},
-		{"the beginning before what is near", "node", nil, []string{"nose", "notes", "nodejs", "nodejs_20", "nodejs_22"}, []string{"nodejs", "nodejs_20", "nose"}},
+		{
+			"the beginning before what is near", "node", nil,
+			[]string{"nose", "notes", "nodejs", "nodejs_20", "nodejs_22"},
+			[]string{"nodejs", "nodejs_20", "nose"},
+		},
 		{
 			"the beginning of most", "postgre", nil,
 			[]string{"postgis", "postgrest", "postgrey", "postgresqlPackages", "postgresql", "postgresql_17"},
 			[]string{"postgresql", "postgresql_17", "postgresqlpackages"},
 		},
-		{"one mistake beside many beginnings", "nod", nil, []string{"nodejs", "nodejs_20", "nodejs_22", "nodejs_24", "non"}, []string{"nodejs", "nodejs_20", "non"}},
+		{
+			"one mistake beside many beginnings", "nod", nil,
+			[]string{"nodejs", "nodejs_20", "nodejs_22", "nodejs_24", "non"},
+			[]string{"nodejs", "nodejs_20", "non"},
+		},
 		{"the beginning of it", "python3-full", nil, []string{"python3"}, []string{"python3"}},
 		{"letters of another case", "hlimt", []string{"p"}, []string{"HLint"}, []string{"p.hlint"}},
 		{"an underscore before it", "1passwrd-cli", nil, []string{"_1password-cli"}, []string{"1password-cli"}},
-		{"a part in the middle", "python3packges.requests", nil, []string{"python3Packages", "python3"}, []string{"python3packages.requests", "python3.requests"}},
+		{
+			"a part in the middle", "python3packges.requests", nil, []string{"python3Packages", "python3"},
+			[]string{"python3packages.requests", "python3.requests"},
+		},
 		{"what nobody can ask for", "helo", nil, []string{"-helo", "hel√", "helo_", "hello"}, []string{"hello"}},
 		{"nothing near", "firefox", nil, []string{"fish", "flac"}, nil},
 		{"nothing", "x", nil, nil, nil},
@@ -685,7 +834,8 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// FuzzRead makes sure that no output of a broken Nix breaks the reader, and that nothing without the nonce is taken for an answer.
+// FuzzRead makes sure that no output of a broken Nix breaks the reader, and that nothing without
+// the nonce is taken for an answer.
 func FuzzRead(f *testing.F) {
 	f.Add(`@nix {"action":"msg","level":0,"msg":"trace: NONCE {\"begun\":true}"}` + "\nerror: stack overflow\n")
 	f.Add(`@nix {"action":"msg","level":0,"msg":"error","raw_msg":"no","file":"/p/a.nix","line":1}`)
@@ -701,7 +851,8 @@ func FuzzRead(f *testing.F) {
 				t.Errorf("%+v is no result", result)
 			}
 		}
-		if (end.begun || end.set != "" || end.reports != nil) && !strings.Contains(stderr, "NONCE") && !strings.Contains(stderr, `\u`) {
+		if (end.begun || end.set != "" || end.reports != nil) && !strings.Contains(stderr, "NONCE") &&
+			!strings.Contains(stderr, `\u`) {
 			t.Errorf("took %q for an answer", stderr)
 		}
 	})

@@ -35,7 +35,8 @@ func isFetch(message string) bool {
 	return strings.Contains(message, "access to URI") && strings.Contains(message, forbidden)
 }
 
-// allowedURIs is the value of Nix's option of that name. Newer Nix (2.26, not 2.8) asks for the URI of a git repository with git+ before it.
+// allowedURIs is the value of Nix's option of that name. Newer Nix (2.26, not 2.8) asks for the URI
+// of a git repository with git+ before it.
 func allowedURIs(prefixes []string) string {
 	all := slices.Clone(prefixes)
 	for _, prefix := range prefixes {
@@ -46,8 +47,9 @@ func allowedURIs(prefixes []string) string {
 	return strings.Join(all, " ")
 }
 
-// UselessForGit returns those of Options.AllowedURIs that name a repository which this Nix refuses to fetch all the same. Newer Nix puts a
-// question mark behind a repository's URL, and lets a prefix end before a slash only: the repository can't be allowed, but the directory that it is in.
+// UselessForGit returns those of Options.AllowedURIs that name a repository which this Nix refuses
+// to fetch all the same. Newer Nix puts a question mark behind a repository's URL, and lets a
+// prefix end before a slash only: the repository can't be allowed, but the directory that it is in.
 func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err error) {
 	for _, uri := range e.options.AllowedURIs {
 		if !strings.HasSuffix(uri, ".git") {
@@ -59,8 +61,14 @@ func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err er
 				"--eval", "--store", "dummy://", "--option", "restrict-eval", "true", "--option", "allowed-uris", allowedURIs(e.options.AllowedURIs),
 				"--expr", "{ url }: (builtins.fetchGit { inherit url; }).outPath", "--argstr", "url", strings.TrimPrefix(uri, "git+"),
 			},
-			Env:     []string{"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent", "PATH=/nonexistent"},
-			Confine: &proc.Confinement{CPU: e.options.CPU, Memory: e.options.Memory}, // nothing is fetched: there is neither git nor a network
+			Env: []string{
+				"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent",
+				"PATH=/nonexistent",
+			},
+			Confine: &proc.Confinement{
+				CPU:    e.options.CPU,
+				Memory: e.options.Memory,
+			}, // nothing is fetched: there is neither git nor a network
 		})
 		if err != nil && ctx.Err() != nil {
 			return nil, err
@@ -72,8 +80,9 @@ func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err er
 	return useless, nil
 }
 
-// lasting is the store of a package set that fetches or is a flake, a directory of the unprivileged user's. It is not made yet. Evaluations of other sets
-// don't see it, nor those of other revisions, unless their sources share.
+// lasting is the store of a package set that fetches or is a flake, a directory of the unprivileged
+// user's. It is not made yet. Evaluations of other sets don't see it, nor those of other revisions,
+// unless their sources share.
 func (e *Evaluator) lasting(source Source) (evalStore, error) {
 	path, err := filepath.EvalSymlinks(source.Path)
 	if err != nil {

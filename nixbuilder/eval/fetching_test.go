@@ -52,7 +52,8 @@ func remoteSet(t *testing.T) (url string, requests *atomic.Int32) {
 	return server.URL + "/set.tar.gz", requests
 }
 
-// remoteRepository is inner in a git repository that everybody can read, in a directory that may be allowed with every Nix.
+// remoteRepository is inner in a git repository that everybody can read, in a directory that may be
+// allowed with every Nix.
 func remoteRepository(t *testing.T) (url, directory string) {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
@@ -108,17 +109,23 @@ func TestFetching(t *testing.T) {
 			source := fetchingSet(t, test.expression)
 			var refused *SourceError
 			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch")})
-			if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "forbidden") {
+			if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); !errors.As(err, &refused) ||
+				!strings.Contains(err.Error(), "forbidden") {
 				t.Errorf("where nothing may be fetched: %v, want it forbidden", err)
 			}
-			e, _ = newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{"https://example.org"}})
-			if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "forbidden") {
+			e, _ = newEvaluator(
+				t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{"https://example.org"}},
+			)
+			if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); !errors.As(err, &refused) ||
+				!strings.Contains(err.Error(), "forbidden") {
 				t.Errorf("where something else may be fetched: %v, want it forbidden", err)
 			}
 
 			target := openDir(t, "target")
 			e, runner := newEvaluator(t, Options{
-				ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{test.allowed}, Store: "local?root=" + target, CPU: 20 * time.Second,
+				ScratchDir: openDir(
+					t, "scratch",
+				), AllowedURIs: []string{test.allowed}, Store: "local?root=" + target, CPU: 20 * time.Second,
 			})
 			results, err := e.Evaluate(t.Context(), source, system, []string{"inner", "own", "none"})
 			if err != nil {
@@ -132,7 +139,10 @@ func TestFetching(t *testing.T) {
 				t.Error(err)
 			}
 			if requests.Load() != fetched || runner.Started()-started != 1 {
-				t.Errorf("asked again: %d requests, %d processes, want 0 and 1", requests.Load()-fetched, runner.Started()-started)
+				t.Errorf(
+					"asked again: %d requests, %d processes, want 0 and 1", requests.Load()-fetched,
+					runner.Started()-started,
+				)
 			}
 			if _, err := e.Instantiate(t.Context(), source, system, []string{"inner"}); err != nil {
 				t.Fatal(err)
@@ -146,7 +156,8 @@ func TestFetching(t *testing.T) {
 	}
 }
 
-// A repository that is allowed by its own URL can't be fetched with newer Nix, and only then that is said.
+// A repository that is allowed by its own URL can't be fetched with newer Nix, and only then that
+// is said.
 func TestUselessForGit(t *testing.T) {
 	repository, directory := remoteRepository(t)
 	source := fetchingSet(t, `builtins.fetchGit { url = "`+repository+`"; ref = "main"; }`)
@@ -182,13 +193,18 @@ func TestNoNetworkUnlessNeeded(t *testing.T) {
 func TestFailedFetchIsNotKept(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
-	source := writeSet(t, "default.nix", `{ system, ... }: { gone = import (fetchTarball "`+server.URL+`/x.tar.gz"); list = [ ]; }`)
+	source := writeSet(
+		t, "default.nix",
+		`{ system, ... }: { gone = import (fetchTarball "`+server.URL+`/x.tar.gz"); list = [ ]; }`,
+	)
 	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}})
 	results, err := e.Evaluate(t.Context(), source, system, []string{"gone", "list"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if gone := results["gone"]; gone.Failure == nil || gone.Failure.Kind != Unfetched || !strings.Contains(gone.Failure.Message, "404") || gone.Cacheable() {
+	if gone := results["gone"]; gone.Failure == nil || gone.Failure.Kind != Unfetched ||
+		!strings.Contains(gone.Failure.Message, "404") ||
+		gone.Cacheable() {
 		t.Errorf("%+v is kept", gone.Failure)
 	}
 	var whole *SourceError
@@ -207,17 +223,24 @@ const burning = `(builtins.foldl' (sum: n: builtins.foldl' (a: b: a + b) sum (bu
 // burningSet is a package set that fetches, with a package whose name takes long to compute.
 func burningSet(t *testing.T, archive string) Source {
 	t.Helper()
-	source := writeSet(t, "default.nix", `{ system, ... }: let inner = (import (fetchTarball "`+archive+`") { inherit system; }).inner; in {
-		inherit inner; slow = derivation { name = "slow-${builtins.seq inner.drvPath (toString `+burning+`)}"; inherit system; builder = "/bin/sh"; }; }`)
+	source := writeSet(
+		t,
+		"default.nix",
+		`{ system, ... }: let inner = (import (fetchTarball "`+archive+`") { inherit system; }).inner; in {
+		inherit inner; slow = derivation { name = "slow-${builtins.seq inner.drvPath (toString `+burning+`)}"; inherit system; builder = "/bin/sh"; }; }`,
+	)
 	source.Shares = "the operator's"
 	return source
 }
 
-// Fetching has time of its own, also where something was fetched before; evaluation alone keeps to its limit.
+// Fetching has time of its own, also where something was fetched before; evaluation alone keeps to
+// its limit.
 func TestFetchTime(t *testing.T) {
 	one, _ := remoteSet(t)
 	two, _ := remoteSet(t)
-	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{one, two}, CPU: time.Second})
+	e, _ := newEvaluator(
+		t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{one, two}, CPU: time.Second},
+	)
 	evaluate := func(archive string) Result {
 		t.Helper()
 		results, err := e.Evaluate(t.Context(), burningSet(t, archive), system, []string{"slow"})
@@ -243,10 +266,19 @@ func TestSlowFetch(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-end }))
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(end) })
-	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}, CPU: time.Second, FetchTime: time.Second})
+	e, _ := newEvaluator(
+		t,
+		Options{
+			ScratchDir:  openDir(t, "scratch"),
+			AllowedURIs: []string{server.URL},
+			CPU:         time.Second,
+			FetchTime:   time.Second,
+		},
+	)
 	set := writeSet(t, "default.nix", `import (fetchTarball "`+server.URL+`/x.tar.gz")`)
 	var whole *SourceError
-	if _, err := e.Evaluate(t.Context(), set, system, []string{"hello"}); !errors.As(err, &whole) || !whole.Unfetched || !strings.Contains(whole.Message, "within 2s") {
+	if _, err := e.Evaluate(t.Context(), set, system, []string{"hello"}); !errors.As(err, &whole) || !whole.Unfetched ||
+		!strings.Contains(whole.Message, "within 2s") {
 		t.Errorf("a set whose server does not answer is %v", err)
 	}
 }
@@ -271,10 +303,18 @@ func TestTooMuchIsFetched(t *testing.T) {
 	if err := errors.Join(w.Close(), z.Close()); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.Bytes()) }))
+	server := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.Bytes()) }),
+	)
 	t.Cleanup(server.Close)
 	var grown atomic.Int32
-	options := Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}, MaxBytes: 4 << 20, CPU: 20 * time.Second, Grown: func() { grown.Add(1) }}
+	options := Options{
+		ScratchDir:  openDir(t, "scratch"),
+		AllowedURIs: []string{server.URL},
+		MaxBytes:    4 << 20,
+		CPU:         20 * time.Second,
+		Grown:       func() { grown.Add(1) },
+	}
 	e, _ := newEvaluator(t, options)
 	set := burningSet(t, server.URL+"/set.tar.gz")
 	results, err := e.Evaluate(t.Context(), set, system, []string{"slow"})
@@ -288,11 +328,15 @@ func TestTooMuchIsFetched(t *testing.T) {
 		t.Errorf("a package whose set fetches 8 MiB is %+v, %v", results["slow"], err)
 	}
 	if items := e.Items(); len(items) > 0 || grown.Load() == 0 {
-		t.Errorf("%d stores are left in %s, and %d times something was said to have grown", len(items), e.Dir(), grown.Load())
+		t.Errorf(
+			"%d stores are left in %s, and %d times something was said to have grown", len(items), e.Dir(),
+			grown.Load(),
+		)
 	}
 	options.MaxBytes = 0
 	e, _ = newEvaluator(t, options)
-	if results, err := e.Evaluate(t.Context(), set, system, []string{"slow"}); err != nil || results["slow"].Package == nil {
+	if results, err := e.Evaluate(t.Context(), set, system, []string{"slow"}); err != nil ||
+		results["slow"].Package == nil {
 		t.Errorf("with more room: %+v, %v", results["slow"].Failure, err)
 	}
 	if items := e.Items(); len(items) != 1 || !items[0].Remove() || len(e.Items()) > 0 {
@@ -300,10 +344,13 @@ func TestTooMuchIsFetched(t *testing.T) {
 	}
 }
 
-// What revisions of one origin fetch is fetched once, also at the same time. Nobody else has a part in it.
+// What revisions of one origin fetch is fetched once, also at the same time. Nobody else has a part
+// in it.
 func TestSharedFetches(t *testing.T) {
 	archive, requests := remoteSet(t)
-	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second})
+	e, _ := newEvaluator(
+		t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second},
+	)
 	for _, test := range []struct {
 		name, shares string
 		fetches      int32
@@ -352,7 +399,9 @@ func TestSharedFetches(t *testing.T) {
 // The disk that fetched files take is bounded, and what an evaluation uses stays until it is over.
 func TestFetchedIsRemoved(t *testing.T) {
 	archive, requests := remoteSet(t)
-	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second})
+	e, _ := newEvaluator(
+		t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second},
+	)
 	evaluate := func(source Source) evalStore {
 		t.Helper()
 		if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); err != nil {
@@ -375,7 +424,10 @@ func TestFetchedIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	past := time.Now().Add(-time.Minute)
-	if err := errors.Join(os.Chtimes(used.cache, past, past), os.Chtimes(unused.cache, past, past), os.Chtimes(shared.cache, past, past)); err != nil {
+	if err := errors.Join(
+		os.Chtimes(used.cache, past, past), os.Chtimes(unused.cache, past, past),
+		os.Chtimes(shared.cache, past, past),
+	); err != nil {
 		t.Fatal(err)
 	}
 	for range lastingKept {
@@ -411,11 +463,13 @@ func TestFetchedIsRemoved(t *testing.T) {
 	}
 }
 
-// TestPinnedSets has sets in the shape that npins and niv give them: a list of sources, and expressions that fetch what is in it.
+// TestPinnedSets has sets in the shape that npins and niv give them: a list of sources, and
+// expressions that fetch what is in it.
 func TestPinnedSets(t *testing.T) {
 	archive, _ := remoteSet(t)
 	repository, directory := remoteRepository(t)
-	output, err := exec.CommandContext(t.Context(), "nix-prefetch-url", "--unpack", "--store", "local?root="+t.TempDir(), archive).Output()
+	output, err := exec.CommandContext(t.Context(), "nix-prefetch-url", "--unpack", "--store", "local?root="+t.TempDir(), archive).
+		Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,7 +477,10 @@ func TestPinnedSets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	replace := strings.NewReplacer("ARCHIVE", archive, "SHA256", strings.TrimSpace(string(output)), "REPOSITORY", repository, "COMMIT", string(commit[:40]))
+	replace := strings.NewReplacer(
+		"ARCHIVE", archive, "SHA256", strings.TrimSpace(string(output)), "REPOSITORY", repository, "COMMIT",
+		string(commit[:40]),
+	)
 	const npins = `
 let
   data = builtins.fromJSON (builtins.readFile ./sources.json);
@@ -470,7 +527,14 @@ in builtins.mapAttrs (name: spec: if builtins.hasAttr "outPath" spec then abort 
 			for name, content := range test.files {
 				files[name] = replace.Replace(content)
 			}
-			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive, directory}, CPU: 20 * time.Second})
+			e, _ := newEvaluator(
+				t,
+				Options{
+					ScratchDir:  openDir(t, "scratch"),
+					AllowedURIs: []string{archive, directory},
+					CPU:         20 * time.Second,
+				},
+			)
 			results, err := e.Evaluate(t.Context(), Source{Path: flakeOf(t, files)}, system, []string{"inner"})
 			if err != nil {
 				t.Fatal(err)

@@ -25,7 +25,9 @@ func flakeOf(t *testing.T, files map[string]string) (dir string) {
 	dir = openDir(t, "flake")
 	for name, content := range files {
 		file := filepath.Join(dir, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
+		if err := errors.Join(
+			os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644),
+		); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -35,7 +37,12 @@ func flakeOf(t *testing.T, files map[string]string) (dir string) {
 // nixFlake runs a command of Nix's own flakes, which are what these tests compare with.
 func nixFlake(t *testing.T, args ...string) string {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), "nix", append([]string{"--extra-experimental-features", "nix-command flakes", "--option", "use-registries", "false"}, args...)...)
+	command := exec.CommandContext(
+		t.Context(),
+		"nix",
+		append(
+			[]string{"--extra-experimental-features", "nix-command flakes", "--option", "use-registries", "false"},
+			args...)...)
 	home := t.TempDir()
 	command.Env = append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home)
 	var stderr strings.Builder
@@ -47,11 +54,18 @@ func nixFlake(t *testing.T, args ...string) string {
 	return string(output)
 }
 
-// TestFlakeLikeNix compares the derivations of a flake that has inputs of all kinds with those that Nix makes of it.
+// TestFlakeLikeNix compares the derivations of a flake that has inputs of all kinds with those that
+// Nix makes of it.
 func TestFlakeLikeNix(t *testing.T) {
 	archive, requests := remoteSet(t)
 	repository, directory := remoteRepository(t)
-	elsewhere := flakeOf(t, map[string]string{"flake.nix": `{ outputs = { self }: { text = "${self}/text"; here = ./.; }; }`, "text": "elsewhere"})
+	elsewhere := flakeOf(
+		t,
+		map[string]string{
+			"flake.nix": `{ outputs = { self }: { text = "${self}/text"; here = ./.; }; }`,
+			"text":      "elsewhere",
+		},
+	)
 	dir := flakeOf(t, map[string]string{
 		"text":            "text",
 		"part/flake.nix":  `{ outputs = inputs: { text = ./text; all = inputs.self; }; }`,
@@ -86,7 +100,9 @@ func TestFlakeLikeNix(t *testing.T) {
 
 	target := openDir(t, "target")
 	e, runner := newEvaluator(t, Options{
-		ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive, directory, "path:" + elsewhere}, CPU: 20 * time.Second, Store: "local?root=" + target,
+		ScratchDir: openDir(
+			t, "scratch",
+		), AllowedURIs: []string{archive, directory, "path:" + elsewhere}, CPU: 20 * time.Second, Store: "local?root=" + target,
 	})
 	source := Source{Path: dir}
 	results, err := e.Evaluate(t.Context(), source, system, names)
@@ -103,7 +119,10 @@ func TestFlakeLikeNix(t *testing.T) {
 		t.Error(err)
 	}
 	if requests.Load() != fetched || runner.Started()-started != 1 {
-		t.Errorf("asked again: %d requests, %d processes, want 0 and 1", requests.Load()-fetched, runner.Started()-started)
+		t.Errorf(
+			"asked again: %d requests, %d processes, want 0 and 1", requests.Load()-fetched,
+			runner.Started()-started,
+		)
 	}
 	if _, err := e.Instantiate(t.Context(), source, system, names); err != nil {
 		t.Fatal(err)
@@ -115,7 +134,8 @@ func TestFlakeLikeNix(t *testing.T) {
 	}
 
 	all, err := e.Walk(t.Context(), source, system, []string{""})
-	if whole := all[""].Failure; err != nil || whole == nil || !slices.Equal(whole.Attributes, slices.Sorted(slices.Values(names))) {
+	if whole := all[""].Failure; err != nil || whole == nil ||
+		!slices.Equal(whole.Attributes, slices.Sorted(slices.Values(names))) {
 		t.Errorf("the whole flake is %+v, %v", whole, err)
 	}
 
@@ -130,14 +150,17 @@ func TestFlakeLikeNix(t *testing.T) {
 	}
 
 	// Where only some of it may be fetched, what needs the rest says so.
-	e, _ = newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second})
+	e, _ = newEvaluator(
+		t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{archive}, CPU: 20 * time.Second},
+	)
 	results, err = e.Evaluate(t.Context(), source, system, names)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, refused := range map[string]string{"self": "", "part": "", "archive": "", "repository": repository, "elsewhere": elsewhere} {
 		failure := results[name].Failure
-		if (failure != nil) != (refused != "") || failure != nil && !strings.Contains(failure.Message, "forbidden in restricted mode") {
+		if (failure != nil) != (refused != "") ||
+			failure != nil && !strings.Contains(failure.Message, "forbidden in restricted mode") {
 			t.Errorf("%s is %+v %+v", name, results[name].Package, failure)
 		}
 	}
@@ -146,13 +169,15 @@ func TestFlakeLikeNix(t *testing.T) {
 	}
 }
 
-// TestFlakeSiblings has flakes whose inputs are beside them and below. Lock files of Nix 2.8 can't say that.
+// TestFlakeSiblings has flakes whose inputs are beside them and below. Lock files of Nix 2.8 can't
+// say that.
 func TestFlakeSiblings(t *testing.T) {
 	dir := openDir(t, "flake")
 	if err := os.CopyFS(dir, os.DirFS("testdata/siblings")); err != nil {
 		t.Fatal(err)
 	}
-	// Of nix eval --raw path:testdata/siblings#packages.x86_64-linux.uses.drvPath, with Nix 2.26.3 and 2.34.8.
+	// Of nix eval --raw path:testdata/siblings#packages.x86_64-linux.uses.drvPath, with Nix 2.26.3
+	// and 2.34.8.
 	const want = "/nix/store/n3d4k1j57f4np57w9z3k5p8d0g99xjiy-uses-a-and-b.drv"
 	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch")})
 	results, err := e.Evaluate(t.Context(), Source{Path: dir, Shares: "the operator's"}, system, []string{"uses"})
@@ -166,20 +191,30 @@ func TestFlakeSiblings(t *testing.T) {
 
 // TestFlakeFile has an input that is a file. Nix 2.8 has none of that type.
 func TestFlakeFile(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "key = 1\n") }))
+	server := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "key = 1\n") }),
+	)
 	t.Cleanup(server.Close)
 	for _, test := range []struct{ name, hash, want, refused string }{
 		// As Nix 2.26.3 and 2.34.8 lock and evaluate it.
-		{"as locked", "sha256-7t17Kb/XuZmspfM6tgAXYH/TQ4F9OZ8msbOZz/yl3C0=", "/nix/store/navj402clq2b5pmyjfg2dgfbd8yxvilc-uses-1.drv", ""},
+		{
+			"as locked", "sha256-7t17Kb/XuZmspfM6tgAXYH/TQ4F9OZ8msbOZz/yl3C0=",
+			"/nix/store/navj402clq2b5pmyjfg2dgfbd8yxvilc-uses-1.drv", "",
+		},
 		{"another", "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "", "mismatch"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := flakeOf(t, map[string]string{
-				"flake.nix": `{ outputs = { self, file }: { packages.x86_64-linux.uses = ` + aPackage("uses", `file "${file}" file.narHash`) + `; }; }`,
+				"flake.nix": `{ outputs = { self, file }: { packages.x86_64-linux.uses = ` + aPackage(
+					"uses", `file "${file}" file.narHash`,
+				) + `; }; }`,
 				"flake.lock": `{"version": 7, "root": "root", "nodes": {"root": {"inputs": {"file": "file"}}, "file": {"flake": false, "locked": {
 					"type": "file", "url": "` + server.URL + `/x.toml", "narHash": "` + test.hash + `"}}}}`,
 			})
-			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}, CPU: 20 * time.Second})
+			e, _ := newEvaluator(
+				t,
+				Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{server.URL}, CPU: 20 * time.Second},
+			)
 			results, err := e.Evaluate(t.Context(), Source{Path: dir}, system, []string{"uses"})
 			if err != nil {
 				t.Fatal(err)
@@ -207,7 +242,9 @@ func TestFlakes(t *testing.T) {
 	}
 	dependent := func(locked string) map[string]string {
 		return map[string]string{
-			"flake.nix":  `{ outputs = { self, dep }: { packages.x86_64-linux.hello = ` + aPackage("hello", "dep") + `; }; }`,
+			"flake.nix": `{ outputs = { self, dep }: { packages.x86_64-linux.hello = ` + aPackage(
+				"hello", "dep",
+			) + `; }; }`,
 			"flake.lock": lock(locked),
 		}
 	}
@@ -222,43 +259,138 @@ func TestFlakes(t *testing.T) {
 	}{
 		{"packages", simple("{ packages.x86_64-linux.hello = " + hello + "; }"), "hello", ""},
 		{"legacyPackages", simple("{ legacyPackages.x86_64-linux.hello = " + hello + "; }"), "hello", ""},
-		{"legacyPackages go first", simple("{ packages.x86_64-linux.hello = " + other + "; legacyPackages.x86_64-linux.hello = " + hello + "; }"), "hello", ""},
-		{"packages go second", simple("{ packages.x86_64-linux.hello = " + hello + "; legacyPackages.x86_64-linux.other = " + other + "; }"), "hello", ""},
-		{"a default.nix goes first", with(simple("{ }"), "default.nix", "{ ... }: { hello = "+hello+"; }"), "hello", ""},
+		{
+			"legacyPackages go first",
+			simple("{ packages.x86_64-linux.hello = " + other + "; legacyPackages.x86_64-linux.hello = " + hello + "; }"),
+			"hello", "",
+		},
+		{
+			"packages go second",
+			simple("{ packages.x86_64-linux.hello = " + hello + "; legacyPackages.x86_64-linux.other = " + other + "; }"),
+			"hello", "",
+		},
+		{
+			"a default.nix goes first", with(simple("{ }"), "default.nix", "{ ... }: { hello = "+hello+"; }"),
+			"hello", "",
+		},
 		{"what a flake knows of itself", simple(`{ packages.x86_64-linux.hello = assert self.rev == "` + commit + `"; assert self.shortRev == "abababa";
 			assert self.lastModified == 1709251147; assert self.lastModifiedDate == "20240229235907"; assert self.inputs == { }; assert self.packages ? x86_64-linux; ` + hello + "; }"), "hello", ""},
 		{"inputs that are not used", with(map[string]string{"flake.nix": `{ outputs = { self, ... }: { packages.x86_64-linux.hello = ` + hello + `; }; }`},
 			"flake.lock", lock(`"type": "tarball", "url": "https://127.0.0.1:1/x", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`)), "hello", ""},
-		{"a part without a hash", with(dependent(`"type": "path", "path": "./sub"`), "sub/flake.nix", "{ outputs = _: { }; }"), "hello", ""},
-		{"a part that has changed since it was locked", with(dependent(`"type": "path", "path": "./sub", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "sub/flake.nix", "{ outputs = _: { }; }"), "hello", ""},
+		{
+			"a part without a hash",
+			with(dependent(`"type": "path", "path": "./sub"`), "sub/flake.nix", "{ outputs = _: { }; }"),
+			"hello", "",
+		},
+		{
+			"a part that has changed since it was locked",
+			with(
+				dependent(`"type": "path", "path": "./sub", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`),
+				"sub/flake.nix", "{ outputs = _: { }; }",
+			),
+			"hello", "",
+		},
 
-		{"another system", simple("{ packages.vax-linux.hello = " + hello + "; }"), "", "neither legacyPackages.x86_64-linux nor packages.x86_64-linux"},
-		{"no lock file", map[string]string{"flake.nix": `{ inputs.dep.url = "https://example.org/x.tar.gz"; outputs = { self, dep }: { }; }`}, "", "needs: dep. Run `nix flake lock`"},
-		{"an input that only outputs ask for", map[string]string{"flake.nix": `{ outputs = { self, nixpkgs }: { }; }`}, "", "needs: nixpkgs. Run `nix flake lock`"},
-		{"not locked", dependent(`"type": "tarball", "url": "https://example.org/x.tar.gz"`), "", "dep is not locked by a narHash: run `nix flake lock`"},
-		{"not locked to a commit", dependent(`"type": "git", "url": "https://example.org/x.git"`), "", "dep is not locked to a commit: run `nix flake lock`"},
-		{"a registry's name", dependent(`"type": "indirect", "id": "nixpkgs"`), "", "dep is of type indirect, which is not supported"},
+		{
+			"another system", simple("{ packages.vax-linux.hello = " + hello + "; }"), "",
+			"neither legacyPackages.x86_64-linux nor packages.x86_64-linux",
+		},
+		{
+			"no lock file",
+			map[string]string{"flake.nix": `{ inputs.dep.url = "https://example.org/x.tar.gz"; outputs = { self, dep }: { }; }`},
+			"", "needs: dep. Run `nix flake lock`",
+		},
+		{
+			"an input that only outputs ask for",
+			map[string]string{"flake.nix": `{ outputs = { self, nixpkgs }: { }; }`}, "",
+			"needs: nixpkgs. Run `nix flake lock`",
+		},
+		{
+			"not locked", dependent(`"type": "tarball", "url": "https://example.org/x.tar.gz"`), "",
+			"dep is not locked by a narHash: run `nix flake lock`",
+		},
+		{
+			"not locked to a commit", dependent(`"type": "git", "url": "https://example.org/x.git"`), "",
+			"dep is not locked to a commit: run `nix flake lock`",
+		},
+		{
+			"a registry's name", dependent(`"type": "indirect", "id": "nixpkgs"`), "",
+			"dep is of type indirect, which is not supported",
+		},
 		{"outside", dependent(`"type": "path", "path": "../x"`), "", "dep is outside of the flake, at ../x"},
-		{"outside behind a part", dependent(`"type": "path", "path": "./sub/../../x"`), "", "dep is outside of the flake"},
-		{"a file of the host", dependent(`"type": "path", "path": "/etc", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
-		{"an archive of the host", dependent(`"type": "tarball", "url": "file:///etc/x.tar.gz", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
-		{"a file of the host, by URL", dependent(`"type": "file", "url": "file:///etc/passwd", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "forbidden in restricted mode"},
-		{"a file that is not locked", dependent(`"type": "file", "url": "https://example.org/x.toml"`), "", "dep is not locked by a narHash"},
-		{"GitHub", dependent(`"type": "github", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "'https://github.com/o/r/archive/" + commit + ".tar.gz' is forbidden"},
-		{"GitLab", dependent(`"type": "gitlab", "host": "git.example.org", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`), "", "'https://git.example.org/api/v4/projects/o%2Fr/repository/archive.tar.gz?sha=" + commit + "' is forbidden"},
-		{"an option for git", dependent(`"type": "git", "url": "--upload-pack=touch /tmp/x", "rev": "` + commit + `"`), "", "--upload-pack"},
-		{"a lock of the future", with(simple("{ packages.x86_64-linux.hello = "+hello+"; }"), "flake.lock", `{"version": 99, "root": "root", "nodes": {"root": {}}}`), "", "flake.lock is of version 99"},
-		{"a lock that is none", with(simple("{ packages.x86_64-linux.hello = "+hello+"; }"), "flake.lock", `<html>`), "", "parse error"},
-		{"no outputs", map[string]string{"flake.nix": "{ }"}, "", "the flake.nix of the package set has no function outputs"},
-		{"no flake", map[string]string{"flake.nix": "[ ]"}, "", "the flake.nix of the package set has no function outputs"},
+		{
+			"outside behind a part", dependent(`"type": "path", "path": "./sub/../../x"`), "",
+			"dep is outside of the flake",
+		},
+		{
+			"a file of the host",
+			dependent(`"type": "path", "path": "/etc", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`),
+			"", "forbidden in restricted mode",
+		},
+		{
+			"an archive of the host",
+			dependent(`"type": "tarball", "url": "file:///etc/x.tar.gz", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`),
+			"", "forbidden in restricted mode",
+		},
+		{
+			"a file of the host, by URL",
+			dependent(`"type": "file", "url": "file:///etc/passwd", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`),
+			"", "forbidden in restricted mode",
+		},
+		{
+			"a file that is not locked", dependent(`"type": "file", "url": "https://example.org/x.toml"`), "",
+			"dep is not locked by a narHash",
+		},
+		{
+			"GitHub",
+			dependent(`"type": "github", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`),
+			"", "'https://github.com/o/r/archive/" + commit + ".tar.gz' is forbidden",
+		},
+		{
+			"GitLab",
+			dependent(`"type": "gitlab", "host": "git.example.org", "owner": "o", "repo": "r", "rev": "` + commit + `", "narHash": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="`),
+			"",
+			"'https://git.example.org/api/v4/projects/o%2Fr/repository/archive.tar.gz?sha=" + commit + "' is forbidden",
+		},
+		{
+			"an option for git",
+			dependent(`"type": "git", "url": "--upload-pack=touch /tmp/x", "rev": "` + commit + `"`), "",
+			"--upload-pack",
+		},
+		{
+			"a lock of the future",
+			with(
+				simple("{ packages.x86_64-linux.hello = "+hello+"; }"), "flake.lock",
+				`{"version": 99, "root": "root", "nodes": {"root": {}}}`,
+			),
+			"", "flake.lock is of version 99",
+		},
+		{
+			"a lock that is none",
+			with(simple("{ packages.x86_64-linux.hello = "+hello+"; }"), "flake.lock", `<html>`), "",
+			"parse error",
+		},
+		{
+			"no outputs", map[string]string{"flake.nix": "{ }"}, "",
+			"the flake.nix of the package set has no function outputs",
+		},
+		{
+			"no flake", map[string]string{"flake.nix": "[ ]"}, "",
+			"the flake.nix of the package set has no function outputs",
+		},
 		{"a syntax error", map[string]string{"flake.nix": "{\n  outputs = ;\n}"}, "", "unexpected ';'"},
-		{"reads the host", simple("{ packages.x86_64-linux.hello = import /etc/passwd; }"), "", "forbidden in restricted mode"},
+		{
+			"reads the host", simple("{ packages.x86_64-linux.hello = import /etc/passwd; }"), "",
+			"forbidden in restricted mode",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := flakeOf(t, test.files)
 			scratch := openDir(t, "scratch")
 			e, _ := newEvaluator(t, Options{ScratchDir: scratch})
-			results, err := e.Evaluate(t.Context(), Source{Path: dir, Commit: commit, Date: date}, system, []string{"hello", "none"})
+			results, err := e.Evaluate(
+				t.Context(), Source{Path: dir, Commit: commit, Date: date}, system, []string{"hello", "none"},
+			)
 			message := ""
 			switch refused := (*SourceError)(nil); {
 			case errors.As(err, &refused):

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// TestHostileExpressions evaluates what wants to read the host, run programs or reach servers, in sets that may fetch and in sets that have not been seen to. Whatever
-// they come to know they would say.
+// TestHostileExpressions evaluates what wants to read the host, run programs or reach servers, in
+// sets that may fetch and in sets that have not been seen to. Whatever they come to know they would
+// say.
 func TestHostileExpressions(t *testing.T) {
 	const canary = "CANARY"
 	t.Setenv("AWS_SECRET_ACCESS_KEY", canary)
@@ -34,7 +35,11 @@ func TestHostileExpressions(t *testing.T) {
 		{"a file above the set", `builtins.readFile (./. + "/../../BASE/secret")`, ""},
 		{"a link out of the set", `builtins.readFile ./link`, ""},
 		{"a directory", `toString (builtins.attrNames (builtins.readDir OUT))`, ""},
-		{"a directory of the host", `toString (builtins.attrNames (builtins.readDir "/etc"))`, ""}, // of "/", later Nix tells the way to the set
+		{
+			"a directory of the host",
+			`toString (builtins.attrNames (builtins.readDir "/etc"))`,
+			"",
+		}, // of "/", later Nix tells the way to the set
 		{"the store", `toString (builtins.attrNames (builtins.readDir "/nix/store"))`, ""},
 		{"its environment", `builtins.readFile "/proc/self/environ"`, ""},
 		{"its command", `builtins.readFile "/proc/self/cmdline"`, ""},
@@ -42,7 +47,11 @@ func TestHostileExpressions(t *testing.T) {
 		{"an import by scope", `builtins.scopedImport { } OUT/secret.nix`, ""},
 		{"a copy", `builtins.readFile (builtins.path { path = OUT/secret; })`, ""},
 		{"a copy by name", `builtins.readFile "${OUT/secret}"`, ""},
-		{"a filtered copy", `toString (builtins.attrNames (builtins.readDir (builtins.filterSource (_: _: true) OUT)))`, ""},
+		{
+			"a filtered copy",
+			`toString (builtins.attrNames (builtins.readDir (builtins.filterSource (_: _: true) OUT)))`,
+			"",
+		},
 		{"a hash", `builtins.hashFile "sha256" OUT/secret`, ""},
 		{"a store path", `builtins.readFile (builtins.storePath VALID + "/secret")`, ""},
 		{"a search path", `import <nixpkgs>`, "nixpkgs"},
@@ -56,13 +65,29 @@ func TestHostileExpressions(t *testing.T) {
 		{"a repository", `toString (builtins.fetchGit "OUT")`, ""},
 		{"a repository by URL", `toString (builtins.fetchGit "file://OUT")`, ""},
 		{"a repository that is a program", `toString (builtins.fetchGit "ext::sh -c cat% OUT/secret% >&2")`, ""},
-		{"a repository with an option", `toString (builtins.fetchGit { url = "https://127.0.0.1:1/x"; ref = "--upload-pack=touch OUT/made"; })`, ""},
-		{"a repository over ssh with an option", `toString (builtins.fetchGit "ssh://-oProxyCommand=touch%20OUT/made/x")`, ""},
+		{
+			"a repository with an option",
+			`toString (builtins.fetchGit { url = "https://127.0.0.1:1/x"; ref = "--upload-pack=touch OUT/made"; })`,
+			"",
+		},
+		{
+			"a repository over ssh with an option",
+			`toString (builtins.fetchGit "ssh://-oProxyCommand=touch%20OUT/made/x")`,
+			"",
+		},
 		{"a repository of Mercurial", `toString (builtins.fetchMercurial "--config=alias.clone=!touch OUT/made")`, ""},
-		{"what is built", `builtins.readFile (derivation { name = "x"; system = builtins.currentSystem or "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "cat OUT/secret > $out" ]; })`, ""},
+		{
+			"what is built",
+			`builtins.readFile (derivation { name = "x"; system = builtins.currentSystem or "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "cat OUT/secret > $out" ]; })`,
+			"",
+		},
 	}
 	quiet := []probe{ // not refused, and nothing is told
-		{"a variable", `"<" + builtins.getEnv "AWS_SECRET_ACCESS_KEY" + builtins.getEnv "HOME" + builtins.getEnv "PATH" + ">"`, "<>"},
+		{
+			"a variable",
+			`"<" + builtins.getEnv "AWS_SECRET_ACCESS_KEY" + builtins.getEnv "HOME" + builtins.getEnv "PATH" + ">"`,
+			"<>",
+		},
 		{"whether a file is there", `builtins.toJSON (builtins.pathExists OUT/secret)`, "false"},
 		{"whether a directory is there", `builtins.toJSON (builtins.pathExists "/nix/store")`, "false"},
 	}
@@ -71,9 +96,14 @@ func TestHostileExpressions(t *testing.T) {
 			e, _ := newEvaluator(t, options)
 			for _, p := range append(probes, quiet...) {
 				t.Run(p.name, func(t *testing.T) {
-					expression := strings.NewReplacer("OUT", outside, "BASE", filepath.Base(outside), "VALID", valid[0]).Replace(p.expression)
-					set := writeSet(t, "default.nix", "{ ... }: { probe = throw (\"it is known: \" + "+expression+"); }")
-					if err := os.Symlink(filepath.Join(outside, "secret"), filepath.Join(set.Path, "link")); err != nil {
+					expression := strings.NewReplacer("OUT", outside, "BASE", filepath.Base(outside), "VALID", valid[0]).
+						Replace(p.expression)
+					set := writeSet(
+						t, "default.nix", "{ ... }: { probe = throw (\"it is known: \" + "+expression+"); }",
+					)
+					if err := os.Symlink(
+						filepath.Join(outside, "secret"), filepath.Join(set.Path, "link"),
+					); err != nil {
 						t.Fatal(err)
 					}
 					results, err := e.Evaluate(t.Context(), set, system, []string{"probe"})
@@ -85,7 +115,9 @@ func TestHostileExpressions(t *testing.T) {
 						t.Fatalf("it is a package: %+v", results["probe"].Package)
 					}
 					told := strings.Contains(failure.Message, "it is known")
-					if expected := p.want == "<>" || p.want == "false"; told != expected || !strings.Contains(failure.Message, p.want) || strings.Contains(failure.Message, canary) {
+					if expected := p.want == "<>" || p.want == "false"; told != expected ||
+						!strings.Contains(failure.Message, p.want) ||
+						strings.Contains(failure.Message, canary) {
 						t.Errorf("the answer is %q", failure.Message)
 					}
 				})

@@ -20,11 +20,14 @@ import (
 )
 
 const (
-	// lastingKept is how many lasting stores stay, those used last, of sets that share and of others.
+	// lastingKept is how many lasting stores stay, those used last, of sets that share and of
+	// others.
 	lastingKept = 4
-	// lastingBytes is how much a lasting store may hold before it is made anew. The nixpkgs of one revision takes 0.5 GB.
+	// lastingBytes is how much a lasting store may hold before it is made anew. The nixpkgs of one
+	// revision takes 0.5 GB.
 	lastingBytes = 4 << 30
-	// weighedEvery is at how many new revisions of a set it is looked at how much its store holds, which takes a second where that is much.
+	// weighedEvery is at how many new revisions of a set it is looked at how much its store holds,
+	// which takes a second where that is much.
 	weighedEvery = 8
 	// revisionsKnown is of how many revisions it is known that they were evaluated.
 	revisionsKnown = 1000
@@ -36,8 +39,9 @@ const (
 	removedPrefix = ".removed-"
 )
 
-// revisions tell which package sets have been evaluated with which lasting stores. The first evaluation of each, which may fetch, is alone, so that nothing is
-// fetched twice. It is safe for concurrent use.
+// revisions tell which package sets have been evaluated with which lasting stores. The first
+// evaluation of each, which may fetch, is alone, so that nothing is fetched twice. It is safe for
+// concurrent use.
 type revisions struct {
 	mu    sync.Mutex
 	known map[[2]string]*revision // by the directories of store and set
@@ -53,8 +57,9 @@ func newRevisions() *revisions {
 	return &revisions{known: make(map[[2]string]*revision), count: make(map[string]int)}
 }
 
-// enter returns when an evaluation may begin: at once if the set was evaluated before, else when nobody else does. Done says how it ended. Nth counts the
-// sets that were new to the store, from 1; it is 0 for one that is not.
+// enter returns when an evaluation may begin: at once if the set was evaluated before, else when
+// nobody else does. Done says how it ended. Nth counts the sets that were new to the store, from 1;
+// it is 0 for one that is not.
 func (r *revisions) enter(ctx context.Context, store, set string) (nth int, done func(well bool), err error) {
 	r.mu.Lock()
 	key := [2]string{store, set}
@@ -88,8 +93,9 @@ func (r *revisions) enter(ctx context.Context, store, set string) (nth int, done
 	}, nil
 }
 
-// hold makes the directory of a lasting store, unless it is there, and keeps it from being removed until release. The first is told that it is fresh. Those
-// that were not used for longest are removed then.
+// hold makes the directory of a lasting store, unless it is there, and keeps it from being removed
+// until release. The first is told that it is fresh. Those that were not used for longest are
+// removed then.
 func (e *Evaluator) hold(s evalStore) (fresh bool, release func(), err error) {
 	all := filepath.Dir(s.cache)
 	for {
@@ -119,7 +125,8 @@ func (e *Evaluator) hold(s evalStore) (fresh bool, release func(), err error) {
 	}
 }
 
-// makeLasting makes the directory of a lasting store. Whoever else does so at the same time makes the same.
+// makeLasting makes the directory of a lasting store. Whoever else does so at the same time makes
+// the same.
 func (e *Evaluator) makeLasting(s evalStore) error {
 	if err := os.MkdirAll(filepath.Dir(s.cache), 0o755); err != nil {
 		return err
@@ -139,7 +146,8 @@ func (e *Evaluator) makeLasting(s evalStore) error {
 	return err
 }
 
-// lockDir opens a directory and locks it, as flock does. A lock of what is no longer there by that name is none.
+// lockDir opens a directory and locks it, as flock does. A lock of what is no longer there by that
+// name is none.
 func lockDir(dir string, how int) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -167,7 +175,8 @@ func lockDir(dir string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// removeOldest removes all lasting stores but those used last, and what is left of others that were being removed when the process was killed.
+// removeOldest removes all lasting stores but those used last, and what is left of others that were
+// being removed when the process was killed.
 func removeOldest(all string) error {
 	entries, err := os.ReadDir(all)
 	if err != nil {
@@ -217,13 +226,20 @@ func (e *Evaluator) Items() (items []cachedir.Item) {
 	}
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), removedPrefix) {
-			items = append(items, cachedir.Item{Used: modified(entry), Remove: func() bool { return remove(filepath.Join(e.Dir(), entry.Name())) }})
+			items = append(
+				items,
+				cachedir.Item{
+					Used:   modified(entry),
+					Remove: func() bool { return remove(filepath.Join(e.Dir(), entry.Name())) },
+				},
+			)
 		}
 	}
 	return items
 }
 
-// removeTree removes what Nix has made read-only, too. What can't be removed is tried again some time.
+// removeTree removes what Nix has made read-only, too. What can't be removed is tried again some
+// time.
 func removeTree(dir string) {
 	if os.Geteuid() != 0 { // root need not ask, and had better not change what a link leads to
 		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

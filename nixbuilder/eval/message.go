@@ -14,7 +14,8 @@ import (
 // maxMessage is the longest text of a failure, in bytes.
 const maxMessage = 2 << 10
 
-// A nixMessage is a line of Nix's internal-json log format. Only errors have a RawMsg. What Nix starts to do has a Type, and as Text what people are shown.
+// A nixMessage is a line of Nix's internal-json log format. Only errors have a RawMsg. What Nix
+// starts to do has a Type, and as Text what people are shown.
 type nixMessage struct {
 	Action string `json:"action"`
 	Type   int    `json:"type"`
@@ -33,7 +34,8 @@ type nixFrame struct {
 	Column int    `json:"column"`
 }
 
-// position is where an error is, in the package set's files. What newer versions of Nix call a file has line and column already.
+// position is where an error is, in the package set's files. What newer versions of Nix call a file
+// has line and column already.
 func (f nixFrame) position() string {
 	if !strings.HasPrefix(f.File, "/") {
 		return ""
@@ -47,8 +49,8 @@ var (
 	assertion = regexp.MustCompile(`^while evaluating the condition of the (assertion '.*')$`)
 )
 
-// text is the error with its position. Of an assertion that two values are equal, newer versions of Nix tell the values; the assertion is in the
-// trace.
+// text is the error with its position. Of an assertion that two values are equal, newer versions of
+// Nix tell the values; the assertion is in the trace.
 func (m nixMessage) text() string {
 	if unequal.MatchString(plain(m.RawMsg)) {
 		for _, frame := range m.Trace {
@@ -65,31 +67,47 @@ var colours = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 // plain is a text of Nix without colours.
 func plain(text string) string { return colours.ReplaceAllString(text, "") }
 
-// words are what versions of Nix say in different words, and what is said instead: advice about options of its command line is left out, too.
+// words are what versions of Nix say in different words, and what is said instead: advice about
+// options of its command line is left out, too.
 var words = []struct {
 	pattern *regexp.Regexp
 	text    string
 }{
 	// 2.8, the first one also 2.26
-	{regexp.MustCompile(`^(?:getting status of|opening file) '(.*)': No such file or directory`), "path '$1' does not exist"},
-	{regexp.MustCompile(`^anonymous function at (.*:\d+:\d+) (called with.*?)( \(.*\))?$`), "function 'anonymous lambda' $2 ($1)"},
+	{
+		regexp.MustCompile(`^(?:getting status of|opening file) '(.*)': No such file or directory`),
+		"path '$1' does not exist",
+	},
+	{
+		regexp.MustCompile(`^anonymous function at (.*:\d+:\d+) (called with.*?)( \(.*\))?$`),
+		"function 'anonymous lambda' $2 ($1)",
+	},
 	{regexp.MustCompile(`^'(.*)' at (.*:\d+:\d+) (called with.*?)( \(.*\))?$`), "function '$1' $3 ($2)"},
-	{regexp.MustCompile(`^store path '[0-9a-z]{32}-(.*)' contains illegal character '(.*)'`), "invalid derivation name: name '$1' contains illegal character '$2'"},
+	{
+		regexp.MustCompile(`^store path '[0-9a-z]{32}-(.*)' contains illegal character '(.*)'`),
+		"invalid derivation name: name '$1' contains illegal character '$2'",
+	},
 	// 2.26
 	{regexp.MustCompile(`^stack overflow; max-call-depth exceeded`), "stack overflow (possible infinite recursion)"},
 	{regexp.MustCompile(`^(invalid derivation name: .*)\. Please pass a different 'name'\.`), "$1"},
-	{regexp.MustCompile(`^(attempt to call something which is not a function but [^:]*): .*?( \(.*:\d+:\d+\))?$`), "$1$2"},
+	{
+		regexp.MustCompile(`^(attempt to call something which is not a function but [^:]*): .*?( \(.*:\d+:\d+\))?$`),
+		"$1$2",
+	},
 	// all
 	{regexp.MustCompile(`^(experimental Nix feature '.*' is disabled);.*`), "$1"},
 }
 
-// fetches tells whether Nix says that it begins to fetch something. A set's own messages are no actions of this kind.
+// fetches tells whether Nix says that it begins to fetch something. A set's own messages are no
+// actions of this kind.
 func (m nixMessage) fetches() bool {
 	const fileTransfer, fetchTree = 101, 112 // of Nix's ActivityType; git has none in older versions
-	return m.Action == "start" && (m.Type == fileTransfer || m.Type == fetchTree || strings.HasPrefix(m.Text, "fetching Git repository"))
+	return m.Action == "start" &&
+		(m.Type == fileTransfer || m.Type == fetchTree || strings.HasPrefix(m.Text, "fetching Git repository"))
 }
 
-// hidePaths replaces what a host's user calls the place of a package set, and what is around it, by what its clients may know.
+// hidePaths replaces what a host's user calls the place of a package set, and what is around it, by
+// what its clients may know.
 func hidePaths(set Source, resolved string, isFile bool, scratch string) *strings.Replacer {
 	type place struct{ path, name string }
 	places := []place{{scratch + "/root" + store.Dir, store.Dir}, {scratch, "scratch"}}
@@ -118,8 +136,8 @@ func hidePaths(set Source, resolved string, isFile bool, scratch string) *string
 	return strings.NewReplacer(pairs...) // where several fit, the first one
 }
 
-// clean makes a text of Nix fit for clients: without colours, in the words of any version, with the package set's place on this host shown as
-// "packages", and no longer than anyone reads.
+// clean makes a text of Nix fit for clients: without colours, in the words of any version, with the
+// package set's place on this host shown as "packages", and no longer than anyone reads.
 func (s *session) clean(text string) string {
 	text = strings.TrimSpace(s.hostPaths.Replace(s.explainLookup(plain(text))))
 	text = cut(text, maxMessage)
@@ -139,12 +157,20 @@ func (s *session) explainLookup(text string) string {
 		return text
 	}
 	if _, ok := s.source.NixPath[found[2]]; ok {
-		return strings.Replace(text, found[0], "the package set needs <"+found[1]+">, which is not in what packages.nixpath of this registry has", 1)
+		return strings.Replace(
+			text, found[0],
+			"the package set needs <"+found[1]+">, which is not in what packages.nixpath of this registry has",
+			1,
+		)
 	}
-	return strings.Replace(text, found[0], "the package set needs <"+found[2]+">: packages.nixpath of this registry can say what it is", 1)
+	return strings.Replace(
+		text, found[0],
+		"the package set needs <"+found[2]+">: packages.nixpath of this registry can say what it is", 1,
+	)
 }
 
-// kinds are what refusals are known by. The words are those of nixpkgs, which other sets use too, and of Nix.
+// kinds are what refusals are known by. The words are those of nixpkgs, which other sets use too,
+// and of Nix.
 var kinds = []struct {
 	words string
 	kind  Kind

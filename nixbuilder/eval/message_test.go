@@ -6,7 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// TestTexts makes sure that faults of packages are told in the same words whatever the version of Nix is.
+// TestTexts makes sure that faults of packages are told in the same words whatever the version of
+// Nix is.
 func TestTexts(t *testing.T) {
 	source := writeSet(t, "default.nix", `{ system, ... }:
 let package = name: derivation { inherit name system; builder = "/bin/sh"; }; in rec {
@@ -136,7 +137,10 @@ func TestShortRefusal(t *testing.T) {
 			"Package ‘vmware-1’ in packages/vmware.nix:3 has an unfree license (‘unfree’), refusing to evaluate." +
 				" (the package set can allow it, where it calls nixpkgs: config.allowUnfree = true)",
 		},
-		{"unfree, in a set that has nothing of nixpkgs", "Package ‘a-1’ has an unfree license", Unfree, true, "Package ‘a-1’ has an unfree license"},
+		{
+			"unfree, in a set that has nothing of nixpkgs", "Package ‘a-1’ has an unfree license", Unfree,
+			true, "Package ‘a-1’ has an unfree license",
+		},
 		{
 			"insecure", insecureText, Insecure, true,
 			"Refusing to evaluate package 'openssl-1.1.1w' because it is marked as insecure; known issues: CVE-2023-0001; OpenSSL 1.1 is reaching its end of life on 2023/09/11 and cannot be supported t…" +
@@ -157,7 +161,11 @@ func TestShortRefusal(t *testing.T) {
 			"Refusing to evaluate package 'iina-1.4' in packages/pkgs/by-name/ii/iina/package.nix:52 because it is not available on the requested hostPlatform:" +
 				` hostPlatform.system = "x86_64-linux" package.meta.platforms = [ "x86_64-darwin" "aarch64-darwin" ] package.meta.badPlatforms = [ ]`,
 		},
-		{"a name that leaves no room", strings.ReplaceAll(insecureText, "1.1.1w", strings.Repeat("ü", 400)), Insecure, true, "Refusing to evaluate package 'openssl-" + strings.Repeat("ü", 299-38) + "…"},
+		{
+			"a name that leaves no room",
+			strings.ReplaceAll(insecureText, "1.1.1w", strings.Repeat("ü", 400)), Insecure, true,
+			"Refusing to evaluate package 'openssl-" + strings.Repeat("ü", 299-38) + "…",
+		},
 		{"nothing", "", Broken, true, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {

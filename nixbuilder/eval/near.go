@@ -17,9 +17,11 @@ type nearMiss struct {
 	family   int    // how many attributes begin with it
 }
 
-// nearMisses are the names that may have been meant by one whose parts lead to path, and none further: the next part is none of attrs, but
-// resembles some. First come those that begin with it, then those that are a letter or two away or that it begins with. Among equals, the one that
-// most attributes begin with is the likeliest: nodejs before nodejs_24. What is a single mistake away has a place in any case.
+// nearMisses are the names that may have been meant by one whose parts lead to path, and none
+// further: the next part is none of attrs, but resembles some. First come those that begin with it,
+// then those that are a letter or two away or that it begins with. Among equals, the one that most
+// attributes begin with is the likeliest: nodejs before nodejs_24. What is a single mistake away
+// has a place in any case.
 func nearMisses(name string, path, attrs []string) []string {
 	parts := strings.Split(name, ".")
 	if len(path) >= len(parts) || parts[len(path)] == "" {
@@ -64,7 +66,10 @@ func nearMisses(name string, path, attrs []string) []string {
 	}
 	for _, misses := range [][]nearMiss{begun, near} {
 		slices.SortFunc(misses, func(a, b nearMiss) int {
-			return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(b.family, a.family), cmp.Compare(a.attr, b.attr))
+			return cmp.Or(
+				cmp.Compare(a.distance, b.distance), cmp.Compare(b.family, a.family),
+				cmp.Compare(a.attr, b.attr),
+			)
 		})
 	}
 	if len(near) > 0 && near[0].distance <= 2 {
@@ -83,8 +88,8 @@ func sameLetters(a, b string) bool {
 	return slices.Equal(slices.Sorted(slices.Values([]byte(a))), slices.Sorted(slices.Values([]byte(b))))
 }
 
-// mistakes is how many bytes must be inserted, removed, replaced, or exchanged with their neighbour to make b of a, where none is part of two
-// mistakes (the distance of optimal string alignment).
+// mistakes is how many bytes must be inserted, removed, replaced, or exchanged with their neighbour
+// to make b of a, where none is part of two mistakes (the distance of optimal string alignment).
 func mistakes(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
@@ -107,11 +112,12 @@ func mistakes(a, b string) int {
 	return row[len(b)]
 }
 
-// component is what may stand between the slashes of a registry's name, by the distribution specification.
+// component is what may stand between the slashes of a registry's name, by the distribution
+// specification.
 var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
-// askable is the name by which clients can ask for an attribute path, if there is one: registries' names are in lower case, and don't begin
-// with `_`.
+// askable is the name by which clients can ask for an attribute path, if there is one: registries'
+// names are in lower case, and don't begin with `_`.
 func askable(path []string) (string, bool) {
 	parts := make([]string, len(path))
 	for i, attr := range path {

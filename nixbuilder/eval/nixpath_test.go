@@ -39,21 +39,52 @@ func TestNixPath(t *testing.T) {
 		{"asked for", `{ pkgs }: { p = pkgs.hello; }`, there, "hello", ""},
 		{"asked for in vain", `{ pkgs }: { p = pkgs.hello; }`, nil, "", noWay},
 		{"asked for and not used", `{ pkgs }: { p = ` + own("p") + `; }`, nil, "p", ""},
-		{"its functions alone", `{ lib, pkgs }: { p = derivation { name = lib.twice "p"; system = "x86_64-linux"; builder = pkgs.hello; }; }`, there, "pp", ""},
+		{
+			"its functions alone",
+			`{ lib, pkgs }: { p = derivation { name = lib.twice "p"; system = "x86_64-linux"; builder = pkgs.hello; }; }`,
+			there, "pp", "",
+		},
 		{"something else asked for", `{ nosuch }: { }`, there, "", "without required argument 'nosuch'"},
-		{"a part of it", `{ ... }: { p = (import <nixpkgs/default.nix> { config = { }; }).hello; }`, there, "hello", ""},
-		{"a file", `{ ... }: { p = derivation { name = import <one>; system = "x86_64-linux"; builder = "/bin/sh"; }; }`, there, "one", ""},
-		{"the wanted system", `{ ... }: { p = derivation { name = builtins.currentSystem; system = builtins.currentSystem; builder = "/bin/sh"; }; }`, nil, "x86_64-linux", ""},
-		{"a part that it does not have", `{ ... }: { p = import <nixpkgs/nosuch.nix>; }`, there, "", "<nixpkgs/nosuch.nix>, which is not in what packages.nixpath of this registry has"},
-		{"another name", `{ ... }: { p = import <elsewhere/x>; }`, there, "", "the package set needs <elsewhere>: packages.nixpath"},
-		{"where it is", `{ ... }: { p = (import <nixpkgs> { config = { }; }).fails; }`, there, "", "in <nixpkgs>/default.nix"},
+		{
+			"a part of it", `{ ... }: { p = (import <nixpkgs/default.nix> { config = { }; }).hello; }`, there,
+			"hello", "",
+		},
+		{
+			"a file",
+			`{ ... }: { p = derivation { name = import <one>; system = "x86_64-linux"; builder = "/bin/sh"; }; }`,
+			there, "one", "",
+		},
+		{
+			"the wanted system",
+			`{ ... }: { p = derivation { name = builtins.currentSystem; system = builtins.currentSystem; builder = "/bin/sh"; }; }`,
+			nil, "x86_64-linux", "",
+		},
+		{
+			"a part that it does not have", `{ ... }: { p = import <nixpkgs/nosuch.nix>; }`, there, "",
+			"<nixpkgs/nosuch.nix>, which is not in what packages.nixpath of this registry has",
+		},
+		{
+			"another name", `{ ... }: { p = import <elsewhere/x>; }`, there, "",
+			"the package set needs <elsewhere>: packages.nixpath",
+		},
+		{
+			"where it is", `{ ... }: { p = (import <nixpkgs> { config = { }; }).fails; }`, there, "",
+			"in <nixpkgs>/default.nix",
+		},
 		{"beside it", `{ ... }: { p = import (<nixpkgs> + "/../x.nix"); }`, there, "", "forbidden in restricted mode"},
 		{"a flake", `flake`, there, "hello", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			source := writeSet(t, "default.nix", test.set)
 			if test.set == "flake" {
-				source = Source{Path: flakeOf(t, map[string]string{"flake.nix": `{ outputs = { self }: { packages.x86_64-linux.p = (import <nixpkgs> { config = { }; }).hello; }; }`})}
+				source = Source{
+					Path: flakeOf(
+						t,
+						map[string]string{
+							"flake.nix": `{ outputs = { self }: { packages.x86_64-linux.p = (import <nixpkgs> { config = { }; }).hello; }; }`,
+						},
+					),
+				}
 			}
 			source.NixPath = test.nixPath
 			e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch")})
@@ -69,7 +100,8 @@ func TestNixPath(t *testing.T) {
 			case results["p"].Package.Pname != test.pname:
 				t.Errorf("%+v", results["p"].Package)
 			}
-			if (message == "") != (test.want == "") || !strings.Contains(message, test.want) || strings.Contains(message, "NIX_PATH") {
+			if (message == "") != (test.want == "") || !strings.Contains(message, test.want) ||
+				strings.Contains(message, "NIX_PATH") {
 				t.Errorf("error %q, want %q", message, test.want)
 			}
 			if strings.Contains(message, other.Path) {

@@ -13,8 +13,9 @@ import (
 	"unicode/utf8"
 )
 
-// TestNixpkgs asks a real nixpkgs, in the directory $NIXPKGS, for names of every kind, and prints what each gives. It is for nixpkgs of about the
-// release 26.05; a newer one may have renamed or mended what is named here.
+// TestNixpkgs asks a real nixpkgs, in the directory $NIXPKGS, for names of every kind, and prints
+// what each gives. It is for nixpkgs of about the release 26.05; a newer one may have renamed or
+// mended what is named here.
 //
 //	NIXPKGS=/srv/nixpkgs go test ./nixbuilder/eval -tags nixpkgs -run TestNixpkgs -v
 func TestNixpkgs(t *testing.T) {
@@ -78,13 +79,21 @@ func TestNixpkgs(t *testing.T) {
 		{"pythonpackages.requests", Throws, "use `python3packages` instead"},
 		{"python2", Throws, "python2 has been removed"},
 		{"gcc12", Throws, "gcc12 has been removed"},
-		{"terraform", Unfree, "has an unfree license (‘bsl11’) (the operator of this registry can allow it: packages.config: {allowUnfree: true})"},
+		{
+			"terraform",
+			Unfree,
+			"has an unfree license (‘bsl11’) (the operator of this registry can allow it: packages.config: {allowUnfree: true})",
+		},
 		{"vscode", Unfree, "{allowUnfree: true})"},
 		{"steam", Unfree, "{allowUnfree: true})"},
 		{"mongodb", Unfree, "{allowUnfree: true})"},
 		{"google-chrome", Unfree, "{allowUnfree: true})"},
 		{"openssl_1_1", Insecure, `{permittedInsecurePackages: ["openssl-1.1.1w"]})`},
-		{"cider", Broken, "broken: This package is broken. (the operator of this registry can allow it: packages.config: {allowBroken: true})"},
+		{
+			"cider",
+			Broken,
+			"broken: This package is broken. (the operator of this registry can allow it: packages.config: {allowBroken: true})",
+		},
 		// Typos.
 		{"gti", NotFound, "git"},
 		{"igt", NotFound, "git"},
@@ -128,7 +137,8 @@ func TestNixpkgs(t *testing.T) {
 			if n := utf8.RuneCountInString(failure.Message); n > maxRefusal {
 				t.Errorf("%s: a message of %d characters: %s", row.name, n, failure.Message)
 			}
-			if strings.Contains(failure.Message, set) || strings.Contains(failure.Message, "/nix/store") || strings.Contains(failure.Message, "\x1b") {
+			if strings.Contains(failure.Message, set) || strings.Contains(failure.Message, "/nix/store") ||
+				strings.Contains(failure.Message, "\x1b") {
 				t.Errorf("%s: %q is not fit for clients", row.name, failure.Message)
 			}
 		} else {

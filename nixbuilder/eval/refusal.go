@@ -10,7 +10,8 @@ import (
 // maxRefusal is the longest text about a package that nixpkgs refuses, in characters.
 const maxRefusal = 300
 
-// A remedy is what makes nixpkgs take a package that it refuses, and by what word its advice is known: other sets have none of nixpkgs' settings.
+// A remedy is what makes nixpkgs take a package that it refuses, and by what word its advice is
+// known: other sets have none of nixpkgs' settings.
 type remedy struct {
 	advice *regexp.Regexp
 	yaml   string // for the registry's configuration; %s is the package's name with its version
@@ -18,9 +19,13 @@ type remedy struct {
 }
 
 var remedies = map[Kind]remedy{
-	Unfree:   {regexp.MustCompile(`allowUnfree`), "{allowUnfree: true}", "allowUnfree = true"},
-	Broken:   {regexp.MustCompile(`allowBroken|problems\.handlers`), "{allowBroken: true}", "allowBroken = true"},
-	Insecure: {regexp.MustCompile(`permittedInsecurePackages`), "{permittedInsecurePackages: [%q]}", "permittedInsecurePackages = [ %q ]"},
+	Unfree: {regexp.MustCompile(`allowUnfree`), "{allowUnfree: true}", "allowUnfree = true"},
+	Broken: {regexp.MustCompile(`allowBroken|problems\.handlers`), "{allowBroken: true}", "allowBroken = true"},
+	Insecure: {
+		regexp.MustCompile(`permittedInsecurePackages`),
+		"{permittedInsecurePackages: [%q]}",
+		"permittedInsecurePackages = [ %q ]",
+	},
 }
 
 var (
@@ -28,8 +33,9 @@ var (
 	refusedPosition = regexp.MustCompile(` in \S+:\d+`)
 )
 
-// shortRefusal takes from what nixpkgs says about a package that it refuses what is of use to those who pull: the reason, known issues, and who
-// can change that. That is 300 characters at most. takesConfig is whether the registry's operator can, by the option packages.config.
+// shortRefusal takes from what nixpkgs says about a package that it refuses what is of use to those
+// who pull: the reason, known issues, and who can change that. That is 300 characters at most.
+// takesConfig is whether the registry's operator can, by the option packages.config.
 //
 // What nixpkgs advises instead is for users of its command line and of NixOS.
 func shortRefusal(kind Kind, message string, takesConfig bool) string {
@@ -88,7 +94,9 @@ func paragraph(lines []string) []string {
 
 var (
 	// renamed finds the attribute that a text says to use in another's place.
-	renamed = regexp.MustCompile("((?:renamed to|replaced by|superseded by|moved to|merged into|upgrading to|available at|available as|favor of|[Uu]se|using|[Uu]se instead) )(['`‘\"])([A-Za-z0-9_.+-]+)(['`’\"])")
+	renamed = regexp.MustCompile(
+		"((?:renamed to|replaced by|superseded by|moved to|merged into|upgrading to|available at|available as|favor of|[Uu]se|using|[Uu]se instead) )(['`‘\"])([A-Za-z0-9_.+-]+)(['`’\"])",
+	)
 	// underscored finds words that only Nix begins with `_`, as its names do not begin with digits.
 	underscored = regexp.MustCompile(`(^|[^A-Za-z0-9_./-])_([0-9])`)
 )

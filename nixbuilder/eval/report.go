@@ -17,7 +17,8 @@ import (
 // defaultPriority is what nixpkgs and Nix give a package that says nothing.
 const defaultPriority = 5
 
-// How much a package may say of itself, in bytes and entries. All of it is kept, and most of it is in images. What only people read is cut.
+// How much a package may say of itself, in bytes and entries. All of it is kept, and most of it is
+// in images. What only people read is cut.
 const (
 	maxField       = 256
 	maxDescription = 4 << 10
@@ -25,7 +26,8 @@ const (
 	maxSettings    = 64 << 10 // of passthru.image, as JSON
 )
 
-// A report is what the expression answers: that it has begun, what the set is, and then for each name. See packages.nix.
+// A report is what the expression answers: that it has begun, what the set is, and then for each
+// name. See packages.nix.
 type report struct {
 	Begun  bool
 	Set    string
@@ -97,7 +99,9 @@ func (r *report) insidePackage() Result {
 		if n > 1 {
 			plural = "s"
 		}
-		outputs = fmt.Sprintf("%s has the output%s %s", at, plural, strings.Join(slices.Sorted(slices.Values(r.Outputs)), ", "))
+		outputs = fmt.Sprintf(
+			"%s has the output%s %s", at, plural, strings.Join(slices.Sorted(slices.Values(r.Outputs)), ", "),
+		)
 	}
 	if r.Exists {
 		return failed(NotPackage, "%s is a part of the package %s, not a package: %s", r.Name, at, outputs)
@@ -157,7 +161,8 @@ func (r *report) pkg() Result {
 	}}
 }
 
-// oversize names what an image can't go without and is longer than it may be, with the limit; empty: nothing is.
+// oversize names what an image can't go without and is longer than it may be, with the limit;
+// empty: nothing is.
 func (r *report) oversize() string {
 	for _, field := range []struct{ name, text string }{
 		{"pname", r.Pname}, {"version", r.Version}, {"meta.mainProgram", r.MainProgram}, {"system", r.System},
@@ -184,7 +189,8 @@ func (r *report) oversize() string {
 	return ""
 }
 
-// cut shortens a text to so many bytes, or a few less, so that no letter is halved. The rest is not kept in memory.
+// cut shortens a text to so many bytes, or a few less, so that no letter is halved. The rest is not
+// kept in memory.
 func cut(text string, most int) string {
 	if len(text) <= most {
 		return text
@@ -220,8 +226,12 @@ func (i *Image) faults() (faults []string) {
 	if user := i.User; user != nil && strings.ContainsFunc(*user, unicode.IsControl) {
 		fault(".user has a control character: %.100q", *user)
 	}
-	if dir := i.WorkingDir; dir != nil && (!path.IsAbs(*dir) || path.Clean(*dir) != *dir || strings.ContainsFunc(*dir, unicode.IsControl)) {
-		fault(".workingdir is %.100q, which is not an absolute path without dots and doubled slashes, such as /srv", *dir)
+	if dir := i.WorkingDir; dir != nil &&
+		(!path.IsAbs(*dir) || path.Clean(*dir) != *dir || strings.ContainsFunc(*dir, unicode.IsControl)) {
+		fault(
+			".workingdir is %.100q, which is not an absolute path without dots and doubled slashes, such as /srv",
+			*dir,
+		)
 	}
 	slices.Sort(faults)
 	return faults

@@ -25,7 +25,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// maxOutput is how much an evaluation may write, in bytes. The attributes that resemble an unknown name are the bulk of it.
+// maxOutput is how much an evaluation may write, in bytes. The attributes that resemble an unknown
+// name are the bulk of it.
 const maxOutput = 64 << 20
 
 var (
@@ -45,7 +46,8 @@ type evalStore struct {
 	apart   bool   // whether its user is another than that of sets that clients choose
 }
 
-// A session is one call's work on one package set: as many processes as it takes, within one budget of processor time.
+// A session is one call's work on one package set: as many processes as it takes, within one budget
+// of processor time.
 type session struct {
 	*Evaluator
 	store     evalStore
@@ -72,12 +74,16 @@ type ending struct {
 	message string // Nix's error
 }
 
-// findAll evaluates names, each of which is there once, as often as it takes for each to have a result.
+// findAll evaluates names, each of which is there once, as often as it takes for each to have a
+// result.
 func (s *session) findAll(ctx context.Context, names []string, results map[string]Result) error {
 	for len(names) > 0 {
 		if s.cpu <= 0 {
 			for _, name := range names {
-				results[name] = failed(Limit, "the package set's evaluation was out of processor time before it came to %s", name)
+				results[name] = failed(
+					Limit, "the package set's evaluation was out of processor time before it came to %s",
+					name,
+				)
 			}
 			return nil
 		}
@@ -89,7 +95,12 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 			return fault
 		}
 		if end.set == "" {
-			return &SourceError{needs: neededDerivation(end.message), Message: explainNeeds("it", end.message), Limit: end.limit, Unfetched: s.store.fetches && classify(end.message) == Unfetched}
+			return &SourceError{
+				needs:     neededDerivation(end.message),
+				Message:   explainNeeds("it", end.message),
+				Limit:     end.limit,
+				Unfetched: s.store.fetches && classify(end.message) == Unfetched,
+			}
 		}
 		if end.set != "set" {
 			return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
@@ -114,7 +125,14 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		case s.store.fetches && classify(end.message) == Unfetched:
 			kind = Unfetched
 		}
-		results[names[0]] = Result{Failure: &Failure{Kind: kind, needs: neededDerivation(end.message), Message: explainNeeds(names[0], end.message), Passing: s.store.fetches || isFetch(end.message)}}
+		results[names[0]] = Result{
+			Failure: &Failure{
+				Kind:    kind,
+				needs:   neededDerivation(end.message),
+				Message: explainNeeds(names[0], end.message),
+				Passing: s.store.fetches || isFetch(end.message),
+			},
+		}
 		names = names[1:]
 	}
 	return nil
@@ -123,9 +141,12 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 // noConfig is what packages.nix throws where a set takes no config and one is chosen.
 const noConfig = "takes no argument config"
 
-// newerNix is how nixpkgs says that it is too new for a Nix: before and since August 2025. A version is not always what it misses.
+// newerNix is how nixpkgs says that it is too new for a Nix: before and since August 2025. A
+// version is not always what it misses.
 var (
-	newerNix        = regexp.MustCompile(`requires (?:Nix >= ([0-9.]*[0-9])|an implementation of Nix with the following features)`)
+	newerNix = regexp.MustCompile(
+		`requires (?:Nix >= ([0-9.]*[0-9])|an implementation of Nix with the following features)`,
+	)
 	newerNixFeature = regexp.MustCompile("(?m)`builtins.nixVersion` reports at least ([0-9.]*[0-9])")
 )
 
@@ -148,10 +169,14 @@ func (s *session) setupFault(end *ending) error {
 	if version == "" {
 		return &SourceError{Message: "it needs a newer Nix than " + s.version, Setup: true}
 	}
-	return &SourceError{Message: fmt.Sprintf("it needs Nix %s or later, and this is Nix %s", version, s.version), Setup: true}
+	return &SourceError{
+		Message: fmt.Sprintf("it needs Nix %s or later, and this is Nix %s", version, s.version),
+		Setup:   true,
+	}
 }
 
-// explainAll finds out why packages refuse to be evaluated: what is caught has no text, so each ends an evaluation of its own.
+// explainAll finds out why packages refuse to be evaluated: what is caught has no text, so each
+// ends an evaluation of its own.
 func (s *session) explainAll(ctx context.Context, results map[string]Result) error {
 	for _, name := range slices.Sorted(maps.Keys(results)) {
 		failure := results[name].Failure
@@ -186,8 +211,8 @@ func (s *session) mayFetch() {
 	}
 }
 
-// run evaluates names in one process, and once more if that was short of time for what it had to fetch. It fails only if that is nobody's fault but Nix's or the
-// host's.
+// run evaluates names in one process, and once more if that was short of time for what it had to
+// fetch. It fails only if that is nobody's fault but Nix's or the host's.
 func (s *session) run(ctx context.Context, names []string, rethrow bool) (*ending, error) {
 	end, err := s.start(ctx, names, rethrow)
 	if err == nil && end.cpu && end.fetches && !s.longer {
@@ -265,7 +290,9 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 	switch {
 	case tooMuch:
 		s.cpu, s.overgrown = 0, true
-		end.limit, end.message = true, "what the package set fetches takes more room than "+units.BytesSize(float64(s.fetchBytes))
+		end.limit, end.message = true, "what the package set fetches takes more room than "+units.BytesSize(
+			float64(s.fetchBytes),
+		)
 	case failure == nil:
 		end.well = true
 	case failure.CPULimit:
@@ -274,7 +301,9 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 		end.limit, end.message = true, "evaluation takes too much processor time"
 	case errors.Is(failure, errSlowFetch):
 		s.cpu = 0
-		end.message = fmt.Sprintf("unable to download what the package set fetches within %v", s.options.CPU+s.options.FetchTime)
+		end.message = fmt.Sprintf(
+			"unable to download what the package set fetches within %v", s.options.CPU+s.options.FetchTime,
+		)
 	case failure.OutputLimit:
 		end.limit, end.message = true, "evaluation writes too many messages"
 	case end.limit:
@@ -310,7 +339,8 @@ func (s *session) arguments() []string {
 		"--option", "extra-experimental-features", s.features,
 	}
 	if len(s.source.NixPath) > 0 {
-		// What <nixpkgs> is for, where the set doesn't say it. Other sets may want to know which platform builds.
+		// What <nixpkgs> is for, where the set doesn't say it. Other sets may want to know which
+		// platform builds.
 		args = append(args, "--option", "system", s.system)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.source.NixPath)) {
@@ -353,8 +383,10 @@ func (s *session) environment() []string {
 	return env
 }
 
-// wayOut gives a process that fetches its way to the network: a proxy of this process, by which Nix and git find what they may. Where the host permits, there is nothing else
-// in a network of the process's own; where not, or if the list has something that is fetched by ssh, the proxy has a password.
+// wayOut gives a process that fetches its way to the network: a proxy of this process, by which Nix
+// and git find what they may. Where the host permits, there is nothing else in a network of the
+// process's own; where not, or if the list has something that is fetched by ssh, the proxy has a
+// password.
 func (s *session) wayOut(confine *proc.Confinement) (way *egress.Server, environment []string, err error) {
 	address := proc.LoopbackAddress
 	if s.ownNetwork() {
@@ -379,7 +411,8 @@ func (s *session) wayOut(confine *proc.Confinement) (way *egress.Server, environ
 	return way, append(environment, way.Environment(address)...), nil
 }
 
-// read takes what a process has written to stderr apart. Nix's messages are lines of JSON behind a mark; a set's own messages are inside them.
+// read takes what a process has written to stderr apart. Nix's messages are lines of JSON behind a
+// mark; a set's own messages are inside them.
 func (s *session) read(stderr []byte, nonce string) (*ending, error) {
 	end := new(ending)
 	for line := range strings.Lines(string(stderr)) {

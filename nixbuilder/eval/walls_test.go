@@ -15,11 +15,14 @@ import (
 	"time"
 )
 
-// walled are the two ways in which what sets fetch comes to them: by a network of their own, where the host permits it, and by that of the host.
+// walled are the two ways in which what sets fetch comes to them: by a network of their own, where
+// the host permits it, and by that of the host.
 var walled = map[string][]string{"own network": nil, "host's network": {"ssh://nobody.example/"}}
 
 // innerService is a service of this machine that no list names. It counts who comes to it.
-func innerService(t *testing.T, start func(http.Handler) *httptest.Server) (server *httptest.Server, visits *atomic.Int32) {
+func innerService(
+	t *testing.T, start func(http.Handler) *httptest.Server,
+) (server *httptest.Server, visits *atomic.Int32) {
 	t.Helper()
 	visits = new(atomic.Int32)
 	server = start(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -30,7 +33,8 @@ func innerService(t *testing.T, start func(http.Handler) *httptest.Server) (serv
 	return server, visits
 }
 
-// A set reaches what the list names, and nothing else of this machine, whichever way it goes about it.
+// A set reaches what the list names, and nothing else of this machine, whichever way it goes about
+// it.
 func TestWallsOfFetching(t *testing.T) {
 	plain, visits := innerService(t, httptest.NewServer)
 	safe, safeVisits := innerService(t, httptest.NewTLSServer)
@@ -48,7 +52,9 @@ func TestWallsOfFetching(t *testing.T) {
 	trusted := filepath.Join(openDir(t, "certificates"), "ca.crt")
 	var certificates []byte
 	for _, server := range []*httptest.Server{public, safe} {
-		certificates = append(certificates, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})...)
+		certificates = append(
+			certificates,
+			pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})...)
 	}
 	if err := os.WriteFile(trusted, certificates, 0o644); err != nil {
 		t.Fatal(err)
@@ -64,15 +70,27 @@ func TestWallsOfFetching(t *testing.T) {
 			{name: "redirect to http", url: public.URL + "/to-http", refused: "let it reach " + plain.URL},
 			{name: "redirect to https", url: public.URL + "/to-https", refused: "let it reach " + safe.URL},
 			{name: "address", url: safe.URL + "/set.nix", refused: "let it reach " + safe.URL},
-			{name: "other spelling of an address", url: "https://[::ffff:127.0.0.1]:" + port + "/set.nix", refused: "let it reach " + safe.URL},
-			{name: "name", url: "https://localhost:" + port + "/set.nix", refused: "let it reach https://localhost:" + port},
+			{
+				name: "other spelling of an address", url: "https://[::ffff:127.0.0.1]:" + port + "/set.nix",
+				refused: "let it reach " + safe.URL,
+			},
+			{
+				name: "name", url: "https://localhost:" + port + "/set.nix",
+				refused: "let it reach https://localhost:" + port,
+			},
 		} {
 			t.Run(way+"/"+test.name, func(t *testing.T) {
 				e, _ := newEvaluator(t, Options{
-					ScratchDir: openDir(t, "scratch"), AllowedURIs: append([]string{"https://", public.URL + "/"}, further...), FetchTime: 20 * time.Second,
+					ScratchDir: openDir(
+						t, "scratch",
+					), AllowedURIs: append([]string{"https://", public.URL + "/"}, further...), FetchTime: 20 * time.Second,
 				})
-				source := writeSet(t, "default.nix", `{ system, ... }: let set = import (builtins.fetchurl "`+test.url+`"); in
-					{ inner = derivation { name = "inner-1"; inherit system; builder = builtins.toJSON (builtins.isFunction set || set.secret); }; }`)
+				source := writeSet(
+					t,
+					"default.nix",
+					`{ system, ... }: let set = import (builtins.fetchurl "`+test.url+`"); in
+					{ inner = derivation { name = "inner-1"; inherit system; builder = builtins.toJSON (builtins.isFunction set || set.secret); }; }`,
+				)
 				results, err := e.Evaluate(t.Context(), source, system, []string{"inner"})
 				if err != nil {
 					t.Fatal(err)
@@ -84,7 +102,9 @@ func TestWallsOfFetching(t *testing.T) {
 					}
 					return
 				}
-				if result.Failure == nil || result.Failure.Kind != Unfetched || !strings.Contains(result.Failure.Message, test.refused) || strings.Contains(result.Failure.Message, "TOKEN") {
+				if result.Failure == nil || result.Failure.Kind != Unfetched ||
+					!strings.Contains(result.Failure.Message, test.refused) ||
+					strings.Contains(result.Failure.Message, "TOKEN") {
 					t.Errorf("%+v, %+v, want that the list does not %q", result.Package, result.Failure, test.refused)
 				}
 			})
@@ -102,7 +122,8 @@ func TestWallsOfSubmodules(t *testing.T) {
 	dir := openDir(t, "submodules")
 	git := func(args ...string) {
 		t.Helper()
-		command := exec.Command("git", append([]string{"-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+		command := exec.Command(
+			"git", append([]string{"-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
 		command.Dir = dir
 		if output, err := command.CombinedOutput(); err != nil {
 			t.Fatalf("git %q: %v: %s", args, err, output)
@@ -136,8 +157,18 @@ func TestWallsOfSubmodules(t *testing.T) {
 	for way, further := range walled {
 		for branch, fetched := range map[string]bool{"main": true, "away": false, "local": false, "path": false} {
 			t.Run(way+"/"+branch, func(t *testing.T) {
-				e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: append([]string{"https://", directory, server.URL + "/"}, further...), CPU: 20 * time.Second})
-				source := fetchingSet(t, `builtins.fetchGit { url = "`+server.URL+`/bare.git"; ref = "`+branch+`"; submodules = true; }`)
+				e, _ := newEvaluator(
+					t,
+					Options{
+						ScratchDir:  openDir(t, "scratch"),
+						AllowedURIs: append([]string{"https://", directory, server.URL + "/"}, further...),
+						CPU:         20 * time.Second,
+					},
+				)
+				source := fetchingSet(
+					t,
+					`builtins.fetchGit { url = "`+server.URL+`/bare.git"; ref = "`+branch+`"; submodules = true; }`,
+				)
 				results, err := e.Evaluate(t.Context(), source, system, []string{"inner"})
 				if fetched {
 					if err != nil || results["inner"].Package == nil {

@@ -18,17 +18,26 @@ import (
 // heldBytes is how large a file of an archive may be to be held in memory.
 const heldBytes = 1 << 20
 
-// PackArchives is Pack for store paths that come as archives, and writes the same bytes. Read visits all that is in a path, once, in the order of
-// nar.Read. What was written to w is worthless if it fails.
+// PackArchives is Pack for store paths that come as archives, and writes the same bytes. Read
+// visits all that is in a path, once, in the order of nar.Read. What was written to w is worthless
+// if it fails.
 //
-// A file that may equal an earlier one has to be known whole before it is written: up to 1 MiB in memory, else in a temporary file without a name.
-func PackArchives(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, options Options, read func(store.Path, func(nar.Entry) error) error) (Result, error) {
+// A file that may equal an earlier one has to be known whole before it is written: up to 1 MiB in
+// memory, else in a temporary file without a name.
+func PackArchives(
+	ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, options Options,
+	read func(store.Path, func(nar.Entry) error) error,
+) (Result, error) {
 	paths = slices.Compact(slices.Sorted(slices.Values(paths)))
 	return Write(ctx, w, c, func(t *Tar) (err error) {
 		if err := storeDirs(t); err != nil {
 			return err
 		}
-		p := &archivePacker{packer: newPacker(t, nil, make([]byte, heldBytes)), seen: make(map[fileKind]bool), tempDir: options.TempDir}
+		p := &archivePacker{
+			packer:  newPacker(t, nil, make([]byte, heldBytes)),
+			seen:    make(map[fileKind]bool),
+			tempDir: options.TempDir,
+		}
 		defer func() { err = errors.Join(err, p.close()) }()
 		for _, path := range paths {
 			if err := read(path, func(e nar.Entry) error { return p.pack(path, e) }); err != nil {

@@ -30,7 +30,9 @@ func checkArchives(t *testing.T, root string, c Compression, paths ...store.Path
 	want, wantResult := pack(t, root, c, paths...)
 	temp := t.TempDir()
 	var got bytes.Buffer
-	result, err := PackArchives(context.Background(), &got, NewCompressor(c, 2), paths, Options{TempDir: temp}, archived(t, root))
+	result, err := PackArchives(
+		context.Background(), &got, NewCompressor(c, 2), paths, Options{TempDir: temp}, archived(t, root),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,19 +57,33 @@ func TestPackArchivesSameBytes(t *testing.T) {
 		{"empty directories", []file{{name: a + "/"}, {name: b + "/c/d/"}}},
 		{"equal files", []file{
 			{name: a + "/1", content: "same"}, {name: a + "/2", content: "else"}, {name: a + "/3", content: "same"}, {name: a + "/4", content: "else"},
-			{name: b + "/1", content: "else"}, {name: b + "/2", content: "same", exec: true}, {name: b + "/3", content: "same", exec: true},
+			{name: b + "/1", content: "else"}, {name: b + "/2", content: "same", exec: true}, {
+				name: b + "/3", content: "same", exec: true,
+			},
 		}},
-		{"empty files", []file{{name: a + "/1"}, {name: a + "/2"}, {name: b + "/1", exec: true}, {name: b + "/2", exec: true}}},
+		{
+			"empty files",
+			[]file{{name: a + "/1"}, {name: a + "/2"}, {name: b + "/1", exec: true}, {name: b + "/2", exec: true}},
+		},
 		{"large files", []file{
 			{name: a + "/1", content: large}, {name: a + "/2", content: other}, {name: a + "/3", content: large}, {name: b + "/1", content: other},
 			{name: b + "/2", content: large + "."}, {name: b + "/3", content: other, exec: true},
 		}},
 		{"about as large as the buffer", []file{
-			{name: a + "/1", content: strings.Repeat("1", heldBytes)}, {name: a + "/2", content: strings.Repeat("2", heldBytes)},
-			{name: b + "/1", content: strings.Repeat("1", heldBytes)}, {name: b + "/2", content: strings.Repeat("2", heldBytes+1)},
-			{name: b + "/3", content: strings.Repeat("2", heldBytes+1)}, {name: b + "/4", content: strings.Repeat("2", heldBytes-1)},
+			{name: a + "/1", content: strings.Repeat("1", heldBytes)}, {
+				name: a + "/2", content: strings.Repeat("2", heldBytes),
+			},
+			{name: b + "/1", content: strings.Repeat("1", heldBytes)}, {
+				name: b + "/2", content: strings.Repeat("2", heldBytes+1),
+			},
+			{name: b + "/3", content: strings.Repeat("2", heldBytes+1)}, {
+				name: b + "/4", content: strings.Repeat("2", heldBytes-1),
+			},
 		}},
-		{"sorted by component", []file{{name: a + "/b/c"}, {name: a + "/b-c"}, {name: a + "/b.c/d"}, {name: a + "/bc"}}},
+		{
+			"sorted by component",
+			[]file{{name: a + "/b/c"}, {name: a + "/b-c"}, {name: a + "/b.c/d"}, {name: a + "/bc"}},
+		},
 		{"not UTF-8", []file{{name: a + "/\xff", content: "1"}, {name: a + "/l", link: "\xfe"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -103,8 +119,15 @@ func TestPackArchivesFails(t *testing.T) {
 		want    error
 	}{
 		{name: "at its first file", entries: []nar.Entry{half("a", "12", 3)}, want: gone},
-		{name: "at its second file of a size", entries: []nar.Entry{entry("a", "123", 3), half("b", "12", 3)}, want: gone},
-		{name: "at a large file", entries: []nar.Entry{entry("a", strings.Repeat("1", large), large), half("b", "12", large)}, want: gone},
+		{
+			name:    "at its second file of a size",
+			entries: []nar.Entry{entry("a", "123", 3), half("b", "12", 3)}, want: gone,
+		},
+		{
+			name:    "at a large file",
+			entries: []nar.Entry{entry("a", strings.Repeat("1", large), large), half("b", "12", large)},
+			want:    gone,
+		},
 		{name: "cut off", entries: []nar.Entry{entry("a", "123", 3), entry("b", "12", 3)}, want: io.ErrUnexpectedEOF},
 		{name: "no directory for temporary files", temp: "/does/not/exist", want: fs.ErrNotExist,
 			entries: []nar.Entry{entry("a", strings.Repeat("1", large), large), entry("b", strings.Repeat("2", large), large)}},
@@ -114,14 +137,21 @@ func TestPackArchivesFails(t *testing.T) {
 			if temp == "" {
 				temp = t.TempDir()
 			}
-			_, err := PackArchives(context.Background(), io.Discard, NewCompressor(None, 1), []store.Path{pathA}, Options{TempDir: temp}, func(_ store.Path, visit func(nar.Entry) error) error {
-				for _, e := range append([]nar.Entry{{Mode: fs.ModeDir | 0o555}}, test.entries...) {
-					if err := visit(e); err != nil {
-						return err
+			_, err := PackArchives(
+				context.Background(),
+				io.Discard,
+				NewCompressor(None, 1),
+				[]store.Path{pathA},
+				Options{TempDir: temp},
+				func(_ store.Path, visit func(nar.Entry) error) error {
+					for _, e := range append([]nar.Entry{{Mode: fs.ModeDir | 0o555}}, test.entries...) {
+						if err := visit(e); err != nil {
+							return err
+						}
 					}
-				}
-				return nil
-			})
+					return nil
+				},
+			)
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), string(pathA)) {
 				t.Errorf("error %v, want %v of %s", err, test.want, pathA)
 			}

@@ -12,8 +12,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// BenchmarkPack packs some 100 MB of the machine's own store (or of the one below BENCH_STORE_ROOT), or of a made-up one where
-// there is none.
+// BenchmarkPack packs some 100 MB of the machine's own store (or of the one below
+// BENCH_STORE_ROOT), or of a made-up one where there is none.
 func BenchmarkPack(b *testing.B) {
 	root, paths := benchStore(b)
 	for _, c := range []Compression{Gzip, Zstd, None} {
@@ -21,13 +21,17 @@ func BenchmarkPack(b *testing.B) {
 			b.ReportAllocs()
 			var packed int64
 			for b.Loop() {
-				result, err := Pack(context.Background(), io.Discard, NewCompressor(c, 2), paths, Options{StoreRoot: root})
+				result, err := Pack(
+					context.Background(), io.Discard, NewCompressor(c, 2), paths, Options{StoreRoot: root},
+				)
 				if err != nil {
 					b.Fatal(err)
 				}
 				packed = result.Size
 			}
-			plain, err := Pack(context.Background(), io.Discard, NewCompressor(None, 2), paths, Options{StoreRoot: root})
+			plain, err := Pack(
+				context.Background(), io.Discard, NewCompressor(None, 2), paths, Options{StoreRoot: root},
+			)
 			if err != nil {
 				b.Fatal(err)
 			}

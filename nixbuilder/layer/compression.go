@@ -12,14 +12,16 @@ type Compression int
 const (
 	// Gzip is what every client can unpack.
 	Gzip Compression = iota
-	// Zstd takes two thirds of Gzip's time for a tenth fewer bytes; Docker unpacks it from version 23 on.
+	// Zstd takes two thirds of Gzip's time for a tenth fewer bytes; Docker unpacks it from version
+	// 23 on.
 	Zstd
 	// None stores the archive as it is.
 	None
-	// EStargz is Gzip for most clients. Those that can mount a layer before they have it (containerd's stargz snapshotter) find a table of
-	// its files in it.
+	// EStargz is Gzip for most clients. Those that can mount a layer before they have it
+	// (containerd's stargz snapshotter) find a table of its files in it.
 	EStargz
-	// ZstdChunked is to Zstd as EStargz is to Gzip, also for those that load only files that they lack (podman).
+	// ZstdChunked is to Zstd as EStargz is to Gzip, also for those that load only files that they
+	// lack (podman).
 	ZstdChunked
 )
 

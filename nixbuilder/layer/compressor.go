@@ -9,24 +9,28 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Archives go from one goroutine to the next in pieces of blockBytes. Some are kept for the next archive.
+// Archives go from one goroutine to the next in pieces of blockBytes. Some are kept for the next
+// archive.
 const (
 	blockBytes = 256 << 10
 	blocksKept = 64
 )
 
-// A layer's archive is cut into parts of this many bytes, which are compressed side by side: into members of a gzip file, into frames of a
-// zstd file. Decompressors take them for one. The sizes are part of the format of layers, and a compromise with memory, where parts wait for
-// each other: a part begins with nothing to refer back to. That costs gzip less than 0.1 %, and zstd 1.8 %.
+// A layer's archive is cut into parts of this many bytes, which are compressed side by side: into
+// members of a gzip file, into frames of a zstd file. Decompressors take them for one. The sizes
+// are part of the format of layers, and a compromise with memory, where parts wait for each other:
+// a part begins with nothing to refer back to. That costs gzip less than 0.1 %, and zstd 1.8 %.
 const (
 	gzipPartBytes = 4 << 20
 	zstdPartBytes = 8 << 20
-	// The encoder that takes less memory would move a smaller window down for every block of 128 KiB, which takes a tenth of the time.
+	// The encoder that takes less memory would move a smaller window down for every block of 128
+	// KiB, which takes a tenth of the time.
 	zstdWindowBytes = zstdPartBytes
 )
 
-// A Compressor compresses layers. All layers together use as many cores for it as it was made for, and one alone uses them all. The
-// bytes of a layer depend neither on how many cores there are nor on what else is compressed. It is safe for concurrent use.
+// A Compressor compresses layers. All layers together use as many cores for it as it was made for,
+// and one alone uses them all. The bytes of a layer depend neither on how many cores there are nor
+// on what else is compressed. It is safe for concurrent use.
 type Compressor struct {
 	compression Compression
 	partBytes   int
@@ -40,7 +44,13 @@ var errStopped = errors.New("compressing was stopped")
 
 // NewCompressor makes a Compressor for a number of cores, which must be positive.
 func NewCompressor(compression Compression, cores int) *Compressor {
-	c := &Compressor{compression: compression, partBytes: gzipPartBytes, encoders: make(chan encoder, cores), blocks: make(chan []byte, blocksKept), recurring: newRecurring()}
+	c := &Compressor{
+		compression: compression,
+		partBytes:   gzipPartBytes,
+		encoders:    make(chan encoder, cores),
+		blocks:      make(chan []byte, blocksKept),
+		recurring:   newRecurring(),
+	}
 	if compression.isZstd() {
 		c.partBytes = zstdPartBytes
 	}
@@ -71,7 +81,8 @@ func (c *Compressor) recycle(block []byte) {
 	}
 }
 
-// encoder is a gzip.Writer or a zstd.Encoder. It keeps its tables from one part to the next, never what it learned.
+// encoder is a gzip.Writer or a zstd.Encoder. It keeps its tables from one part to the next, never
+// what it learned.
 type encoder interface {
 	io.WriteCloser
 	Flush() error
@@ -80,9 +91,12 @@ type encoder interface {
 
 func (c *Compressor) newEncoder() (encoder, error) {
 	if c.compression.isZstd() {
-		// One goroutine: parts are encoded side by side. The fastest level takes a fifth less time for a tenth more bytes, which every
-		// pull pays for.
-		return zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(zstdWindowBytes), zstd.WithLowerEncoderMem(true))
+		// One goroutine: parts are encoded side by side. The fastest level takes a fifth less time
+		// for a tenth more bytes, which every pull pays for.
+		return zstd.NewWriter(
+			nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
+			zstd.WithWindowSize(zstdWindowBytes), zstd.WithLowerEncoderMem(true),
+		)
 	}
 	return gzip.NewWriterLevel(nil, gzipLevel)
 }
@@ -140,7 +154,8 @@ func (p *parts) write(w io.Writer) error {
 	return nil
 }
 
-// add takes over a block; all but the last one are full. It fails if ctx is done or the writer has failed, which end tells more about.
+// add takes over a block; all but the last one are full. It fails if ctx is done or the writer has
+// failed, which end tells more about.
 func (p *parts) add(ctx context.Context, block []byte) error {
 	if p.left == 0 {
 		if err := p.next(ctx); err != nil {
@@ -240,8 +255,8 @@ func (c *Compressor) encode(e encoder, p *part, stop <-chan struct{}) (encoder, 
 	return e, out.flush()
 }
 
-// blockWriter cuts what is written to it into blocks, all full but the last one, for add to take over. Encoders and archives are written
-// a few hundred bytes at a time.
+// blockWriter cuts what is written to it into blocks, all full but the last one, for add to take
+// over. Encoders and archives are written a few hundred bytes at a time.
 type blockWriter struct {
 	compressor *Compressor
 	add        func([]byte) error

@@ -52,7 +52,10 @@ func TestCompressorSameBytes(t *testing.T) {
 					t.Fatal(err)
 				}
 				if result.Digest != digest.FromBytes(want.Bytes()) || result.Size != int64(want.Len()) {
-					t.Errorf("wrote %d bytes of digest %s, reported %+v", want.Len(), digest.FromBytes(want.Bytes()), result)
+					t.Errorf(
+						"wrote %d bytes of digest %s, reported %+v", want.Len(),
+						digest.FromBytes(want.Bytes()), result,
+					)
 				}
 				if got := digest.FromBytes(decompressed(t, compression, want.Bytes())); got != result.DiffID {
 					t.Errorf("the archive's digest is %s, reported %s", got, result.DiffID)
@@ -63,11 +66,14 @@ func TestCompressorSameBytes(t *testing.T) {
 				var all sync.WaitGroup
 				for i := range 4 { // side by side, and with encoders that had other work before
 					all.Go(func() {
-						if _, err := writeFile(t.Context(), io.Discard, used, prose(uint64(i+2), size/2+100*i)); err != nil {
+						if _, err := writeFile(
+							t.Context(), io.Discard, used, prose(uint64(i+2), size/2+100*i),
+						); err != nil {
 							t.Error(err)
 						}
 						var got bytes.Buffer
-						if _, err := writeFile(t.Context(), &got, used, content); err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
+						if _, err := writeFile(t.Context(), &got, used, content); err != nil ||
+							!bytes.Equal(got.Bytes(), want.Bytes()) {
 							t.Errorf("other bytes on three cores (%v)", err)
 						}
 					})

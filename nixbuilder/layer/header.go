@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// Fields of a header (POSIX, pax, "ustar Interchange Format"): where they begin and how long they are.
+// Fields of a header (POSIX, pax, "ustar Interchange Format"): where they begin and how long they
+// are.
 const (
 	blockSize = 512
 	nameSize  = 100
@@ -22,8 +23,9 @@ const (
 
 var zeros [blockSize]byte
 
-// headers writes those of entries without content as archive/tar does, in a fraction of the time: it fills in what archive/tar wrote for another entry. A root
-// layer is thousands of symbolic links.
+// headers writes those of entries without content as archive/tar does, in a fraction of the time:
+// it fills in what archive/tar wrote for another entry. A root layer is thousands of symbolic
+// links.
 type headers struct {
 	entries  map[entryKind]*block
 	extended *block // the header before a record of a long link
@@ -44,8 +46,8 @@ type block struct {
 
 func newHeaders() headers { return headers{entries: make(map[entryKind]*block)} }
 
-// encode returns what archive/tar writes for h, whose modification time is fixed, or nothing where that is not known here. It may be used until the
-// next call.
+// encode returns what archive/tar writes for h, whose modification time is fixed, or nothing where
+// that is not known here. It may be used until the next call.
 func (t *headers) encode(h *tar.Header) ([]byte, error) {
 	if h.Typeflag == tar.TypeReg || len(h.Name) > nameSize || !isPlain(h.Name) || !isPlain(h.Linkname) {
 		return nil, nil

@@ -14,7 +14,10 @@ import (
 func TestHeaders(t *testing.T) {
 	var names, links []string
 	for n := range 130 {
-		names = append(names, strings.Repeat("n", n+1), strings.Repeat("n/", n/2)+"x", strings.Repeat("d", n)+"/f", strings.Repeat("n", n/3)+"/"+strings.Repeat("m", n))
+		names = append(
+			names, strings.Repeat("n", n+1), strings.Repeat("n/", n/2)+"x", strings.Repeat("d", n)+"/f",
+			strings.Repeat("n", n/3)+"/"+strings.Repeat("m", n),
+		)
 	}
 	for n := range 600 {
 		links = append(links, strings.Repeat("l", n), strings.Repeat("l/", n/2))
@@ -23,7 +26,10 @@ func TestHeaders(t *testing.T) {
 	links = append(links, "naïve", "nul\x00", "\xff", "../x y", "a=b\n", strings.Repeat("é", 60))
 	var entries []tar.Header
 	add := func(typeflag byte, mode int64, name, link string) {
-		entries = append(entries, tar.Header{Typeflag: typeflag, Mode: mode, Name: name, Linkname: link, ModTime: time.Unix(1, 0)})
+		entries = append(
+			entries,
+			tar.Header{Typeflag: typeflag, Mode: mode, Name: name, Linkname: link, ModTime: time.Unix(1, 0)},
+		)
 	}
 	for i, name := range names {
 		add(tar.TypeDir, 0o755, name+"/", "")
@@ -52,7 +58,10 @@ func TestHeaders(t *testing.T) {
 		}
 		learned++
 		if wantErr != nil || !bytes.Equal(got, want.Bytes()) {
-			t.Fatalf("%c %q to %q is %q, want %q, %v", entry.Typeflag, entry.Name, entry.Linkname, got, want.Bytes(), wantErr)
+			t.Fatalf(
+				"%c %q to %q is %q, want %q, %v", entry.Typeflag, entry.Name, entry.Linkname, got,
+				want.Bytes(), wantErr,
+			)
 		}
 	}
 	if learned < len(entries)/3 {
@@ -60,7 +69,8 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
-// An archive is what archive/tar writes also where entries with and without content follow each other.
+// An archive is what archive/tar writes also where entries with and without content follow each
+// other.
 func TestTarLikeArchiveTar(t *testing.T) {
 	var got, want bytes.Buffer
 	out := &blockWriter{compressor: NewCompressor(None, 1), add: func(block []byte) error {
@@ -85,9 +95,19 @@ func TestTarLikeArchiveTar(t *testing.T) {
 		name, content := fmt.Sprint(n), strings.Repeat("x", n*41)
 		long := "/nix/store/" + strings.Repeat("n", 3*n) + "/x"
 		both(ours.Dir("dir"+name, 0o755), tar.Header{Typeflag: tar.TypeDir, Name: "dir" + name + "/", Mode: 0o755}, "")
-		both(ours.File("dir"+name+"/f", 0o644, int64(len(content)), strings.NewReader(content)), tar.Header{Typeflag: tar.TypeReg, Name: "dir" + name + "/f", Mode: 0o644}, content)
-		both(ours.Symlink(name, long), tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: long, Mode: 0o777}, "")
-		both(ours.HardLink("h"+name, "dir"+name+"/f", 0o644), tar.Header{Typeflag: tar.TypeLink, Name: "h" + name, Linkname: "dir" + name + "/f", Mode: 0o644}, "")
+		both(
+			ours.File("dir"+name+"/f", 0o644, int64(len(content)), strings.NewReader(content)),
+			tar.Header{Typeflag: tar.TypeReg, Name: "dir" + name + "/f", Mode: 0o644}, content,
+		)
+		both(
+			ours.Symlink(name, long),
+			tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: long, Mode: 0o777}, "",
+		)
+		both(
+			ours.HardLink("h"+name, "dir"+name+"/f", 0o644),
+			tar.Header{Typeflag: tar.TypeLink, Name: "h" + name, Linkname: "dir" + name + "/f", Mode: 0o644},
+			"",
+		)
 	}
 	if err := errors.Join(ours.w.Close(), out.flush()); err != nil {
 		t.Fatal(err)

@@ -20,12 +20,14 @@ type Result struct {
 	Size   int64
 	// DiffID is the digest of the uncompressed archive.
 	DiffID digest.Digest
-	// Annotations are what a manifest says of the layer besides, for clients that do not load all of it.
+	// Annotations are what a manifest says of the layer besides, for clients that do not load all
+	// of it.
 	Annotations map[string]string
 }
 
-// Write writes to w the layer whose entries fill writes, compressed. Nothing is held in memory but buffers of a fixed size.
-// (A table of files, where the layer has one, is.) What was written to w is worthless if Write fails. It stops soon after ctx is done, unless w blocks.
+// Write writes to w the layer whose entries fill writes, compressed. Nothing is held in memory but
+// buffers of a fixed size. (A table of files, where the layer has one, is.) What was written to w
+// is worthless if Write fails. It stops soon after ctx is done, unless w blocks.
 func Write(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
 	switch c.compression {
 	case None:
@@ -56,7 +58,9 @@ type assembly struct {
 }
 
 // assemble writes the layer whose archive produce makes.
-func assemble(ctx context.Context, w io.Writer, c *Compressor, produce func(context.Context, *assembly) error) (Result, error) {
+func assemble(
+	ctx context.Context, w io.Writer, c *Compressor, produce func(context.Context, *assembly) error,
+) (Result, error) {
 	blob := &meter{w: w, hash: sha256.New()}
 	a := &assembly{diffID: sha256.New(), parts: c.begin(blob), steps: make(chan func() error, 1)}
 	all, ctx := errgroup.WithContext(ctx)
@@ -103,7 +107,8 @@ func writePlain(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar)
 	return Result{Digest: blob.digest(), Size: blob.size, DiffID: blob.digest()}, err
 }
 
-// archive gives the archive that fill fills to add, block by block, all of them full but the last one, or cut where it may recur.
+// archive gives the archive that fill fills to add, block by block, all of them full but the last
+// one, or cut where it may recur.
 func archive(ctx context.Context, c *Compressor, recurring bool, fill func(*Tar) error, add func([]byte) error) error {
 	out := &blockWriter{compressor: c, add: func(block []byte) error {
 		// Every byte of a layer passes here, so it is where a packing is cancelled.

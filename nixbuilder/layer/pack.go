@@ -17,7 +17,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// maxLinks is how many names a file gets within a layer. File systems that clients unpack to stop at 65,000 (ext4).
+// maxLinks is how many names a file gets within a layer. File systems that clients unpack to stop
+// at 65,000 (ext4).
 const maxLinks = 60000
 
 // Options say how store paths are packed.
@@ -28,10 +29,11 @@ type Options struct {
 	TempDir string
 }
 
-// Pack writes to w the layer that holds paths, and reports what it wrote. The order of paths does not matter, nor does
-// repetition. Files of equal content and mode are written once; their other names become hard links, which saves some
-// packages most of their size. A special file (device, socket, pipe) is an *UnfitError. A file whose size changes
-// meanwhile is an error, too. No symbolic link is followed.
+// Pack writes to w the layer that holds paths, and reports what it wrote. The order of paths does
+// not matter, nor does repetition. Files of equal content and mode are written once; their other
+// names become hard links, which saves some packages most of their size. A special file (device,
+// socket, pipe) is an *UnfitError. A file whose size changes meanwhile is an error, too. No
+// symbolic link is followed.
 //
 // It reads each path's directories twice and works on one core; several may run at once.
 func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, options Options) (Result, error) {
@@ -91,8 +93,8 @@ type fileKind struct{ size, mode int64 }
 
 func (e entry) kind() fileKind { return fileKind{e.info.Size(), e.mode()} }
 
-// walkAll visits everything in paths, directories before their content, names in the order of their bytes (as in Nix's
-// own archives).
+// walkAll visits everything in paths, directories before their content, names in the order of their
+// bytes (as in Nix's own archives).
 func walkAll(dir *os.Root, paths []store.Path, visit func(entry) error) error {
 	for _, p := range paths {
 		info, err := dir.Lstat(p.Base())
@@ -227,7 +229,8 @@ func (p *packer) once(path string, id content, size int64, data io.Reader) error
 	return p.tar.File(path, id.mode, size, data)
 }
 
-// link writes a link to an earlier file of the same content, if there is one that may have more names.
+// link writes a link to an earlier file of the same content, if there is one that may have more
+// names.
 func (p *packer) link(path string, id content) (bool, error) {
 	first := p.written[id]
 	if first == nil || first.links == maxLinks {

@@ -31,7 +31,8 @@ const (
 	b     = "nix/store/aj2q88glyrgps19f9gidl6xyb2arnfvb-b"
 )
 
-// file is a file of a test's store. One with a link is a symbolic link; a name that ends in a slash is a directory's.
+// file is a file of a test's store. One with a link is a symbolic link; a name that ends in a slash
+// is a directory's.
 type file struct {
 	name, content, link string
 	exec                bool
@@ -113,7 +114,10 @@ func TestPackEntries(t *testing.T) {
 	}{
 		{"nothing", nil, nil},
 		{"names in the order of their bytes, directories before their content",
-			[]file{{name: a + "/b"}, {name: a + "/B"}, {name: a + "/a/z"}, {name: a + "/a-"}, {name: a + "/é"}, {name: b + "/x"}},
+			[]file{
+				{name: a + "/b"}, {name: a + "/B"}, {name: a + "/a/z"}, {name: a + "/a-"}, {name: a + "/é"},
+				{name: b + "/x"},
+			},
 			[]string{
 				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/B"`, `5 0555 "` + a + `/a/"`, `0 0444 "` + a + `/a/z"`,
 				`0 0444 "` + a + `/a-"`, `0 0444 "` + a + `/b"`, `0 0444 "` + a + `/é"`, `5 0555 "` + b + `/"`, `0 0444 "` + b + `/x"`,
@@ -121,12 +125,19 @@ func TestPackEntries(t *testing.T) {
 		{"a path that is a file", []file{{name: a, content: "x", exec: true}}, []string{`0 0555 "` + a + `" = "x"`}},
 		{"a path that is a link", []file{{name: a, link: "/etc"}}, []string{`2 0777 "` + a + `" -> "/etc"`}},
 		{"links are not followed",
-			[]file{{name: a + "/loop", link: "."}, {name: a + "/out", link: "../../../../etc"}, {name: a + "/void", link: "void"}},
+			[]file{
+				{name: a + "/loop", link: "."}, {name: a + "/out", link: "../../../../etc"},
+				{name: a + "/void", link: "void"},
+			},
 			[]string{`5 0555 "` + a + `/"`, `2 0777 "` + a + `/loop" -> "."`, `2 0777 "` + a + `/out" -> "../../../../etc"`, `2 0777 "` + a + `/void" -> "void"`}},
 		{"equal files are linked, if their modes are equal and they are not empty",
 			[]file{
-				{name: a + "/1", content: "same"}, {name: a + "/2", content: "same"}, {name: a + "/3", content: "same", exec: true},
-				{name: a + "/4", content: "size"}, {name: a + "/5"}, {name: a + "/6"}, {name: b + "/1", content: "same"},
+				{name: a + "/1", content: "same"}, {name: a + "/2", content: "same"}, {
+					name: a + "/3", content: "same", exec: true,
+				},
+				{name: a + "/4", content: "size"}, {name: a + "/5"}, {name: a + "/6"}, {
+					name: b + "/1", content: "same",
+				},
 			},
 			[]string{
 				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "same"`, `1 0444 "` + a + `/2" -> "` + a + `/1"`, `0 0555 "` + a + `/3" = "same"`,
@@ -134,7 +145,10 @@ func TestPackEntries(t *testing.T) {
 				`5 0555 "` + b + `/"`, `1 0444 "` + b + `/1" -> "` + a + `/1"`,
 			}},
 		{"files larger than the buffer",
-			[]file{{name: a + "/1", content: big + "1"}, {name: a + "/2", content: big + "2"}, {name: a + "/3", content: big + "1"}},
+			[]file{
+				{name: a + "/1", content: big + "1"}, {name: a + "/2", content: big + "2"},
+				{name: a + "/3", content: big + "1"},
+			},
 			[]string{`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "0123456789abcdef0123"`, `0 0444 "` + a + `/2" = "0123456789abcdef0123"`,
 				`1 0444 "` + a + `/3" -> "` + a + `/1"`}},
 		{"long and odd names",
@@ -178,8 +192,8 @@ func golden() []file {
 	}
 }
 
-// The digests change when the archive's form does, or with a release of the compressor. Then every layer of every registry is
-// made and stored anew, once: a reason to say so in the change log.
+// The digests change when the archive's form does, or with a release of the compressor. Then every
+// layer of every registry is made and stored anew, once: a reason to say so in the change log.
 func TestPackGolden(t *testing.T) {
 	root := makeStore(t, golden()...)
 	const diffID = "sha256:659f8bbe2c69428586ea423f1667f88cd289f955c68c68c89d7178c82b7ccdde"
@@ -188,8 +202,14 @@ func TestPackGolden(t *testing.T) {
 		digest      digest.Digest
 		decompress  func(io.Reader) (io.Reader, error)
 	}{
-		{Gzip, "sha256:4563f3ddc92872f62be95f0ff29f1427fe84c7743a427219b0ecb468a7bf4637", func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }},
-		{Zstd, "sha256:44e6e20c4520c02348afbff3f34565a7af74a39307ea78ac50e566a992b56d8e", func(r io.Reader) (io.Reader, error) { return zstd.NewReader(r, zstd.WithDecoderConcurrency(1)) }},
+		{
+			Gzip, "sha256:4563f3ddc92872f62be95f0ff29f1427fe84c7743a427219b0ecb468a7bf4637",
+			func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
+		},
+		{
+			Zstd, "sha256:44e6e20c4520c02348afbff3f34565a7af74a39307ea78ac50e566a992b56d8e",
+			func(r io.Reader) (io.Reader, error) { return zstd.NewReader(r, zstd.WithDecoderConcurrency(1)) },
+		},
 		{None, diffID, func(r io.Reader) (io.Reader, error) { return r, nil }},
 	} {
 		t.Run(test.compression.String(), func(t *testing.T) {
@@ -297,9 +317,15 @@ func TestPackRefuses(t *testing.T) {
 				return syscall.Mknod(filepath.Join(root, a, "dir/socket"), syscall.S_IFSOCK|0o644, 0)
 			}},
 		{name: "whiteout", files: []file{{name: a + "/.wh.bin"}}, want: a + `/.wh.bin": names that begin with .wh.`},
-		{name: "whiteout of a directory", files: []file{{name: a + "/.wh..wh..opq/"}}, want: "names that begin with .wh."},
+		{
+			name: "whiteout of a directory", files: []file{{name: a + "/.wh..wh..opq/"}},
+			want: "names that begin with .wh.",
+		},
 		{name: "cancelled", files: []file{{name: a}}, ctx: cancelled, want: context.Canceled.Error()},
-		{name: "the writer fails", files: []file{{name: a, content: "x"}}, w: fullDisk{}, want: "writing layer: " + syscall.ENOSPC.Error()},
+		{
+			name: "the writer fails", files: []file{{name: a, content: "x"}}, w: fullDisk{},
+			want: "writing layer: " + syscall.ENOSPC.Error(),
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			root := makeStore(t, test.files...)
@@ -314,7 +340,8 @@ func TestPackRefuses(t *testing.T) {
 			if test.w == nil {
 				test.w = io.Discard
 			}
-			if _, err := Pack(test.ctx, test.w, NewCompressor(Gzip, 2), []store.Path{pathA}, Options{StoreRoot: root}); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := Pack(test.ctx, test.w, NewCompressor(Gzip, 2), []store.Path{pathA}, Options{StoreRoot: root}); err == nil ||
+				!strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
 		})
@@ -421,16 +448,20 @@ func TestParseCompression(t *testing.T) {
 	}
 }
 
-// FuzzPack makes a tree out of the input, packs it in both ways, reads the archive back and compares.
+// FuzzPack makes a tree out of the input, packs it in both ways, reads the archive back and
+// compares.
 func FuzzPack(f *testing.F) {
 	f.Add([]byte("dbin\x00fhello\x00text\x00\x00xhi\x00text\x00\x00lsh\x00hello\x00\x00"))
 	f.Add([]byte("fa\x00same\x00\x00fb\x00same\x00\x00dc\x00fd\x00same\x00\x00lup\x00../../..\x00\x00"))
-	f.Add([]byte("f\xff\n\x00x\x00\x00l" + strings.Repeat("é", 120) + "\x00" + strings.Repeat("\xfe", 300) + "\x00\x00"))
+	f.Add(
+		[]byte("f\xff\n\x00x\x00\x00l" + strings.Repeat("é", 120) + "\x00" + strings.Repeat("\xfe", 300) + "\x00\x00"),
+	)
 	f.Fuzz(func(t *testing.T, program []byte) {
 		root := makeStore(t, file{name: a + "/"})
 		want := map[string]string{"nix/": "dir", "nix/store/": "dir", a + "/": "dir"}
 		dir := a
-		// A program is a list of: an operation of one byte, a name, and an argument, both ended by a zero byte.
+		// A program is a list of: an operation of one byte, a name, and an argument, both ended by
+		// a zero byte.
 		for len(program) > 0 {
 			op := program[0]
 			rawName, rest, _ := bytes.Cut(program[1:], []byte{0})
@@ -438,8 +469,10 @@ func FuzzPack(f *testing.F) {
 			program = rest
 			name := dir + "/" + string(rawName)
 			at := filepath.Join(root, name)
-			if len(rawName) == 0 || len(rawName) > 255 || bytes.ContainsRune(rawName, '/') || filepath.Base(at) != string(rawName) ||
-				strings.HasPrefix(string(rawName), whiteout) || strings.Count(name, "/") > 10 {
+			if len(rawName) == 0 || len(rawName) > 255 || bytes.ContainsRune(rawName, '/') ||
+				filepath.Base(at) != string(rawName) ||
+				strings.HasPrefix(string(rawName), whiteout) ||
+				strings.Count(name, "/") > 10 {
 				continue
 			}
 			if _, err := os.Lstat(at); err == nil {

@@ -12,8 +12,9 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// Archives that resemble others are cut into parts where the names of their entries say, so that what is added to one changes the part it is in
-// and no other. These numbers are part of the format of layers.
+// Archives that resemble others are cut into parts where the names of their entries say, so that
+// what is added to one changes the part it is in and no other. These numbers are part of the format
+// of layers.
 const (
 	// cutsApart is how many entries a part has on average, if it is not cut for its size.
 	cutsApart = 128
@@ -23,25 +24,31 @@ const (
 
 // What is kept in memory.
 const (
-	// recurringBytes bounds the compressed parts, some thirty root directories of hundreds of packages.
+	// recurringBytes bounds the compressed parts, some thirty root directories of hundreds of
+	// packages.
 	recurringBytes = 8 << 20
 	// recurringOverhead is, roughly, what a part takes besides its bytes.
 	recurringOverhead = 200
-	// sectionsKept bounds what is known of sections, of some 300 bytes and 16 for each part. Those of more than sectionParts are not kept.
+	// sectionsKept bounds what is known of sections, of some 300 bytes and 16 for each part. Those
+	// of more than sectionParts are not kept.
 	sectionsKept = 500
 	sectionParts = 500
 )
 
-// A Section is what an archive begins with, or what follows another section. Whenever its key and those of all sections before it are the same, so are
-// its entries.
+// A Section is what an archive begins with, or what follows another section. Whenever its key and
+// those of all sections before it are the same, so are its entries.
 type Section struct {
 	Key  string
 	Fill func(*Tar) error
 }
 
-// WriteRecurring is Write for an archive, sections and a rest, much of which was, most likely, in others before. What was compressed for them is used
-// again; sections that another one began with need not even be filled. Parts are small and begin anew, for which the layer takes some more bytes.
-func WriteRecurring(ctx context.Context, w io.Writer, c *Compressor, sections []Section, rest func(*Tar) error) (Result, error) {
+// WriteRecurring is Write for an archive, sections and a rest, much of which was, most likely, in
+// others before. What was compressed for them is used again; sections that another one began with
+// need not even be filled. Parts are small and begin anew, for which the layer takes some more
+// bytes.
+func WriteRecurring(
+	ctx context.Context, w io.Writer, c *Compressor, sections []Section, rest func(*Tar) error,
+) (Result, error) {
 	if c.compression != Gzip && c.compression != Zstd {
 		return Write(ctx, w, c, func(t *Tar) error {
 			for _, section := range sections {
@@ -109,7 +116,8 @@ func (a *assembly) remember(key sectionKey) error {
 	return nil
 }
 
-// recurring holds the compressed form of parts that may come again, and of which parts sections are made, those used last. It is safe for concurrent use.
+// recurring holds the compressed form of parts that may come again, and of which parts sections are
+// made, those used last. It is safe for concurrent use.
 type recurring struct {
 	seeds [2]maphash.Seed
 
@@ -119,7 +127,8 @@ type recurring struct {
 	sections *simplelru.LRU[sectionKey, section]
 }
 
-// partKey is of two hashes whose seeds nobody knows: whoever chooses a part can't make it look like another.
+// partKey is of two hashes whose seeds nobody knows: whoever chooses a part can't make it look like
+// another.
 type partKey [2]uint64
 
 // sectionKey is of the keys of a section and of all those before it.
@@ -211,7 +220,8 @@ func (r *recurring) add(key partKey, compressed []byte) {
 	}
 }
 
-// addPart takes over a block that is a part of its own. It is compressed if it is not known, and fails as add does.
+// addPart takes over a block that is a part of its own. It is compressed if it is not known, and
+// fails as add does.
 func (p *parts) addPart(ctx context.Context, block []byte) error {
 	key := p.compressor.recurring.key(block)
 	p.added = append(p.added, key)
@@ -245,7 +255,8 @@ func (p *parts) addCompressed(compressed []byte) error {
 	return p.enqueue(whole)
 }
 
-// encodeWhole compresses a block and takes it over. It returns the encoder, or none if it is of no more use.
+// encodeWhole compresses a block and takes it over. It returns the encoder, or none if it is of no
+// more use.
 func (c *Compressor) encodeWhole(e encoder, block []byte) (encoder, []byte, error) {
 	defer c.recycle(block)
 	if e == nil {

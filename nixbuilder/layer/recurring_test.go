@@ -90,7 +90,8 @@ func TestRecurringPartsAreKnown(t *testing.T) {
 	}
 }
 
-// A section is filled unless an archive began with it and all those before it, and that changes nothing but the time.
+// A section is filled unless an archive began with it and all those before it, and that changes
+// nothing but the time.
 func TestSections(t *testing.T) {
 	for _, compression := range compressions {
 		t.Run(compression.String(), func(t *testing.T) {
@@ -104,7 +105,9 @@ func TestSections(t *testing.T) {
 						sections = append(sections, Section{Key: name, Fill: func(t *Tar) error {
 							filled += name
 							for i := range 1000 {
-								if err := t.Symlink(fmt.Sprintf("%s/%d", name, i), fmt.Sprintf("/nix/store/%s/%d", name, i)); err != nil {
+								if err := t.Symlink(
+									fmt.Sprintf("%s/%d", name, i), fmt.Sprintf("/nix/store/%s/%d", name, i),
+								); err != nil {
 									return err
 								}
 							}
@@ -177,7 +180,10 @@ func TestRecurringIsBounded(t *testing.T) {
 		}
 	}
 	if r.bytes > recurringBytes || r.bytes != r.parts.Len()*(len(compressed)+recurringOverhead) {
-		t.Errorf("%d parts of %d bytes are held, counted as %d; the limit is %d", r.parts.Len(), len(compressed), r.bytes, recurringBytes)
+		t.Errorf(
+			"%d parts of %d bytes are held, counted as %d; the limit is %d", r.parts.Len(), len(compressed),
+			r.bytes, recurringBytes,
+		)
 	}
 }
 
@@ -188,12 +194,15 @@ func TestRecurringFails(t *testing.T) {
 		if _, err := WriteRecurring(t.Context(), failing{broken}, c, nil, links(10_000)); !errors.Is(err, broken) {
 			t.Errorf("to a writer that fails: %v", err)
 		}
-		if _, err := WriteRecurring(t.Context(), io.Discard, c, nil, func(*Tar) error { return broken }); !errors.Is(err, broken) {
+		if _, err := WriteRecurring(t.Context(), io.Discard, c, nil, func(*Tar) error { return broken }); !errors.Is(
+			err, broken,
+		) {
 			t.Errorf("of a source that fails: %v", err)
 		}
 		stopped, stop := context.WithCancelCause(t.Context())
 		stop(broken)
-		if _, err := WriteRecurring(stopped, io.Discard, c, nil, links(10_000)); !errors.Is(err, broken) && !errors.Is(err, context.Canceled) {
+		if _, err := WriteRecurring(stopped, io.Discard, c, nil, links(10_000)); !errors.Is(err, broken) &&
+			!errors.Is(err, context.Canceled) {
 			t.Errorf("when nobody waits any more: %v", err)
 		}
 		writeLinks(t, c, links(10_000)) // and goes on working

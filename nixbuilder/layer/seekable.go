@@ -17,8 +17,10 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// writeSeekable writes a layer in which every file is compressed by itself, with a table at its end of where each is. The form is that of
-// https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md. Names that are not UTF-8 are wrong in the table, which is JSON.
+// writeSeekable writes a layer in which every file is compressed by itself, with a table at its end
+// of where each is. The form is that of
+// https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md. Names that are not
+// UTF-8 are wrong in the table, which is JSON.
 func writeSeekable(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
 	blob := &meter{w: w, hash: sha256.New()}
 	frames := &frames{compressor: c, annotations: make(map[string]string)}
@@ -69,8 +71,8 @@ func writeSeekable(ctx context.Context, w io.Writer, c *Compressor, fill func(*T
 	}, nil
 }
 
-// frames compresses the files of a seekable layer, one after the other, with the encoders that all layers share. It is an
-// estargz.Compressor.
+// frames compresses the files of a seekable layer, one after the other, with the encoders that all
+// layers share. It is an estargz.Compressor.
 type frames struct {
 	compressor  *Compressor
 	annotations map[string]string
@@ -101,12 +103,15 @@ func (f *frames) abandon() {
 }
 
 // WriteTOCAndFooter ends the layer.
-func (f *frames) WriteTOCAndFooter(w io.Writer, offset int64, table *estargz.JTOC, diffHash hash.Hash) (digest.Digest, error) {
+func (f *frames) WriteTOCAndFooter(
+	w io.Writer, offset int64, table *estargz.JTOC, diffHash hash.Hash,
+) (digest.Digest, error) {
 	if f.compressor.compression == ZstdChunked {
 		last := &zstdchunked.Compressor{CompressionLevel: zstd.SpeedDefault, Metadata: f.annotations}
 		return last.WriteTOCAndFooter(w, offset, table, diffHash)
 	}
-	return estargz.NewGzipCompressorWithLevel(gzip.DefaultCompression).WriteTOCAndFooter(w, offset, table, &countingHash{diffHash, &f.plainBytes})
+	return estargz.NewGzipCompressorWithLevel(gzip.DefaultCompression).
+		WriteTOCAndFooter(w, offset, table, &countingHash{diffHash, &f.plainBytes})
 }
 
 // frame is the one that is being compressed.

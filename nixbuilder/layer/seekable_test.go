@@ -12,7 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A client finds every file by the table, and by the digest in the annotation knows the table for the right one.
+// A client finds every file by the table, and by the digest in the annotation knows the table for
+// the right one.
 func TestSeekableLayers(t *testing.T) {
 	large := prose(1, 5<<20) // more than a chunk
 	root := makeStore(t, append(golden(), file{name: a + "/large", content: large})...)
@@ -34,7 +35,10 @@ func TestSeekableLayers(t *testing.T) {
 				t.Error("other bytes the second time")
 			}
 
-			reader, err := estargz.Open(io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))), estargz.WithDecompressors(new(zstdchunked.Decompressor)))
+			reader, err := estargz.Open(
+				io.NewSectionReader(bytes.NewReader(blob), 0, int64(len(blob))),
+				estargz.WithDecompressors(new(zstdchunked.Decompressor)),
+			)
 			if err != nil {
 				t.Fatal(err)
 			}

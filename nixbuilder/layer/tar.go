@@ -12,9 +12,10 @@ import (
 	"unicode/utf8"
 )
 
-// Tar writes the entries of a layer. Owners and times are the same for all; names are relative to the root
-// directory and without "./"; modes are permission bits, with 01000 for sticky. What an entry lies in, or links to, must have
-// been written before it. What no layer can have is an *UnfitError. It is not safe for concurrent use.
+// Tar writes the entries of a layer. Owners and times are the same for all; names are relative to
+// the root directory and without "./"; modes are permission bits, with 01000 for sticky. What an
+// entry lies in, or links to, must have been written before it. What no layer can have is an
+// *UnfitError. It is not safe for concurrent use.
 type Tar struct {
 	w       *tar.Writer
 	out     *blockWriter // what w writes to

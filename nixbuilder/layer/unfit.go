@@ -8,11 +8,12 @@ import (
 // whiteout begins the names that delete files of lower layers (OCI image-spec, layer.md).
 const whiteout = ".wh."
 
-// maxPathBytes is how long the name of a file may be, below the root directory: Linux's limit, without the zero byte and the slash before it. Clients could not unpack
-// a longer one.
+// maxPathBytes is how long the name of a file may be, below the root directory: Linux's limit,
+// without the zero byte and the slash before it. Clients could not unpack a longer one.
 const maxPathBytes = 4094
 
-// Unfit tells why no image can have a file of that name in a directory whose own name has dirBytes; it is empty for others.
+// Unfit tells why no image can have a file of that name in a directory whose own name has dirBytes;
+// it is empty for others.
 func Unfit(dirBytes int, name string) string {
 	switch {
 	case strings.HasPrefix(name, whiteout):
@@ -23,9 +24,11 @@ func Unfit(dirBytes int, name string) string {
 	return ""
 }
 
-// An UnfitError is that a package holds what cannot be part of an image. To try again would only give it once more.
+// An UnfitError is that a package holds what cannot be part of an image. To try again would only
+// give it once more.
 type UnfitError struct {
-	// Path names the file: below the root directory of the image, without a leading slash, or in the store.
+	// Path names the file: below the root directory of the image, without a leading slash, or in
+	// the store.
 	Path   string
 	Reason string
 }

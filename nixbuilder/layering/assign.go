@@ -8,36 +8,42 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// Heads looks a key up in the map of heads that the caller keeps. Assign and Group call it on their caller's goroutine.
+// Heads looks a key up in the map of heads that the caller keeps. Assign and Group call it on their
+// caller's goroutine.
 type Heads func(Key) (entry Head, ok bool)
 
-// Head is an entry of the map of heads: a small path named Key shares a layer with the small paths of the same Head. A
-// key may be its own head.
+// Head is an entry of the map of heads: a small path named Key shares a layer with the small paths
+// of the same Head. A key may be its own head.
 type Head struct {
 	Key, Head Key
-	// Patron says, of a key that is its own head, with which others it shares a layer where layers are scarce: those of the
-	// same patron. Empty: it has none.
+	// Patron says, of a key that is its own head, with which others it shares a layer where layers
+	// are scarce: those of the same patron. Empty: it has none.
 	Patron Key `json:",omitempty"`
 }
 
-// minTogether is the share of a path's dependents that its head must have too. A smaller one makes fewer and larger
-// layers; docs/layering.md has what others gave.
+// minTogether is the share of a path's dependents that its head must have too. A smaller one makes
+// fewer and larger layers; docs/layering.md has what others gave.
 const minTogether = 0.5
 
-// weighed is how many dependents are counted at a time: what is kept of each path meanwhile is a bit for each of them.
+// weighed is how many dependents are counted at a time: what is kept of each path meanwhile is a
+// bit for each of them.
 const weighed = 1024
 
-// Assign returns the heads of those paths of a closure whose keys are not known yet: dependents before dependencies,
-// each key once. The caller adds them to its map. An entry that got there first stays, because layers were made by it.
+// Assign returns the heads of those paths of a closure whose keys are not known yet: dependents
+// before dependencies, each key once. The caller adds them to its map. An entry that got there
+// first stays, because layers were made by it.
 //
-// The head of a path is one of the heads of the paths that refer to it: the one that the most paths depend on, if those
-// are at least half of all that depend on the path. Every closure that holds the head holds the path, so this is how
-// often the two are together, as far as one closure can tell. A path without such a head is its own, and has the patron of that
-// one; if nothing refers to it, it is its own patron. So a patron is, mostly, the package that first brought what has it.
+// The head of a path is one of the heads of the paths that refer to it: the one that the most paths
+// depend on, if those are at least half of all that depend on the path. Every closure that holds
+// the head holds the path, so this is how often the two are together, as far as one closure can
+// tell. A path without such a head is its own, and has the patron of that one; if nothing refers to
+// it, it is its own patron. So a patron is, mostly, the package that first brought what has it.
 //
-// The closure may be in any order and is not changed. A path may refer to itself. A path given twice, a negative size,
-// a reference that leaves the closure and a cycle of references are errors, unless all keys are known. The time is that of sorting the paths plus
-// one machine word for each reference and 64 unknown paths; the memory is proportional to the closure, so that a whole package set can be one.
+// The closure may be in any order and is not changed. A path may refer to itself. A path given
+// twice, a negative size, a reference that leaves the closure and a cycle of references are errors,
+// unless all keys are known. The time is that of sorting the paths plus one machine word for each
+// reference and 64 unknown paths; the memory is proportional to the closure, so that a whole
+// package set can be one.
 func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 	if !slices.ContainsFunc(closure, func(info store.PathInfo) bool { _, ok := known(KeyOf(info.Path)); return !ok }) {
 		return nil, nil
@@ -81,7 +87,8 @@ func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 			}
 		}
 		for _, r := range paths[q].references {
-			if h := candidate[r] - 1; bit[q] >= 0 && (h < 0 || weight[head] > weight[h] || weight[head] == weight[h] && head < h) {
+			if h := candidate[r] - 1; bit[q] >= 0 &&
+				(h < 0 || weight[head] > weight[h] || weight[head] == weight[h] && head < h) {
 				candidate[r] = head + 1
 			}
 		}
@@ -89,8 +96,8 @@ func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 	return added, nil
 }
 
-// weights counts, for each unknown path, the unknown paths that have it in their closure, itself included. Bit is an unknown path's number in
-// the order, and -1 for a known one.
+// weights counts, for each unknown path, the unknown paths that have it in their closure, itself
+// included. Bit is an unknown path's number in the order, and -1 for a known one.
 func weights(paths []member, order, bit []int, unknown int) []int {
 	weight := make([]int, len(paths))
 	dependents := newSets(len(paths), min(unknown, weighed))

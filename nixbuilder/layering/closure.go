@@ -18,8 +18,8 @@ type member struct {
 	references []int // indexes of other members
 }
 
-// members checks a closure and returns its paths ordered by key, then by path: so nothing depends on the order in which
-// the closure was given, and little on the hashes.
+// members checks a closure and returns its paths ordered by key, then by path: so nothing depends
+// on the order in which the closure was given, and little on the hashes.
 func members(closure []store.PathInfo) ([]member, error) {
 	paths := make([]member, len(closure))
 	for i, info := range closure {

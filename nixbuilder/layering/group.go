@@ -9,21 +9,23 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// DefaultBudget is how many layers an image has at most for its store paths. It is Nixery's number: clients stop at some
-// 125 layers, and what users build on top of an image needs a few.
+// DefaultBudget is how many layers an image has at most for its store paths. It is Nixery's number:
+// clients stop at some 125 layers, and what users build on top of an image needs a few.
 const DefaultBudget = 94
 
 // Sizes are NAR bytes. docs/layering.md has what other values gave.
 const (
 	// ownLayerSize is the size from which a path has a layer to itself.
 	ownLayerSize = 2 << 20
-	// maxRest is how large the layers of what is over the budget may be together before fewer paths have one to themselves.
+	// maxRest is how large the layers of what is over the budget may be together before fewer paths
+	// have one to themselves.
 	maxRest = 32_000_000
 	// ownTenths is the part of the budget, in tenths, that such paths may then take.
 	ownTenths = 6
 	// restPart is the part of the budget that layers of what is left over take, at least one.
 	restPart = 30
-	// patronPart is the part of the size of a group with a layer of its own that is enough for a patron to have one, too.
+	// patronPart is the part of the size of a group with a layer of its own that is enough for a
+	// patron to have one, too.
 	patronPart = 4
 )
 
@@ -32,16 +34,19 @@ type Options struct {
 	Budget int // most layers of an image; 0: DefaultBudget
 }
 
-// Group splits a closure into at most opts.Budget layers, largest first; equal sizes order by the first path. A layer's
-// paths are sorted. Each path of the closure is in exactly one layer.
+// Group splits a closure into at most opts.Budget layers, largest first; equal sizes order by the
+// first path. A layer's paths are sorted. Each path of the closure is in exactly one layer.
 //
-// Paths of 2 MiB and more have a layer to themselves, the others share one with all that have the same head; a key that
-// heads does not know is its own head. Where that makes too many, small groups go together by patron, and those with few of their own
-// patron into a few layers, by the patrons' names. How large a group must be to stay alone goes up in steps, and so changes with few
-// packages that are added: what an image with one package more has anew is, mostly, the layer of that package's patron.
+// Paths of 2 MiB and more have a layer to themselves, the others share one with all that have the
+// same head; a key that heads does not know is its own head. Where that makes too many, small
+// groups go together by patron, and those with few of their own patron into a few layers, by the
+// patrons' names. How large a group must be to stay alone goes up in steps, and so changes with few
+// packages that are added: what an image with one package more has anew is, mostly, the layer of
+// that package's patron.
 //
-// The closure may be in any order and is not changed. A path given twice, a negative size, a reference that leaves the
-// closure and a negative budget are errors. The result depends on the closure, the heads of its keys and opts alone.
+// The closure may be in any order and is not changed. A path given twice, a negative size, a
+// reference that leaves the closure and a negative budget are errors. The result depends on the
+// closure, the heads of its keys and opts alone.
 func Group(closure []store.PathInfo, heads Heads, opts Options) ([][]store.Path, error) {
 	budget := cmp.Or(opts.Budget, DefaultBudget)
 	if budget < 0 {
@@ -79,11 +84,13 @@ func (l *layer) add(other layer) {
 	l.paths = append(l.paths, other.paths...)
 }
 
-// within puts groups together until there are no more than the budget, the smallest first, and tells how large they are that no longer have
-// a layer of their own. Groups are ordered, the largest first.
+// within puts groups together until there are no more than the budget, the smallest first, and
+// tells how large they are that no longer have a layer of their own. Groups are ordered, the
+// largest first.
 func within(budget int, groups []layer, heads Heads) (layers []layer, rest int64) {
 	layers = groups
-	// In steps, not one size after the other: then every package that is added would move some group over the limit.
+	// In steps, not one size after the other: then every package that is added would move some
+	// group over the limit.
 	for alone := int64(1); len(layers) > budget; alone += 1 + alone/5 {
 		if groups[budget].size < alone { // else too many stay alone
 			layers, rest = gather(groups, heads, alone, 1+budget/restPart)
@@ -95,8 +102,9 @@ func within(budget int, groups []layer, heads Heads) (layers []layer, rest int64
 	return layers, rest
 }
 
-// gather puts groups smaller than alone together by patron, and patrons that are much smaller into n layers or fewer, where the name of the patron
-// says into which. A group without a patron is like a small one of its own.
+// gather puts groups smaller than alone together by patron, and patrons that are much smaller into
+// n layers or fewer, where the name of the patron says into which. A group without a patron is like
+// a small one of its own.
 func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, rest int64) {
 	patrons := make(map[Key]*layer)
 	left := make([]layer, n)
@@ -153,7 +161,8 @@ func largestFirst(a, b layer) int {
 	return cmp.Or(cmp.Compare(b.size, a.size), cmp.Compare(a.paths[0], b.paths[0]))
 }
 
-// split gives paths of at least ownSize bytes a layer each and puts the others together by head, largest layer first.
+// split gives paths of at least ownSize bytes a layer each and puts the others together by head,
+// largest layer first.
 func split(paths []member, heads Heads, ownSize int64) []layer {
 	var layers []layer
 	shared := make(map[Key]int) // head to index in layers

@@ -74,7 +74,10 @@ func TestAssign(t *testing.T) {
 		{
 			name:    "of two heads the one that more depend on",
 			closure: "a-1 1 x-1\n b-1 1 c-1 d-1\n c-1 1 m-1\n d-1 1 m-1\n m-1 1 x-1\n x-1 1",
-			want:    []Head{{"a", "a", "a"}, {"b", "b", "b"}, {"c", "b", ""}, {"d", "b", ""}, {"m", "m", "b"}, {"x", "m", ""}},
+			want: []Head{
+				{"a", "a", "a"}, {"b", "b", "b"}, {"c", "b", ""}, {"d", "b", ""}, {"m", "m", "b"},
+				{"x", "m", ""},
+			},
 		},
 		{
 			name:    "of equal heads the smaller name",
@@ -277,7 +280,8 @@ func check(t *testing.T, name string, err error, want string) {
 	}
 }
 
-// A whole package set has more paths than are counted at a time: the weights are those of a count by hand.
+// A whole package set has more paths than are counted at a time: the weights are those of a count
+// by hand.
 func TestWeights(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	closure := make([]store.PathInfo, 2*weighed+100)
@@ -325,7 +329,8 @@ func TestWeights(t *testing.T) {
 	}
 }
 
-// randomClosure makes a closure like a real image's: few paths are large, and most refer to some of those after them.
+// randomClosure makes a closure like a real image's: few paths are large, and most refer to some of
+// those after them.
 func randomClosure(random *rand.Rand, paths int) []store.PathInfo {
 	closure := make([]store.PathInfo, paths)
 	for i := range closure {
@@ -401,7 +406,8 @@ func TestProperties(t *testing.T) {
 		if again, err := Assign(shuffled, before.head); err != nil || !slices.Equal(again, added) {
 			t.Fatalf("image %d, in another order: heads %v, %v, want %v", n, again, err, added)
 		}
-		if again, err := Group(shuffled, kept.head, Options{Budget: budget}); err != nil || !reflect.DeepEqual(again, layers) {
+		if again, err := Group(shuffled, kept.head, Options{Budget: budget}); err != nil ||
+			!reflect.DeepEqual(again, layers) {
 			t.Fatalf("image %d, in another order: layers %v, %v, want %v", n, again, err, layers)
 		}
 		if !reflect.DeepEqual(shuffled, given) {
@@ -500,7 +506,8 @@ func TestOneMoreOverTheBudget(t *testing.T) {
 	}
 }
 
-// What packages are in the image besides has no part in the layers of one whose paths were all met with it first, if they are enough for a layer.
+// What packages are in the image besides has no part in the layers of one whose paths were all met
+// with it first, if they are enough for a layer.
 func TestOneMoreWithAPatron(t *testing.T) {
 	kept := memory{}
 	app := func(name string) []store.PathInfo {
@@ -508,7 +515,9 @@ func TestOneMoreWithAPatron(t *testing.T) {
 		for i := range 15 {
 			// Two that need a third, which has no head then.
 			part := fmt.Sprintf("%s-part%c", name, 'a'+i)
-			lines += fmt.Sprintf("%s-1 %d\n %s-tool-1 1 %s-1\n %s-user-1 1 %s-1\n", part, 1000+i, part, part, part, part)
+			lines += fmt.Sprintf(
+				"%s-1 %d\n %s-tool-1 1 %s-1\n %s-user-1 1 %s-1\n", part, 1000+i, part, part, part, part,
+			)
 			needs += fmt.Sprintf(" %s-tool-1 %s-user-1 %s-1", part, part, part)
 		}
 		closure := closureOf(t, lines+name+"-1 500"+needs)
@@ -534,7 +543,8 @@ func TestOneMoreWithAPatron(t *testing.T) {
 	}
 }
 
-// changedBy returns the layers of an image that a smaller one, which is over the budget already, does not have.
+// changedBy returns the layers of an image that a smaller one, which is over the budget already,
+// does not have.
 func changedBy(t *testing.T, kept memory, closure, more []store.PathInfo) [][]store.Path {
 	t.Helper()
 	before, err := Group(closure, kept.head, Options{})

@@ -17,7 +17,8 @@ const (
 
 // Request is what an image name asks for.
 type Request struct {
-	// Packages are the package names as they were spelled, sorted, each once. Empty only with Shell.
+	// Packages are the package names as they were spelled, sorted, each once. Empty only with
+	// Shell.
 	Packages []string
 	// Shell is whether the image gets the operator's shell packages too.
 	Shell bool
@@ -28,9 +29,10 @@ type Request struct {
 // ErrOutside is that a name is not under the prefix: it can only be a pushed image's.
 var ErrOutside = errors.New("name is not under the prefix of images made of packages")
 
-// Parse reads a repository name. Prefix is a path of whole components without slashes at its ends ("" for none);
-// maxPackages limits how many different packages a name may have. The name itself must be one that a registry accepts;
-// what is a package is for the package set to say. The errors are ErrOutside or texts for the one who asked.
+// Parse reads a repository name. Prefix is a path of whole components without slashes at its ends
+// ("" for none); maxPackages limits how many different packages a name may have. The name itself
+// must be one that a registry accepts; what is a package is for the package set to say. The errors
+// are ErrOutside or texts for the one who asked.
 func Parse(name, prefix string, maxPackages int) (Request, error) {
 	if prefix != "" {
 		rest, found := strings.CutPrefix(name, prefix+"/")
@@ -61,7 +63,10 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 	}
 	for _, meta := range []string{Shell, AMD64, ARM64} {
 		if slices.Contains(r.Packages, meta) {
-			return Request{}, fmt.Errorf("%q has a meaning of its own and stands before the packages: ask for %s/%s", meta, meta, strings.Join(slices.DeleteFunc(r.Packages, func(p string) bool { return p == meta }), "/"))
+			return Request{}, fmt.Errorf(
+				"%q has a meaning of its own and stands before the packages: ask for %s/%s", meta, meta,
+				strings.Join(slices.DeleteFunc(r.Packages, func(p string) bool { return p == meta }), "/"),
+			)
 		}
 	}
 	if slices.Contains(r.Packages, "") {
@@ -76,8 +81,8 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 	return r, nil
 }
 
-// String is the canonical spelling: Parse gives the same Request for it (without a prefix), and two names that ask for
-// the same have the same one.
+// String is the canonical spelling: Parse gives the same Request for it (without a prefix), and two
+// names that ask for the same have the same one.
 func (r Request) String() string {
 	var parts []string
 	if r.Arch != "" {
@@ -91,9 +96,10 @@ func (r Request) String() string {
 
 // Policy is which packages clients may ask for. The zero value allows all.
 type Policy struct {
-	// Allow and Deny are globs over attribute paths, compared without regard to case and part by part, as dots divide them: each part is in the syntax of
-	// path.Match, and ** stands for any number of parts, none among them. Allow lists all that may be asked for, if it is not empty. Deny wins, and
-	// its wildcards stand for dots, too.
+	// Allow and Deny are globs over attribute paths, compared without regard to case and part by
+	// part, as dots divide them: each part is in the syntax of path.Match, and ** stands for any
+	// number of parts, none among them. Allow lists all that may be asked for, if it is not empty.
+	// Deny wins, and its wildcards stand for dots, too.
 	Allow, Deny []string
 }
 
@@ -110,8 +116,9 @@ func (p Policy) Check() error {
 	return errors.Join(faults...)
 }
 
-// Denies tells whether a package must not be served. The aliases are every name that it has (attribute path, its last
-// component, package name), so that no other spelling gets around a denied one; id is the one that Allow is about.
+// Denies tells whether a package must not be served. The aliases are every name that it has
+// (attribute path, its last component, package name), so that no other spelling gets around a
+// denied one; id is the one that Allow is about.
 func (p Policy) Denies(id string, aliases ...string) bool {
 	denied := func(name string) bool { return matches(p.Deny, name) || matchesWhole(p.Deny, name) }
 	if denied(id) || slices.ContainsFunc(aliases, denied) {
@@ -132,7 +139,9 @@ func (p Policy) Named() (named []string) {
 
 func matches(globs []string, name string) bool {
 	parts := strings.Split(strings.ToLower(name), ".")
-	return slices.ContainsFunc(globs, func(glob string) bool { return matchParts(strings.Split(strings.ToLower(glob), "."), parts) })
+	return slices.ContainsFunc(
+		globs, func(glob string) bool { return matchParts(strings.Split(strings.ToLower(glob), "."), parts) },
+	)
 }
 
 // matchParts takes time in proportion to both: clients choose names, of up to a hundred parts.
@@ -155,7 +164,9 @@ func matchParts(globs, parts []string) bool {
 }
 
 func matchesWhole(globs []string, name string) bool {
-	return slices.ContainsFunc(globs, func(glob string) bool { return matchPart(strings.ToLower(glob), strings.ToLower(name)) })
+	return slices.ContainsFunc(
+		globs, func(glob string) bool { return matchPart(strings.ToLower(glob), strings.ToLower(name)) },
+	)
 }
 
 func matchPart(glob, part string) bool {

@@ -18,8 +18,14 @@ func TestParse(t *testing.T) {
 		{name: "sorted, each once", in: "htop/git/htop", want: Request{Packages: []string{"git", "htop"}}},
 		{name: "shell", in: "shell/git", want: Request{Packages: []string{"git"}, Shell: true}},
 		{name: "shell alone", in: "shell", want: Request{Shell: true}},
-		{name: "platform then shell", in: "arm64/shell/git", want: Request{Packages: []string{"git"}, Shell: true, Arch: "arm64"}},
-		{name: "shell then platform", in: "shell/arm64/git", want: Request{Packages: []string{"git"}, Shell: true, Arch: "arm64"}},
+		{
+			name: "platform then shell", in: "arm64/shell/git",
+			want: Request{Packages: []string{"git"}, Shell: true, Arch: "arm64"},
+		},
+		{
+			name: "shell then platform", in: "shell/arm64/git",
+			want: Request{Packages: []string{"git"}, Shell: true, Arch: "arm64"},
+		},
 		{name: "meta-packages lead only", in: "git/shell", wantErr: "ask for shell/git"},
 		{name: "dots", in: "haskellpackages.hlint", want: Request{Packages: []string{"haskellpackages.hlint"}}},
 		{name: "under the prefix", in: "nix/git", prefix: "nix", want: Request{Packages: []string{"git"}}},
@@ -62,12 +68,21 @@ func TestPolicy(t *testing.T) {
 		{name: "nothing said", id: "git"},
 		{name: "denied", policy: Policy{Deny: []string{"git*"}}, id: "git", want: true},
 		{name: "denied in other letters", policy: Policy{Deny: []string{"Git"}}, id: "gIT", want: true},
-		{name: "denied by an alias", policy: Policy{Deny: []string{"hello"}}, id: "pkgs.hello", aliases: []string{"hello"}, want: true},
+		{
+			name: "denied by an alias", policy: Policy{Deny: []string{"hello"}}, id: "pkgs.hello",
+			aliases: []string{"hello"}, want: true,
+		},
 		{name: "allowed", policy: Policy{Allow: []string{"python3*"}}, id: "python3"},
 		{name: "not among the allowed", policy: Policy{Allow: []string{"python3*"}}, id: "git", want: true},
-		{name: "an alias does not allow", policy: Policy{Allow: []string{"hello"}}, id: "evil.hello", aliases: []string{"hello"}, want: true},
+		{
+			name: "an alias does not allow", policy: Policy{Allow: []string{"hello"}}, id: "evil.hello",
+			aliases: []string{"hello"}, want: true,
+		},
 		{name: "parts", policy: Policy{Allow: []string{"perlPackages.*"}}, id: "perlPackages.URI"},
-		{name: "a wildcard of allow ends at a dot", policy: Policy{Allow: []string{"perlPackages.*"}}, id: "perlPackages.pkgs.git", want: true},
+		{
+			name: "a wildcard of allow ends at a dot", policy: Policy{Allow: []string{"perlPackages.*"}},
+			id: "perlPackages.pkgs.git", want: true,
+		},
 		{name: "so does one of characters", policy: Policy{Allow: []string{"perl?git"}}, id: "perl.git", want: true},
 		{name: "and one alone", policy: Policy{Allow: []string{"*"}}, id: "perlPackages.URI", want: true},
 		{name: "any number of parts", policy: Policy{Allow: []string{"perlPackages.**"}}, id: "perlPackages.pkgs.git"},
@@ -78,8 +93,14 @@ func TestPolicy(t *testing.T) {
 		{name: "several times", policy: Policy{Allow: []string{"**.b.**.d"}}, id: "a.b.c.b.d"},
 		{name: "fewer parts", policy: Policy{Allow: []string{"perlPackages.*"}}, id: "perlPackages", want: true},
 		{name: "two stars within a part", policy: Policy{Allow: []string{"a**.c"}}, id: "a.b.c", want: true},
-		{name: "a wildcard of deny goes on after a dot", policy: Policy{Deny: []string{"perlPackages.*"}}, id: "perlPackages.pkgs.git", want: true},
-		{name: "of a package's name too", policy: Policy{Deny: []string{"python3*"}}, id: "renamed", aliases: []string{"python3.12-requests"}, want: true},
+		{
+			name: "a wildcard of deny goes on after a dot", policy: Policy{Deny: []string{"perlPackages.*"}},
+			id: "perlPackages.pkgs.git", want: true,
+		},
+		{
+			name: "of a package's name too", policy: Policy{Deny: []string{"python3*"}}, id: "renamed",
+			aliases: []string{"python3.12-requests"}, want: true,
+		},
 		{name: "any number of parts are denied", policy: Policy{Deny: []string{"**.git"}}, id: "git", want: true},
 		{name: "deny wins", policy: Policy{Allow: []string{"*"}, Deny: []string{"git"}}, id: "git", want: true},
 	} {
@@ -100,7 +121,8 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
-// FuzzParse: what Parse accepts has a canonical spelling that means the same and does not change again.
+// FuzzParse: what Parse accepts has a canonical spelling that means the same and does not change
+// again.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"shell/git/htop", "arm64/a.b/a.b", "git/shell", "//", "amd64/amd64/shell/shell"} {
 		f.Add(seed, "")

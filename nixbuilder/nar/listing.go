@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// A Lister writes down what an archive holds, but for the content of files: some bytes for each, which ParseListing reads.
+// A Lister writes down what an archive holds, but for the content of files: some bytes for each,
+// which ParseListing reads.
 type Lister struct {
 	// Keep tells, by path, which files' content belongs to the listing, up to MaxKept bytes each.
 	Keep string
@@ -34,7 +35,8 @@ const (
 	listedDir     = 'd'
 )
 
-// Add takes note of an entry, the next one that Read visits. If that is the file to keep, its content is read and put back.
+// Add takes note of an entry, the next one that Read visits. If that is the file to keep, its
+// content is read and put back.
 func (l *Lister) Add(e *Entry) error {
 	kind, text := byte(listedFile), ""
 	switch {
@@ -116,7 +118,8 @@ func ParseListing(b []byte) (*Listing, error) {
 		}
 		if path = path[:depth]; depth > 0 {
 			parent := path[depth-1]
-			if last := len(parent.Children) - 1; parent.Type != fs.ModeDir || last >= 0 && parent.Children[last].Name >= node.Name {
+			if last := len(parent.Children) - 1; parent.Type != fs.ModeDir ||
+				last >= 0 && parent.Children[last].Name >= node.Name {
 				return nil, fmt.Errorf("parsing listing: %q is out of order", node.Name)
 			}
 			parent.Children = append(parent.Children, node)
@@ -154,7 +157,9 @@ func (l *Listing) Find(path string) *Listing {
 		return l
 	}
 	for name := range strings.SplitSeq(path, "/") {
-		i, ok := slices.BinarySearchFunc(l.Children, name, func(child *Listing, name string) int { return cmp.Compare(child.Name, name) })
+		i, ok := slices.BinarySearchFunc(
+			l.Children, name, func(child *Listing, name string) int { return cmp.Compare(child.Name, name) },
+		)
 		if !ok {
 			return nil
 		}

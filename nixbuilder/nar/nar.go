@@ -14,7 +14,8 @@ const (
 	magic = "nix-archive-1"
 	// maxNameBytes is Linux's limit for a name.
 	maxNameBytes = 255
-	// maxPathBytes is Linux's limit for a path and for the target of a link, without the zero byte. It bounds the depth, too.
+	// maxPathBytes is Linux's limit for a path and for the target of a link, without the zero byte.
+	// It bounds the depth, too.
 	maxPathBytes = 4095
 	// maxKeyword is longer than all words of the format.
 	maxKeyword = 16
@@ -22,19 +23,23 @@ const (
 
 // An Entry is a file, directory or symbolic link of an archive.
 type Entry struct {
-	// Path is relative to the store path, without a leading slash. That of the store path itself is empty.
+	// Path is relative to the store path, without a leading slash. That of the store path itself is
+	// empty.
 	Path string
-	// Mode is the one that the entry has in the Nix store: 0444 or 0555, with fs.ModeDir for a directory, or fs.ModeSymlink with 0777.
+	// Mode is the one that the entry has in the Nix store: 0444 or 0555, with fs.ModeDir for a
+	// directory, or fs.ModeSymlink with 0777.
 	Mode fs.FileMode
 	// Target is where a symbolic link leads to.
 	Target string
-	// Size is how many bytes Content has. Content can be read until visit returns; it is nil but for files.
+	// Size is how many bytes Content has. Content can be read until visit returns; it is nil but
+	// for files.
 	Size    int64
 	Content io.Reader
 }
 
-// Read reads an archive and visits all that is in it, directories before their content. It reads r, in small pieces, as far as the archive
-// goes. What visit returns ends it. An archive that ends too early is io.ErrUnexpectedEOF.
+// Read reads an archive and visits all that is in it, directories before their content. It reads r,
+// in small pieces, as far as the archive goes. What visit returns ends it. An archive that ends too
+// early is io.ErrUnexpectedEOF.
 func Read(r io.Reader, visit func(Entry) error) error {
 	p := &parser{r: r, visit: visit}
 	err := p.expect(magic)

@@ -82,7 +82,10 @@ func TestRead(t *testing.T) {
 	}{
 		{"file", file("text"), []string{`-r--r--r-- "" "text"`}},
 		{"empty file", file(""), []string{`-r--r--r-- "" ""`}},
-		{"program", []string{"(", "type", "regular", "executable", "", "contents", "12345678", ")"}, []string{`-r-xr-xr-x "" "12345678"`}},
+		{
+			"program", []string{"(", "type", "regular", "executable", "", "contents", "12345678", ")"},
+			[]string{`-r-xr-xr-x "" "12345678"`},
+		},
 		{"link", []string{"(", "type", "symlink", "target", "../a", ")"}, []string{`Lrwxrwxrwx "" -> ../a`}},
 		{"empty directory", dir(), []string{`dr-xr-xr-x ""`}},
 		{"directories", dir("a", dir("b", file("1"), "c", file("2")), "a-b", dir(), "a.", file("3")), []string{
@@ -127,12 +130,29 @@ func TestReadRefuses(t *testing.T) {
 		{"long name", words(magic, dir(strings.Repeat("a", 256), file(""))), "a word of 256 bytes"},
 		{"deep", words(magic, deep), "longer than 4095 bytes"},
 		{"link to nothing", words(magic, "(", "type", "symlink", "target", "", ")"), `links to ""`},
-		{"long link", words(magic, "(", "type", "symlink", "target", strings.Repeat("a", 4096), ")"), "a word of 4096 bytes"},
-		{"mark with content", words(magic, "(", "type", "regular", "executable", "x", "contents", "", ")"), `"x" in the place of ""`},
+		{
+			"long link", words(magic, "(", "type", "symlink", "target", strings.Repeat("a", 4096), ")"),
+			"a word of 4096 bytes",
+		},
+		{
+			"mark with content", words(magic, "(", "type", "regular", "executable", "x", "contents", "", ")"),
+			`"x" in the place of ""`,
+		},
 		{"no content", words(magic, "(", "type", "regular", ")"), "in the place of its content"},
-		{"huge file", words(magic, "(", "type", "regular", "contents", "raw:\xff\xff\xff\xff\xff\xff\xff\xff"), "more than 63 bits"},
+		{
+			"huge file",
+			words(magic, "(", "type", "regular", "contents", "raw:\xff\xff\xff\xff\xff\xff\xff\xff"),
+			"more than 63 bits",
+		},
 		{"huge word", []string{"raw:\xff\xff\xff\xff\xff\xff\xff\xff"}, "a word of 18446744073709551615 bytes"},
-		{"padding", words(magic, "(", "type", "regular", "contents", "raw:\x01\x00\x00\x00\x00\x00\x00\x00xx\x00\x00\x00\x00\x00\x00", ")"), "zeros are missing"},
+		{
+			"padding",
+			words(
+				magic, "(", "type", "regular", "contents",
+				"raw:\x01\x00\x00\x00\x00\x00\x00\x00xx\x00\x00\x00\x00\x00\x00", ")",
+			),
+			"zeros are missing",
+		},
 		{"no entry", words(magic, "(", "type", "directory", "other"), `"other" in the place of an entry`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -160,10 +180,16 @@ func TestReadVisitor(t *testing.T) {
 	}
 }
 
-// FuzzRead checks that what is read can be written again, by another implementation, with the same bytes, and that the listing of an
-// archive has the archive's entries.
+// FuzzRead checks that what is read can be written again, by another implementation, with the same
+// bytes, and that the listing of an archive has the archive's entries.
 func FuzzRead(f *testing.F) {
-	f.Add(archive(words(magic, dir("a", file("1"), "b", dir("c", file("")), "l", []string{"(", "type", "symlink", "target", "a", ")"}))...))
+	f.Add(
+		archive(
+			words(
+				magic,
+				dir("a", file("1"), "b", dir("c", file("")), "l", []string{"(", "type", "symlink", "target", "a", ")"}),
+			)...),
+	)
 	f.Add(archive(words(magic, dir("nix-support", dir("propagated-user-env-packages", file("/nix/store/x"))))...))
 	f.Add(archive(words(magic, file("text"))...))
 	f.Fuzz(func(t *testing.T, input []byte) {
@@ -180,7 +206,12 @@ func FuzzRead(f *testing.F) {
 				return err
 			}
 			entries = append(entries, e)
-			header := gonix.Header{Path: "/" + e.Path, Type: gonix.TypeRegular, Size: e.Size, Executable: e.Mode == 0o555}
+			header := gonix.Header{
+				Path:       "/" + e.Path,
+				Type:       gonix.TypeRegular,
+				Size:       e.Size,
+				Executable: e.Mode == 0o555,
+			}
 			switch {
 			case e.Mode.IsDir():
 				header = gonix.Header{Path: header.Path, Type: gonix.TypeDirectory}
@@ -252,7 +283,10 @@ func checkListing(t *testing.T, lister Lister, entries []Entry) {
 func TestListing(t *testing.T) {
 	tree := t.TempDir()
 	for name, content := range map[string]string{"bin/a": "1", "nix-support/kept": "kept text", "share/doc/b": "2"} {
-		if err := errors.Join(os.MkdirAll(filepath.Join(tree, filepath.Dir(name)), 0o755), os.WriteFile(filepath.Join(tree, name), []byte(content), 0o644)); err != nil {
+		if err := errors.Join(
+			os.MkdirAll(filepath.Join(tree, filepath.Dir(name)), 0o755),
+			os.WriteFile(filepath.Join(tree, name), []byte(content), 0o644),
+		); err != nil {
 			t.Fatal(err)
 		}
 	}

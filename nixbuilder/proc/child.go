@@ -56,10 +56,12 @@ type host struct {
 	alone     bool                // whether one can have a network of its own with a listener
 }
 
-// begin starts a program, with files as its stdin, stdout and stderr, and waits for it in the background.
+// begin starts a program, with files as its stdin, stdout and stderr, and waits for it in the
+// background.
 //
-// A thread that lasts until the program has ended does all of it. Linux tells a program that its parent has died when the *thread* that
-// started it ends. And a promise never to gain privileges belongs to a thread, too, as a network does: this one is not used again.
+// A thread that lasts until the program has ended does all of it. Linux tells a program that its
+// parent has died when the *thread* that started it ends. And a promise never to gain privileges
+// belongs to a thread, too, as a network does: this one is not used again.
 func (h *host) begin(s start, files [3]*os.File) (*child, error) {
 	attributes := h.attributes(s)
 	c := &child{done: make(chan struct{})}
@@ -109,7 +111,8 @@ func (h *host) begin(s start, files [3]*os.File) (*child, error) {
 	return c, nil
 }
 
-// confineThread has what this thread starts as another than root give up all capabilities, and the ways to gain some.
+// confineThread has what this thread starts as another than root give up all capabilities, and the
+// ways to gain some.
 func confineThread() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("giving up new privileges: %w", err)
@@ -141,7 +144,8 @@ func (c *child) wait() {
 	c.cpu = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// onThreadOfItsOwn runs f in the background, on a thread that ends with it and is not the process's first, which never does.
+// onThreadOfItsOwn runs f in the background, on a thread that ends with it and is not the process's
+// first, which never does.
 func onThreadOfItsOwn(f func()) {
 	go func() {
 		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
@@ -183,7 +187,8 @@ func (h *host) credential(apart bool) *syscall.Credential {
 	return h.confine.Credential
 }
 
-// endFirst has the kernel, when it is out of memory, end a process before this one. Where that is not permitted, nothing is lost but the order.
+// endFirst has the kernel, when it is out of memory, end a process before this one. Where that is
+// not permitted, nothing is lost but the order.
 func endFirst(pid int) {
 	const more = 500
 	own, err := os.ReadFile("/proc/self/oom_score_adj")
@@ -195,13 +200,16 @@ func endFirst(pid int) {
 	}
 }
 
-// maxFile is how large a file that a confined program writes may be, in bytes: as large as an archive that is unpacked.
+// maxFile is how large a file that a confined program writes may be, in bytes: as large as an
+// archive that is unpacked.
 const maxFile = 4 << 30
 
-// limit sets the limits of a program that has just begun. It must be called on a thread that is not used for anything else.
+// limit sets the limits of a program that has just begun. It must be called on a thread that is not
+// used for anything else.
 //
-// A process may limit others of its own real user; root may do so only where it has kept CAP_SYS_RESOURCE, which containers
-// take away. So this thread is that user for a moment, in name only: its effective user stays.
+// A process may limit others of its own real user; root may do so only where it has kept
+// CAP_SYS_RESOURCE, which containers take away. So this thread is that user for a moment, in name
+// only: its effective user stays.
 func (h *host) limit(pid int, confine *Confinement) (err error) {
 	if confine == nil {
 		return nil
@@ -231,7 +239,8 @@ func (h *host) limit(pid int, confine *Confinement) (err error) {
 	return nil
 }
 
-// setRealUser changes the real user and group of this thread alone; the calls of package syscall change all threads.
+// setRealUser changes the real user and group of this thread alone; the calls of package syscall
+// change all threads.
 func setRealUser(uid, gid int) error {
 	const keep = ^uintptr(0)
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(gid), keep, keep); errno != 0 {
@@ -243,7 +252,8 @@ func setRealUser(uid, gid int) error {
 	return nil
 }
 
-// signalGroup sends a signal to the process group that pid leads. A group that has ended already is no error.
+// signalGroup sends a signal to the process group that pid leads. A group that has ended already is
+// no error.
 func signalGroup(pid int, signal syscall.Signal) error {
 	if err := syscall.Kill(-pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err

@@ -24,8 +24,8 @@ func (e exitError) Error() string {
 	return fmt.Sprintf("exit status %d", status.ExitStatus())
 }
 
-// An Error is a program that could not be started or did not end well. It unwraps to the cause: the context's error when that ended
-// the program.
+// An Error is a program that could not be started or did not end well. It unwraps to the cause: the
+// context's error when that ended the program.
 type Error struct {
 	Program string
 	// Args are without the users and passwords of URLs, and so is Stderr: see Redact.
@@ -34,7 +34,8 @@ type Error struct {
 	Exit int
 	// Signal is the signal that ended the program, zero if none did.
 	Signal syscall.Signal
-	// CPULimit says that the kernel has ended a program with a limit on processor time. It has one other reason to: a host without memory.
+	// CPULimit says that the kernel has ended a program with a limit on processor time. It has one
+	// other reason to: a host without memory.
 	CPULimit bool
 	// OutputLimit says that the program was ended because it wrote more than it may.
 	OutputLimit bool
@@ -77,14 +78,16 @@ func newError(command Command, status *syscall.WaitStatus, stderr []byte, cause 
 		e.Exit = status.ExitStatus()
 	}
 	if c := command.Confine; c != nil && c.CPU > 0 && e.Signal == syscall.SIGKILL {
-		// How much was used does not tell: by the kernel's own account, which ends programs, it may be twice as much on a busy host.
+		// How much was used does not tell: by the kernel's own account, which ends programs, it may
+		// be twice as much on a busy host.
 		var exit exitError
 		e.CPULimit = errors.As(cause, &exit) // else it was this process that ended it, for another cause
 	}
 	return e
 }
 
-// userinfo is what stands before the host of a URL. That of ssh is no secret unless it has a password.
+// userinfo is what stands before the host of a URL. That of ssh is no secret unless it has a
+// password.
 var userinfo = regexp.MustCompile(`(?i)\b([a-z][a-z0-9+.-]*://)([^\s/?#"'<>]*)@`)
 
 // Redact replaces users and passwords of the URLs in a text, so that it can be logged.

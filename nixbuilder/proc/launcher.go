@@ -14,12 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that is not root makes namespaces in a user namespace of its own. It has to map itself into that, which the kernel lets only root do for
-// a process that is protected (see Protect). So another process, which has no secrets, starts confined programs for it: the launcher.
+// A process that is not root makes namespaces in a user namespace of its own. It has to map itself
+// into that, which the kernel lets only root do for a process that is protected (see Protect). So
+// another process, which has no secrets, starts confined programs for it: the launcher.
 //
-// It is this program again, twice in a row. The first one is not protected, as a program that has just begun is not, and maps the second one, which is in the user
-// namespace and may do there what root does on a host. The launcher ends when nobody has the other end of its socket any more, and with it all that
-// it has started.
+// It is this program again, twice in a row. The first one is not protected, as a program that has
+// just begun is not, and maps the second one, which is in the user namespace and may do there what
+// root does on a host. The launcher ends when nobody has the other end of its socket any more, and
+// with it all that it has started.
 
 // launcherName is what this program is called when it is to be the launcher.
 const launcherName = "registry-launcher"
@@ -45,7 +47,8 @@ type answer struct {
 	CPU    time.Duration
 }
 
-// init takes the launcher's part where that is what the program was started for. It has to come before main, in every program that has this package.
+// init takes the launcher's part where that is what the program was started for. It has to come
+// before main, in every program that has this package.
 func init() {
 	if len(os.Args) == 2 && os.Args[0] == launcherName {
 		os.Exit(beLauncher(os.Args[1]))
@@ -347,7 +350,8 @@ func (r reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A writer writes to a connection, with files, which go with the first that is written. It may have none.
+// A writer writes to a connection, with files, which go with the first that is written. It may have
+// none.
 type writer struct {
 	conn  *net.UnixConn
 	files *[]*os.File

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// asUser runs a test of this package again as another user than root, in a process with a secret, and returns when it has ended well.
+// asUser runs a test of this package again as another user than root, in a process with a secret,
+// and returns when it has ended well.
 func asUser(t *testing.T, test string) {
 	t.Helper()
 	self, err := os.Executable()
@@ -45,7 +46,8 @@ func asUser(t *testing.T, test string) {
 	}
 }
 
-// A registry that is protected keeps its secrets from other processes of its user, and its evaluations keep their isolation.
+// A registry that is protected keeps its secrets from other processes of its user, and its
+// evaluations keep their isolation.
 func TestProtect(t *testing.T) {
 	if os.Getenv("PROC_TEST_USER") == "" {
 		if os.Geteuid() != 0 {
@@ -73,7 +75,10 @@ func TestProtect(t *testing.T) {
 		t.Errorf("another process of this user reads %q", text)
 	}
 	for _, file := range []string{"mem", "maps", "auxv", "fd/0"} {
-		output, err := r.Run(t.Context(), Command{Program: "/bin/cat", Args: []string{filepath.Join(filepath.Dir(environ), file)}})
+		output, err := r.Run(
+			t.Context(),
+			Command{Program: "/bin/cat", Args: []string{filepath.Join(filepath.Dir(environ), file)}},
+		)
 		if err == nil || len(output.Stdout) > 0 {
 			t.Errorf("another process of this user reads %s: %q", file, output.Stdout)
 		}
@@ -104,14 +109,18 @@ func TestProtect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		output, err := r.Run(t.Context(), Command{Program: "/bin/readlink", Args: []string{"/proc/self/ns/" + namespace}, Confine: &Confinement{}})
+		output, err := r.Run(
+			t.Context(),
+			Command{Program: "/bin/readlink", Args: []string{"/proc/self/ns/" + namespace}, Confine: &Confinement{}},
+		)
 		if err != nil || strings.TrimSpace(string(output.Stdout)) == host {
 			t.Errorf("%s namespace is %q, that of the host: %v", namespace, output.Stdout, err)
 		}
 	}
 }
 
-// TestLauncher runs the other tests of this package as a user whose confined programs are the launcher's.
+// TestLauncher runs the other tests of this package as a user whose confined programs are the
+// launcher's.
 func TestLauncher(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("starting a process of another user takes root")
@@ -154,13 +163,16 @@ func TestLauncherDies(t *testing.T) {
 	if p.Err() == nil {
 		t.Error("a program whose launcher has died has ended well")
 	}
-	output, err := r.Run(t.Context(), Command{Program: "/bin/echo", Args: []string{"again", "\xff"}, Confine: &Confinement{}})
+	output, err := r.Run(
+		t.Context(), Command{Program: "/bin/echo", Args: []string{"again", "\xff"}, Confine: &Confinement{}},
+	)
 	if err != nil || string(output.Stdout) != "again \xff\n" {
 		t.Errorf("%q, %v", output.Stdout, err)
 	}
 }
 
-// A program with a network of its own reaches the listener that it comes with, and nothing of the host's.
+// A program with a network of its own reaches the listener that it comes with, and nothing of the
+// host's.
 func TestOwnNetwork(t *testing.T) {
 	r, _ := New()
 	if !r.OwnNetworks() {
@@ -173,7 +185,13 @@ func TestOwnNetwork(t *testing.T) {
 	defer host.Close()
 	_, port, _ := net.SplitHostPort(host.Addr().String())
 	_, own, _ := net.SplitHostPort(LoopbackAddress)
-	command := Command{Program: "/bin/bash", Args: []string{"-c", "read -r line </dev/tcp/127.0.0.1/" + own + "; echo $line; : </dev/tcp/127.0.0.1/" + port + " || wc -l </proc/net/route"}}
+	command := Command{
+		Program: "/bin/bash",
+		Args: []string{
+			"-c",
+			"read -r line </dev/tcp/127.0.0.1/" + own + "; echo $line; : </dev/tcp/127.0.0.1/" + port + " || wc -l </proc/net/route",
+		},
+	}
 	command.Env = []string{"PATH=/usr/bin:/bin"}
 	command.Confine = &Confinement{Loopback: func(listener net.Listener) {
 		go func() {

@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// script makes a command of a few shell words, for tests alone: the programs under test are everyday ones.
+// script makes a command of a few shell words, for tests alone: the programs under test are
+// everyday ones.
 func script(text string, args ...string) Command {
 	return Command{Program: "/bin/sh", Args: append([]string{"-c", text, "sh"}, args...)}
 }
@@ -32,14 +33,28 @@ func TestRun(t *testing.T) {
 		stdout  string
 		want    *Error // nil: ends well; the cause is not compared
 	}{
-		{name: "arguments are not words of a shell", command: script(`printf '[%s]' "$@"`, "a b", "$(id)", "-n", "*", ""), stdout: "[a b][$(id)][-n][*][]"},
-		{name: "environment is the one given", command: Command{Program: "/usr/bin/env", Env: []string{"A=1"}}, stdout: "A=1\n"},
-		{name: "the last of several values holds", command: Command{Program: "/usr/bin/env", Env: []string{"A=1", "B=2", "A=3"}}, stdout: "B=2\nA=3\n"},
+		{
+			name:    "arguments are not words of a shell",
+			command: script(`printf '[%s]' "$@"`, "a b", "$(id)", "-n", "*", ""),
+			stdout:  "[a b][$(id)][-n][*][]",
+		},
+		{
+			name:    "environment is the one given",
+			command: Command{Program: "/usr/bin/env", Env: []string{"A=1"}}, stdout: "A=1\n",
+		},
+		{
+			name:    "the last of several values holds",
+			command: Command{Program: "/usr/bin/env", Env: []string{"A=1", "B=2", "A=3"}},
+			stdout:  "B=2\nA=3\n",
+		},
 		{name: "no environment is none", command: Command{Program: "/usr/bin/env"}},
 		{name: "stdin is empty", command: Command{Program: "/bin/cat"}},
 		{name: "root directory", command: Command{Program: "/bin/pwd"}, stdout: "/\n"},
 		{name: "own directory", command: Command{Program: "/bin/pwd", Dir: "/usr"}, stdout: "/usr\n"},
-		{name: "exit status", command: script("echo out; echo why >&2; exit 101"), stdout: "out\n", want: &Error{Exit: 101, Stderr: "why\n"}},
+		{
+			name: "exit status", command: script("echo out; echo why >&2; exit 101"), stdout: "out\n",
+			want: &Error{Exit: 101, Stderr: "why\n"},
+		},
 		{name: "signal", command: script("kill -ABRT $$"), want: &Error{Exit: -1, Signal: syscall.SIGABRT}},
 		{name: "no such program", command: Command{Program: "/nonexistent/program"}, want: &Error{Exit: -1}},
 		{name: "both pipes are drained", command: script("head -c 300000 /dev/zero >&2; echo end"), stdout: "end\n"},
@@ -49,16 +64,23 @@ func TestRun(t *testing.T) {
 			stdout:  "yes\nyes\n",
 			want:    &Error{Exit: -1, Signal: syscall.SIGKILL, OutputLimit: true},
 		},
-		{name: "as much output as there may be", command: Command{Program: "/bin/echo", Args: []string{"1234567"}, MaxOutput: 8}, stdout: "1234567\n"},
+		{
+			name:    "as much output as there may be",
+			command: Command{Program: "/bin/echo", Args: []string{"1234567"}, MaxOutput: 8},
+			stdout:  "1234567\n",
+		},
 		{
 			name:    "out of processor time",
 			command: confined(script("while :; do :; done"), Confinement{CPU: time.Second}),
 			want:    &Error{Exit: -1, Signal: syscall.SIGKILL, CPULimit: true},
 		},
 		{
-			name:    "out of memory",
-			command: confined(Command{Program: "/usr/bin/head", Args: []string{"-c", "-999999999", "/dev/zero"}}, Confinement{Memory: 64 << 20}),
-			want:    &Error{Exit: 1, Stderr: "/usr/bin/head: memory exhausted\n"},
+			name: "out of memory",
+			command: confined(
+				Command{Program: "/usr/bin/head", Args: []string{"-c", "-999999999", "/dev/zero"}},
+				Confinement{Memory: 64 << 20},
+			),
+			want: &Error{Exit: 1, Stderr: "/usr/bin/head: memory exhausted\n"},
 		},
 		{
 			name:    "no core dumps, no new privileges",
@@ -87,7 +109,9 @@ func TestRun(t *testing.T) {
 				t.Error("no cause")
 			}
 			if want := fmt.Sprintf("%d %v %v %v %q", test.want.Exit, test.want.Signal, test.want.CPULimit, test.want.OutputLimit, test.want.Stderr); want !=
-				fmt.Sprintf("%d %v %v %v %q", got.Exit, got.Signal, got.CPULimit, got.OutputLimit, got.Stderr) {
+				fmt.Sprintf(
+					"%d %v %v %v %q", got.Exit, got.Signal, got.CPULimit, got.OutputLimit, got.Stderr,
+				) {
 				t.Errorf("error %#v, want %#v", got, test.want)
 			}
 			if !strings.Contains(got.Error(), test.command.Program) {
@@ -100,12 +124,16 @@ func TestRun(t *testing.T) {
 func TestErrorHasNoPasswords(t *testing.T) {
 	r, _ := New()
 	const secret = "CANARY"
-	_, err := r.Run(t.Context(), script("echo \"fatal: $1: no\" >&2; exit 1", "https://user:"+secret+"@git.example.org/x"))
+	_, err := r.Run(
+		t.Context(),
+		script("echo \"fatal: $1: no\" >&2; exit 1", "https://user:"+secret+"@git.example.org/x"),
+	)
 	var got *Error
 	if !errors.As(err, &got) {
 		t.Fatal(err)
 	}
-	if text := fmt.Sprintf("%+v %v", *got, err); strings.Contains(text, secret) || strings.Count(got.Error(), "https://xxxxx@git.example.org/x") != 2 {
+	if text := fmt.Sprintf("%+v %v", *got, err); strings.Contains(text, secret) ||
+		strings.Count(got.Error(), "https://xxxxx@git.example.org/x") != 2 {
 		t.Errorf("the error is %s", text)
 	}
 }
@@ -202,7 +230,14 @@ func TestConfinement(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			output, err := r.Run(t.Context(), Command{Program: "/usr/bin/readlink", Args: []string{"/proc/self/ns/" + test.namespace}, Confine: test.confine})
+			output, err := r.Run(
+				t.Context(),
+				Command{
+					Program: "/usr/bin/readlink",
+					Args:    []string{"/proc/self/ns/" + test.namespace},
+					Confine: test.confine,
+				},
+			)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -213,11 +248,14 @@ func TestConfinement(t *testing.T) {
 	})
 }
 
-// TestThreadsKeepTheirUser makes sure that what a confined program's thread gives up is not given up by this process.
+// TestThreadsKeepTheirUser makes sure that what a confined program's thread gives up is not given
+// up by this process.
 func TestThreadsKeepTheirUser(t *testing.T) {
 	r, _ := New()
 	for range 20 {
-		if _, err := r.Run(t.Context(), Command{Program: "/bin/true", Confine: &Confinement{CPU: time.Second}}); err != nil {
+		if _, err := r.Run(
+			t.Context(), Command{Program: "/bin/true", Confine: &Confinement{CPU: time.Second}},
+		); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -318,7 +356,10 @@ func TestProcess(t *testing.T) {
 	}{
 		{"ends with its input", "cat; echo bye >&2", time.Minute, nil},
 		{"has to be told", "cat; sleep 1000", 0, &Error{Exit: -1, Signal: syscall.SIGTERM}},
-		{"has to be forced", "trap '' TERM; cat; while :; do sleep 1; done", 0, &Error{Exit: -1, Signal: syscall.SIGKILL}},
+		{
+			"has to be forced", "trap '' TERM; cat; while :; do sleep 1; done", 0,
+			&Error{Exit: -1, Signal: syscall.SIGKILL},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r, _ := New()
@@ -407,11 +448,19 @@ func TestDiesWithParent(t *testing.T) {
 			}
 			defer os.RemoveAll(dir)
 			fifo := dir + "/fifo"
-			if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Chmod(dir, 0o755), os.Chmod(fifo, 0o666)); err != nil {
+			if err := errors.Join(
+				syscall.Mkfifo(fifo, 0o600), os.Chmod(dir, 0o755), os.Chmod(fifo, 0o666),
+			); err != nil {
 				t.Fatal(err)
 			}
 			r, _ := New()
-			parent, err := r.Start(Command{Program: self, Args: []string{"-test.run=^TestDiesWithParent$"}, Env: []string{"PROC_TEST_PARENT=" + fifo, "PROC_TEST_CONFINED=" + confined}})
+			parent, err := r.Start(
+				Command{
+					Program: self,
+					Args:    []string{"-test.run=^TestDiesWithParent$"},
+					Env:     []string{"PROC_TEST_PARENT=" + fifo, "PROC_TEST_CONFINED=" + confined},
+				},
+			)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// A Process is a program that is spoken to: what is written goes to its stdin, what it writes on stdout is read. Reads give io.EOF once
-// it has ended. One goroutine may read while another writes; the other methods can be called at any time.
+// A Process is a program that is spoken to: what is written goes to its stdin, what it writes on
+// stdout is read. Reads give io.EOF once it has ended. One goroutine may read while another writes;
+// the other methods can be called at any time.
 type Process struct {
 	command Command
 	pipes   pipes
@@ -20,7 +21,8 @@ type Process struct {
 	stop    sync.Once
 }
 
-// Start starts a program that runs until Stop. The caller must call Stop, even if the program has ended by itself.
+// Start starts a program that runs until Stop. The caller must call Stop, even if the program has
+// ended by itself.
 func (r *Runner) Start(command Command) (*Process, error) {
 	child, ours, err := r.start(command, os.Pipe)
 	if err != nil {
@@ -65,8 +67,9 @@ func (p *Process) Err() error {
 	}
 }
 
-// Stop ends the program: it closes stdin, sends the command's Kill signal if the program has not ended after wait, and SIGKILL after the command's Grace. It returns
-// when the program has ended; reads fail from then on.
+// Stop ends the program: it closes stdin, sends the command's Kill signal if the program has not
+// ended after wait, and SIGKILL after the command's Grace. It returns when the program has ended;
+// reads fail from then on.
 func (p *Process) Stop(wait time.Duration) {
 	p.stop.Do(func() {
 		p.pipes[0].Close()

@@ -24,8 +24,9 @@ type Output struct {
 	CPU time.Duration
 }
 
-// Run runs a program to its end, with nothing on stdin. It fails with an *Error unless the program exits with status 0; what
-// was written until then is returned in any case. When ctx ends, so does the program.
+// Run runs a program to its end, with nothing on stdin. It fails with an *Error unless the program
+// exits with status 0; what was written until then is returned in any case. When ctx ends, so does
+// the program.
 func (r *Runner) Run(ctx context.Context, command Command) (Output, error) {
 	if err := ctx.Err(); err != nil {
 		return Output{}, newError(command, nil, nil, context.Cause(ctx))
@@ -76,7 +77,8 @@ func (r *Runner) Run(ctx context.Context, command Command) (Output, error) {
 	return output, nil
 }
 
-// pipes are this process's ends of a program's stdin, stdout and stderr. An end that is not there is nil.
+// pipes are this process's ends of a program's stdin, stdout and stderr. An end that is not there
+// is nil.
 type pipes [3]*os.File
 
 func (p pipes) close() {
@@ -87,8 +89,11 @@ func (p pipes) close() {
 	}
 }
 
-// start starts a program as command asks, with ours as this process's ends of its pipes. Its stdin is empty unless it has a pipe for that.
-func (r *Runner) start(command Command, stdin func() (theirs, our *os.File, err error)) (_ *child, ours pipes, err error) {
+// start starts a program as command asks, with ours as this process's ends of its pipes. Its stdin
+// is empty unless it has a pipe for that.
+func (r *Runner) start(
+	command Command, stdin func() (theirs, our *os.File, err error),
+) (_ *child, ours pipes, err error) {
 	var theirs pipes
 	defer func() {
 		theirs.close()
@@ -146,8 +151,8 @@ func endsWithin(done <-chan struct{}, d time.Duration) bool {
 
 func killSignal(command Command) syscall.Signal { return orDefault(command.Kill, syscall.SIGKILL) }
 
-// limitedBuffer keeps what is written to it up to a limit and says once that there was more. The rest is read and dropped, so that
-// the program can end in its own way.
+// limitedBuffer keeps what is written to it up to a limit and says once that there was more. The
+// rest is read and dropped, so that the program can end in its own way.
 type limitedBuffer struct {
 	kept     bytes.Buffer // not embedded: its ReadFrom would go around the limit
 	left     int64

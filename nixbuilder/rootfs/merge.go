@@ -15,25 +15,29 @@ import (
 // DefaultPriority is the priority of a package whose meta.priority is not set.
 const DefaultPriority = 5
 
-// maxEntries is a limit on what packages can make of a root directory, by links that lead back into what they lie in.
+// maxEntries is a limit on what packages can make of a root directory, by links that lead back into
+// what they lie in.
 const maxEntries = 500_000
 
 // Package is a requested package.
 type Package struct {
 	Name string
-	// Priority decides between packages that bring the same file: the lower one has it, among equals the first name.
+	// Priority decides between packages that bring the same file: the lower one has it, among
+	// equals the first name.
 	Priority int
-	// Outputs are the store paths that are merged. Among them, the first one has a file that several bring.
+	// Outputs are the store paths that are merged. Among them, the first one has a file that
+	// several bring.
 	Outputs []store.Path
 }
 
-// Merge makes the root directory of an image that holds packages. Their order does not matter. closure is the image's, of
-// which every output must be part. The Tree goes on to read its files.
+// Merge makes the root directory of an image that holds packages. Their order does not matter.
+// closure is the image's, of which every output must be part. The Tree goes on to read its files.
 //
-// As in a Nix profile, what an output names in nix-support/propagated-user-env-packages is merged after all requested
-// packages, if it is in the closure; a link to a directory merges with another directory of the same name; Nix's own
-// files in an output are left out. Unlike there, files that begin with a dot are not left out, a link that leads nowhere
-// is a file, and a file and a directory of the same name are no error: the better priority has it.
+// As in a Nix profile, what an output names in nix-support/propagated-user-env-packages is merged
+// after all requested packages, if it is in the closure; a link to a directory merges with another
+// directory of the same name; Nix's own files in an output are left out. Unlike there, files that
+// begin with a dot are not left out, a link that leads nowhere is a file, and a file and a
+// directory of the same name are no error: the better priority has it.
 //
 // The error is a *layer.UnfitError if no image can hold the packages.
 func Merge(ctx context.Context, packages []Package, closure []store.Path, files Files) (*Tree, error) {
@@ -41,7 +45,10 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, files 
 
 	packages = slices.Clone(packages)
 	slices.SortFunc(packages, func(a, b Package) int {
-		return cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name), slices.Compare(a.Outputs, b.Outputs))
+		return cmp.Or(
+			cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Name, b.Name),
+			slices.Compare(a.Outputs, b.Outputs),
+		)
 	})
 	var outputs []store.Path
 	for _, p := range packages {
@@ -88,7 +95,8 @@ func newMerger(files Files, closure []store.Path) *merger {
 	return &merger{sources: sources{files, known, map[string]string{}}, root: skeleton()}
 }
 
-// output merges a store path and returns those that it asks for. One that is no directory has nothing to merge.
+// output merges a store path and returns those that it asks for. One that is no directory has
+// nothing to merge.
 func (m *merger) output(ctx context.Context, p store.Path) ([]store.Path, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -144,8 +152,8 @@ func (m *merger) fill(ctx context.Context, n *node, dir string) error {
 	return nil
 }
 
-// collide merges file, which lies in a resolved directory under the name source, into what has its name already, if both are directories or links
-// to such.
+// collide merges file, which lies in a resolved directory under the name source, into what has its
+// name already, if both are directories or links to such.
 func (m *merger) collide(ctx context.Context, n *node, file File, source string) error {
 	dir := source
 	if !file.Type.IsDir() {
@@ -161,7 +169,8 @@ func (m *merger) collide(ctx context.Context, n *node, file File, source string)
 	return m.merge(ctx, here, dir)
 }
 
-// open returns the directory name in n, to be changed. If it is a link to a directory, it becomes one. It returns nil if it is neither.
+// open returns the directory name in n, to be changed. If it is a link to a directory, it becomes
+// one. It returns nil if it is neither.
 func (m *merger) open(ctx context.Context, n *node, name string) (*node, error) {
 	here := n.children[name]
 	if here == nil {
@@ -199,7 +208,8 @@ func (m *merger) put(n *node, name string, child *node) error {
 	return nil
 }
 
-// count adds an entry, in a directory of the image, to those that there are, and tells why it can't be one.
+// count adds an entry, in a directory of the image, to those that there are, and tells why it can't
+// be one.
 func (m *merger) count(dir, name string) (unfit string) {
 	if m.entries++; m.entries > maxEntries {
 		return fmt.Sprintf("with it, the root directory has more than %d files", maxEntries)
@@ -249,8 +259,9 @@ func (m *merger) countAll(ctx context.Context, name, dir string) error {
 	return nil
 }
 
-// leftOut reports whether a file of the store is of use to Nix only, or is brought by so many packages, each with another
-// content, that any one of them is of no use. It has that name in dir, a resolved directory.
+// leftOut reports whether a file of the store is of use to Nix only, or is brought by so many
+// packages, each with another content, that any one of them is of no use. It has that name in dir,
+// a resolved directory.
 func leftOut(dir, name string) bool {
 	switch name {
 	case "nix-support", "propagated-build-inputs", "manifest.nix", "manifest.json", "log":

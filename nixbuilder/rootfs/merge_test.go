@@ -31,7 +31,8 @@ const (
 
 var closure = []store.Path{a, b, c}
 
-// file is a file of a test's store. One with a link is a symbolic link; a name that ends in a slash is a directory's.
+// file is a file of a test's store. One with a link is a symbolic link; a name that ends in a slash
+// is a directory's.
 type file struct{ name, content, link string }
 
 func makeStore(t testing.TB, files ...file) string {
@@ -85,7 +86,8 @@ func packed(t testing.TB, tree *Tree) []byte {
 	return out.Bytes()
 }
 
-// list prints the entries of a tree, one a line: mode, name and a link's target or a file's content.
+// list prints the entries of a tree, one a line: mode, name and a link's target or a file's
+// content.
 func list(t testing.TB, tree *Tree) []string {
 	t.Helper()
 	var lines []string
@@ -152,7 +154,10 @@ func TestMerge(t *testing.T) {
 		want     []string // what an image without packages does not have
 	}{
 		{"files are links, directories are real",
-			[]file{{name: a + "/bin/x"}, {name: a + "/etc/x.conf"}, {name: a + "/share/doc/empty/"}, {name: a + "/.hidden"}},
+			[]file{
+				{name: a + "/bin/x"}, {name: a + "/etc/x.conf"}, {name: a + "/share/doc/empty/"},
+				{name: a + "/.hidden"},
+			},
 			[]Package{one("a", 5, a)},
 			[]string{".hidden -> " + a + "/.hidden", "bin/x -> " + a + "/bin/x", "etc/x.conf -> " + a + "/etc/x.conf", "share/ 0755", "share/doc/ 0755", "share/doc/empty/ 0755"}},
 		{"directories of several packages",
@@ -168,7 +173,10 @@ func TestMerge(t *testing.T) {
 			[]file{{name: a + "/x"}, {name: b + "/x"}}, []Package{one("z", 5, a), one("y", 5, b)},
 			[]string{"x -> " + b + "/x"}},
 		{"a file before a directory", []file{{name: a + "/x"}, {name: b + "/x/y"}}, both, []string{"x -> " + a + "/x"}},
-		{"a directory before a file", []file{{name: a + "/x/y"}, {name: b + "/x"}}, both, []string{"x/ 0755", "x/y -> " + a + "/x/y"}},
+		{
+			"a directory before a file", []file{{name: a + "/x/y"}, {name: b + "/x"}}, both,
+			[]string{"x/ 0755", "x/y -> " + a + "/x/y"},
+		},
 		{"a link to a directory, alone",
 			[]file{{name: a + "/lib/x"}, {name: a + "/lib64", link: "lib"}}, []Package{one("a", 5, a)},
 			[]string{"lib/ 0755", "lib/x -> " + a + "/lib/x", "lib64 -> " + a + "/lib64"}},
@@ -192,7 +200,9 @@ func TestMerge(t *testing.T) {
 			[]string{"l/ 0755", "l/l/ 0755", "l/l/l -> " + a + "/l/l", "m -> " + a + "/m"}},
 		{"links out of the store are not followed",
 			[]file{
-				{name: a + "/etc", link: "/"}, {name: a + "/bin", link: "../../../../etc"}, {name: a + "/tmp", link: "/nix/store"},
+				{name: a + "/etc", link: "/"}, {name: a + "/bin", link: "../../../../etc"}, {
+					name: a + "/tmp", link: "/nix/store",
+				},
 				{name: a + "/s", link: "/"}, {name: b + "/s/x"}, {name: "/etc/secret"},
 			}, both,
 			[]string{"s -> " + a + "/s"}},
@@ -201,10 +211,16 @@ func TestMerge(t *testing.T) {
 		{"nothing in place of the store",
 			[]file{{name: a + "/nix" + b + "/bin/x"}, {name: a + "/nix/var/y"}, {name: a + "/x/nix"}}, []Package{one("a", 5, a)},
 			[]string{"x/ 0755", "x/nix -> " + a + "/x/nix"}},
-		{"the accounts of a package", []file{{name: a + "/etc/passwd"}}, []Package{one("a", 5, a)}, []string{"etc/passwd -> " + a + "/etc/passwd"}},
+		{
+			"the accounts of a package", []file{{name: a + "/etc/passwd"}}, []Package{one("a", 5, a)},
+			[]string{"etc/passwd -> " + a + "/etc/passwd"},
+		},
 		{"directories keep their modes", []file{{name: a + "/tmp/x"}, {name: a + "/root/y"}}, []Package{one("a", 5, a)},
 			[]string{"root/y -> " + a + "/root/y", "tmp/x -> " + a + "/tmp/x"}},
-		{"a package brings var/run", []file{{name: a + "/var/run/x"}}, []Package{one("a", 5, a)}, []string{"var/run/ 0755", "var/run/x -> " + a + "/var/run/x"}},
+		{
+			"a package brings var/run", []file{{name: a + "/var/run/x"}}, []Package{one("a", 5, a)},
+			[]string{"var/run/ 0755", "var/run/x -> " + a + "/var/run/x"},
+		},
 		{"Nix's own files",
 			[]file{
 				{name: a + "/nix-support/x"}, {name: a + "/propagated-build-inputs"}, {name: a + "/manifest.nix"}, {name: a + "/manifest.json"}, {name: a + "/log/x"},
@@ -213,12 +229,18 @@ func TestMerge(t *testing.T) {
 			[]string{"bin/dir -> " + a + "/bin/dir", "bin/log -> " + a + "/bin/log", "lib/ 0755", "lib/perl/ 0755", "share/ 0755", "share/info/ 0755", "var/log/ 0755"}},
 		{"propagated packages come last, those outside the closure not at all",
 			[]file{
-				{name: a + "/nix-support/propagated-user-env-packages", content: " " + c + "\n" + d + " /etc ../" + filepath.Base(b) + " " + a + "\n"},
+				{
+					name:    a + "/nix-support/propagated-user-env-packages",
+					content: " " + c + "\n" + d + " /etc ../" + filepath.Base(b) + " " + a + "\n",
+				},
 				{name: a + "/x"}, {name: b + "/y"}, {name: c + "/x"}, {name: c + "/y"}, {name: c + "/z"}, {name: d + "/d"},
 			}, []Package{one("a", 5, a), one("b", 9, b)},
 			[]string{"x -> " + a + "/x", "y -> " + b + "/y", "z -> " + c + "/z"}},
 		{"an output that is a file", []file{{name: a, content: "x"}}, []Package{one("a", 5, a)}, nil},
-		{"an output that is a link", []file{{name: a, link: b}, {name: b + "/x"}}, []Package{one("a", 5, a)}, []string{"x -> " + b + "/x"}},
+		{
+			"an output that is a link", []file{{name: a, link: b}, {name: b + "/x"}},
+			[]Package{one("a", 5, a)}, []string{"x -> " + b + "/x"},
+		},
 		{"bash and env",
 			[]file{{name: a + "/bin/bash"}, {name: b + "/bin/env"}, {name: b + "/bin/dash"}}, both,
 			[]string{
@@ -227,12 +249,18 @@ func TestMerge(t *testing.T) {
 			}},
 		{"a package's own sh", []file{{name: a + "/bin/bash"}, {name: b + "/bin/sh"}}, both,
 			[]string{"bin/bash -> " + a + "/bin/bash", "bin/sh -> " + b + "/bin/sh"}},
-		{"busybox", []file{{name: a + "/bin/busybox"}}, []Package{one("a", 5, a)}, []string{"bin/busybox -> " + a + "/bin/busybox", "bin/sh -> " + a + "/bin/busybox"}},
+		{
+			"busybox", []file{{name: a + "/bin/busybox"}}, []Package{one("a", 5, a)},
+			[]string{"bin/busybox -> " + a + "/bin/busybox", "bin/sh -> " + a + "/bin/busybox"},
+		},
 		{"certificates, behind a link",
 			[]file{{name: a + "/etc/ssl", link: b + "/ssl"}, {name: b + "/ssl/certs/ca-bundle.crt"}}, []Package{one("a", 5, a)},
 			[]string{"etc/ssl/ 0755", "etc/ssl/certs/ 0755", "etc/ssl/certs/ca-bundle.crt -> " + b + "/ssl/certs/ca-bundle.crt",
 				"etc/ssl/certs/ca-certificates.crt -> " + b + "/ssl/certs/ca-bundle.crt"}},
-		{"names of any bytes", []file{{name: a + "/x\xff/\n"}, {name: b + "/x\xff", link: a + "/x\xff"}}, both, []string{"x\xff/ 0755", "x\xff/\n -> " + a + "/x\xff/\n"}},
+		{
+			"names of any bytes", []file{{name: a + "/x\xff/\n"}, {name: b + "/x\xff", link: a + "/x\xff"}},
+			both, []string{"x\xff/ 0755", "x\xff/\n -> " + a + "/x\xff/\n"},
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			base := list(t, merged(t, makeStore(t)))
@@ -253,9 +281,18 @@ func TestMergeRefuses(t *testing.T) {
 		want     string
 	}{
 		{"an output that is not there", nil, []Package{one("a", 5, a)}, "merging " + a + ": it is not in the closure"},
-		{"an output that is not in the closure", []file{{name: d + "/x"}}, []Package{one("d", 5, d)}, "merging " + d + ": it is not in the closure"},
-		{"whiteout", []file{{name: a + "/.wh.nix"}}, []Package{one("a", 5, a)}, `archiving "` + a + `/.wh.nix": names that begin with .wh.`},
-		{"whiteout deep inside", []file{{name: a + "/x/y/.wh.z/"}}, []Package{one("a", 5, a)}, `archiving "` + a + `/x/y/.wh.z": names that begin with .wh.`},
+		{
+			"an output that is not in the closure", []file{{name: d + "/x"}}, []Package{one("d", 5, d)},
+			"merging " + d + ": it is not in the closure",
+		},
+		{
+			"whiteout", []file{{name: a + "/.wh.nix"}}, []Package{one("a", 5, a)},
+			`archiving "` + a + `/.wh.nix": names that begin with .wh.`,
+		},
+		{
+			"whiteout deep inside", []file{{name: a + "/x/y/.wh.z/"}}, []Package{one("a", 5, a)},
+			`archiving "` + a + `/x/y/.wh.z": names that begin with .wh.`,
+		},
 		{"propagating too much",
 			[]file{{name: a + "/nix-support/propagated-user-env-packages", content: strings.Repeat(" ", maxPropagatedBytes+1)}}, []Package{one("a", 5, a)}, "larger than"},
 	} {
@@ -267,7 +304,8 @@ func TestMergeRefuses(t *testing.T) {
 		})
 	}
 	t.Run("no end of links", func(t *testing.T) {
-		// Each of two packages has n directories that hold links to all n: n! names, were they all made.
+		// Each of two packages has n directories that hold links to all n: n! names, were they all
+		// made.
 		var files []file
 		for i := range 12 {
 			for j := range 12 {
@@ -293,7 +331,9 @@ func TestMergeRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Merge(t.Context(), []Package{one("a", 5, a)}, closure, test.files)
-			if unfit := (*layer.UnfitError)(nil); !errors.As(err, &unfit) || !strings.HasPrefix(unfit.Path, string(a)+"/") || !strings.Contains(unfit.Reason, test.want) {
+			if unfit := (*layer.UnfitError)(nil); !errors.As(err, &unfit) ||
+				!strings.HasPrefix(unfit.Path, string(a)+"/") ||
+				!strings.Contains(unfit.Reason, test.want) {
 				t.Errorf("got error %v, want one about a file of %s with %q", err, a, test.want)
 			}
 		})
@@ -301,13 +341,16 @@ func TestMergeRefuses(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		if _, err := Merge(ctx, []Package{one("a", 5, a)}, closure, opened(t, makeStore(t, file{name: a}))); err == nil {
+		if _, err := Merge(
+			ctx, []Package{one("a", 5, a)}, closure, opened(t, makeStore(t, file{name: a})),
+		); err == nil {
 			t.Error("no error")
 		}
 	})
 }
 
-// generatedFiles are directories that hold so many others each, down to a depth, with names of 80 bytes.
+// generatedFiles are directories that hold so many others each, down to a depth, with names of 80
+// bytes.
 type generatedFiles struct{ wide, deep int }
 
 func (generatedFiles) Lstat(_ context.Context, name string) (File, error) {
@@ -344,15 +387,16 @@ func TestHas(t *testing.T) {
 	}
 }
 
-// FuzzMerge merges packages made out of the input, in several orders. They all give the same bytes, every link leads into the
-// closure, and nothing of the image lies in place of the store.
+// FuzzMerge merges packages made out of the input, in several orders. They all give the same bytes,
+// every link leads into the closure, and nothing of the image lies in place of the store.
 func FuzzMerge(f *testing.F) {
 	f.Add([]byte("abin/x\x00\x00bbin/x\x00\x00cbin\x00/etc\x00"), uint8(0))
 	f.Add([]byte("al/l\x00.\x00bl/l\x00.\x00cl\x00../../..\x00"), uint8(1))
 	f.Add([]byte("as\x00"+b+"/s\x00bs/t\x00"+a+"\x00cnix/store\x00/\x00"), uint8(7))
 	f.Fuzz(func(t *testing.T, program []byte, priorities uint8) {
 		root := makeStore(t, file{name: a + "/"}, file{name: b + "/"}, file{name: c + "/"})
-		// A program is a list of: one byte that chooses the package, a name, and a link's target (or nothing: a file), both ended by a zero byte.
+		// A program is a list of: one byte that chooses the package, a name, and a link's target
+		// (or nothing: a file), both ended by a zero byte.
 		for len(program) > 0 {
 			output := closure[int(program[0])%len(closure)]
 			name, rest, _ := bytes.Cut(program[1:], []byte{0})
@@ -374,7 +418,11 @@ func FuzzMerge(f *testing.F) {
 			}
 			dir.Close()
 		}
-		packages := []Package{one("a", int(priorities&3), a), one("b", int(priorities>>2&3), b), one("c", int(priorities>>4&3), c)}
+		packages := []Package{
+			one("a", int(priorities&3), a),
+			one("b", int(priorities>>2&3), b),
+			one("c", int(priorities>>4&3), c),
+		}
 		tree, err := Merge(context.Background(), packages, closure, opened(t, root))
 		if err != nil {
 			t.Skip(err) // too many files
@@ -400,7 +448,9 @@ func FuzzMerge(f *testing.F) {
 			if h.Name == "nix" || strings.HasPrefix(h.Name, "nix/") || !filepath.IsLocal(h.Name) {
 				t.Errorf("an entry is named %q", h.Name)
 			}
-			inClosure := slices.ContainsFunc(closure, func(p store.Path) bool { return strings.HasPrefix(h.Linkname, string(p)+"/") })
+			inClosure := slices.ContainsFunc(
+				closure, func(p store.Path) bool { return strings.HasPrefix(h.Linkname, string(p)+"/") },
+			)
 			if h.Typeflag == tar.TypeSymlink && !inClosure && h.Name != "var/run" {
 				t.Errorf("%q links to %q", h.Name, h.Linkname)
 			}
@@ -437,16 +487,31 @@ func TestMergeAnyOrder(t *testing.T) {
 	}
 }
 
-// Large directories that are one package's come first, the largest before all others, with the directories that they are in.
+// Large directories that are one package's come first, the largest before all others, with the
+// directories that they are in.
 func TestPackSections(t *testing.T) {
 	var files []file
 	for i := range minSection {
-		files = append(files,
-			file{name: fmt.Sprintf("%s/share/big/%03d/x", a, i)}, file{name: fmt.Sprintf("%s/lib/large/%03d", a, i)}, file{name: fmt.Sprintf("%s/tmp/full/%03d", a, i)},
-			file{name: fmt.Sprintf("%s/libexec/other/%03d", b, i)})
+		files = append(
+			files,
+			file{
+				name: fmt.Sprintf("%s/share/big/%03d/x", a, i),
+			},
+			file{name: fmt.Sprintf("%s/lib/large/%03d", a, i)},
+			file{name: fmt.Sprintf("%s/tmp/full/%03d", a, i)},
+			file{name: fmt.Sprintf("%s/libexec/other/%03d", b, i)},
+		)
 	}
-	files = append(files,
-		file{name: a + "/bin/x"}, file{name: a + "/lib/large/nix-support/x"}, file{name: a + "/share/info/dir"}, file{name: b + "/bin/y"}, file{name: b + "/share/big/000/y"})
+	files = append(
+		files,
+		file{
+			name: a + "/bin/x",
+		},
+		file{name: a + "/lib/large/nix-support/x"},
+		file{name: a + "/share/info/dir"},
+		file{name: b + "/bin/y"},
+		file{name: b + "/share/big/000/y"},
+	)
 	root := makeStore(t, files...)
 	for _, test := range []struct {
 		packages []Package
@@ -519,9 +584,19 @@ func TestMergeWhole(t *testing.T) {
 func TestPackAgain(t *testing.T) {
 	var files []file
 	for i := range 3 * minSection {
-		files = append(files, file{name: fmt.Sprintf("%s/share/large/%d/x", a, i)}, file{name: fmt.Sprintf("%s/share/small/%d", b, i)})
+		files = append(
+			files, file{name: fmt.Sprintf("%s/share/large/%d/x", a, i)},
+			file{name: fmt.Sprintf("%s/share/small/%d", b, i)},
+		)
 	}
-	counted := &countedFiles{Files: opened(t, makeStore(t, append(files, file{name: a + "/bin/x"}, file{name: b + "/bin/x"}, file{name: c + "/share/x"})...))}
+	counted := &countedFiles{
+		Files: opened(
+			t,
+			makeStore(
+				t,
+				append(files, file{name: a + "/bin/x"}, file{name: b + "/bin/x"}, file{name: c + "/share/x"})...),
+		),
+	}
 	pack := func(compressor *layer.Compressor, packages ...Package) (archive []byte, listed int) {
 		tree, err := Merge(t.Context(), packages, closure, counted)
 		if err != nil {

@@ -9,10 +9,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 )
 
-// minSection is how many entries there are in a directory that is a section. It is part of the format of root layers.
+// minSection is how many entries there are in a directory that is a section. It is part of the
+// format of root layers.
 const minSection = 64
 
-// A section of the archive is a whole directory, so that it need not be made anew for another image that has it, too.
+// A section of the archive is a whole directory, so that it need not be made anew for another image
+// that has it, too.
 type section struct {
 	dir     *node
 	entries int // below it
@@ -24,8 +26,9 @@ type packer struct {
 	written map[*node]bool // directories that are in sections, or that lie above those
 }
 
-// sections are those of the tree. The largest come first: a package that is added is seldom larger than all others, and leaves those before it as they
-// are. The directories above a section are written with the first that needs them.
+// sections are those of the tree. The largest come first: a package that is added is seldom larger
+// than all others, and leaves those before it as they are. The directories above a section are
+// written with the first that needs them.
 func (p *packer) sections(ctx context.Context) []layer.Section {
 	ordered := slices.SortedFunc(slices.Values(p.tree.sections), func(a, b section) int {
 		return cmp.Or(cmp.Compare(b.entries, a.entries), cmp.Compare(a.dir.name, b.dir.name))

@@ -9,10 +9,12 @@ import (
 // CABundle is where nixpkgs' cacert has the certificates, and programs of Nix look for them.
 const CABundle = "etc/ssl/certs/ca-bundle.crt"
 
-// skeleton is the root directory before any package is merged: what must be a real directory whatever packages bring.
+// skeleton is the root directory before any package is merged: what must be a real directory
+// whatever packages bring.
 //
-// dev, proc, run and sys are where container runtimes mount; they can make them themselves only in an image that is writable,
-// and chroot never does. /root and the temporary directories are what programs expect to be able to write.
+// dev, proc, run and sys are where container runtimes mount; they can make them themselves only in
+// an image that is writable, and chroot never does. /root and the temporary directories are what
+// programs expect to be able to write.
 func skeleton() *node {
 	root := &node{children: map[string]*node{}, mode: 0o755}
 	for _, d := range []struct {
@@ -26,7 +28,10 @@ func skeleton() *node {
 		if d.parent != "" {
 			parent = root.children[d.parent]
 		}
-		parent.set(d.name, &node{children: map[string]*node{}, mode: d.mode, parent: parent, name: path.Join(d.parent, d.name)})
+		parent.set(
+			d.name,
+			&node{children: map[string]*node{}, mode: d.mode, parent: parent, name: path.Join(d.parent, d.name)},
+		)
 	}
 	return root
 }

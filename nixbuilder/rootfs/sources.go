@@ -26,13 +26,15 @@ const maxHops = 40
 // maxPropagatedBytes bounds the file in which a package names others.
 const maxPropagatedBytes = 1 << 20
 
-// Files are the files of store paths. Names are relative to the store's directory, and no element of one but the last is a symbolic link.
+// Files are the files of store paths. Names are relative to the store's directory, and no element
+// of one but the last is a symbolic link.
 type Files interface {
 	// Lstat tells what there is under a name. The error is fs.ErrNotExist if that is nothing.
 	Lstat(ctx context.Context, name string) (File, error)
 	// ReadDir lists a directory in the order of the names' bytes.
 	ReadDir(ctx context.Context, name string) ([]File, error)
-	// ReadFile reads a regular file. The error is a *layer.UnfitError if that is larger than most bytes.
+	// ReadFile reads a regular file. The error is a *layer.UnfitError if that is larger than most
+	// bytes.
 	ReadFile(ctx context.Context, name string, most int64) ([]byte, error)
 }
 
@@ -48,8 +50,8 @@ type File struct {
 // rememberedBytes is how much StoreFiles remember of directories; a file in them takes some 60.
 const rememberedBytes = 5 << 20
 
-// StoreFiles are those of a Nix store. Directories that were listed are remembered, the ones used last: store paths do not change. They are safe for
-// concurrent use.
+// StoreFiles are those of a Nix store. Directories that were listed are remembered, the ones used
+// last: store paths do not change. They are safe for concurrent use.
 type StoreFiles struct {
 	name string
 
@@ -59,9 +61,13 @@ type StoreFiles struct {
 	opened *os.Root // nil until first used
 }
 
-// NewStoreFiles are those of the store below a root directory; empty means "/". There need be none yet.
+// NewStoreFiles are those of the store below a root directory; empty means "/". There need be none
+// yet.
 func NewStoreFiles(root string) *StoreFiles {
-	return &StoreFiles{name: filepath.Join(cmp.Or(root, "/"), store.Dir), listed: weighted.New[string, []File](rememberedBytes)}
+	return &StoreFiles{
+		name:   filepath.Join(cmp.Or(root, "/"), store.Dir),
+		listed: weighted.New[string, []File](rememberedBytes),
+	}
 }
 
 // Close releases the store.
@@ -92,7 +98,8 @@ func (s *StoreFiles) open(name string) (*os.File, error) {
 	return dir.Open(name)
 }
 
-// Lstat implements Files. It lists the directory that name is in: whoever asks for one file of it will ask for others.
+// Lstat implements Files. It lists the directory that name is in: whoever asks for one file of it
+// will ask for others.
 func (s *StoreFiles) Lstat(ctx context.Context, name string) (File, error) {
 	dir, err := s.dir()
 	if err != nil {
@@ -180,12 +187,14 @@ func (s *StoreFiles) ReadFile(_ context.Context, name string, most int64) ([]byt
 	return content, err
 }
 
-// sources reads what packages hold. Names are absolute. What lies outside the closure does not exist for it, so that a
-// merge depends neither on what else is in the store nor on the rest of the machine.
+// sources reads what packages hold. Names are absolute. What lies outside the closure does not
+// exist for it, so that a merge depends neither on what else is in the store nor on the rest of the
+// machine.
 type sources struct {
 	files   Files
 	closure map[store.Path]bool
-	// directories holds what directory found. Links that lead in circles make it asked the same over and over.
+	// directories holds what directory found. Links that lead in circles make it asked the same
+	// over and over.
 	directories map[string]string
 }
 
@@ -209,8 +218,8 @@ func (s sources) lstat(ctx context.Context, name string) (*File, error) {
 	return &file, err
 }
 
-// resolve follows all symbolic links in name, also those of its directories. file is nil if that leads to nothing, in
-// circles or out of the closure.
+// resolve follows all symbolic links in name, also those of its directories. file is nil if that
+// leads to nothing, in circles or out of the closure.
 func (s sources) resolve(ctx context.Context, name string) (real string, file *File, err error) {
 	todo := strings.Split(name, "/")
 	for hops := 0; len(todo) > 0; {
@@ -260,7 +269,8 @@ func (s sources) directory(ctx context.Context, name string) (string, error) {
 	return real, nil
 }
 
-// list returns the content of a directory, whose name must be resolved, in the order of the names' bytes.
+// list returns the content of a directory, whose name must be resolved, in the order of the names'
+// bytes.
 func (s sources) list(ctx context.Context, name string) ([]File, error) {
 	rel, _ := s.inStore(name)
 	return s.files.ReadDir(ctx, rel)

@@ -26,7 +26,8 @@ func (t *Tree) HasProgram(name string) bool {
 func (t *Tree) HasCABundle() bool {
 	n := t.root
 	for c := range strings.SplitSeq(CABundle, "/") {
-		// The directories are not whole: complete has opened them. A nil map has no children: files and links end the walk.
+		// The directories are not whole: complete has opened them. A nil map has no children: files
+		// and links end the walk.
 		if n = n.children[c]; n == nil {
 			return false
 		}
@@ -37,10 +38,14 @@ func (t *Tree) HasCABundle() bool {
 // Pack writes the tree as a layer to w; see layer.WriteRecurring.
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *layer.Compressor) (layer.Result, error) {
 	p := &packer{tree: t, written: make(map[*node]bool)}
-	return layer.WriteRecurring(ctx, w, compressor, p.sections(ctx), func(archive *layer.Tar) error { return p.rest(ctx, archive, t.root) })
+	return layer.WriteRecurring(
+		ctx, w, compressor, p.sections(ctx),
+		func(archive *layer.Tar) error { return p.rest(ctx, archive, t.root) },
+	)
 }
 
-// node is a directory (whole is not empty, or children is not nil), a symbolic link (link is not empty) or else a regular file.
+// node is a directory (whole is not empty, or children is not nil), a symbolic link (link is not
+// empty) or else a regular file.
 type node struct {
 	children map[string]*node // add to them by set
 	link     string

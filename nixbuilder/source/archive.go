@@ -26,13 +26,15 @@ type archiveLimits struct {
 	files int   // and directories
 }
 
-// Limits of what is unpacked to, below the tree: Linux's of a name, and less than Linux's of a path, as the tree has one, too.
+// Limits of what is unpacked to, below the tree: Linux's of a name, and less than Linux's of a
+// path, as the tree has one, too.
 const (
 	maxNameBytes = 255
 	maxPathBytes = 2048
 )
 
-// An ArchiveError is that a revision's archive can't be unpacked, as it is no archive, or holds what no tree may. To fetch it again would only give it once more.
+// An ArchiveError is that a revision's archive can't be unpacked, as it is no archive, or holds
+// what no tree may. To fetch it again would only give it once more.
 type ArchiveError struct {
 	Revision string
 	Reason   string // without paths of the host
@@ -49,11 +51,14 @@ func (f fault) Error() string { return string(f) }
 
 const errTooLarge = fault("it is too large")
 
-// isFault tells whether an error of unpack is the archive's. What is cut off may be whole the next time.
+// isFault tells whether an error of unpack is the archive's. What is cut off may be whole the next
+// time.
 func isFault(err error) bool {
 	var own fault
 	var corrupt flate.CorruptInputError
-	return errors.As(err, &own) || errors.As(err, &corrupt) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, tar.ErrHeader)
+	return errors.As(err, &own) || errors.As(err, &corrupt) || errors.Is(err, gzip.ErrHeader) ||
+		errors.Is(err, gzip.ErrChecksum) ||
+		errors.Is(err, tar.ErrHeader)
 }
 
 // In flight between those who decompress an archive and those who write its files.
@@ -63,8 +68,9 @@ const (
 	filesAhead  = 16
 )
 
-// An unpacking gives a draft the files of an archive, without the one directory that they are all in. What the archive holds is not trusted: nothing leaves
-// the tree, links don't lead out of it, and there are limits.
+// An unpacking gives a draft the files of an archive, without the one directory that they are all
+// in. What the archive holds is not trusted: nothing leaves the tree, links don't lead out of it,
+// and there are limits.
 type unpacking struct {
 	draft *draft
 	known []file // sorted by path: contents that are kept
@@ -75,8 +81,8 @@ type unpacking struct {
 	date  time.Time              // of the youngest file
 }
 
-// unpack reads a .tar.gz to its end, and returns its files, sorted by path, and the time of the youngest. The archive is decompressed, read and written
-// at the same time.
+// unpack reads a .tar.gz to its end, and returns its files, sorted by path, and the time of the
+// youngest. The archive is decompressed, read and written at the same time.
 func (u *unpacking) unpack(ctx context.Context, compressed io.Reader) ([]file, time.Time, error) {
 	uncompressed, err := gzip.NewReader(compressed)
 	if err != nil {
@@ -151,7 +157,8 @@ func (u *unpacking) entry(name string, entry *tar.Header, content io.Reader, wri
 	if !filepath.IsLocal(name) {
 		return fault("its path escapes from the archive")
 	}
-	if len(name) > maxPathBytes || slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return len(part) > maxNameBytes }) {
+	if len(name) > maxPathBytes ||
+		slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return len(part) > maxNameBytes }) {
 		return fault("its name is too long")
 	}
 	if entry.Typeflag == tar.TypeDir {
@@ -256,7 +263,9 @@ func (l *limited) Read(p []byte) (int, error) {
 // isKnown notes the hash of a content, and tells whether the known file of that name has it.
 func (u *unpacking) isKnown(content []byte, f *file) bool {
 	f.hash = sha256.Sum256(content)
-	at, ok := slices.BinarySearchFunc(u.known, f.Rel, func(known file, rel string) int { return strings.Compare(known.Rel, rel) })
+	at, ok := slices.BinarySearchFunc(
+		u.known, f.Rel, func(known file, rel string) int { return strings.Compare(known.Rel, rel) },
+	)
 	return ok && sameContent(u.known[at], *f)
 }
 

@@ -30,8 +30,8 @@ func raw(t *testing.T, fill func(z io.Writer, w *tar.Writer)) []byte {
 	return b.Bytes()
 }
 
-// Whatever is wrong with an archive, the error names it and the reason, nothing of it stays, what was there before does, and once the archive
-// is mended it is had.
+// Whatever is wrong with an archive, the error names it and the reason, nothing of it stays, what
+// was there before does, and once the archive is mended it is had.
 func TestChannelBadArchives(t *testing.T) {
 	good := archive(t, nixpkgs(commitB)...)
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -64,30 +64,58 @@ func TestChannelBadArchives(t *testing.T) {
 		{"another checksum", serve(damaged), "invalid checksum"},
 		{"no archive", serve([]byte("<!doctype html><title>Rate limit</title>")), "invalid header"},
 		{"empty", serve([]byte{}), "EOF"},
-		{"an error of the server", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusBadGateway) }, "answers 502"},
-		{"a name that climbs", serve(archive(t, tar.Header{Name: "x/../../../../../../../../../" + outside})), "escapes"},
-		{"a file in a link that leads out", serve(archive(t, link("x/out", filepath.Dir(outside)), tar.Header{Name: "x/out/outside"})), "out of the archive"},
-		{"a file in a link", serve(archive(t, tar.Header{Name: "x/dir/y"}, link("x/in", "dir"), tar.Header{Name: "x/in/z"})), "no directory"},
-		{"a directory in a file", serve(archive(t, tar.Header{Name: "x/file"}, tar.Header{Name: "x/file/sub/", Typeflag: tar.TypeDir})), "no directory"},
+		{
+			"an error of the server",
+			func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusBadGateway) },
+			"answers 502",
+		},
+		{
+			"a name that climbs",
+			serve(archive(t, tar.Header{Name: "x/../../../../../../../../../" + outside})), "escapes",
+		},
+		{
+			"a file in a link that leads out",
+			serve(archive(t, link("x/out", filepath.Dir(outside)), tar.Header{Name: "x/out/outside"})),
+			"out of the archive",
+		},
+		{
+			"a file in a link",
+			serve(archive(t, tar.Header{Name: "x/dir/y"}, link("x/in", "dir"), tar.Header{Name: "x/in/z"})),
+			"no directory",
+		},
+		{
+			"a directory in a file",
+			serve(archive(t, tar.Header{Name: "x/file"}, tar.Header{Name: "x/file/sub/", Typeflag: tar.TypeDir})),
+			"no directory",
+		},
 		{"an absolute link", serve(archive(t, link("x/sub/l", "/etc/passwd"))), "out of the archive"},
 		{"a relative link", serve(archive(t, link("x/sub/l", "../../etc/passwd"))), "out of the archive"},
 		{"a device", serve(archive(t, tar.Header{Name: "x/null", Typeflag: tar.TypeChar})), "neither a file"},
 		{"a pipe", serve(archive(t, tar.Header{Name: "x/null", Typeflag: tar.TypeFifo})), "neither a file"},
-		{"a hard link", serve(archive(t, tar.Header{Name: "x/passwd", Linkname: "/etc/passwd", Typeflag: tar.TypeLink})), "neither a file"},
+		{
+			"a hard link",
+			serve(archive(t, tar.Header{Name: "x/passwd", Linkname: "/etc/passwd", Typeflag: tar.TypeLink})),
+			"neither a file",
+		},
 		{"a name twice", serve(archive(t, tar.Header{Name: "x/a"}, tar.Header{Name: "x/a"})), "twice"},
 		{"a link where a file was", serve(archive(t, tar.Header{Name: "x/a"}, link("x/a", "b"))), "twice"},
 		{"a long name", serve(archive(t, tar.Header{Name: "x/" + strings.Repeat("n", 256)})), "its name is too long"},
 		{"a long path", serve(archive(t, tar.Header{Name: "x" + strings.Repeat("/n", 1100)})), "its name is too long"},
 		{"a long link", serve(archive(t, link("x/l", strings.Repeat("n/", 1100)))), "too long a name"},
 		{"many files", serve(archive(t, many...)), "more than 200 files"},
-		{"many directories in one name", serve(archive(t, tar.Header{Name: "x" + strings.Repeat("/d", 300)})), "more than 200 files"},
+		{
+			"many directories in one name",
+			serve(archive(t, tar.Header{Name: "x" + strings.Repeat("/d", 300)})), "more than 200 files",
+		},
 		{"a large file", serve(raw(t, func(_ io.Writer, w *tar.Writer) {
 			_ = w.WriteHeader(&tar.Header{Name: "x/large", Typeflag: tar.TypeReg, Size: 1 << 40})
 			_, _ = w.Write(zeros)
 		})), "more than 2097152 bytes"},
 		{"many large files", serve(raw(t, func(_ io.Writer, w *tar.Writer) {
 			for i := range 4 {
-				_ = w.WriteHeader(&tar.Header{Name: fmt.Sprint("x/", i), Typeflag: tar.TypeReg, Size: int64(len(zeros))})
+				_ = w.WriteHeader(&tar.Header{
+					Name: fmt.Sprint("x/", i), Typeflag: tar.TypeReg, Size: int64(len(zeros)),
+				})
 				_, _ = w.Write(zeros)
 			}
 		})), "more than 2097152 bytes"},
@@ -100,7 +128,10 @@ func TestChannelBadArchives(t *testing.T) {
 		})), "too large"},
 		{"a bomb between the files", serve(raw(t, func(_ io.Writer, w *tar.Writer) {
 			for range 8 {
-				_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": strings.Repeat("0", 900<<10)}})
+				_ = w.WriteHeader(&tar.Header{
+					Typeflag:   tar.TypeXGlobalHeader,
+					PAXRecords: map[string]string{"comment": strings.Repeat("0", 900<<10)},
+				})
 			}
 		})), "too large"},
 	} {
@@ -118,13 +149,19 @@ func TestChannelBadArchives(t *testing.T) {
 			m.set(func() {
 				m.serve = func(w http.ResponseWriter, r *http.Request) { fetched++; test.serve(w, r) }
 			})
-			passing := strings.HasPrefix(test.name, "cut off") || slices.Contains([]string{"a connection that breaks", "empty", "an error of the server"}, test.name)
+			passing := strings.HasPrefix(test.name, "cut off") ||
+				slices.Contains([]string{"a connection that breaks", "empty", "an error of the server"}, test.name)
 			for range 2 {
 				_, err := c.Pin(t.Context(), commitB)
-				if bad := (*ArchiveError)(nil); errors.As(err, &bad) == passing || bad != nil && (bad.Revision != commitB || !strings.Contains(bad.Reason, test.want) || strings.Contains(bad.Reason, options.Dir)) {
+				if bad := (*ArchiveError)(nil); errors.As(err, &bad) == passing ||
+					bad != nil &&
+						(bad.Revision != commitB || !strings.Contains(bad.Reason, test.want) || strings.Contains(
+							bad.Reason, options.Dir,
+						)) {
 					t.Errorf("Pin = %v, want an error of the archive, unless that may be whole the next time", err)
 				}
-				if err == nil || errors.Is(err, ErrUnknownTag) || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "/archive/"+commitB+".tar.gz") {
+				if err == nil || errors.Is(err, ErrUnknownTag) || !strings.Contains(err.Error(), test.want) ||
+					!strings.Contains(err.Error(), "/archive/"+commitB+".tar.gz") {
 					t.Errorf("Pin = %v, want the archive's URL and %q", err, test.want)
 				}
 			}
@@ -136,7 +173,8 @@ func TestChannelBadArchives(t *testing.T) {
 			}
 			now := contentOf(t, options.Dir)
 			for name := range now {
-				if _, ok := kept[name]; !ok && !strings.HasPrefix(name, "contents") { // contents that no revision has are removed now and then
+				if _, ok := kept[name]; !ok &&
+					!strings.HasPrefix(name, "contents") { // contents that no revision has are removed now and then
 					t.Errorf("%s is left", name)
 				}
 			}
@@ -164,7 +202,8 @@ func TestChannelLargeArchive(t *testing.T) {
 			_ = w.WriteHeader(&tar.Header{Name: "x/large", Typeflag: tar.TypeReg, Size: 5 << 30})
 		})
 	})
-	if _, err := channel(t, options).Pin(t.Context(), commitA); err == nil || !strings.Contains(err.Error(), "more than 4294967296 bytes") {
+	if _, err := channel(t, options).Pin(t.Context(), commitA); err == nil ||
+		!strings.Contains(err.Error(), "more than 4294967296 bytes") {
 		t.Errorf("Pin = %v", err)
 	}
 }
@@ -173,7 +212,10 @@ func TestChannelLargeArchive(t *testing.T) {
 func TestChannelSharesFiles(t *testing.T) {
 	m, options := newMirror(t)
 	entries := func(commit string) []tar.Header {
-		return append(nixpkgs(commit), tar.Header{Name: "x/pkgs/same/same.nix"}, tar.Header{Name: "y/" + commit}, tar.Header{Name: "y/" + commit[:1] + "/new.nix"})
+		return append(
+			nixpkgs(commit), tar.Header{Name: "x/pkgs/same/same.nix"}, tar.Header{Name: "y/" + commit},
+			tar.Header{Name: "y/" + commit[:1] + "/new.nix"},
+		)
 	}
 	m.set(func() {
 		for _, commit := range []string{commitA, commitB} {
@@ -212,7 +254,8 @@ func TestChannelSharesFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.set(func() { m.archives[commitC] = archive(t, entries(commitC)...) })
-	if third, err := c.Pin(t.Context(), commitC); err != nil || read(t, third.Path+"/pkgs/same/same.nix") != "x/pkgs/same/same.nix" {
+	if third, err := c.Pin(t.Context(), commitC); err != nil ||
+		read(t, third.Path+"/pkgs/same/same.nix") != "x/pkgs/same/same.nix" {
 		t.Errorf("with the contents gone, Pin = %+v, %v", third, err)
 	}
 }
@@ -262,7 +305,8 @@ func TestChannelHangs(t *testing.T) {
 			if _, err := c.Pin(t.Context(), commitA); err != nil { // while the other hangs
 				t.Errorf("Pin of what is there: %v", err)
 			}
-			if err := <-ended; err == nil || !strings.Contains(err.Error(), "the server has sent less than") || !strings.Contains(err.Error(), commitB) {
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), "the server has sent less than") ||
+				!strings.Contains(err.Error(), commitB) {
 				t.Errorf("Pin = %v", err)
 			}
 			m.set(func() { m.serve = nil })
@@ -280,7 +324,8 @@ func TestChannelHangs(t *testing.T) {
 		}
 		c.patience = patience{100 * time.Millisecond, 64 << 10}
 		m.set(func() { m.silent = true })
-		if got, err := c.Pin(t.Context(), Latest); err != nil || got.Revision != commitA || got.Stale == nil || !strings.Contains(got.Stale.Error(), "the server has sent less than") {
+		if got, err := c.Pin(t.Context(), Latest); err != nil || got.Revision != commitA || got.Stale == nil ||
+			!strings.Contains(got.Stale.Error(), "the server has sent less than") {
 			t.Errorf("Pin = %+v, %v", got, err)
 		}
 	})

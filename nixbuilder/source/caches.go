@@ -16,7 +16,8 @@ type cache interface {
 	notify(grown func())
 }
 
-// Parts are what the set, and all that it can look up, keep on this machine. Grown is called from now on when there is more of it. Parts is called before the first Pin.
+// Parts are what the set, and all that it can look up, keep on this machine. Grown is called from
+// now on when there is more of it. Parts is called before the first Pin.
 func (v *Variants) Parts(grown func()) (parts []cachedir.Part) {
 	sets := []Source{v.set}
 	for _, name := range v.names {

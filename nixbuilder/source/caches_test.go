@@ -23,7 +23,8 @@ func noise(t *testing.T, bytes int) string {
 	return string(b)
 }
 
-// TestGitObjects pins many large commits. Those that no tree is of any more leave nothing behind, and what is the same in two is fetched once.
+// TestGitObjects pins many large commits. Those that no tree is of any more leave nothing behind,
+// and what is the same in two is fetched once.
 func TestGitObjects(t *testing.T) {
 	t.Parallel()
 	const size = 4 << 20
@@ -50,7 +51,8 @@ func TestGitObjects(t *testing.T) {
 	if usage := cachedir.Usage(g.objects()); usage > 2*(keptRevisions+2)*size+tidyBytes {
 		t.Errorf("objects take %d bytes", usage)
 	}
-	if got, err := g.Pin(t.Context(), r.git("rev-parse", "main~9")); err != nil || len(read(t, got.Path+"/large")) != size {
+	if got, err := g.Pin(t.Context(), r.git("rev-parse", "main~9")); err != nil ||
+		len(read(t, got.Path+"/large")) != size {
 		t.Errorf("Pin of a commit whose objects are gone = %+v, %v", got, err)
 	}
 }
@@ -67,7 +69,8 @@ func TestGitTooLarge(t *testing.T) {
 		r.git("gc", "--quiet")
 		g := newGit(t, GitOptions{URL: "file://" + r.dir, MaxBytes: 8 << 20, Refresh: time.Hour})
 		refused := (*NotAllowedError)(nil)
-		if _, err := g.Pin(t.Context(), Latest); !errors.As(err, &refused) || !strings.Contains(err.Error(), "8MiB (cachesize)") {
+		if _, err := g.Pin(t.Context(), Latest); !errors.As(err, &refused) ||
+			!strings.Contains(err.Error(), "8MiB (cachesize)") {
 			t.Errorf("%s is too large, and Pin = %v", name, err)
 		}
 		if usage := cachedir.Usage(g.Dir()); usage > 1<<20 {
@@ -79,7 +82,8 @@ func TestGitTooLarge(t *testing.T) {
 	}
 }
 
-// TestParts has sets of all kinds removed, oldest first, until they fit. What is held stays, and what is gone is had again.
+// TestParts has sets of all kinds removed, oldest first, until they fit. What is held stays, and
+// what is gone is had again.
 func TestParts(t *testing.T) {
 	t.Parallel()
 	const size = 3 << 20
@@ -117,7 +121,9 @@ func TestParts(t *testing.T) {
 	if b.Shrink() {
 		t.Error("it fits though a tree is held that is larger")
 	}
-	left := slices.DeleteFunc(slices.Clone(trees), func(tree string) bool { _, err := os.Stat(tree); return err != nil })
+	left := slices.DeleteFunc(
+		slices.Clone(trees), func(tree string) bool { _, err := os.Stat(tree); return err != nil },
+	)
 	if !slices.Equal(left, trees[:1]) {
 		t.Errorf("%q is left, want what is held of %q", left, trees)
 	}

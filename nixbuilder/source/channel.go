@@ -28,9 +28,11 @@ const (
 	fetchTime = 15 * time.Minute
 	// archiveBytes is how much the files of a commit may have.
 	archiveBytes = 4 << 30
-	// fetchesAtOnce is how many commits are fetched at a time: each takes half a gigabyte until it is known what it shares with others.
+	// fetchesAtOnce is how many commits are fetched at a time: each takes half a gigabyte until it
+	// is known what it shares with others.
 	fetchesAtOnce = 2
-	// How many archives that can't be unpacked are remembered, so as not to be fetched again, and for how long.
+	// How many archives that can't be unpacked are remembered, so as not to be fetched again, and
+	// for how long.
 	unusableKept   = 1000
 	unusableMemory = time.Minute
 )
@@ -41,13 +43,15 @@ type ChannelOptions struct {
 	Name string
 	// Channels has a file NAME/git-revision for each channel; empty: DefaultChannels.
 	Channels string
-	// Archives has a file COMMIT.tar.gz for each commit, whose files are below one directory; empty: DefaultArchives.
+	// Archives has a file COMMIT.tar.gz for each commit, whose files are below one directory;
+	// empty: DefaultArchives.
 	Archives string
-	// Tags are what clients may choose beside Name: globs of the names of channels; none: nothing else. Memory has what channels that may be chosen stood
-	// at; nil: it is not remembered.
+	// Tags are what clients may choose beside Name: globs of the names of channels; none: nothing
+	// else. Memory has what channels that may be chosen stood at; nil: it is not remembered.
 	Tags   Tags
 	Memory Memory
-	// Dir is where trees are kept; Keep is how many, zero: 4. MaxBytes is how much one may take, zero: 4 GiB, which is also the most.
+	// Dir is where trees are kept; Keep is how many, zero: 4. MaxBytes is how much one may take,
+	// zero: 4 GiB, which is also the most.
 	Dir      string
 	Keep     int
 	MaxBytes int64
@@ -55,7 +59,8 @@ type ChannelOptions struct {
 	Refresh time.Duration
 }
 
-// Channel is nixpkgs as a channel of Nix or NixOS has it. A tag may be another channel or a commit, if that may be chosen.
+// Channel is nixpkgs as a channel of Nix or NixOS has it. A tag may be another channel or a commit,
+// if that may be chosen.
 type Channel struct {
 	options  ChannelOptions
 	client   *http.Client
@@ -82,7 +87,8 @@ func (o ChannelOptions) Check() error {
 		faults = append(faults, fmt.Errorf("%q is neither a channel, such as nixos-26.05, nor a full commit", o.Name))
 	}
 	for _, base := range []string{o.Channels, o.Archives} {
-		if u, err := url.Parse(base); base != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+		if u, err := url.Parse(base); base != "" &&
+			(err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
 			faults = append(faults, fmt.Errorf("%q is not an http or https URL", base))
 		}
 	}
@@ -155,7 +161,8 @@ func (c *Channel) allow(ctx context.Context, name string) error {
 	return err
 }
 
-// Pin looks the channel up, unless it did so lately, and fetches the commit unless it is there. The error is a *NotAllowedError if the tag may not be chosen.
+// Pin looks the channel up, unless it did so lately, and fetches the commit unless it is there. The
+// error is a *NotAllowedError if the tag may not be chosen.
 func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	name := c.name(tag)
 	pinned := Pinned{Name: "nixpkgs", Revision: name}
@@ -192,7 +199,8 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, err
 }
 
-// Hold fetches the commit again if it is gone, unless its archive was of no use a minute ago. One commit is fetched once at a time, and few commits are.
+// Hold fetches the commit again if it is gone, unless its archive was of no use a minute ago. One
+// commit is fetched once at a time, and few commits are.
 func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
 	for {
 		release, there, err := c.kept.hold(pinned.Revision)
@@ -240,7 +248,8 @@ func (c *Channel) revision(ctx context.Context, name string) (string, error) {
 	return revision, nil
 }
 
-// fetch unpacks the files of a commit. Archives of git date their files by the commit. What a revision that is kept has as well is not written again.
+// fetch unpacks the files of a commit. Archives of git date their files by the commit. What a
+// revision that is kept has as well is not written again.
 func (c *Channel) fetch(ctx context.Context, commit string) error {
 	from := c.options.Archives + "/" + commit + ".tar.gz"
 	known := c.kept.newestFiles()

@@ -19,14 +19,16 @@ import (
 // smallFile is how much of a file is read at once. Nearly all files of package sets have less.
 const smallFile = 64 << 10
 
-// contents keep what files hold, each content once, in a file that is named after it and never written again. Trees are made of
-// hard links to these files. Several processes may share them; it is safe for concurrent use.
+// contents keep what files hold, each content once, in a file that is named after it and never
+// written again. Trees are made of hard links to these files. Several processes may share them; it
+// is safe for concurrent use.
 type contents struct {
 	dir      string
 	separate atomic.Bool // the file system can't have a copy share what it copies
 }
 
-// nameOf is what the content of a file is called. Links share permissions as well, so these belong to it.
+// nameOf is what the content of a file is called. Links share permissions as well, so these belong
+// to it.
 func nameOf(f file) string {
 	name := hex.EncodeToString(f.hash[:])
 	switch {
@@ -40,13 +42,15 @@ func nameOf(f file) string {
 
 func (c *contents) path(f file) string { return filepath.Join(c.dir, nameOf(f)) }
 
-// A spot is where a content is written first, a name that is free: in a tree, where it stays, or elsewhere.
+// A spot is where a content is written first, a name that is free: in a tree, where it stays, or
+// elsewhere.
 type spot struct {
 	name  string
 	stays bool
 }
 
-// copy adds the content of a file or symlink, and notes its hash: of what the copy holds. It returns how many bytes were added.
+// copy adds the content of a file or symlink, and notes its hash: of what the copy holds. It
+// returns how many bytes were added.
 func (c *contents) copy(from string, at spot, f *file) (added int64, err error) {
 	switch mode := f.Status.Mode; {
 	case mode&fs.ModeSymlink != 0:
@@ -83,7 +87,8 @@ func (c *contents) symlink(target string, at spot, f *file) error {
 	return c.keep(at, *f)
 }
 
-// write adds a content that was read from a file, or is nobody's if from is nil, and notes its hash.
+// write adds a content that was read from a file, or is nobody's if from is nil, and notes its
+// hash.
 func (c *contents) write(content []byte, from *os.File, at spot, f *file) (added int64, err error) {
 	f.hash = sha256.Sum256(content)
 	if at.stays {
@@ -139,7 +144,8 @@ func (c *contents) keep(at spot, f file) error {
 	return ignore(err, fs.ErrExist)
 }
 
-// clone has an empty file share the content of another until one of them is written to, where the file system can do that (ioctl_ficlone(2)).
+// clone has an empty file share the content of another until one of them is written to, where the
+// file system can do that (ioctl_ficlone(2)).
 func (c *contents) clone(to, from *os.File) bool {
 	if c.separate.Load() {
 		return false
@@ -154,7 +160,8 @@ func (c *contents) clone(to, from *os.File) bool {
 // link puts a file into a tree.
 func (c *contents) link(f file, target string) error {
 	err := os.Link(c.path(f), target)
-	if errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EPERM) { // file systems limit how many links a file has, or have none
+	if errors.Is(err, unix.EMLINK) ||
+		errors.Is(err, unix.EPERM) { // file systems limit how many links a file has, or have none
 		err = c.copyTo(c.path(f), target, f)
 	}
 	return err

@@ -12,14 +12,21 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// FuzzUnpack checks that an archive makes nothing outside of its tree, and no link that leads out of it, and that the files that it is said to have are there.
+// FuzzUnpack checks that an archive makes nothing outside of its tree, and no link that leads out
+// of it, and that the files that it is said to have are there.
 func FuzzUnpack(f *testing.F) {
 	for _, entries := range [][]tar.Header{
-		{{Name: "x/", Typeflag: tar.TypeDir}, {Name: "x/default.nix"}, {Name: "x/sub/run.sh", Mode: 0o755}, {Name: "x/link", Linkname: "sub/run.sh", Typeflag: tar.TypeSymlink}},
+		{
+			{Name: "x/", Typeflag: tar.TypeDir}, {Name: "x/default.nix"}, {Name: "x/sub/run.sh", Mode: 0o755},
+			{Name: "x/link", Linkname: "sub/run.sh", Typeflag: tar.TypeSymlink},
+		},
 		{{Name: "x/../../outside"}},
 		{{Name: "x/out", Linkname: "..", Typeflag: tar.TypeSymlink}, {Name: "x/out/outside"}},
 		{{Name: "x/a"}, {Name: "x/a/b"}, {Name: "x/a"}},
-		{{Name: "x/in", Linkname: "sub", Typeflag: tar.TypeSymlink}, {Name: "x/sub/", Typeflag: tar.TypeDir}, {Name: "x/in/file"}},
+		{
+			{Name: "x/in", Linkname: "sub", Typeflag: tar.TypeSymlink},
+			{Name: "x/sub/", Typeflag: tar.TypeDir}, {Name: "x/in/file"},
+		},
 	} {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)

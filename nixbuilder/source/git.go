@@ -27,17 +27,21 @@ import (
 
 // GitOptions say where a repository is. URL is needed.
 type GitOptions struct {
-	// URL is of https, http, ssh (also as user@host:path) or file, or an absolute path. It is fetched with the user and password that it has, or else with the
-	// credentials that git itself is set up with.
+	// URL is of https, http, ssh (also as user@host:path) or file, or an absolute path. It is
+	// fetched with the user and password that it has, or else with the credentials that git itself
+	// is set up with.
 	URL string
 	// Ref is the branch, tag or commit that latest stands for; empty: the remote's HEAD.
 	Ref string
-	// Submodules has the files of submodules fetched too, theirs included, each at the commit that is recorded for it.
+	// Submodules has the files of submodules fetched too, theirs included, each at the commit that
+	// is recorded for it.
 	Submodules bool
-	// Tags are what clients may choose; nil: the branches, the tags and their history. Memory has what Ref stood at; nil: it is not remembered.
+	// Tags are what clients may choose; nil: the branches, the tags and their history. Memory has
+	// what Ref stood at; nil: it is not remembered.
 	Tags   Tags
 	Memory Memory
-	// Dir is where objects and trees are kept; Keep is how many trees, zero: 4. MaxBytes is how much one commit may take there, zero: as much as it does.
+	// Dir is where objects and trees are kept; Keep is how many trees, zero: 4. MaxBytes is how
+	// much one commit may take there, zero: as much as it does.
 	Dir      string
 	Keep     int
 	MaxBytes int64
@@ -45,7 +49,8 @@ type GitOptions struct {
 	Refresh time.Duration
 }
 
-// Git is a package set in a git repository. A tag may be a branch, a tag or a commit, as 40 hexadecimal digits, if it may be chosen.
+// Git is a package set in a git repository. A tag may be a branch, a tag or a commit, as 40
+// hexadecimal digits, if it may be chosen.
 type Git struct {
 	options GitOptions
 	name    string // for people: the URL without credentials
@@ -127,20 +132,37 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Git{options: options, name: name, runner: runner, silence: defaultPatience().time, lookups: known, chosen: chosen, trees: kept, grown: func() {}}
-	g.history = &history{git: g, dir: filepath.Join(options.Dir, "history"), bytes: min(historyBytes, cmp.Or(options.MaxBytes/2, historyBytes)), turn: make(chan struct{}, 1)}
+	g := &Git{
+		options: options,
+		name:    name,
+		runner:  runner,
+		silence: defaultPatience().time,
+		lookups: known,
+		chosen:  chosen,
+		trees:   kept,
+		grown:   func() {},
+	}
+	g.history = &history{
+		git:   g,
+		dir:   filepath.Join(options.Dir, "history"),
+		bytes: min(historyBytes, cmp.Or(options.MaxBytes/2, historyBytes)),
+		turn:  make(chan struct{}, 1),
+	}
 	g.options.URL, g.password, err = hidePassword(options.URL, options.Dir)
 	return g, err
 }
 
-// checkGitURL refuses what git would take for an option or run a command for, and returns the URL without credentials.
+// checkGitURL refuses what git would take for an option or run a command for, and returns the URL
+// without credentials.
 func checkGitURL(text string) (name string, err error) {
 	if strings.HasPrefix(text, "/") || scpURL.MatchString(text) {
 		return text, nil
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return "", errors.New("the URL of the git repository can't be parsed") // the parser's error has it all, with passwords
+		return "", errors.New(
+			"the URL of the git repository can't be parsed",
+		) // the parser's error has it all, with passwords
 	}
 	switch {
 	case u.Scheme == "file" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
@@ -183,7 +205,8 @@ func (g *Git) places(ref string) (prefixes []string) {
 	return prefixes
 }
 
-// lookupOf is what a name that is looked for in places is remembered by. It is another one if it may not stand for all that it could.
+// lookupOf is what a name that is looked for in places is remembered by. It is another one if it
+// may not stand for all that it could.
 func lookupOf(ref string, places []string) string {
 	if len(places) == 1 {
 		return places[0] + ref
@@ -197,8 +220,8 @@ func (g *Git) Current(tag string) (revision string, ok bool) {
 	return g.lookups.current(lookupOf(ref, g.places(ref)))
 }
 
-// Pin asks the remote what a branch or tag stands for, unless it did so lately, and fetches the commit unless it is there. The error is a *NotAllowedError
-// if the tag may not be chosen.
+// Pin asks the remote what a branch or tag stands for, unless it did so lately, and fetches the
+// commit unless it is there. The error is a *NotAllowedError if the tag may not be chosen.
 func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	ref := g.ref(tag)
 	pinned := Pinned{Name: g.name, Revision: ref}
@@ -246,7 +269,8 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, err
 }
 
-// allow fails unless a commit may be chosen. The remote is asked only if that takes its history; if it can't be, the last answer counts, and stale says why.
+// allow fails unless a commit may be chosen. The remote is asked only if that takes its history; if
+// it can't be, the last answer counts, and stale says why.
 func (g *Git) allow(ctx context.Context, commit string) (stale, err error) {
 	if commit == g.options.Ref || g.options.Tags.has(AnyTag) {
 		return nil, nil
@@ -258,7 +282,9 @@ func (g *Git) allow(ctx context.Context, commit string) (stale, err error) {
 		return nil, nil
 	}
 	if !g.options.Tags.has(Ancestors) {
-		return nil, notAllowed("commit %s may not be chosen, as it is none that is or was the latest (packages.tags)", commit)
+		return nil, notAllowed(
+			"commit %s may not be chosen, as it is none that is or was the latest (packages.tags)", commit,
+		)
 	}
 	_, stale, err = g.chosen.get(ctx, commit, func(ctx context.Context) (string, error) {
 		return commit, g.history.leads(ctx, commit)
@@ -286,15 +312,19 @@ func (g *Git) hold(ctx context.Context, commit, ref string) (release func(), err
 	return release, nil
 }
 
-// remote asks for the commit of a branch or tag, in the places where that may be. Other refs are not listed: large hosts have one for each change that anybody
-// ever proposed.
+// remote asks for the commit of a branch or tag, in the places where that may be. Other refs are
+// not listed: large hosts have one for each change that anybody ever proposed.
 func (g *Git) remote(ctx context.Context, ref string, places []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	names, kinds := []string{"HEAD"}, []string(nil)
 	if ref != "" {
-		names = []string{tagsPrefix + ref + "^{}", tagsPrefix + ref, headsPrefix + ref} // ^{} is what an annotated tag is of
-		kinds = []string{"--heads", "--tags"}                                           // which the server looks at, unlike names
+		names = []string{
+			tagsPrefix + ref + "^{}", tagsPrefix + ref, headsPrefix + ref,
+		} // ^{} is what an annotated tag is of
+		kinds = []string{
+			"--heads", "--tags",
+		} // which the server looks at, unlike names
 	}
 	output, err := g.git(ctx, slices.Concat([]string{"ls-remote"}, kinds, []string{"--", g.options.URL}, names)...)
 	if err != nil {
@@ -309,7 +339,10 @@ func (g *Git) remote(ctx context.Context, ref string, places []string) (string, 
 	elsewhere := false
 	for _, name := range names {
 		commit, ok := commits[name]
-		if ok && (ref == "" || slices.ContainsFunc(places, func(prefix string) bool { return strings.HasPrefix(name, prefix) })) {
+		if ok &&
+			(ref == "" || slices.ContainsFunc(
+				places, func(prefix string) bool { return strings.HasPrefix(name, prefix) },
+			)) {
 			return commit, nil
 		}
 		elsewhere = elsewhere || ok
@@ -320,8 +353,9 @@ func (g *Git) remote(ctx context.Context, ref string, places []string) (string, 
 	return "", ErrUnknownTag
 }
 
-// checkOut writes the files of a commit into dir as they were committed, and returns its date. Neither hooks nor the repository's own configuration are used, and what
-// git is set up with on this machine does not change files.
+// checkOut writes the files of a commit into dir as they were committed, and returns its date.
+// Neither hooks nor the repository's own configuration are used, and what git is set up with on
+// this machine does not change files.
 func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time, error) {
 	g.fetching.Lock()
 	defer g.fetching.Unlock()
@@ -336,19 +370,27 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 	}
 	used(objects)
 	var date time.Time
-	err = cachedir.Within(ctx, cmp.Or(g.options.MaxBytes, math.MaxInt64), []string{objects, filepath.Dir(dir)}, func(ctx context.Context) error {
-		if err := g.fetch(ctx, objects, commit, ref); err != nil {
+	err = cachedir.Within(
+		ctx,
+		cmp.Or(g.options.MaxBytes, math.MaxInt64),
+		[]string{objects, filepath.Dir(dir)},
+		func(ctx context.Context) error {
+			if err := g.fetch(ctx, objects, commit, ref); err != nil {
+				return err
+			}
+			date, err = g.write(ctx, objects, commit, dir)
 			return err
-		}
-		date, err = g.write(ctx, objects, commit, dir)
-		return err
-	})
+		},
+	)
 	if most := g.options.MaxBytes; err == nil && most > 0 && cachedir.Usage(dir) > most {
 		err = cachedir.ErrTooMuch // it was written fast
 	}
 	if errors.Is(err, cachedir.ErrTooMuch) {
 		removeAll(objects)
-		err = notAllowed("commit %s takes more room than %s (cachesize)", commit, units.BytesSize(float64(g.options.MaxBytes)))
+		err = notAllowed(
+			"commit %s takes more room than %s (cachesize)", commit,
+			units.BytesSize(float64(g.options.MaxBytes)),
+		)
 	}
 	if err != nil {
 		return time.Time{}, err
@@ -361,11 +403,12 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 
 func (g *Git) objects() string { return filepath.Join(g.options.Dir, "objects.git") }
 
-// tidyBytes is how much may be added to the objects, beside as much as there is, before those that no tree has are removed.
+// tidyBytes is how much may be added to the objects, beside as much as there is, before those that
+// no tree has are removed.
 const tidyBytes = 32 << 20
 
-// tidy notes that a commit has a tree, so that what the next one has in common with it is not fetched again, and now and then removes objects of other commits than those
-// that have one.
+// tidy notes that a commit has a tree, so that what the next one has in common with it is not
+// fetched again, and now and then removes objects of other commits than those that have one.
 func (g *Git) tidy(ctx context.Context, objects, commit string) error {
 	const kept = "refs/kept/"
 	if _, err := g.gitIn(ctx, objects, "", "update-ref", kept+commit, commit); err != nil {
@@ -402,7 +445,9 @@ func (g *Git) write(ctx context.Context, objects, commit, dir string) (time.Time
 	if _, err := g.gitIn(ctx, objects, index, "read-tree", commit); err != nil {
 		return time.Time{}, err
 	}
-	if _, err := g.gitIn(ctx, objects, index, "--work-tree="+dir, "checkout-index", "--all", "--force", "--prefix="+dir+"/"); err != nil {
+	if _, err := g.gitIn(
+		ctx, objects, index, "--work-tree="+dir, "checkout-index", "--all", "--force", "--prefix="+dir+"/",
+	); err != nil {
 		return time.Time{}, err
 	}
 	submodules, err := g.submodules(ctx, objects, index)
@@ -425,7 +470,10 @@ func (g *Git) write(ctx context.Context, objects, commit, dir string) (time.Time
 		return time.Time{}, err
 	}
 	if len(pointers) > 0 {
-		logrus.Warnf("nix: %d files of %s at %s are in git LFS, such as %s: packages get what git has, which is not the content", len(pointers), g.name, commit, pointers[0])
+		logrus.Warnf(
+			"nix: %d files of %s at %s are in git LFS, such as %s: packages get what git has, which is not the content",
+			len(pointers), g.name, commit, pointers[0],
+		)
 	}
 	output, err := g.gitIn(ctx, objects, index, "log", "-1", "--format=%ct", commit, "--")
 	if err != nil {
@@ -435,7 +483,8 @@ func (g *Git) write(ctx context.Context, objects, commit, dir string) (time.Time
 	return time.Unix(seconds, 0), err
 }
 
-// submodules are the paths of the submodules of what is in an index, not those that they have themselves.
+// submodules are the paths of the submodules of what is in an index, not those that they have
+// themselves.
 func (g *Git) submodules(ctx context.Context, objects, index string) (paths []string, err error) {
 	output, err := g.gitIn(ctx, objects, index, "ls-files", "--stage", "-z")
 	if err != nil {
@@ -449,9 +498,10 @@ func (g *Git) submodules(ctx context.Context, objects, index string) (paths []st
 	return paths, nil
 }
 
-// checkOutSubmodules has git put the submodules into dir, whose other files are there. Git itself refuses paths that lead out of the tree, also
-// through links, names that lead out of its own directory, URLs and paths that are options, and commands in .gitmodules. One commit of each is fetched where
-// the server gives out commits by name, else all there is.
+// checkOutSubmodules has git put the submodules into dir, whose other files are there. Git itself
+// refuses paths that lead out of the tree, also through links, names that lead out of its own
+// directory, URLs and paths that are options, and commands in .gitmodules. One commit of each is
+// fetched where the server gives out commits by name, else all there is.
 func (g *Git) checkOutSubmodules(ctx context.Context, objects, index, dir string) error {
 	repository := filepath.Join(filepath.Dir(dir), "submodules.git")
 	defer removeAll(repository)
@@ -490,14 +540,17 @@ func (g *Git) updateSubmodules(ctx context.Context, objects, index, repository, 
 		// A remote has no say in what is read from this machine.
 		env = append(env, "GIT_ALLOW_PROTOCOL="+remoteProtocols)
 	}
-	args := append([]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--force", "--checkout"}, depth...)
+	args := append(
+		[]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--force", "--checkout"},
+		depth...)
 	if _, err := g.run(ctx, env, args); err != nil {
 		return err
 	}
 	return removeGitFiles(dir)
 }
 
-// removeGitFiles removes what git leaves in checked-out submodules. No commit has files of that name.
+// removeGitFiles removes what git leaves in checked-out submodules. No commit has files of that
+// name.
 func removeGitFiles(dir string) error {
 	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Name() != ".git" {
@@ -513,8 +566,8 @@ func removeGitFiles(dir string) error {
 	})
 }
 
-// fetch gets a commit: alone where the server gives out commits by name, else with the branch or tag that it was found by, else with all
-// there is.
+// fetch gets a commit: alone where the server gives out commits by name, else with the branch or
+// tag that it was found by, else with all there is.
 func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	has := func() bool {
 		_, err := g.gitIn(ctx, objects, "", "cat-file", "-e", commit+"^{commit}")
@@ -530,12 +583,20 @@ func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	}
 	whole := []string{"--", g.options.URL}
 	if _, err := os.Stat(filepath.Join(objects, "shallow")); err == nil {
-		whole = append([]string{"--unshallow"}, whole...) // else nothing would come of what lies behind commits that were fetched alone
+		whole = append(
+			[]string{"--unshallow"},
+			whole...) // else nothing would come of what lies behind commits that were fetched alone
 	}
 	attempts = append(attempts, append(whole, all...))
 	var errs []error
 	for _, attempt := range attempts {
-		_, err := g.gitIn(ctx, objects, "", append([]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no"}, attempt...)...)
+		_, err := g.gitIn(
+			ctx,
+			objects,
+			"",
+			append(
+				[]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no"},
+				attempt...)...)
 		if has() {
 			return nil
 		}
@@ -547,7 +608,8 @@ func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	return errors.Join(errs...)
 }
 
-// What new repositories begin with, submodules' too, lest files be changed when they are checked out. These attributes count above those of files.
+// What new repositories begin with, submodules' too, lest files be changed when they are checked
+// out. These attributes count above those of files.
 const (
 	asCommitted = "* -filter -text -eol -ident -working-tree-encoding\n"
 	plainConfig = "[core]\n\tsymlinks = true\n\tsparseCheckout = false\n"
@@ -593,7 +655,8 @@ func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
 	return output.Stdout, err
 }
 
-// output runs git without questions to anybody, for the protocols that URLs may have, with the user's own credentials.
+// output runs git without questions to anybody, for the protocols that URLs may have, with the
+// user's own credentials.
 func (g *Git) output(ctx context.Context, env, args []string) (proc.Output, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
@@ -618,14 +681,17 @@ func (g *Git) output(ctx context.Context, env, args []string) (proc.Output, erro
 	return g.runner.Run(ctx, proc.Command{Program: "git", Args: append(options, args...), Env: env})
 }
 
-// batchMode is what keeps ssh from asking on a terminal, and from waiting for a server that is gone, unless git is set up with another ssh.
+// batchMode is what keeps ssh from asking on a terminal, and from waiting for a server that is
+// gone, unless git is set up with another ssh.
 func (g *Git) batchMode(ctx context.Context, env []string) []string {
 	if os.Getenv("GIT_SSH_COMMAND") != "" || os.Getenv("GIT_SSH") != "" {
 		return nil
 	}
 	// Outside of any repository this is the configuration of the user and of the machine.
 	args := []string{"config", "--get", "core.sshCommand"}
-	if _, err := g.runner.Run(ctx, proc.Command{Program: "git", Args: args, Env: append(slices.Clip(env), "GIT_DIR=/nonexistent")}); err == nil {
+	if _, err := g.runner.Run(
+		ctx, proc.Command{Program: "git", Args: args, Env: append(slices.Clip(env), "GIT_DIR=/nonexistent")},
+	); err == nil {
 		return nil
 	}
 	return []string{"GIT_SSH_COMMAND=ssh -oBatchMode=yes -oConnectTimeout=30 -oServerAliveInterval=15"}

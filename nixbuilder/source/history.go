@@ -17,16 +17,20 @@ import (
 )
 
 const (
-	// historyBytes is how much the commits of a repository may take. Those of nixpkgs, without files and directories, are some hundred megabytes.
+	// historyBytes is how much the commits of a repository may take. Those of nixpkgs, without
+	// files and directories, are some hundred megabytes.
 	historyBytes = 1 << 30
-	// historyPacks is how many packs of commits there may be before they are fetched anew: each fetch that brings something adds one.
+	// historyPacks is how many packs of commits there may be before they are fetched anew: each
+	// fetch that brings something adds one.
 	historyPacks = 50
 	// historyAgain is how long a repository whose history is too large is not tried again.
 	historyAgain = time.Hour
 )
 
-// A history tells which commits the branches and tags of a repository lead to. It has a repository of its own, without files where the server can leave them out,
-// and nothing is ever fetched into it but what advertised branches and tags lead to. It is safe for concurrent use, also by several processes.
+// A history tells which commits the branches and tags of a repository lead to. It has a repository
+// of its own, without files where the server can leave them out, and nothing is ever fetched into
+// it but what advertised branches and tags lead to. It is safe for concurrent use, also by several
+// processes.
 type history struct {
 	git   *Git
 	dir   string
@@ -37,7 +41,8 @@ type history struct {
 	tooLarge time.Time // when it was found to be
 }
 
-// leads tells whether a branch or tag leads to a commit. The error is a *NotAllowedError if none does, or if that can't be told.
+// leads tells whether a branch or tag leads to a commit. The error is a *NotAllowedError if none
+// does, or if that can't be told.
 func (h *history) leads(ctx context.Context, commit string) error {
 	select {
 	case h.turn <- struct{}{}:
@@ -62,7 +67,8 @@ func (h *history) leads(ctx context.Context, commit string) error {
 	}
 	tooLarge := notAllowed(
 		"whether commit %s is in the history of the package repository can't be told, as that takes more than %s: choose a branch or a tag, or have packages.tags list \"*\"",
-		commit, units.BytesSize(float64(h.bytes)),
+		commit,
+		units.BytesSize(float64(h.bytes)),
 	)
 	if time.Since(h.tooLarge) < historyAgain {
 		return tooLarge
@@ -77,7 +83,10 @@ func (h *history) leads(ctx context.Context, commit string) error {
 	h.git.grown()
 	has, err := h.has(ctx, repository, commit)
 	if err == nil && !has {
-		err = notAllowed("commit %s may not be chosen: no branch or tag of the package repository leads to it (packages.tags)", commit)
+		err = notAllowed(
+			"commit %s may not be chosen: no branch or tag of the package repository leads to it (packages.tags)",
+			commit,
+		)
 	}
 	return err
 }
@@ -106,7 +115,8 @@ func (h *history) fetch(ctx context.Context, repository string) error {
 	return err
 }
 
-// fetchInto gets all commits that branches and tags lead to, and forgets branches and tags that are gone.
+// fetchInto gets all commits that branches and tags lead to, and forgets branches and tags that are
+// gone.
 func (h *history) fetchInto(ctx context.Context, repository string) error {
 	filter, err := h.filter(ctx)
 	if err != nil {
@@ -115,33 +125,48 @@ func (h *history) fetchInto(ctx context.Context, repository string) error {
 	if err := h.git.init(ctx, repository); err != nil {
 		return err
 	}
-	// Git notes that what is missing can be fetched from where the rest came from, and would do so for each commit that it is asked about.
+	// Git notes that what is missing can be fetched from where the rest came from, and would do so
+	// for each commit that it is asked about.
 	config := filepath.Join(repository, "config")
 	plain, err := os.ReadFile(config)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.WriteFile(config, plain, 0o644) }()
-	err = cachedir.Within(ctx, h.bytes-cachedir.Usage(repository), []string{repository}, func(ctx context.Context) error {
-		_, err := h.git.gitIn(ctx, repository, "", slices.Concat(
-			[]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--prune"}, filter,
-			[]string{"--", h.git.options.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"},
-		)...)
-		return err
-	})
+	err = cachedir.Within(
+		ctx,
+		h.bytes-cachedir.Usage(repository),
+		[]string{repository},
+		func(ctx context.Context) error {
+			_, err := h.git.gitIn(ctx, repository, "", slices.Concat(
+				[]string{
+					"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no",
+					"--prune",
+				},
+				filter,
+				[]string{"--", h.git.options.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"},
+			)...)
+			return err
+		},
+	)
 	if err == nil && cachedir.Usage(repository) > h.bytes {
 		err = cachedir.ErrTooMuch // it came fast
 	}
 	return err
 }
 
-// withFilters is what a server that can leave out files says of itself, in both versions of the protocol.
+// withFilters is what a server that can leave out files says of itself, in both versions of the
+// protocol.
 var withFilters = regexp.MustCompile(`(?m)packet: .*< (?:fetch=|[0-9a-f]{40} ).*[= ]filter(?: |$)`)
 
-// filter is the option that has the server send commits alone, none where it can't. It must not be asked for in vain: of a server of plain files, git 2.39 fetches each
-// missing object with a process that misses another, without end.
+// filter is the option that has the server send commits alone, none where it can't. It must not be
+// asked for in vain: of a server of plain files, git 2.39 fetches each missing object with a
+// process that misses another, without end.
 func (h *history) filter(ctx context.Context) ([]string, error) {
-	output, err := h.git.output(ctx, []string{"GIT_TRACE_PACKET=1"}, []string{"ls-remote", "--heads", "--", h.git.options.URL, "HEAD"}) // which lists nothing
+	output, err := h.git.output(
+		ctx, []string{"GIT_TRACE_PACKET=1"},
+		[]string{"ls-remote", "--heads", "--", h.git.options.URL, "HEAD"},
+	) // which lists nothing
 	if !withFilters.Match(output.Stderr) {
 		return nil, err
 	}

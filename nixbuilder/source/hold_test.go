@@ -39,7 +39,11 @@ func movings(t *testing.T) map[string]moving {
 
 	r, dir := newRemote(t), t.TempDir()
 	git := GitOptions{URL: r.dir, Dir: dir, Refresh: 1}
-	all["git"] = moving{newGit(t, git), newGit(t, git), func(i int) { r.commit("default.nix", fmt.Sprint("commit ", i)) }}
+	all["git"] = moving{
+		newGit(t, git),
+		newGit(t, git),
+		func(i int) { r.commit("default.nix", fmt.Sprint("commit ", i)) },
+	}
 
 	m, options := newMirror(t)
 	options.Refresh = 1
@@ -84,7 +88,8 @@ func contentOf(t *testing.T, tree string) map[string]string {
 	return found
 }
 
-// What somebody holds stays whole while the set moves on, whoever pins that. What nobody holds does not stay for ever.
+// What somebody holds stays whole while the set moves on, whoever pins that. What nobody holds does
+// not stay for ever.
 func TestHold(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {
@@ -139,7 +144,10 @@ func TestHoldMakesAgain(t *testing.T) {
 				do   func() error
 			}{
 				{"nothing", func() error { return nil }},
-				{"the tree alone", func() error { return os.RemoveAll(filepath.Join(filepath.Dir(pinned.Path), treeName)) }},
+				{
+					"the tree alone",
+					func() error { return os.RemoveAll(filepath.Join(filepath.Dir(pinned.Path), treeName)) },
+				},
 			} {
 				if err := harm.do(); err != nil {
 					t.Fatal(err)
@@ -200,7 +208,8 @@ func TestKeepsWhatIsAskedFor(t *testing.T) {
 	}
 }
 
-// Whatever is pinned and held at the same time, by several processes, a held tree is of its revision.
+// Whatever is pinned and held at the same time, by several processes, a held tree is of its
+// revision.
 func TestHoldConcurrently(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {

@@ -16,11 +16,13 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// maxLookups bounds what is remembered of names that clients asked for and that exist: branches, channels.
+// maxLookups bounds what is remembered of names that clients asked for and that exist: branches,
+// channels.
 const maxLookups = 1000
 
-// lookups remember what each moving name stood for when the remote was last asked, also across restarts: a remote that is gone
-// must not stop what was served before. It is safe for concurrent use; one question for a name is asked at a time.
+// lookups remember what each moving name stood for when the remote was last asked, also across
+// restarts: a remote that is gone must not stop what was served before. It is safe for concurrent
+// use; one question for a name is asked at a time.
 type lookups struct {
 	file    string
 	refresh time.Duration // how long an answer is believed
@@ -69,9 +71,11 @@ func (l *lookups) last(name string) (revision string, ok bool) {
 	return last.Revision, ok
 }
 
-// get returns what a name stands for: what the remote said no longer than refresh before the call. If it can't be asked, that is the last answer that it
-// gave, and stale says why.
-func (l *lookups) get(ctx context.Context, name string, ask func(context.Context) (string, error)) (revision string, stale, err error) {
+// get returns what a name stands for: what the remote said no longer than refresh before the call.
+// If it can't be asked, that is the last answer that it gave, and stale says why.
+func (l *lookups) get(
+	ctx context.Context, name string, ask func(context.Context) (string, error),
+) (revision string, stale, err error) {
 	begun := time.Now()
 	for {
 		l.mu.Lock()
@@ -98,12 +102,19 @@ func (l *lookups) get(ctx context.Context, name string, ask func(context.Context
 	}
 }
 
-// keep adds an answer, in the place of the oldest if there are very many, and writes all of them, whole or not at all.
+// keep adds an answer, in the place of the oldest if there are very many, and writes all of them,
+// whole or not at all.
 func (l *lookups) keep(name string, answer lookup) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.known[name]; !ok && len(l.known) >= maxLookups {
-		delete(l.known, slices.MinFunc(slices.Collect(maps.Keys(l.known)), func(a, b string) int { return l.known[a].Asked.Compare(l.known[b].Asked) }))
+		delete(
+			l.known,
+			slices.MinFunc(
+				slices.Collect(maps.Keys(l.known)),
+				func(a, b string) int { return l.known[a].Asked.Compare(l.known[b].Asked) },
+			),
+		)
 	}
 	l.known[name] = answer
 	content, err := json.Marshal(l.known)

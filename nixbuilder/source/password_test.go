@@ -15,7 +15,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// TestGitPassword asks a server for a repository with the password of a URL, and one that redirects to it.
+// TestGitPassword asks a server for a repository with the password of a URL, and one that redirects
+// to it.
 func TestGitPassword(t *testing.T) {
 	const user, password = "us er@x", "CANARY' $(id)\""
 	var mu sync.Mutex
@@ -27,12 +28,17 @@ func TestGitPassword(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, file := range processes(t) {
-				if text, err := os.ReadFile("/proc/" + file + "/cmdline"); err == nil && strings.Contains(string(text), "git") {
+				if text, err := os.ReadFile("/proc/" + file + "/cmdline"); err == nil &&
+					strings.Contains(string(text), "git") {
 					arguments = append(arguments, strings.ReplaceAll(string(text), "\x00", " "))
 				}
 			}
 			if to := r.URL.Query().Get("to"); strings.HasPrefix(r.URL.Path, "/elsewhere/") && to == "" {
-				http.Redirect(w, r, strings.Replace(server.URL, "127.0.0.1", "localhost", 1)+r.URL.Path+"?to=here&"+r.URL.RawQuery, http.StatusFound)
+				http.Redirect(
+					w, r,
+					strings.Replace(server.URL, "127.0.0.1", "localhost", 1)+r.URL.Path+"?to=here&"+r.URL.RawQuery,
+					http.StatusFound,
+				)
 				return
 			}
 			authorization := r.Header.Get("Authorization")
@@ -52,7 +58,9 @@ func TestGitPassword(t *testing.T) {
 	}{{"/set.git", true}, {"/elsewhere/set.git", false}} {
 		t.Run(test.path, func(t *testing.T) {
 			seen, arguments = nil, nil
-			url := strings.Replace(server.URL, "http://", "http://us%20er%40x:CANARY%27%20%24%28id%29%22@", 1) + test.path
+			url := strings.Replace(
+				server.URL, "http://", "http://us%20er%40x:CANARY%27%20%24%28id%29%22@", 1,
+			) + test.path
 			git, err := NewGit(runner, GitOptions{URL: url, Dir: t.TempDir(), Refresh: time.Hour})
 			if err != nil {
 				t.Fatal(err)
@@ -67,7 +75,8 @@ func TestGitPassword(t *testing.T) {
 			if !test.sent && slices.ContainsFunc(seen, func(s string) bool { return strings.Contains(s, "Basic") }) {
 				t.Errorf("another host gets %q", seen)
 			}
-			if all := strings.Join(arguments, "\n"); !strings.Contains(all, "ls-remote") || strings.Contains(all, "CANARY") {
+			if all := strings.Join(arguments, "\n"); !strings.Contains(all, "ls-remote") ||
+				strings.Contains(all, "CANARY") {
 				t.Errorf("git's arguments are %s", all)
 			}
 		})

@@ -21,19 +21,22 @@ import (
 const (
 	// keptRevisions is how many revisions stay, the ones that were asked for last.
 	keptRevisions = 4
-	// raceWindow is how old a change must be before a file's times are believed to tell it from the next change: kernels
-	// stamp files with a clock that ticks every few milliseconds.
+	// raceWindow is how old a change must be before a file's times are believed to tell it from the
+	// next change: kernels stamp files with a clock that ticks every few milliseconds.
 	raceWindow = time.Second
 	// believed is how long a watch is believed that nothing has happened, for what it is not told.
 	believed = 10 * time.Second
-	// watchAgain is how long a set that could not be watched is not tried again: trying costs as much as a walk.
+	// watchAgain is how long a set that could not be watched is not tried again: trying costs as
+	// much as a walk.
 	watchAgain = 5 * time.Minute
 )
 
-// Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on this machine. Its revision is the
-// SHA-256 of its names, kinds, executable bits and contents. A .git directory at its top is no part of it. Pin walks the
-// tree, unless the kernel says that nothing has happened there since the last walk, which was a few seconds ago; only files whose status changed are read
-// again, even if the process ended in between, and copies share what is the same in them.
+// Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on
+// this machine. Its revision is the SHA-256 of its names, kinds, executable bits and contents. A
+// .git directory at its top is no part of it. Pin walks the tree, unless the kernel says that
+// nothing has happened there since the last walk, which was a few seconds ago; only files whose
+// status changed are read again, even if the process ended in between, and copies share what is the
+// same in them.
 type Path struct {
 	origin  string // what is watched
 	single  bool   // it is a .nix file
@@ -63,7 +66,8 @@ func placeOf(name string) (place, error) {
 	return place{stat.Dev, stat.Ino}, nil
 }
 
-// NewPath watches a directory or .nix file and keeps its copies below the directory copies, which it makes if need be.
+// NewPath watches a directory or .nix file and keeps its copies below the directory copies, which
+// it makes if need be.
 func NewPath(watches *Watches, origin, copies string) (*Path, error) {
 	origin, err := filepath.Abs(origin)
 	if err != nil {
@@ -106,7 +110,8 @@ func (p *Path) Current(tag string) (revision string, ok bool) {
 
 var revisionTag = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// Pin copies what changed since the last time. An older revision can be had for as long as it is kept.
+// Pin copies what changed since the last time. An older revision can be had for as long as it is
+// kept.
 func (p *Path) Pin(ctx context.Context, tag string) (Pinned, error) {
 	if tag != Latest {
 		return p.old(ctx, tag)
@@ -130,7 +135,8 @@ func (p *Path) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, nil
 }
 
-// quiet tells whether what was pinned last is still what there is, as far as that can be told without a look at the files.
+// quiet tells whether what was pinned last is still what there is, as far as that can be told
+// without a look at the files.
 func (p *Path) quiet() bool {
 	if p.watch == nil || time.Since(p.walked) > believed || !p.watch.quiet() {
 		return false
@@ -144,7 +150,8 @@ func (p *Path) quiet() bool {
 	return there && err == nil
 }
 
-// rewatch has a walk watch what it finds, unless the set can't be watched, or is a single file, which is looked at as fast.
+// rewatch has a walk watch what it finds, unless the set can't be watched, or is a single file,
+// which is looked at as fast.
 func (p *Path) rewatch() {
 	if p.single || p.unseen != nil && time.Since(p.tried) < watchAgain {
 		return
@@ -163,7 +170,11 @@ func (p *Path) rewatch() {
 func (p *Path) unwatched(err error) {
 	p.unwatch()
 	if p.unseen == nil || p.unseen.Error() != err.Error() {
-		logrus.WithError(err).Warnf("nix: every pull looks at all files of the package set, as their directories can't be watched: %s", advice(err))
+		logrus.WithError(err).
+			Warnf(
+				"nix: every pull looks at all files of the package set, as their directories can't be watched: %s",
+				advice(err),
+			)
 	}
 	p.unseen, p.tried = err, time.Now()
 }
@@ -185,7 +196,8 @@ func (p *Path) old(ctx context.Context, tag string) (Pinned, error) {
 	return p.at(tag), nil
 }
 
-// Hold makes the tree of a revision again if an edit has taken it since Pin. There is none if the set has changed several times.
+// Hold makes the tree of a revision again if an edit has taken it since Pin. There is none if the
+// set has changed several times.
 func (p *Path) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
 	for {
 		release, there, err := p.kept.hold(pinned.Revision)
@@ -193,7 +205,9 @@ func (p *Path) Hold(ctx context.Context, pinned Pinned) (release func(), err err
 			return release, err
 		}
 		if err := p.kept.revive(ctx, pinned.Revision); errors.Is(err, ErrUnknownTag) {
-			return nil, fmt.Errorf("the package set has changed several times, and revision %s is gone", pinned.Revision)
+			return nil, fmt.Errorf(
+				"the package set has changed several times, and revision %s is gone", pinned.Revision,
+			)
 		} else if err != nil {
 			return nil, err
 		}
@@ -246,8 +260,9 @@ func (p *Path) look(ctx context.Context) (Pinned, error) {
 	return p.at(revision), nil
 }
 
-// relist returns what walk would, from the last walk and the directories in which something has happened since. It can't where directories came or
-// went, or where that walk is not believed any more.
+// relist returns what walk would, from the last walk and the directories in which something has
+// happened since. It can't where directories came or went, or where that walk is not believed any
+// more.
 func (p *Path) relist(origin string) (found []file, ok bool) {
 	if p.watch == nil || time.Since(p.walked) > believed {
 		return nil, false
@@ -319,7 +334,8 @@ func (p *Path) changed(found []file) bool {
 	return !slices.EqualFunc(found, p.files, func(a, b file) bool { return a.Rel == b.Rel && a.Status == b.Status })
 }
 
-// known notes the hashes of files whose status is still what it was when they were copied last, and tells which those are.
+// known notes the hashes of files whose status is still what it was when they were copied last, and
+// tells which those are.
 func (p *Path) known(found []file) func(i int) bool {
 	known := make([]bool, len(found))
 	j := 0

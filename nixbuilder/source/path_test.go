@@ -43,9 +43,21 @@ func TestPathRevisions(t *testing.T) {
 		moves bool
 	}{
 		{"nothing", func(string) error { return nil }, false},
-		{"touched, content the same", func(d string) error { return os.Chtimes(d+"/default.nix", time.Now(), time.Unix(1, 0)) }, false},
-		{"edited in place, same size", func(d string) error { return os.WriteFile(d+"/default.nix", []byte("{ b=1; }"), 0o644) }, true},
-		{"edited at once again", func(d string) error { return os.WriteFile(d+"/default.nix", []byte("{ c=1; }"), 0o644) }, true},
+		{
+			"touched, content the same",
+			func(d string) error { return os.Chtimes(d+"/default.nix", time.Now(), time.Unix(1, 0)) },
+			false,
+		},
+		{
+			"edited in place, same size",
+			func(d string) error { return os.WriteFile(d+"/default.nix", []byte("{ b=1; }"), 0o644) },
+			true,
+		},
+		{
+			"edited at once again",
+			func(d string) error { return os.WriteFile(d+"/default.nix", []byte("{ c=1; }"), 0o644) },
+			true,
+		},
 		{"file added", func(d string) error { return os.WriteFile(d+"/sub/new.nix", nil, 0o644) }, true},
 		{"made executable", func(d string) error { return os.Chmod(d+"/sub/new.nix", 0o755) }, true},
 		{"read-only is no difference", func(d string) error { return os.Chmod(d+"/sub/new.nix", 0o555) }, false},
@@ -150,7 +162,8 @@ func TestPathSharesUnchangedFiles(t *testing.T) {
 	}
 }
 
-// What another process has read and copied is not read again: a file that can be told to be the same counts as the same.
+// What another process has read and copied is not read again: a file that can be told to be the
+// same counts as the same.
 func TestPathRestarts(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -167,9 +180,15 @@ func TestPathRestarts(t *testing.T) {
 		known   bool
 	}{
 		{"nothing", func() error { return nil }, true},
-		{"what was remembered is damaged", func() error { return os.Truncate(filepath.Dir(before.Path)+"/"+filesName, 100) }, false},
+		{
+			"what was remembered is damaged",
+			func() error { return os.Truncate(filepath.Dir(before.Path)+"/"+filesName, 100) }, false,
+		},
 		{"nothing again", func() error { return nil }, true},
-		{"what was remembered is gone", func() error { return os.Remove(filepath.Dir(before.Path) + "/" + filesName) }, false},
+		{
+			"what was remembered is gone",
+			func() error { return os.Remove(filepath.Dir(before.Path) + "/" + filesName) }, false,
+		},
 		{"the copy is gone", func() error { return os.RemoveAll(filepath.Dir(before.Path)) }, false},
 	} {
 		if err := test.prepare(); err != nil {
@@ -198,7 +217,8 @@ func TestPathRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if after := pin(t, restarted); after.Revision == before.Revision || read(t, after.Path+"/sub/x.nix") != "2" || read(t, after.Path+"/default.nix") != "{ }" {
+	if after := pin(t, restarted); after.Revision == before.Revision || read(t, after.Path+"/sub/x.nix") != "2" ||
+		read(t, after.Path+"/default.nix") != "{ }" {
 		t.Errorf("after an edit, Pin = %+v", after)
 	}
 }
@@ -223,7 +243,8 @@ func TestPathIsSymlink(t *testing.T) {
 					t.Fatal(err)
 				}
 				pinned := pin(t, p)
-				if got := read(t, filepath.Join(pinned.Path, test.file)); got != want || pinned.Name != "path:"+test.link {
+				if got := read(t, filepath.Join(pinned.Path, test.file)); got != want ||
+					pinned.Name != "path:"+test.link {
 					t.Errorf("the copy of %s says %q, want %q", pinned.Name, got, want)
 				}
 			}
@@ -389,9 +410,15 @@ func TestPathIsWatched(t *testing.T) {
 		{"a directory", func() error { return os.Mkdir(origin+"/new", 0o755) }},
 		{"a file in a new directory", func() error { return os.WriteFile(origin+"/new/x.nix", []byte("x"), 0o644) }},
 		{"a directory in place of another", func() error {
-			return errors.Join(os.MkdirAll(top+"/b/sub", 0o755), os.Rename(origin+"/a/b", top+"/was"), os.Rename(top+"/b", origin+"/a/b"))
+			return errors.Join(
+				os.MkdirAll(top+"/b/sub", 0o755), os.Rename(origin+"/a/b", top+"/was"),
+				os.Rename(top+"/b", origin+"/a/b"),
+			)
 		}},
-		{"a file in what came from elsewhere", func() error { return os.WriteFile(origin+"/a/b/sub/y.nix", []byte("y"), 0o644) }},
+		{
+			"a file in what came from elsewhere",
+			func() error { return os.WriteFile(origin+"/a/b/sub/y.nix", []byte("y"), 0o644) },
+		},
 		{"executable", func() error { return os.Chmod(origin+"/new/x.nix", 0o755) }},
 		{"the set moved away, another in its place", func() error {
 			return errors.Join(os.Rename(origin, top+"/old"), os.Rename(top+"/other", origin))
@@ -482,10 +509,16 @@ func TestPathEditIsNoWalk(t *testing.T) {
 		edit  func() error
 		walks bool
 	}{
-		{"a file written in place", func() error { return os.WriteFile(origin+"/a/b/c.nix", []byte("2"), 0o644) }, false},
+		{
+			"a file written in place",
+			func() error { return os.WriteFile(origin+"/a/b/c.nix", []byte("2"), 0o644) }, false,
+		},
 		{"once more at once", func() error { return os.WriteFile(origin+"/a/b/c.nix", []byte("3"), 0o644) }, false},
 		{"a file replaced, as editors do", func() error {
-			return errors.Join(os.WriteFile(origin+"/a/b/.c.tmp", []byte("4"), 0o644), os.Rename(origin+"/a/b/.c.tmp", origin+"/a/b/c.nix"))
+			return errors.Join(
+				os.WriteFile(origin+"/a/b/.c.tmp", []byte("4"), 0o644),
+				os.Rename(origin+"/a/b/.c.tmp", origin+"/a/b/c.nix"),
+			)
 		}, false},
 		{"a file made", func() error { return os.WriteFile(origin+"/a/new.nix", []byte("new"), 0o644) }, false},
 		{"a file moved", func() error { return os.Rename(origin+"/a/new.nix", origin+"/moved.nix") }, false},
@@ -499,7 +532,9 @@ func TestPathEditIsNoWalk(t *testing.T) {
 		{"a directory moved", func() error { return os.Rename(origin+"/a", origin+"/z") }, true},
 		{"a file in that", func() error { return os.WriteFile(origin+"/z/b/c.nix", []byte("5"), 0o644) }, false},
 		{"a file in a directory that is moved then", func() error {
-			return errors.Join(os.WriteFile(origin+"/z/b/c.nix", []byte("6"), 0o644), os.Rename(origin+"/z/b", origin+"/b"))
+			return errors.Join(
+				os.WriteFile(origin+"/z/b/c.nix", []byte("6"), 0o644), os.Rename(origin+"/z/b", origin+"/b"),
+			)
 		}, true},
 		{"a directory removed", func() error { return os.RemoveAll(origin + "/b") }, true},
 	} {
@@ -597,7 +632,8 @@ func TestPathWithoutWatch(t *testing.T) {
 			}
 			p.tried = p.tried.Add(-watchAgain)
 			pin(t, p)
-			if entries := logged.AllEntries(); len(entries) != 1 || entries[0].Level != logrus.WarnLevel || !strings.Contains(entries[0].Message, test.want) {
+			if entries := logged.AllEntries(); len(entries) != 1 || entries[0].Level != logrus.WarnLevel ||
+				!strings.Contains(entries[0].Message, test.want) {
 				t.Errorf("the log has %v, want one warning about %s", entries, test.want)
 			}
 			watches.open = open

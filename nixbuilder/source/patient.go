@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// patience is how long is waited for a server to send so many bytes. What it takes to use them does not count.
+// patience is how long is waited for a server to send so many bytes. What it takes to use them does
+// not count.
 type patience struct {
 	time  time.Duration
 	bytes int64
@@ -18,7 +19,8 @@ type patience struct {
 // defaultPatience is less than any server needs that could send nixpkgs within fetchTime.
 func defaultPatience() patience { return patience{30 * time.Second, 64 << 10} }
 
-// A patient body is read until its server keeps silent, or nearly so. Only one Read may run at a time.
+// A patient body is read until its server keeps silent, or nearly so. Only one Read may run at a
+// time.
 type patientBody struct {
 	io.ReadCloser
 	allowed patience
@@ -28,10 +30,16 @@ type patientBody struct {
 	cause   func() error // why the request was cancelled, nil if it was not
 }
 
-// getPatiently has a client do a request that may take as long as its ctx says but for which nobody waits in vain. The answer's Body must be closed.
+// getPatiently has a client do a request that may take as long as its ctx says but for which nobody
+// waits in vain. The answer's Body must be closed.
 func getPatiently(ctx context.Context, client *http.Client, from string, allowed patience) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	body := &patientBody{allowed: allowed, left: allowed.time, cancel: cancel, cause: func() error { return context.Cause(ctx) }}
+	body := &patientBody{
+		allowed: allowed,
+		left:    allowed.time,
+		cancel:  cancel,
+		cause:   func() error { return context.Cause(ctx) },
+	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		cancel(nil)

@@ -17,7 +17,8 @@ const (
 	attributesBytes = 1 << 20
 )
 
-// pointers are the paths of files of a tree whose content is in git LFS. A tree that does not use that is not looked at closely.
+// pointers are the paths of files of a tree whose content is in git LFS. A tree that does not use
+// that is not looked at closely.
 func pointers(tree string) (paths []string, err error) {
 	uses := false
 	err = walkFiles(tree, func(path string, _ fs.DirEntry) error {

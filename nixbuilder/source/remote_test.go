@@ -120,7 +120,14 @@ func newMirror(t *testing.T) (*mirror, ChannelOptions) {
 	}
 	server := httptest.NewServer(m)
 	t.Cleanup(server.Close)
-	return m, ChannelOptions{Name: "nixos-26.05", Channels: server.URL + "/channels/", Archives: server.URL + "/archive", Tags: Tags{AnyTag}, Dir: t.TempDir(), Refresh: time.Hour}
+	return m, ChannelOptions{
+		Name:     "nixos-26.05",
+		Channels: server.URL + "/channels/",
+		Archives: server.URL + "/archive",
+		Tags:     Tags{AnyTag},
+		Dir:      t.TempDir(),
+		Refresh:  time.Hour,
+	}
 }
 
 func channel(t *testing.T, options ChannelOptions) *Channel {
@@ -139,7 +146,8 @@ func TestChannel(t *testing.T) {
 	for range 20 {
 		wg.Go(func() {
 			got, err := c.Pin(t.Context(), Latest)
-			if err != nil || got.Revision != commitA || got.Name != "channel:nixos-26.05" || !got.Date.Equal(day) || got.Stale != nil {
+			if err != nil || got.Revision != commitA || got.Name != "channel:nixos-26.05" || !got.Date.Equal(day) ||
+				got.Stale != nil {
 				t.Errorf("Pin = %+v, %v", got, err)
 			}
 		})
@@ -266,8 +274,13 @@ func newRemote(t *testing.T) remote {
 
 func (r remote) git(args ...string) string {
 	r.t.Helper()
-	command := exec.CommandContext(r.t.Context(), "git", append([]string{"-C", r.dir, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
-	command.Env = append(os.Environ(), "GIT_COMMITTER_DATE="+day.Format(time.RFC3339), "GIT_AUTHOR_DATE="+day.Format(time.RFC3339), "GIT_CONFIG_GLOBAL=/dev/null")
+	command := exec.CommandContext(
+		r.t.Context(), "git",
+		append([]string{"-C", r.dir, "-c", "user.name=a", "-c", "user.email=a@example.org"}, args...)...)
+	command.Env = append(
+		os.Environ(), "GIT_COMMITTER_DATE="+day.Format(time.RFC3339),
+		"GIT_AUTHOR_DATE="+day.Format(time.RFC3339), "GIT_CONFIG_GLOBAL=/dev/null",
+	)
 	output, err := command.CombinedOutput()
 	if err != nil {
 		r.t.Fatalf("git %q: %v: %s", args, err, output)
@@ -325,7 +338,9 @@ func TestGit(t *testing.T) {
 				t.Errorf("%s: Pin(%q): %v", url, test.tag, err)
 				continue
 			}
-			if content := read(t, got.Path+"/default.nix"); got.Revision != test.want || content != test.content || !got.Date.Equal(day) || got.Name != url {
+			if content := read(t, got.Path+"/default.nix"); got.Revision != test.want || content != test.content ||
+				!got.Date.Equal(day) ||
+				got.Name != url {
 				t.Errorf("%s: Pin(%q) = %+v with %q, want %s", url, test.tag, got, content, test.want)
 			}
 			if entries, err := os.ReadDir(got.Path); err != nil || len(entries) != 1 {
@@ -338,7 +353,8 @@ func TestGit(t *testing.T) {
 			}
 		}
 	}
-	if got, err := newGit(t, GitOptions{URL: r.dir, Ref: "side"}).Pin(t.Context(), Latest); err != nil || got.Revision != side {
+	if got, err := newGit(t, GitOptions{URL: r.dir, Ref: "side"}).Pin(t.Context(), Latest); err != nil ||
+		got.Revision != side {
 		t.Errorf("Pin of another ref = %+v, %v", got, err)
 	}
 	if got, ok := newGit(t, GitOptions{URL: r.dir, Ref: one}).Current(Latest); !ok || got != one {
@@ -346,7 +362,8 @@ func TestGit(t *testing.T) {
 	}
 }
 
-// What clients choose by tags is told apart from what the operator has configured, which a tag may name, too.
+// What clients choose by tags is told apart from what the operator has configured, which a tag may
+// name, too.
 func TestOrigin(t *testing.T) {
 	r := newRemote(t)
 	one := r.git("rev-parse", "HEAD")
@@ -375,7 +392,10 @@ func TestOrigin(t *testing.T) {
 	} {
 		got, err := test.source.Pin(t.Context(), test.tag)
 		if err != nil || (got.Origin != "") != test.chosen {
-			t.Errorf("%T.Pin(%s) has the origin %q, %v; the operator has chosen it: %v", test.source, test.tag, got.Origin, err, test.chosen)
+			t.Errorf(
+				"%T.Pin(%s) has the origin %q, %v; the operator has chosen it: %v", test.source, test.tag,
+				got.Origin, err, test.chosen,
+			)
 		}
 	}
 }
@@ -493,13 +513,17 @@ func TestGitRunsNothing(t *testing.T) {
 	}
 }
 
-// submodules makes a repository with a submodule, which has one itself, and returns the three and the first's commit.
+// submodules makes a repository with a submodule, which has one itself, and returns the three and
+// the first's commit.
 func submodules(t *testing.T, url func(inner, repository string) string) (outer, middle, inner remote, commit string) {
 	t.Helper()
 	outer, middle, inner = newRemote(t), newRemote(t), newRemote(t)
 	inner.commit("inner.nix", "inner")
 	add := func(r, submodule remote, path string) string {
-		r.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--name", "a name", "--", submodule.dir, path)
+		r.git(
+			"-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--name", "a name", "--",
+			submodule.dir, path,
+		)
 		r.git("config", "--file", ".gitmodules", "submodule.a name.url", url(submodule.dir, r.dir))
 		return r.commit("with.nix", path)
 	}
@@ -508,7 +532,8 @@ func submodules(t *testing.T, url func(inner, repository string) string) (outer,
 	return outer, middle, inner, commit
 }
 
-// TestGitFilesAsCommitted sets git up as machines are for people who edit files, and as CI images are that have git LFS. The same commit has the same files all the same.
+// TestGitFilesAsCommitted sets git up as machines are for people who edit files, and as CI images
+// are that have git LFS. The same commit has the same files all the same.
 func TestGitFilesAsCommitted(t *testing.T) {
 	outer, middle, inner, _ := submodules(t, func(submodule, _ string) string { return submodule })
 	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nsize 12345\n"
@@ -525,10 +550,16 @@ func TestGitFilesAsCommitted(t *testing.T) {
 		if err := os.MkdirAll(filepath.Join(r.dir, ".git/info"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		write(t, filepath.Join(r.dir, ".git/info/attributes"), "* -filter -text -eol -ident -working-tree-encoding\n") // blobs are what is written here
+		write(
+			t, filepath.Join(r.dir, ".git/info/attributes"),
+			"* -filter -text -eol -ident -working-tree-encoding\n",
+		) // blobs are what is written here
 		r.git("add", ".")
 		if r != inner {
-			r.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "foreach", "git fetch --quiet --recurse-submodules=no && git checkout --quiet --force origin/main")
+			r.git(
+				"-c", "protocol.file.allow=always", "submodule", "--quiet", "foreach",
+				"git fetch --quiet --recurse-submodules=no && git checkout --quiet --force origin/main",
+			)
 			r.git("add", ".")
 		}
 		r.git("commit", "--quiet", "-m", "all kinds")
@@ -558,7 +589,10 @@ func TestGitFilesAsCommitted(t *testing.T) {
 		{"ends of lines", "[core]\n\tautocrlf = true\n\teol = crlf\n"},
 		{"attributes", "[core]\n\tattributesFile = " + attributes + "\n[filter \"loud\"]\n\tsmudge = tr a-z A-Z\n"},
 		{"no links, and a part alone", "[core]\n\tsymlinks = false\n\tsparseCheckout = true\n"},
-		{"LFS", "[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n\tsmudge = git-lfs smudge -- %f\n\tprocess = false\n\trequired = true\n"},
+		{
+			"LFS",
+			"[filter \"lfs\"]\n\tclean = git-lfs clean -- %f\n\tsmudge = git-lfs smudge -- %f\n\tprocess = false\n\trequired = true\n",
+		},
 		{"a template", "[init]\n\ttemplateDir = /nonexistent\n"},
 	} {
 		for _, level := range []string{"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"} {
@@ -576,7 +610,9 @@ func TestGitFilesAsCommitted(t *testing.T) {
 				} else if !slices.Equal(found, want) {
 					t.Errorf("the files are\n%s\nwant\n%s", strings.Join(found, "\n"), strings.Join(want, "\n"))
 				}
-				if want := []string{"data.bin", "middle/data.bin", "middle/deep/inner/data.bin"}; !slices.Equal(got.Pointers, want) {
+				if want := []string{"data.bin", "middle/data.bin", "middle/deep/inner/data.bin"}; !slices.Equal(
+					got.Pointers, want,
+				) {
 					t.Errorf("pointers are %q, want %q", got.Pointers, want)
 				}
 			})
@@ -610,7 +646,9 @@ func TestGitSubmodules(t *testing.T) {
 			inner.git("tag", "recorded", "other@{1}")
 
 			dir := t.TempDir()
-			got, err := newGit(t, GitOptions{URL: "file://" + outer.dir, Dir: dir, Submodules: true}).Pin(t.Context(), Latest)
+			got, err := newGit(
+				t, GitOptions{URL: "file://" + outer.dir, Dir: dir, Submodules: true},
+			).Pin(t.Context(), Latest)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -632,7 +670,8 @@ func TestGitSubmodules(t *testing.T) {
 				t.Errorf("the tree has %q, %v, want %q", files, err, want)
 			}
 
-			// The same commit without them is another tree, which says what it lacks, also when it is there already.
+			// The same commit without them is another tree, which says what it lacks, also when it
+			// is there already.
 			without := newGit(t, GitOptions{URL: "file://" + outer.dir, Dir: dir})
 			for range 2 {
 				off, err := without.Pin(t.Context(), Latest)
@@ -650,7 +689,9 @@ func TestGitSubmodules(t *testing.T) {
 // A server that gives out no single commits gives all, of submodules too.
 func TestGitSubmodulesOfAPlainServer(t *testing.T) {
 	t.Parallel()
-	outer, middle, inner, commit := submodules(t, func(submodule, _ string) string { return "../../" + filepath.Base(submodule) + "/.git" })
+	outer, middle, inner, commit := submodules(
+		t, func(submodule, _ string) string { return "../../" + filepath.Base(submodule) + "/.git" },
+	)
 	for _, r := range []remote{outer, middle, inner} {
 		r.git("update-server-info")
 	}
@@ -666,7 +707,8 @@ func TestGitSubmodulesOfAPlainServer(t *testing.T) {
 	}
 }
 
-// Whoever may write to the repository can neither run anything here, nor write outside of the tree, nor read what is no submodule's.
+// Whoever may write to the repository can neither run anything here, nor write outside of the tree,
+// nor read what is no submodule's.
 func TestGitHostileSubmodules(t *testing.T) {
 	t.Parallel()
 	marker := filepath.Join(t.TempDir(), "marker")
@@ -697,7 +739,9 @@ func TestGitHostileSubmodules(t *testing.T) {
 			outer, _, _, _ := submodules(t, func(submodule, _ string) string { return submodule })
 			test.harm(outer)
 			dir := t.TempDir()
-			got, err := newGit(t, GitOptions{URL: outer.dir, Dir: filepath.Join(dir, "git"), Submodules: true}).Pin(t.Context(), Latest)
+			got, err := newGit(
+				t, GitOptions{URL: outer.dir, Dir: filepath.Join(dir, "git"), Submodules: true},
+			).Pin(t.Context(), Latest)
 			if err == nil || errors.Is(err, ErrUnknownTag) {
 				t.Errorf("Pin = %+v, %v", got, err)
 			}
@@ -758,7 +802,10 @@ func TestGitSSH(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
 	for _, name := range []string{"ssh", "other-ssh"} {
-		write(t, filepath.Join(dir, name), "#!/bin/sh\necho "+name+" \"$@\" $SSH_ASKPASS $SSH_ASKPASS_REQUIRE $GIT_TERMINAL_PROMPT >"+log+"\nexit 255\n")
+		write(
+			t, filepath.Join(dir, name),
+			"#!/bin/sh\necho "+name+" \"$@\" $SSH_ASKPASS $SSH_ASKPASS_REQUIRE $GIT_TERMINAL_PROMPT >"+log+"\nexit 255\n",
+		)
 		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}

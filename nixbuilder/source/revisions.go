@@ -22,19 +22,24 @@ import (
 )
 
 const (
-	// readyTrees is how many revisions have a tree even though nobody holds one: the newest, and another that somebody asks for in turn.
+	// readyTrees is how many revisions have a tree even though nobody holds one: the newest, and
+	// another that somebody asks for in turn.
 	readyTrees = 2
-	// sweepBytes is how much is added to the contents before they are searched for what no revision has any more.
+	// sweepBytes is how much is added to the contents before they are searched for what no revision
+	// has any more.
 	sweepBytes = 64 << 20
-	// sweepShare is which part of a set's files may be added before that: so searching costs each of them little.
+	// sweepShare is which part of a set's files may be added before that: so searching costs each
+	// of them little.
 	sweepShare = 50
 )
 
-// revisions keep those of a path: a list of the files that each consists of, and the contents of all together. A tree, which is made
-// of links to contents, costs as much as its directories do, so only few revisions have one; the others get it when they are asked
-// for. The next revision's tree is made out of one that nobody holds, by what differs.
+// revisions keep those of a path: a list of the files that each consists of, and the contents of
+// all together. A tree, which is made of links to contents, costs as much as its directories do, so
+// only few revisions have one; the others get it when they are asked for. The next revision's tree
+// is made out of one that nobody holds, by what differs.
 //
-// What is on disk is whole at every moment: lists and contents appear by renaming, and a tree that is being changed has no revision's name.
+// What is on disk is whole at every moment: lists and contents appear by renaming, and a tree that
+// is being changed has no revision's name.
 type revisions struct {
 	*trees
 	contents *contents
@@ -51,7 +56,8 @@ type listed struct {
 	files    []file
 }
 
-// filesName is the list of a revision's files, in its directory. Unlike the tree, it is always there.
+// filesName is the list of a revision's files, in its directory. Unlike the tree, it is always
+// there.
 const filesName = "files"
 
 func newRevisions(dir string, keep int) (*revisions, error) {
@@ -64,9 +70,12 @@ func newRevisions(dir string, keep int) (*revisions, error) {
 	return r, nil
 }
 
-// put makes found, sorted by path, a revision with a tree. Contents of files for which have returns false are copied from where
-// source says they are; hashes of all are noted. The error is a *missingContent if one that is known is not kept any more.
-func (r *revisions) put(ctx context.Context, found []file, have func(i int) bool, source func(rel string) string) (revision string, err error) {
+// put makes found, sorted by path, a revision with a tree. Contents of files for which have returns
+// false are copied from where source says they are; hashes of all are noted. The error is a
+// *missingContent if one that is known is not kept any more.
+func (r *revisions) put(
+	ctx context.Context, found []file, have func(i int) bool, source func(rel string) string,
+) (revision string, err error) {
 	known := 0
 	for i := range found {
 		if have(i) {
@@ -115,7 +124,8 @@ type draft struct {
 	spots   atomic.Int64 // that were given out
 }
 
-// begin makes a draft. Whether nothing is known that the revision may have in common with others is for the caller to say.
+// begin makes a draft. Whether nothing is known that the revision may have in common with others is
+// for the caller to say.
 func (r *revisions) begin(alone bool) (*draft, error) {
 	lock, err := r.adding(unix.LOCK_SH)
 	if err != nil {
@@ -134,7 +144,8 @@ func (r *revisions) begin(alone bool) (*draft, error) {
 	return d, nil
 }
 
-// adding keeps contents from being removed that no revision lists yet, until the file that it returns is closed.
+// adding keeps contents from being removed that no revision lists yet, until the file that it
+// returns is closed.
 func (r *revisions) adding(how int) (*os.File, error) { return lockTree(filepath.Dir(r.dir), how) }
 
 // mkdir makes a directory of the tree. It comes before what the directory holds.
@@ -180,7 +191,8 @@ func (d *draft) end(files int) {
 	d.r.sweep(files)
 }
 
-// parallel does the work that prepare returns for the numbers below n, in order, on several threads. There may be none.
+// parallel does the work that prepare returns for the numbers below n, in order, on several
+// threads. There may be none.
 func parallel(ctx context.Context, n int, prepare func(i int) (work func() error)) error {
 	threads, unfailed := errgroup.WithContext(ctx)
 	threads.SetLimit(runtime.GOMAXPROCS(0))
@@ -212,7 +224,10 @@ func (r *revisions) list(revision string, files []file, date time.Time) error {
 		return err
 	}
 	dir := filepath.Join(r.dir, revision)
-	err = errors.Join(os.Chmod(staging, 0o755), os.WriteFile(filepath.Join(staging, lockName), nil, 0o644), os.Rename(staging, dir))
+	err = errors.Join(
+		os.Chmod(staging, 0o755), os.WriteFile(filepath.Join(staging, lockName), nil, 0o644),
+		os.Rename(staging, dir),
+	)
 	if exists(err) {
 		err = os.Rename(filepath.Join(staging, filesName), filepath.Join(dir, filesName))
 	}
@@ -222,7 +237,8 @@ func (r *revisions) list(revision string, files []file, date time.Time) error {
 	return nil
 }
 
-// A listing is what gob makes of a revision's files. Of arrays it makes twice as many bytes, one by one.
+// A listing is what gob makes of a revision's files. Of arrays it makes twice as many bytes, one by
+// one.
 type listing struct {
 	Files  []file
 	Hashes []byte // of all files, in order
@@ -265,7 +281,8 @@ func (r *revisions) files(revision string) ([]file, error) {
 	return l.Files, nil
 }
 
-// newestFiles are those of the revision that was asked for last, sorted by path; none if there is none.
+// newestFiles are those of the revision that was asked for last, sorted by path; none if there is
+// none.
 func (r *revisions) newestFiles() []file {
 	for _, revision := range r.used() {
 		if files, err := r.files(revision); err == nil {
@@ -290,7 +307,8 @@ func (r *revisions) last() (revision string, files []file) {
 	return revision, files
 }
 
-// revive makes the tree of a revision that was kept, unless it is there. The error is ErrUnknownTag if the revision was not kept.
+// revive makes the tree of a revision that was kept, unless it is there. The error is ErrUnknownTag
+// if the revision was not kept.
 func (r *revisions) revive(ctx context.Context, revision string) error {
 	if there, err := r.have(revision); there || err != nil {
 		return err
@@ -316,8 +334,9 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 	return err
 }
 
-// ready makes the tree of a revision that is listed, or moves it from made if that is not empty, unless it is there. Whether the
-// revision is older than others matters for what it is made of. The error is a *missingContent if some content is not there.
+// ready makes the tree of a revision that is listed, or moves it from made if that is not empty,
+// unless it is there. Whether the revision is older than others matters for what it is made of. The
+// error is a *missingContent if some content is not there.
 func (r *revisions) ready(ctx context.Context, revision string, files []file, made string, older bool) error {
 	r.making.Lock()
 	defer r.making.Unlock()
@@ -349,8 +368,9 @@ func (r *revisions) ready(ctx context.Context, revision string, files []file, ma
 	return err
 }
 
-// take moves the tree of another revision to where nothing is yet, and returns what the tree consists of. It takes one that nobody
-// holds: for a new revision the one that was asked for last, which has most in common with it; for an older one the one that was not asked for longest, if it
+// take moves the tree of another revision to where nothing is yet, and returns what the tree
+// consists of. It takes one that nobody holds: for a new revision the one that was asked for last,
+// which has most in common with it; for an older one the one that was not asked for longest, if it
 // is not the only one.
 func (r *revisions) take(revision, to string, older bool) (files []file, ok bool) {
 	others := slices.DeleteFunc(r.used(), func(other string) bool {
@@ -372,7 +392,8 @@ func (r *revisions) take(revision, to string, older bool) (files []file, ok bool
 	return nil, false
 }
 
-// unheld does something to a tree unless somebody holds it. What it returns is whether that was so, and succeeded.
+// unheld does something to a tree unless somebody holds it. What it returns is whether that was so,
+// and succeeded.
 func (r *revisions) unheld(revision string, do func(tree string) bool) bool {
 	lock, err := lockTree(filepath.Join(r.dir, revision), unix.LOCK_EX|unix.LOCK_NB)
 	if lock == nil || err != nil {
@@ -382,7 +403,8 @@ func (r *revisions) unheld(revision string, do func(tree string) bool) bool {
 	return do(r.path(revision))
 }
 
-// build makes a tree of some files one of others. Both are sorted by path, so that a directory comes before what it holds.
+// build makes a tree of some files one of others. Both are sorted by path, so that a directory
+// comes before what it holds.
 func (r *revisions) build(ctx context.Context, tree string, was, files []file) error {
 	stays := make([]bool, len(files)) // what is there already
 	var gone []string
@@ -427,7 +449,8 @@ type missingContent struct{ rel string }
 
 func (m *missingContent) Error() string { return fmt.Sprintf("the content of %s is gone", m.rel) }
 
-// prune forgets the oldest revisions, and takes away the trees of those that stay without being used.
+// prune forgets the oldest revisions, and takes away the trees of those that stay without being
+// used.
 func (r *revisions) prune(current string) error {
 	if err := r.trees.prune(current); err != nil {
 		return err
@@ -445,7 +468,8 @@ func (r *revisions) prune(current string) error {
 	return nil
 }
 
-// sweep removes contents that no revision has, now and then, unless another process is adding some: it will see to it.
+// sweep removes contents that no revision has, now and then, unless another process is adding some:
+// it will see to it.
 func (r *revisions) sweep(files int) {
 	if r.addedBytes.Load() < sweepBytes && r.addedFiles.Load()*sweepShare < int64(files) {
 		return

@@ -57,17 +57,23 @@ var sets = []func(dir string) error{
 	func(d string) error { return os.WriteFile(d+"/x", []byte("file"), 0o644) },
 	func(d string) error { return errors.Join(os.Remove(d+"/x"), os.Mkdir(d+"/x", 0o755)) },
 	func(d string) error {
-		return errors.Join(os.MkdirAll(d+"/x/y/z", 0o755), os.WriteFile(d+"/x/y/z/f", []byte("deep"), 0o644), os.WriteFile(d+"/x.y", nil, 0o644))
+		return errors.Join(
+			os.MkdirAll(d+"/x/y/z", 0o755), os.WriteFile(d+"/x/y/z/f", []byte("deep"), 0o644),
+			os.WriteFile(d+"/x.y", nil, 0o644),
+		)
 	},
 	func(d string) error { return errors.Join(os.RemoveAll(d+"/x"), os.Symlink("default.nix", d+"/x")) },
 	func(d string) error {
-		return errors.Join(os.Remove(d+"/x"), os.WriteFile(d+"/x", []byte("default.nix"), 0o644)) // hashes as the link did
+		return errors.Join(
+			os.Remove(d+"/x"), os.WriteFile(d+"/x", []byte("default.nix"), 0o644),
+		) // hashes as the link did
 	},
 	func(d string) error { return os.Chmod(d+"/x", 0o755) },
 	func(d string) error { return errors.Join(os.Remove(d+"/x"), os.Mkdir(d+"/x", 0o755)) },
 }
 
-// Every revision that is kept can be had again as it was, whatever came after it, after a restart too.
+// Every revision that is kept can be had again as it was, whatever came after it, after a restart
+// too.
 func TestPathOldRevisions(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -163,7 +169,8 @@ func TestPathForgets(t *testing.T) {
 		write(t, origin+"/default.nix", fmt.Sprint("edit ", i))
 		pin(t, p)
 	}
-	// One content in each of the revisions, and as many as may be added before the contents are searched.
+	// One content in each of the revisions, and as many as may be added before the contents are
+	// searched.
 	if most := 200 + keptRevisions + 200/sweepShare + 1; kept() > most {
 		t.Errorf("after %d edits, %d contents are kept, want %d at most", edits, kept(), most)
 	}
@@ -230,7 +237,8 @@ func TestPathIsTidiedUp(t *testing.T) {
 				break // made when a registry starts
 			}
 			p.started = time.Time{}
-			if again := pin(t, p); again.Revision != pinned.Revision || !maps.Equal(contentOf(t, again.Path), contentOf(t, origin)) {
+			if again := pin(t, p); again.Revision != pinned.Revision ||
+				!maps.Equal(contentOf(t, again.Path), contentOf(t, origin)) {
 				t.Errorf("%s: Pin = %+v with %q", gone, again, contentOf(t, again.Path))
 			}
 		}
@@ -261,7 +269,8 @@ func TestPathOfManyEqualFiles(t *testing.T) {
 
 const editor = "SOURCE_TEST_EDITOR"
 
-// TestPathKilled has processes that pin edits killed at any moment. Nothing that is there afterwards is half.
+// TestPathKilled has processes that pin edits killed at any moment. Nothing that is there
+// afterwards is half.
 func TestPathKilled(t *testing.T) {
 	if dirs := os.Getenv(editor); dirs != "" {
 		edit(t, filepath.SplitList(dirs))

@@ -11,11 +11,13 @@ import (
 	"slices"
 )
 
-// shapeDepth is how many levels of directories below the set's own are listed for a Shape: of nixpkgs, some dozens, and the times of some hundreds.
+// shapeDepth is how many levels of directories below the set's own are listed for a Shape: of
+// nixpkgs, some dozens, and the times of some hundreds.
 const shapeDepth = 1
 
-// Shape is what a pinned set's files look like from above. It differs once somebody removes them or moves them away, who does not care whether they are held;
-// deeper changes it does not see. The error is that they are gone. It costs half a millisecond where a set is as large as nixpkgs.
+// Shape is what a pinned set's files look like from above. It differs once somebody removes them or
+// moves them away, who does not care whether they are held; deeper changes it does not see. The
+// error is that they are gone. It costs half a millisecond where a set is as large as nixpkgs.
 func (p Pinned) Shape() (string, error) {
 	sum := sha256.New()
 	paths := []string{p.Path}

@@ -10,9 +10,10 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Tags are what clients may choose beside Latest, since whoever chooses a package set runs code: the words below, which are about git repositories, and globs
-// (path.Match) of the names of branches, tags and channels. What the operator has configured may be chosen by its name, too, and so may the commits
-// that it was seen at.
+// Tags are what clients may choose beside Latest, since whoever chooses a package set runs code:
+// the words below, which are about git repositories, and globs (path.Match) of the names of
+// branches, tags and channels. What the operator has configured may be chosen by its name, too, and
+// so may the commits that it was seen at.
 type Tags []string
 
 const (
@@ -22,11 +23,13 @@ const (
 	GitTags = "tags"
 	// Ancestors are commits that an advertised branch or tag leads to.
 	Ancestors = "ancestors"
-	// AnyTag is any name, and any commit that the remote gives out. On large hosts that includes commits of proposed changes and of forks, which are anybody's.
+	// AnyTag is any name, and any commit that the remote gives out. On large hosts that includes
+	// commits of proposed changes and of forks, which are anybody's.
 	AnyTag = "*"
 )
 
-// defaultGitTags are those of a git repository that say nothing else: what whoever may write to it has put there.
+// defaultGitTags are those of a git repository that say nothing else: what whoever may write to it
+// has put there.
 var defaultGitTags = Tags{Branches, GitTags, Ancestors}
 
 // Check tells what is impossible about the tags of a git repository, or else of a channel.
@@ -37,7 +40,13 @@ func (t Tags) Check(git bool) error {
 		case err != nil || one == "":
 			faults = append(faults, fmt.Errorf("%q is not a glob, such as release-*", one))
 		case !git && slices.Contains(defaultGitTags, one):
-			faults = append(faults, fmt.Errorf("%q is about git repositories, and this is a channel: list globs of the names of channels", one))
+			faults = append(
+				faults,
+				fmt.Errorf(
+					"%q is about git repositories, and this is a channel: list globs of the names of channels",
+					one,
+				),
+			)
 		}
 	}
 	return errors.Join(faults...)
@@ -53,7 +62,8 @@ func (t Tags) match(name string) bool {
 	})
 }
 
-// A NotAllowedError is that a tag may stand for something, but not for clients to choose. Its text is for them.
+// A NotAllowedError is that a tag may stand for something, but not for clients to choose. Its text
+// is for them.
 type NotAllowedError struct{ reason string }
 
 func (e *NotAllowedError) Error() string { return e.reason }
@@ -62,7 +72,8 @@ func notAllowed(format string, args ...any) error {
 	return &NotAllowedError{fmt.Sprintf(format, args...)}
 }
 
-// A Memory knows the commits that what the operator has configured stood at once, for all replicas. It is safe for concurrent use.
+// A Memory knows the commits that what the operator has configured stood at once, for all replicas.
+// It is safe for concurrent use.
 type Memory interface {
 	Seen(ctx context.Context, commit string) (bool, error)
 	See(ctx context.Context, commit string) error
@@ -76,7 +87,8 @@ func seen(ctx context.Context, memory Memory, commit string) (bool, error) {
 	return memory.Seen(ctx, commit)
 }
 
-// see puts a commit into a memory, unless it is there. It is only missed by those who choose it when it is no longer what is configured.
+// see puts a commit into a memory, unless it is there. It is only missed by those who choose it
+// when it is no longer what is configured.
 func see(ctx context.Context, memory Memory, commit string) {
 	known, err := seen(ctx, memory, commit)
 	if err == nil && !known && memory != nil {

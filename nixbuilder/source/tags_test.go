@@ -28,7 +28,8 @@ func (m *memories) See(_ context.Context, commit string) error {
 	return nil
 }
 
-// A proposed repository gives out a commit that nobody with a say in it has put there, as large hosts do.
+// A proposed repository gives out a commit that nobody with a say in it has put there, as large
+// hosts do.
 type proposed struct {
 	remote
 	old, tagged, tip, side, stranger string // commits
@@ -63,14 +64,21 @@ func whole(t *testing.T, dir, commit string) (has []string) {
 			continue
 		}
 		r, _ := proc.New()
-		if _, err := r.Run(t.Context(), proc.Command{Program: "git", Args: []string{"--git-dir=" + repository, "cat-file", "-e", commit}, Env: []string{"GIT_ALLOW_PROTOCOL=none"}}); err == nil {
+		if _, err := r.Run(
+			t.Context(),
+			proc.Command{
+				Program: "git", Args: []string{"--git-dir=" + repository, "cat-file", "-e", commit},
+				Env: []string{"GIT_ALLOW_PROTOCOL=none"},
+			},
+		); err == nil {
 			has = append(has, filepath.Base(repository))
 		}
 	}
 	return has
 }
 
-// TestGitTags chooses branches, tags and commits. Who chooses a commit runs its code, so those of strangers are for nobody to choose unless the operator says so.
+// TestGitTags chooses branches, tags and commits. Who chooses a commit runs its code, so those of
+// strangers are for nobody to choose unless the operator says so.
 func TestGitTags(t *testing.T) {
 	t.Parallel()
 	p := newProposed(t)
@@ -84,11 +92,29 @@ func TestGitTags(t *testing.T) {
 			Latest: yes, "main": yes, "side": yes, "v1": yes, p.old: yes, p.tagged: yes, p.tip: yes, p.side: yes,
 			p.stranger: no, strings.Repeat("c", 40): no, "7": nothing, "nosuch": nothing,
 		}},
-		{"any", Tags{AnyTag}, map[string]string{"side": yes, "v1": yes, p.old: yes, p.stranger: yes, strings.Repeat("c", 40): nothing, "nosuch": nothing}},
-		{"none", Tags{}, map[string]string{Latest: yes, "main": yes, p.tip: yes, "side": no, "v1": no, p.old: no, p.stranger: no, "nosuch": no}},
-		{"branches", Tags{Branches}, map[string]string{"main": yes, "side": yes, "v1": no, p.side: no, p.stranger: no, "nosuch": nothing}},
+		{
+			"any", Tags{AnyTag},
+			map[string]string{
+				"side": yes, "v1": yes, p.old: yes, p.stranger: yes, strings.Repeat("c", 40): nothing,
+				"nosuch": nothing,
+			},
+		},
+		{
+			"none", Tags{},
+			map[string]string{
+				Latest: yes, "main": yes, p.tip: yes, "side": no, "v1": no, p.old: no, p.stranger: no,
+				"nosuch": no,
+			},
+		},
+		{
+			"branches", Tags{Branches},
+			map[string]string{"main": yes, "side": yes, "v1": no, p.side: no, p.stranger: no, "nosuch": nothing},
+		},
 		{"tags", Tags{GitTags}, map[string]string{"main": yes, "side": no, "v1": yes, p.tagged: no, p.stranger: no}},
-		{"globs", Tags{"v*", "s?de"}, map[string]string{"side": yes, "v1": yes, "v2": nothing, "other": no, p.stranger: no}},
+		{
+			"globs", Tags{"v*", "s?de"},
+			map[string]string{"side": yes, "v1": yes, "v2": nothing, "other": no, p.stranger: no},
+		},
 		{"a glob that commits match", Tags{"[0-9a-f]*"}, map[string]string{p.stranger: no, p.old: no}},
 		{"history alone", Tags{Ancestors}, map[string]string{"side": no, p.side: yes, p.old: yes, p.stranger: no}},
 	} {
@@ -96,7 +122,17 @@ func TestGitTags(t *testing.T) {
 			t.Run(test.name+", filter "+filter, func(t *testing.T) {
 				p.git("config", "uploadpack.allowFilter", filter)
 				dir := t.TempDir()
-				g := newGit(t, GitOptions{URL: "file://" + p.dir, Ref: "main", Tags: test.tags, Dir: dir, Refresh: time.Hour, Memory: new(memories)})
+				g := newGit(
+					t,
+					GitOptions{
+						URL:     "file://" + p.dir,
+						Ref:     "main",
+						Tags:    test.tags,
+						Dir:     dir,
+						Refresh: time.Hour,
+						Memory:  new(memories),
+					},
+				)
 				if _, err := g.Pin(t.Context(), Latest); err != nil { // a shallow state
 					t.Fatal(err)
 				}
@@ -129,7 +165,8 @@ func TestGitTags(t *testing.T) {
 	}
 }
 
-// TestGitTagsOfOtherServers has servers that don't give out single commits: an old protocol, and plain files.
+// TestGitTagsOfOtherServers has servers that don't give out single commits: an old protocol, and
+// plain files.
 func TestGitTagsOfOtherServers(t *testing.T) {
 	p := newProposed(t)
 	p.git("config", "uploadpack.allowAnySHA1InWant", "false")
@@ -152,7 +189,8 @@ func TestGitTagsOfOtherServers(t *testing.T) {
 	}
 }
 
-// TestGitSeen has a branch leave its commit. Whoever chose that by its tag may do so for good, on all replicas, and nobody is asked for it.
+// TestGitSeen has a branch leave its commit. Whoever chose that by its tag may do so for good, on
+// all replicas, and nobody is asked for it.
 func TestGitSeen(t *testing.T) {
 	t.Parallel()
 	p := newProposed(t)
@@ -194,7 +232,8 @@ func TestGitSeen(t *testing.T) {
 		if got, err := g.Pin(t.Context(), p.tagged); err != nil || got.Stale == nil {
 			t.Errorf("%s process, the remote gone: Pin of an old commit = %+v, %v", name, got, err)
 		}
-		if _, err := g.Pin(t.Context(), p.stranger); err == nil || errors.As(err, new(*NotAllowedError)) || errors.Is(err, ErrUnknownTag) {
+		if _, err := g.Pin(t.Context(), p.stranger); err == nil || errors.As(err, new(*NotAllowedError)) ||
+			errors.Is(err, ErrUnknownTag) {
 			t.Errorf("%s process, the remote gone: Pin of what is not known = %v", name, err)
 		}
 	}
@@ -226,7 +265,8 @@ func TestGitHistoryIsLarge(t *testing.T) {
 			continue
 		}
 		refused := (*NotAllowedError)(nil)
-		if !errors.As(err, &refused) || !strings.Contains(refused.Error(), "packages.tags") || !strings.Contains(refused.Error(), "200KiB") {
+		if !errors.As(err, &refused) || !strings.Contains(refused.Error(), "packages.tags") ||
+			!strings.Contains(refused.Error(), "200KiB") {
 			t.Errorf("Pin = %v", err)
 		}
 		started := g.runner.Started()
@@ -242,7 +282,8 @@ func TestGitHistoryIsLarge(t *testing.T) {
 	}
 }
 
-// TestGitHistoryFollows looks at commits that came after the history was fetched, and at those that left it.
+// TestGitHistoryFollows looks at commits that came after the history was fetched, and at those that
+// left it.
 func TestGitHistoryFollows(t *testing.T) {
 	t.Parallel()
 	p := newProposed(t)
@@ -288,7 +329,8 @@ func TestChannelTags(t *testing.T) {
 		c := channel(t, options)
 		for _, tag := range []string{Latest, "nixos-26.05", "nixos-unstable", "release-1", commitA, commitB} {
 			_, err := c.Pin(t.Context(), tag)
-			if refused := (*NotAllowedError)(nil); err != nil && (!errors.As(err, &refused) || !strings.Contains(err.Error(), "packages.tags")) {
+			if refused := (*NotAllowedError)(nil); err != nil &&
+				(!errors.As(err, &refused) || !strings.Contains(err.Error(), "packages.tags")) {
 				t.Errorf("%v: Pin(%s) = %v", options.Tags, tag, err)
 			} else if want[tag] != (err == nil) {
 				t.Errorf("%v: Pin(%s) = %v, want %v", options.Tags, tag, err, want[tag])
@@ -303,9 +345,22 @@ func TestChannelTags(t *testing.T) {
 	isAllowed(options, map[string]bool{Latest: true, "nixos-26.05": true, commitA: true})
 	options.Tags = Tags{AnyTag}
 	options.Memory = new(memories)
-	isAllowed(options, map[string]bool{Latest: true, "nixos-26.05": true, "nixos-unstable": true, "release-1": true, commitA: true, commitB: true})
+	isAllowed(
+		options,
+		map[string]bool{
+			Latest:           true,
+			"nixos-26.05":    true,
+			"nixos-unstable": true,
+			"release-1":      true,
+			commitA:          true,
+			commitB:          true,
+		},
+	)
 	options.Tags, options.Memory = Tags{"nixos-*"}, memory
-	isAllowed(options, map[string]bool{Latest: true, "nixos-26.05": true, "nixos-unstable": true, commitA: true, commitB: true})
+	isAllowed(
+		options,
+		map[string]bool{Latest: true, "nixos-26.05": true, "nixos-unstable": true, commitA: true, commitB: true},
+	)
 	// Another channel is configured; what this one was seen at stays.
 	options.Tags, options.Name = nil, "release-1"
 	isAllowed(options, map[string]bool{Latest: true, "release-1": true, commitA: true, commitB: true})

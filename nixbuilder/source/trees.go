@@ -16,8 +16,9 @@ import (
 // stagingAge is how old an unfinished tree is when whoever made it must have been killed.
 const stagingAge = time.Hour
 
-// trees keeps the files of revisions on this machine: a directory for each, which appears whole and never changes. Several
-// processes may share them. A tree that somebody holds is neither removed nor changed by any of them.
+// trees keeps the files of revisions on this machine: a directory for each, which appears whole and
+// never changes. Several processes may share them. A tree that somebody holds is neither removed
+// nor changed by any of them.
 type trees struct {
 	dir  string
 	keep int // how many stay beside those that are held: the ones that were asked for last
@@ -31,8 +32,8 @@ func newTrees(dir string, keep int) (*trees, error) {
 const (
 	treeName = "tree"
 	dateName = "date" // a file with the revision's date, if it has one
-	// files with paths, each with a zero byte behind it: of what is not in the tree though it belongs there, and of what stands for content that is elsewhere. There
-	// are seldom any.
+	// files with paths, each with a zero byte behind it: of what is not in the tree though it
+	// belongs there, and of what stands for content that is elsewhere. There are seldom any.
 	absentName   = "absent"
 	pointersName = "pointers"
 	lockName     = "lock" // an empty file: whoever uses the tree has a shared lock on it (flock), whoever removes it an exclusive one
@@ -73,7 +74,8 @@ func writePaths(dir, name string, paths []string) error {
 	return os.WriteFile(filepath.Join(filepath.Dir(dir), name), []byte(strings.Join(paths, "\x00")+"\x00"), 0o644)
 }
 
-// have tells whether there is a tree of a revision, and keeps it for a while if so: the time of the lock is when it was asked for last.
+// have tells whether there is a tree of a revision, and keeps it for a while if so: the time of the
+// lock is when it was asked for last.
 func (t *trees) have(revision string) (bool, error) {
 	if _, err := os.Stat(t.path(revision)); err != nil {
 		return false, ignore(err, fs.ErrNotExist)
@@ -111,8 +113,9 @@ func (t *trees) makeHeld(revision string, fill func(dir string) (time.Time, erro
 	}
 }
 
-// lockTree locks the directory of a revision (flock(2)). It returns nil if the directory is not there, or if others have locked it and how says
-// not to wait for them. A process that ends unlocks what it has locked.
+// lockTree locks the directory of a revision (flock(2)). It returns nil if the directory is not
+// there, or if others have locked it and how says not to wait for them. A process that ends unlocks
+// what it has locked.
 func lockTree(dir string, how int) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -166,7 +169,8 @@ func ignore(err, expected error) error {
 	return err
 }
 
-// make has a revision's tree filled unless it is there. Fill gets an empty directory and returns the revision's date, if it has one.
+// make has a revision's tree filled unless it is there. Fill gets an empty directory and returns
+// the revision's date, if it has one.
 func (t *trees) make(revision string, fill func(dir string) (time.Time, error)) error {
 	if there, err := t.have(revision); there || err != nil {
 		return err
@@ -198,18 +202,24 @@ func writeDate(dir string, date time.Time) error {
 	return os.WriteFile(filepath.Join(dir, dateName), text, 0o644)
 }
 
-// stage makes a directory with an empty tree. Whoever fills it removes it in the end, published or not.
+// stage makes a directory with an empty tree. Whoever fills it removes it in the end, published or
+// not.
 func (t *trees) stage() (string, error) {
 	staging, err := os.MkdirTemp(t.dir, ".new-")
 	if err != nil {
 		return "", err
 	}
 	return staging, errors.Join(
-		os.Chmod(staging, 0o755), os.Mkdir(filepath.Join(staging, treeName), 0o755), os.WriteFile(filepath.Join(staging, lockName), nil, 0o644),
+		os.Chmod(
+			staging, 0o755,
+		),
+		os.Mkdir(filepath.Join(staging, treeName), 0o755),
+		os.WriteFile(filepath.Join(staging, lockName), nil, 0o644),
 	)
 }
 
-// publish makes what is staged the tree of a revision, unless there is one, and removes the oldest trees.
+// publish makes what is staged the tree of a revision, unless there is one, and removes the oldest
+// trees.
 func (t *trees) publish(staging, revision string) error {
 	dir := filepath.Join(t.dir, revision)
 	err := os.Rename(staging, dir)
@@ -249,7 +259,8 @@ func (t *trees) used() (revisions []string) {
 	return revisions
 }
 
-// prune removes the oldest revisions whose trees nobody holds, and what killed processes left behind.
+// prune removes the oldest revisions whose trees nobody holds, and what killed processes left
+// behind.
 func (t *trees) prune(current string) error {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {

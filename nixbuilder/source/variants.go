@@ -10,8 +10,9 @@ import (
 	"strings"
 )
 
-// A Variant is what the results of a package set depend on beside the set itself: the operator's settings and the revisions of other sets that it can look up, each
-// as NAME=VALUE, sorted. It is mostly empty.
+// A Variant is what the results of a package set depend on beside the set itself: the operator's
+// settings and the revisions of other sets that it can look up, each as NAME=VALUE, sorted. It is
+// mostly empty.
 type Variant []string
 
 // ID stands for a variant in tags: 12 hexadecimal digits. That of none is empty.
@@ -42,15 +43,18 @@ func (v Variant) nixPath(name string) string {
 // variantTag is a revision as Variants has it.
 var variantTag = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})-([0-9a-f]{12})$`)
 
-// attachedTag is what clients ask for that look for signatures, attestations and other things that were pushed for an image of a digest: cosign's tags, and those
-// that stand in for the API of referrers. No revision has such a name.
+// attachedTag is what clients ask for that look for signatures, attestations and other things that
+// were pushed for an image of a digest: cosign's tags, and those that stand in for the API of
+// referrers. No revision has such a name.
 var attachedTag = regexp.MustCompile(`^sha(256|384|512)-[0-9a-f]{64,128}(\.[A-Za-z0-9._-]*)?$`)
 
 // Recall returns the variant that was once made into an ID, false if that is not known.
 type Recall func(ctx context.Context, id string) (Variant, bool, error)
 
-// Variants is a package set with all that its results depend on. A revision is that of the set, with a dash and the ID of the variant behind it unless that
-// is empty. A tag may also be a revision of the set: it is then with the variant of now. With the ID, it is with the variant that had it.
+// Variants is a package set with all that its results depend on. A revision is that of the set,
+// with a dash and the ID of the variant behind it unless that is empty. A tag may also be a
+// revision of the set: it is then with the variant of now. With the ID, it is with the variant that
+// had it.
 type Variants struct {
 	set      Source
 	settings Variant
@@ -59,7 +63,8 @@ type Variants struct {
 	recall   Recall
 }
 
-// NewVariants has set depend on settings, and on what it can look up by the names of nixPath, as <nixpkgs>, at their Latest.
+// NewVariants has set depend on settings, and on what it can look up by the names of nixPath, as
+// <nixpkgs>, at their Latest.
 func NewVariants(set Source, settings Variant, nixPath map[string]Source, recall Recall) *Variants {
 	v := &Variants{set: set, settings: settings, nixPath: nixPath, recall: recall}
 	for name := range nixPath {
@@ -148,7 +153,8 @@ func (v *Variants) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, nil
 }
 
-// recalled are the revisions that a variant had, by the order of names. The error is ErrUnknownTag if there is no such variant.
+// recalled are the revisions that a variant had, by the order of names. The error is ErrUnknownTag
+// if there is no such variant.
 func (v *Variants) recalled(ctx context.Context, id string) ([]string, error) {
 	variant, ok, err := v.recall(ctx, id)
 	if err != nil {

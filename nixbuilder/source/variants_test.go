@@ -20,7 +20,12 @@ type fake struct {
 
 func (f fake) Pin(_ context.Context, tag string) (Pinned, error) {
 	if *f.down != nil {
-		return Pinned{Name: "fake", Revision: *f.now, Path: "/" + *f.now, Stale: *f.down}, nil //nolint:nilerr // it says why
+		return Pinned{
+			Name:     "fake",
+			Revision: *f.now,
+			Path:     "/" + *f.now,
+			Stale:    *f.down,
+		}, nil //nolint:nilerr // it says why
 	}
 	switch {
 	case tag == Latest:
@@ -56,10 +61,14 @@ func TestVariants(t *testing.T) {
 		return variant, ok, nil
 	}
 	set := fake{now: &setNow, had: []string{one, two}, down: &down, fresh: true}
-	nixPath := map[string]Source{"nixpkgs": fake{now: &pathNow, had: []string{two, three}, down: &pathDown, fresh: true}, "also": fake{now: &pathNow, had: []string{two, three}, down: &pathDown, fresh: true}}
+	nixPath := map[string]Source{
+		"nixpkgs": fake{now: &pathNow, had: []string{two, three}, down: &pathDown, fresh: true},
+		"also":    fake{now: &pathNow, had: []string{two, three}, down: &pathDown, fresh: true},
+	}
 
 	plain := NewVariants(set, nil, nil, recall)
-	if got, err := plain.Pin(t.Context(), Latest); err != nil || got.Revision != one || got.Variant != nil || got.NixPath != nil {
+	if got, err := plain.Pin(t.Context(), Latest); err != nil || got.Revision != one || got.Variant != nil ||
+		got.NixPath != nil {
 		t.Errorf("without anything else, Pin = %+v, %v", got, err)
 	}
 	if revision, ok := plain.Current(Latest); !ok || revision != one {
@@ -79,7 +88,9 @@ func TestVariants(t *testing.T) {
 
 	v := NewVariants(set, Variant{"submodules=true"}, nixPath, recall)
 	first, err := v.Pin(t.Context(), Latest)
-	if err != nil || first.Commit != "" || !strings.HasPrefix(first.Revision, one+"-") || !variantTag.MatchString(first.Revision) || first.Origin == "" ||
+	if err != nil || first.Commit != "" || !strings.HasPrefix(first.Revision, one+"-") ||
+		!variantTag.MatchString(first.Revision) ||
+		first.Origin == "" ||
 		!slices.Equal(first.Variant, Variant{"nixpath.also=" + two, "nixpath.nixpkgs=" + two, "submodules=true"}) ||
 		!maps.Equal(first.NixPath, map[string]string{"nixpkgs": "/" + two, "also": "/" + two}) {
 		t.Fatalf("Pin = %+v, %v", first, err)
@@ -102,7 +113,9 @@ func TestVariants(t *testing.T) {
 	if revision, ok := v.Current(one); !ok || revision != second.Revision {
 		t.Errorf("Current of a commit = %s, %v, want %s", revision, ok, second.Revision)
 	}
-	if old, err := v.Pin(t.Context(), first.Revision); err != nil || old.Revision != first.Revision || !maps.Equal(old.NixPath, first.NixPath) || old.Origin != "" {
+	if old, err := v.Pin(t.Context(), first.Revision); err != nil || old.Revision != first.Revision ||
+		!maps.Equal(old.NixPath, first.NixPath) ||
+		old.Origin != "" {
 		t.Errorf("a revision has the <nixpkgs> that it had: %+v, %v", old, err)
 	}
 	if revision, ok := v.Current(first.Revision); !ok || revision != first.Revision {
@@ -111,7 +124,9 @@ func TestVariants(t *testing.T) {
 	if _, err := v.Pin(t.Context(), three+"-"+first.Variant.ID()); !errors.Is(err, ErrUnknownTag) {
 		t.Errorf("a revision that the set does not have is %v", err)
 	}
-	if _, err := NewVariants(set, nil, nixPath, recall).Pin(t.Context(), first.Revision); !errors.Is(err, ErrUnknownTag) {
+	if _, err := NewVariants(set, nil, nixPath, recall).Pin(t.Context(), first.Revision); !errors.Is(
+		err, ErrUnknownTag,
+	) {
 		t.Errorf("after the setting was changed, the old revision is %v", err)
 	}
 	records[first.Variant.ID()] = first.Variant[:1]
@@ -120,7 +135,8 @@ func TestVariants(t *testing.T) {
 	}
 
 	pathDown = errors.New("down")
-	if stale, err := v.Pin(t.Context(), Latest); err != nil || stale.Stale == nil || !strings.Contains(stale.Stale.Error(), "packages.nixpath.also: down") {
+	if stale, err := v.Pin(t.Context(), Latest); err != nil || stale.Stale == nil ||
+		!strings.Contains(stale.Stale.Error(), "packages.nixpath.also: down") {
 		t.Errorf("with <nixpkgs> down, Pin = %+v, %v", stale, err)
 	}
 	pathDown = nil
@@ -129,12 +145,14 @@ func TestVariants(t *testing.T) {
 		t.Error("Current knows what one of its sources does not know")
 	}
 	nixPath["nixpkgs"] = unknown{}
-	if _, err := v.Pin(t.Context(), Latest); err == nil || errors.Is(err, ErrUnknownTag) || !strings.Contains(err.Error(), "packages.nixpath.nixpkgs") {
+	if _, err := v.Pin(t.Context(), Latest); err == nil || errors.Is(err, ErrUnknownTag) ||
+		!strings.Contains(err.Error(), "packages.nixpath.nixpkgs") {
 		t.Errorf("with no such <nixpkgs>, Pin of the set's latest is %v", err)
 	}
 }
 
-// Tags of signatures are nothing that a source is asked for, so it doesn't matter whether it can answer.
+// Tags of signatures are nothing that a source is asked for, so it doesn't matter whether it can
+// answer.
 func TestAttachedTags(t *testing.T) {
 	hash := strings.Repeat("0a", 32)
 	v := NewVariants(asked{t}, nil, nil, nil)
@@ -174,7 +192,10 @@ func TestVariantsHold(t *testing.T) {
 	one, two := strings.Repeat("1", 40), strings.Repeat("2", 40)
 	var well, down error
 	holds := make(map[string]int)
-	v := NewVariants(fake{now: &one, down: &well, holds: holds}, Variant{"setting=x"}, map[string]Source{"nixpkgs": fake{now: &two, down: &down, holds: holds}}, nil)
+	v := NewVariants(
+		fake{now: &one, down: &well, holds: holds}, Variant{"setting=x"},
+		map[string]Source{"nixpkgs": fake{now: &two, down: &down, holds: holds}}, nil,
+	)
 	pinned, err := v.Pin(t.Context(), Latest)
 	if err != nil {
 		t.Fatal(err)

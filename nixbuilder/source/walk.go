@@ -31,7 +31,8 @@ func sameContent(a, b file) bool {
 	return a.Status.Mode.Type() == b.Status.Mode.Type() && a.executable() == b.executable() && a.hash == b.hash
 }
 
-// A status is all that changes when a file does. Of a directory it is the mode alone: what it holds is walked itself.
+// A status is all that changes when a file does. Of a directory it is the mode alone: what it holds
+// is walked itself.
 type status struct {
 	Mode         fs.FileMode // type and permissions
 	Size         int64
@@ -39,7 +40,8 @@ type status struct {
 	Mtime, Ctime syscall.Timespec
 }
 
-// statusAt asks for the status of a name in an open directory, or of a path if dir is unix.AT_FDCWD.
+// statusAt asks for the status of a name in an open directory, or of a path if dir is
+// unix.AT_FDCWD.
 func statusAt(dir int, name string) (status, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstatat(dir, name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -61,8 +63,9 @@ func statusAt(dir int, name string) (status, error) {
 	return s, nil
 }
 
-// walk lists what is below the directory top, sorted by path, without a .git at the top, and has w watch it, if not nil. A set like nixpkgs has 100,000 files
-// and more, each a system call, so several threads do it.
+// walk lists what is below the directory top, sorted by path, without a .git at the top, and has w
+// watch it, if not nil. A set like nixpkgs has 100,000 files and more, each a system call, so
+// several threads do it.
 func walk(ctx context.Context, top string, w *watch) (files []file, err error) {
 	var mu sync.Mutex // guards files
 	threads, ctx := errgroup.WithContext(ctx)

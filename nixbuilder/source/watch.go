@@ -18,12 +18,13 @@ const watched = unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_DELET
 // zfsMagic is what statfs(2) tells of ZFS, which is not part of Linux.
 const zfsMagic = 0x2fc12fc1
 
-// Watches are told by the kernel what happens in directories (inotify(7)), before whoever does it goes on: an edit is not followed
-// by a moment in which it is not known. Libraries for inotify read it in a goroutine, later. All package sets of a process share
-// one instance, of which a user may have few (fs.inotify.max_user_instances, mostly 128). It is safe for concurrent use.
+// Watches are told by the kernel what happens in directories (inotify(7)), before whoever does it
+// goes on: an edit is not followed by a moment in which it is not known. Libraries for inotify read
+// it in a goroutine, later. All package sets of a process share one instance, of which a user may
+// have few (fs.inotify.max_user_instances, mostly 128). It is safe for concurrent use.
 //
-// The kernel does not tell what is written through a mapping of a file that is no longer open for writing, or through another
-// hard link, nor that something is mounted over what is in a directory.
+// The kernel does not tell what is written through a mapping of a file that is no longer open for
+// writing, or through another hard link, nor that something is mounted over what is in a directory.
 type Watches struct {
 	open func() (fd int, err error)
 
@@ -98,8 +99,8 @@ func (w *watch) close() {
 	w.forget(func(uint64) bool { return true })
 }
 
-// add watches a directory from now on. Its name leads over no symbolic link. If it can't be watched, or the host permits no more,
-// nothing is quiet any more. It is safe for concurrent use.
+// add watches a directory from now on. Its name leads over no symbolic link. If it can't be
+// watched, or the host permits no more, nothing is quiet any more. It is safe for concurrent use.
 func (w *watch) add(dir, rel string) {
 	w.all.mu.Lock()
 	defer w.all.mu.Unlock()
@@ -139,13 +140,20 @@ func isLocal(dir string) bool {
 		return false
 	}
 	switch uint32(stat.Type) {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC, zfsMagic:
+	case unix.EXT4_SUPER_MAGIC,
+		unix.XFS_SUPER_MAGIC,
+		unix.BTRFS_SUPER_MAGIC,
+		unix.F2FS_SUPER_MAGIC,
+		unix.TMPFS_MAGIC,
+		unix.OVERLAYFS_SUPER_MAGIC,
+		zfsMagic:
 		return true
 	}
 	return false
 }
 
-// forget ends the watch of some places. Those that are watched for other sets, too, go on for these.
+// forget ends the watch of some places. Those that are watched for other sets, too, go on for
+// these.
 func (w *watch) forget(old func(walk uint64) bool) {
 	removed := 0
 	for place, walk := range w.places {
@@ -175,7 +183,8 @@ func (w *watch) quiet() bool {
 	return w.failed == nil && !w.moved && len(w.edited) == 0
 }
 
-// takeEdited returns the directories in which something has happened, if it has happened to files alone. They count as quiet from now on.
+// takeEdited returns the directories in which something has happened, if it has happened to files
+// alone. They count as quiet from now on.
 func (w *watch) takeEdited() (dirs []string, ok bool) {
 	w.all.mu.Lock()
 	defer w.all.mu.Unlock()
@@ -211,7 +220,8 @@ func (all *Watches) poll() {
 	}
 }
 
-// note takes note of an event, of something that has a name in a directory or of the directory itself.
+// note takes note of an event, of something that has a name in a directory or of the directory
+// itself.
 func (all *Watches) note(place int32, mask uint32, named bool) {
 	if mask&unix.IN_Q_OVERFLOW != 0 {
 		all.lose()

@@ -15,12 +15,13 @@ const hashLen = 32
 // maxNameLen is Nix's own limit for the name part of a store path.
 const maxNameLen = 211
 
-// Path is a valid absolute store path, such as /nix/store/aj2q88glyrgps19f9gidl6xyb2arnfvh-htop-3.2.2.
-// Paths compare and sort as strings.
+// Path is a valid absolute store path, such as
+// /nix/store/aj2q88glyrgps19f9gidl6xyb2arnfvh-htop-3.2.2. Paths compare and sort as strings.
 type Path string
 
-// ParsePath checks that s is an absolute store path: /nix/store/, 32 digits of Nix's base 32, a dash and a name of Nix's
-// alphabet that does not begin with a dot. A path below a store path is not one.
+// ParsePath checks that s is an absolute store path: /nix/store/, 32 digits of Nix's base 32, a
+// dash and a name of Nix's alphabet that does not begin with a dot. A path below a store path is
+// not one.
 func ParsePath(s string) (Path, error) {
 	sp, err := storepath.FromAbsolutePath(s)
 	if err != nil {
@@ -41,7 +42,8 @@ func (p Path) Name() string { return p.Base()[hashLen+1:] }
 // PathInfo is what the store knows about a valid path.
 type PathInfo struct {
 	Path Path
-	// NarSize is the size of the path's archive form (NAR) in bytes. It is close to the size of its files.
+	// NarSize is the size of the path's archive form (NAR) in bytes. It is close to the size of its
+	// files.
 	NarSize int64
 	// References are the paths that this one's files mention, sorted. A path may refer to itself.
 	References []Path

@@ -33,8 +33,8 @@ func New[K comparable, V any](most int) *Cache[K, V] {
 	return c
 }
 
-// Add keeps a value of so many bytes, in place of the one that there may be under the key. What was not used for longest goes. A value that is
-// larger than all that the Cache takes is not kept.
+// Add keeps a value of so many bytes, in place of the one that there may be under the key. What was
+// not used for longest goes. A value that is larger than all that the Cache takes is not kept.
 func (c *Cache[K, V]) Add(key K, value V, bytes int) {
 	bytes += overhead
 	c.mu.Lock()

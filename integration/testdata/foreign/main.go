@@ -1,4 +1,5 @@
-// Command foreign is somebody else's registry: upstream's own commands, with the middleware linked in.
+// Command foreign is somebody else's registry: upstream's own commands, with the middleware linked
+// in.
 package main
 
 import (

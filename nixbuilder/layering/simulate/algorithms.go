@@ -16,7 +16,8 @@ import (
 // budget is the number of layers that every algorithm may make.
 const budget = layering.DefaultBudget
 
-// grouping is an algorithm: it splits the paths of an image into layers. It may remember earlier images.
+// grouping is an algorithm: it splits the paths of an image into layers. It may remember earlier
+// images.
 type grouping func(image) ([][]int, error)
 
 // algorithm is a row of the table.
@@ -52,7 +53,8 @@ func newHeads(a *archive, keep bool) grouping {
 	}
 }
 
-// newHeadsOfAll is what this product does after `registry nix layout`: the map begins with all packages at once, as they are before any update.
+// newHeadsOfAll is what this product does after `registry nix layout`: the map begins with all
+// packages at once, as they are before any update.
 func newHeadsOfAll(a *archive) grouping {
 	var kept headMap
 	return func(img image) ([][]int, error) {
@@ -97,7 +99,8 @@ func (a *archive) groupByHeads(img image, kept headMap) ([][]int, error) {
 	return layers, nil
 }
 
-// closureOf makes the closure that an image would have in a Nix store, and says which package each path is.
+// closureOf makes the closure that an image would have in a Nix store, and says which package each
+// path is.
 func (a *archive) closureOf(img image) ([]store.PathInfo, map[store.Path]int) {
 	paths := make(map[int]store.Path, len(img.paths))
 	packages := make(map[store.Path]int, len(img.paths))
@@ -115,7 +118,8 @@ func (a *archive) closureOf(img image) ([]store.PathInfo, map[store.Path]int) {
 	return closure, packages
 }
 
-// path makes the store path of a package. As in Nix, a package that is rebuilt has another hash; its version changes too.
+// path makes the store path of a package. As in Nix, a package that is rebuilt has another hash;
+// its version changes too.
 func (a *archive) path(img image, i int) store.Path {
 	version := strings.NewReplacer(":", ".", "~", "_").Replace(a.packages[i].version)
 	name := fmt.Sprintf("%s-%s.%d", a.packages[i].name, version, img.built[i])
@@ -131,8 +135,9 @@ func newLargest(a *archive) grouping {
 	}
 }
 
-// newMostPopular gives a layer each to the paths that nixpkgs' references-by-popularity puts first: a path's popularity is
-// the number of ways that lead from the image to it or to anything that needs it.
+// newMostPopular gives a layer each to the paths that nixpkgs' references-by-popularity puts first:
+// a path's popularity is the number of ways that lead from the image to it or to anything that
+// needs it.
 func newMostPopular(a *archive) grouping {
 	return func(img image) ([][]int, error) {
 		ways := make(map[int]float64) // to a path; too many for an integer

@@ -25,9 +25,10 @@ type pkg struct {
 	dependencies  []int // direct
 }
 
-// readArchive reads the stanzas of a Debian package index. Depends is what counts, not Pre-Depends, which says what must
-// be there to install a package. Of alternatives the first is taken that exists, if none does the first that a package
-// provides. Dependencies that close a cycle are left out, for a Nix store has no cycles.
+// readArchive reads the stanzas of a Debian package index. Depends is what counts, not Pre-Depends,
+// which says what must be there to install a package. Of alternatives the first is taken that
+// exists, if none does the first that a package provides. Dependencies that close a cycle are left
+// out, for a Nix store has no cycles.
 func readArchive(r io.Reader) (*archive, error) {
 	var stanzas []map[string]string
 	stanza := map[string]string{}
@@ -118,8 +119,8 @@ func bareName(relation string) string {
 	return name
 }
 
-// breakCycles walks the dependencies, from packages in order of names, and leaves out those that lead back to a package
-// on the way.
+// breakCycles walks the dependencies, from packages in order of names, and leaves out those that
+// lead back to a package on the way.
 func (a *archive) breakCycles() {
 	const (
 		unseen = iota

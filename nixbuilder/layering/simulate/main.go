@@ -12,7 +12,9 @@ import (
 
 func main() {
 	seed := flag.Uint64("seed", 1, "`number` that decides which packages are combined and updated")
-	rootsFile := flag.String("roots", "", "`file` of package names to make images of (default: those that most depend on)")
+	rootsFile := flag.String(
+		"roots", "", "`file` of package names to make images of (default: those that most depend on)",
+	)
 	flag.Parse()
 	if err := run(os.Stdin, os.Stdout, *rootsFile, published(), *seed); err != nil {
 		fmt.Fprintln(os.Stderr, "simulate:", err)
@@ -38,7 +40,10 @@ func run(index io.Reader, out io.Writer, rootsFile string, n amounts, seed uint6
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "| algorithm | (a) stored | (b) stored | (b) bytes over 100 pulls | updates, mass | updates, channel | layers, median | one package more |")
+	fmt.Fprintln(
+		out,
+		"| algorithm | (a) stored | (b) stored | (b) bytes over 100 pulls | updates, mass | updates, channel | layers, median | one package more |",
+	)
 	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|")
 	for _, algorithm := range algorithms() {
 		r, err := measure(a, w, algorithm.new)
@@ -51,15 +56,17 @@ func run(index io.Reader, out io.Writer, rootsFile string, n amounts, seed uint6
 	return nil
 }
 
-// row is what was measured of an algorithm. The ratios are bytes of layers in proportion to bytes of paths.
+// row is what was measured of an algorithm. The ratios are bytes of layers in proportion to bytes
+// of paths.
 type row struct {
 	single, combined, pulled, mass, channel float64
 	layers                                  int     // median over the combined images
 	more                                    float64 // megabytes of layers that a growing image has anew with a package more, median
 }
 
-// measure runs an algorithm over the workload. What an algorithm remembers begins anew for the single images, for the
-// combined ones, for the combined ones with each sort of updates after them, and for each growing one.
+// measure runs an algorithm over the workload. What an algorithm remembers begins anew for the
+// single images, for the combined ones, for the combined ones with each sort of updates after them,
+// and for each growing one.
 func measure(a *archive, w *workload, newGrouping func(*archive) grouping) (row, error) {
 	var r row
 	single := newLedger(a)

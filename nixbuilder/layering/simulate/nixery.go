@@ -10,10 +10,11 @@ const (
 	popular    = 100         // references from the package set; from there on Nixery calls it popular
 )
 
-// newNixery groups as Nixery documents it in its layers package. In the dominator tree of the references, each subtree
-// directly under the image is a layer; big and popular paths are put there. Over the budget, the layers of the lowest
-// rating become one. A layer's rating is the popularity of its topmost path times the sizes of its paths, each of which
-// Nixery counts with all that it needs.
+// newNixery groups as Nixery documents it in its layers package. In the dominator tree of the
+// references, each subtree directly under the image is a layer; big and popular paths are put
+// there. Over the budget, the layers of the lowest rating become one. A layer's rating is the
+// popularity of its topmost path times the sizes of its paths, each of which Nixery counts with all
+// that it needs.
 func newNixery(a *archive) grouping {
 	closureSize := make(map[int]int64)
 	sizeOf := func(i int) int64 {
@@ -27,8 +28,8 @@ func newNixery(a *archive) grouping {
 		return size
 	}
 	return func(img image) ([][]int, error) {
-		// A path has the topmost path of all that lead to it. If they have different ones, nothing but the image
-		// dominates the path, and it is topmost itself.
+		// A path has the topmost path of all that lead to it. If they have different ones, nothing
+		// but the image dominates the path, and it is topmost itself.
 		const none = -1
 		topmost := make(map[int]int)
 		for _, i := range img.paths {

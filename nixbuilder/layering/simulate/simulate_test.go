@@ -89,7 +89,8 @@ func newImage(t *testing.T, a *archive, names ...string) image {
 	return image{roots, reach(roots, a.dependenciesOf), make([]int, len(a.packages))}
 }
 
-// The example of Nixery's own documentation: of the packages that A-D need, E is popular, G is big and F is neither.
+// The example of Nixery's own documentation: of the packages that A-D need, E is popular, G is big
+// and F is neither.
 func TestNixery(t *testing.T) {
 	var index strings.Builder
 	index.WriteString("Package: a\nDepends: e\n\nPackage: b\nDepends: e\n\nPackage: c\nDepends: d, e\n\n" +
@@ -115,7 +116,8 @@ func TestNixery(t *testing.T) {
 	}
 }
 
-// Every algorithm puts each path into one layer and stays within the budget, on an image that has more paths than that.
+// Every algorithm puts each path into one layer and stays within the budget, on an image that has
+// more paths than that.
 func TestAlgorithms(t *testing.T) {
 	a, err := readArchive(strings.NewReader(testIndex()))
 	if err != nil {

@@ -54,8 +54,8 @@ type growth struct {
 	more  []image // it, and one package more
 }
 
-// newWorkload makes images of the named packages, or of those that most packages depend on if there are no names. The
-// same archive, names and seed make the same workload.
+// newWorkload makes images of the named packages, or of those that most packages depend on if there
+// are no names. The same archive, names and seed make the same workload.
 func newWorkload(a *archive, names []string, n amounts, seed uint64) (*workload, error) {
 	roots, err := a.indexes(names)
 	if err != nil {
@@ -108,8 +108,11 @@ func newWorkload(a *archive, names []string, n amounts, seed uint64) (*workload,
 	return w, nil
 }
 
-// updates returns the pulled images at each revision. 1-5 % of the packages change from one to the next.
-func (w *workload) updates(a *archive, revisions int, random *rand.Rand, update func(a *archive, order []int, changes int) []int) [][]image {
+// updates returns the pulled images at each revision. 1-5 % of the packages change from one to the
+// next.
+func (w *workload) updates(
+	a *archive, revisions int, random *rand.Rand, update func(a *archive, order []int, changes int) []int,
+) [][]image {
 	var updated [][]image
 	built := make([]int, len(a.packages))
 	for revision := range revisions {
@@ -129,14 +132,14 @@ func (w *workload) updates(a *archive, revisions int, random *rand.Rand, update 
 	return updated
 }
 
-// massRebuild changes the first packages of the order and rebuilds all that depend on them, as after a change of the
-// compiler's or the C library's package: most paths of an image are new.
+// massRebuild changes the first packages of the order and rebuilds all that depend on them, as
+// after a change of the compiler's or the C library's package: most paths of an image are new.
 func massRebuild(a *archive, order []int, changes int) []int {
 	return reach(order[:changes], a.dependentsOf)
 }
 
-// channelUpdate takes changes in order while no more than so many packages must be rebuilt for them, as a channel does
-// from day to day: most paths of an image stay.
+// channelUpdate takes changes in order while no more than so many packages must be rebuilt for
+// them, as a channel does from day to day: most paths of an image stay.
 func channelUpdate(a *archive, order []int, changes int) []int {
 	rebuilt := make(map[int]bool)
 	for _, i := range order {
@@ -153,7 +156,8 @@ func channelUpdate(a *archive, order []int, changes int) []int {
 	return slices.Sorted(maps.Keys(rebuilt))
 }
 
-// mostDependedOn returns the n packages that the most packages name as a dependency, the most first.
+// mostDependedOn returns the n packages that the most packages name as a dependency, the most
+// first.
 func (a *archive) mostDependedOn(n int) []int {
 	order := make([]int, len(a.packages))
 	for i := range order {

@@ -1,4 +1,5 @@
-// Package nartest writes Nix archives for tests, as `nix-store --dump` does. What go-nix writes is not the same where a name begins with two dots.
+// Package nartest writes Nix archives for tests, as `nix-store --dump` does. What go-nix writes is
+// not the same where a name begins with two dots.
 package nartest
 
 import (

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
 
 // A target is the repository that an image is committed into. Its writes go through whatever wraps
@@ -295,5 +296,5 @@ type built struct {
 }
 
 func builtKey(repo distribution.Repository, tag string, manifest digest.Digest) string {
-	return nixbuilder.Key(repo.Named().Name(), tag, manifest.String())
+	return records.Key(repo.Named().Name(), tag, manifest.String())
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
 
 const (
@@ -106,7 +106,7 @@ func (l *links) enter(ctx context.Context) error {
 }
 
 // owedTo is what the records of a repository begin with.
-func owedTo(repository string) string { return nixbuilder.Key(repository)[:32] + "-" }
+func owedTo(repository string) string { return records.Key(repository)[:32] + "-" }
 
 // pay begins to write the links. Should that fail, they stay owed.
 func (d debt) pay(ctx context.Context) {
@@ -204,7 +204,7 @@ func (l *links) payFor(ctx context.Context, repo distribution.Repository, dgst d
 // read returns a record. One that was settled meanwhile owes nothing, nor does a damaged one.
 func (l *links) read(ctx context.Context, key string) (o owed, err error) {
 	record, err := l.records.Get(ctx, key)
-	if errors.Is(err, nixbuilder.ErrNoRecord) {
+	if errors.Is(err, records.ErrNotFound) {
 		return owed{}, nil
 	}
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -459,7 +460,7 @@ func (o Options) form() string {
 	if err != nil {
 		panic(err) // these are texts and numbers
 	}
-	return nixbuilder.Key(string(text))[:16]
+	return records.Key(string(text))[:16]
 }
 
 // builder is what the options mean to the builder.

@@ -68,7 +68,7 @@ func (s *Service) pull(ctx context.Context, repo distribution.Repository, p pull
 	hold := time.NewTimer(s.options.Build.Hold)
 	defer hold.Stop()
 	fresh, err := s.refresh(ctx, hold.C, repo, p, request, image)
-	if err != nil && image.digest != "" && !nixbuilder.Lasting(err) {
+	if err != nil && image.digest != "" && !nixbuilder.Permanent(err) {
 		// The older image answers while a newer one takes long, or can't be had at the moment.
 		logrus.WithError(err).Infof("nix: serving %s:%s as it was at %s", repo.Named().Name(), p.tag, image.Revision)
 		image.stale = true

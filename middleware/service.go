@@ -22,6 +22,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
@@ -53,7 +54,7 @@ type Service struct {
 	blobs     distribution.BlobStatter
 	held      chan struct{}
 	links     *links
-	built     *nixbuilder.Records[built]
+	built     *records.Table[built]
 	manifests *weighted.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
 	lately    *lru.Cache[string, names.Request]                     // what was pulled last of the set as it was then
 	jobs      *jobs
@@ -177,8 +178,8 @@ func readOnly(config *configuration.Configuration) bool {
 // attach gives the Service the registry's blobs and storage, and starts what builds. Prebuilding
 // ends with ctx.
 func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver) error {
-	records := state{storage}
-	builder, err := nixbuilder.New(ctx, s.options.builder(), records)
+	shared := state{storage}
+	builder, err := nixbuilder.New(ctx, s.options.builder(), shared)
 	if err != nil {
 		return err
 	}
@@ -186,8 +187,8 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	s.namespace = namespace
 	s.blobs = namespace.BlobStatter()
 	s.held = make(chan struct{}, heldAtOnce)
-	s.links = newLinks(records, namespace)
-	s.built = nixbuilder.NewRecords[built](records, "tags", builtCached)
+	s.links = newLinks(shared, namespace)
+	s.built = records.NewTable[built](shared, "tags", builtCached)
 	if len(s.config.Notifications.Endpoints) == 0 {
 		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestsKept)
 	}

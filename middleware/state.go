@@ -8,7 +8,7 @@ import (
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
 
 // stateRoot is where the builder's records are in the registry's storage, beside upstream's
@@ -22,7 +22,7 @@ type state struct{ driver driver.StorageDriver }
 func (s state) Get(ctx context.Context, key string) ([]byte, error) {
 	record, err := s.driver.GetContent(ctx, stateRoot+key)
 	if errors.As(err, new(driver.PathNotFoundError)) {
-		return nil, nixbuilder.ErrNoRecord
+		return nil, records.ErrNotFound
 	}
 	return record, err
 }

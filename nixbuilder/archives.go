@@ -16,6 +16,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
@@ -38,15 +39,15 @@ const (
 // listings are what store paths hold but for the content of files, gathered while their archives
 // pass. Those that root layers needed are also records. They are safe for concurrent use.
 type listings struct {
-	records *Records[[]byte]
+	records *records.Table[[]byte]
 	encoder *zstd.Encoder
 	decoder *zstd.Decoder
 	fresh   *weighted.Cache[store.Path, []byte]
 }
 
-func newListings(state State) (*listings, error) {
+func newListings(state records.State) (*listings, error) {
 	l := &listings{
-		records: NewRecords[[]byte](state, "listings", listingsCached),
+		records: records.NewTable[[]byte](state, "listings", listingsCached),
 		fresh:   weighted.New[store.Path, []byte](freshBytes),
 	}
 	var err error
@@ -57,7 +58,7 @@ func newListings(state State) (*listings, error) {
 	return l, err
 }
 
-func listingKey(p store.Path) string { return Key("listing", listingFormat, string(p)) }
+func listingKey(p store.Path) string { return records.Key("listing", listingFormat, string(p)) }
 
 // add keeps a listing in memory, as long as there is room.
 func (l *listings) add(p store.Path, listing []byte) {
@@ -235,7 +236,7 @@ func (a *archives) keepListings(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	all, ctx := errgroup.WithContext(ctx)
-	all.SetLimit(recordsAtOnce)
+	all.SetLimit(records.AtOnce)
 	for p := range a.parsed {
 		all.Go(func() error { return a.keep(ctx, p) })
 	}

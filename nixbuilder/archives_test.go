@@ -18,6 +18,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar/nartest"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -116,7 +118,7 @@ func (s cachedStore) rootLayer(ctx context.Context, files rootfs.Files) ([]byte,
 	return out.Bytes(), err
 }
 
-func newTestListings(t *testing.T, state State) *listings {
+func newTestListings(t *testing.T, state records.State) *listings {
 	t.Helper()
 	l, err := newListings(state)
 	if err != nil {
@@ -162,7 +164,7 @@ func TestRootLayerOfArchives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state := newMemory()
+	state := recordstest.NewMemory()
 	first := newTestListings(t, state)
 	check := func(name string, l *listings) {
 		t.Helper()
@@ -201,7 +203,7 @@ func TestListingsAreKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	state := newMemory()
+	state := recordstest.NewMemory()
 	passing := newTestListings(t, state)
 	a := s.archives(t, passing)
 	if _, err := a.pack(t.Context(), new(bytes.Buffer), layer.NewCompressor(layer.Gzip, 1), s.paths); err != nil {
@@ -218,7 +220,7 @@ func TestListingsAreKept(t *testing.T) {
 		!bytes.Equal(got, want) {
 		t.Fatalf("in another process: the root layer is another one, %v", err)
 	}
-	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, newMemory()))); !errors.As(
+	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, recordstest.NewMemory()))); !errors.As(
 		err, new(*binarycache.MissingError),
 	) {
 		t.Errorf("with nothing known: %v", err)

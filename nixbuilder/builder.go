@@ -22,6 +22,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -52,7 +53,7 @@ const (
 type Builder struct {
 	options   Options
 	source    source.Source
-	variants  *Records[source.Variant] // by ID
+	variants  *records.Table[source.Variant] // by ID
 	evaluator *eval.Evaluator
 	daemons   *daemon.Pool
 	building  places        // for images that Nix builds or downloads for
@@ -62,9 +63,9 @@ type Builder struct {
 	denials   *weighted.Cache[string, denials] // by revision and platform
 	layout    *layout
 	packer    *packer
-	images    *Records[[]packedLayer]
+	images    *records.Table[[]packedLayer]
 	closures  *closures
-	floating  *Records[store.Path] // by derivation and output
+	floating  *records.Table[store.Path] // by derivation and output
 	files     *rootfs.StoreFiles
 	caches    *binarycache.Caches // nil: all goes through the Nix store
 	listings  *listings           // nil: as caches
@@ -73,9 +74,9 @@ type Builder struct {
 // New prepares a Builder and tries out that Nix is there, its store too unless the Builder is
 // storeless. Limits of isolation that the host does not permit are logged. What it found out and
 // wants to share with other replicas it keeps in state.
-func New(ctx context.Context, options Options, state State) (*Builder, error) {
+func New(ctx context.Context, options Options, state records.State) (*Builder, error) {
 	runner, warnings := proc.New()
-	variants := NewRecords[source.Variant](state, "variants", variantsCached)
+	variants := records.NewTable[source.Variant](state, "variants", variantsCached)
 	dir := filepath.Join(options.CacheDir, "sources")
 	packages, err := options.Packages.open(runner, source.NewWatches(), dir, options.settings(), state, variants.Get)
 	if err != nil {
@@ -128,9 +129,9 @@ func New(ctx context.Context, options Options, state State) (*Builder, error) {
 		denials:  weighted.New[string, denials](denialsCached),
 		layout:   newLayout(state),
 		packer:   newPacker(state, options.Compression),
-		images:   NewRecords[[]packedLayer](state, "images", imagesCached),
+		images:   records.NewTable[[]packedLayer](state, "images", imagesCached),
 		closures: newClosures(),
-		floating: NewRecords[store.Path](state, "floating", floatingCached),
+		floating: records.NewTable[store.Path](state, "floating", floatingCached),
 		files:    rootfs.NewStoreFiles(""),
 	}
 	if options.Storeless {
@@ -471,7 +472,7 @@ func (b *Builder) closureKey(closure []store.PathInfo) string {
 	for _, info := range closure {
 		parts = append(parts, string(info.Path))
 	}
-	return Key(parts...)
+	return records.Key(parts...)
 }
 
 func narSize(closure []store.PathInfo) (size int64) {

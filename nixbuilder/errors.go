@@ -61,12 +61,12 @@ func unfitFor(unfit *layer.UnfitError) *Error {
 	return Errorf(Denied, "%.200q can't be part of an image: %s", name, unfit.Reason)
 }
 
-// Lasting tells whether err is one that asking again would only give once more.
-func Lasting(err error) bool { return isOf(err, NotFound, Denied) }
+// Permanent tells whether err is one that a retry cannot change.
+func Permanent(err error) bool { return isOf(err, NotFound, Denied) }
 
 // Costly tells whether err should be remembered for those who ask again at once, as clients do: it
 // would be the same, or take another build or download to know.
-func Costly(err error) bool { return Lasting(err) || isOf(err, Interrupted, Damaged) }
+func Costly(err error) bool { return Permanent(err) || isOf(err, Interrupted, Damaged) }
 
 func isOf(err error, kinds ...Kind) bool {
 	var e *Error

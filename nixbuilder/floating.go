@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -94,7 +95,7 @@ func (b *Builder) buildFloating(ctx context.Context, o order, floating packages)
 }
 
 // outputKey is that of an output that floats.
-func (c chosen) outputKey(output string) string { return Key(string(c.Derivation), output) }
+func (c chosen) outputKey(output string) string { return records.Key(string(c.Derivation), output) }
 
 // floating are those that float.
 func (p packages) floating() (floating packages) {

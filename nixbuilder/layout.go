@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layering"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -26,14 +27,14 @@ const layoutPrefix = "layout"
 // not for a moment, images are as correct and share a little less. Its size is bounded by the names
 // in the package sets, not by the images.
 type layout struct {
-	state State
+	state records.State
 
 	mu    sync.Mutex
 	heads map[layering.Key]layering.Head
 	read  map[string]bool // segments
 }
 
-func newLayout(state State) *layout {
+func newLayout(state records.State) *layout {
 	return &layout{state: state, heads: make(map[layering.Key]layering.Head), read: make(map[string]bool)}
 }
 
@@ -118,12 +119,12 @@ func (l *layout) catchUp(ctx context.Context) error {
 		return fmt.Errorf("listing the layout: %w", err)
 	}
 	segments = slices.DeleteFunc(segments, func(segment string) bool { return l.read[segment] })
-	records := make([][]byte, len(segments))
+	contents := make([][]byte, len(segments))
 	reading, ctx := errgroup.WithContext(ctx)
-	reading.SetLimit(recordsAtOnce)
+	reading.SetLimit(records.AtOnce)
 	for i, segment := range segments {
 		reading.Go(func() (err error) {
-			if records[i], err = l.state.Get(ctx, layoutPrefix+"/"+segment); err != nil {
+			if contents[i], err = l.state.Get(ctx, layoutPrefix+"/"+segment); err != nil {
 				return fmt.Errorf("reading layout segment %s: %w", segment, err)
 			}
 			return nil
@@ -134,7 +135,7 @@ func (l *layout) catchUp(ctx context.Context) error {
 	}
 	for i, segment := range segments {
 		var heads []layering.Head
-		if err := json.Unmarshal(records[i], &heads); err != nil {
+		if err := json.Unmarshal(contents[i], &heads); err != nil {
 			logrus.WithError(err).Warnf("nix: layout segment %s is damaged and left out", segment)
 		}
 		l.add(heads)

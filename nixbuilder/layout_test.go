@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -49,7 +50,7 @@ func TestLayoutIsKept(t *testing.T) {
 	shared := closure("app-1: lib-1", "bar-1: lib-1", "foo-1: lib-1", "lib-1:")
 	together := [][]store.Path{{path("app-1"), path("lib-1")}}
 
-	state := newMemory()
+	state := recordstest.NewMemory()
 	first := newLayout(state)
 	if got := group(t, first, alone); !reflect.DeepEqual(got, together) {
 		t.Fatalf("the first image's layers are %v, want %v", got, together)
@@ -62,7 +63,7 @@ func TestLayoutIsKept(t *testing.T) {
 			t.Errorf("%s splits the next versions: %v", name, got)
 		}
 	}
-	if got := group(t, newLayout(newMemory()), shared); len(got) != 4 {
+	if got := group(t, newLayout(recordstest.NewMemory()), shared); len(got) != 4 {
 		t.Errorf("without what was kept, the layers are %v: the test shows nothing", got)
 	}
 }
@@ -73,10 +74,10 @@ func TestLayoutOfClients(t *testing.T) {
 	app := closure("app-1: lib-1", "lib-1:")
 	both := closure("app-1: lib-1", "tool-1: lib-1 foo-1", "foo-1:", "lib-1:")
 
-	untouched := newLayout(newMemory())
+	untouched := newLayout(recordstest.NewMemory())
 	want := [][][]store.Path{group(t, untouched, app), group(t, untouched, both)}
 
-	state := newMemory()
+	state := recordstest.NewMemory()
 	l := newLayout(state)
 	first, decided, err := l.group(t.Context(), hostile, 94, false)
 	if err != nil || !decided {
@@ -87,10 +88,10 @@ func TestLayoutOfClients(t *testing.T) {
 			t.Errorf("%s groups as %v, want %v", name, got, want)
 		}
 	}
-	if got := [][][]store.Path{group(t, newLayout(newMemory()), hostile)}; !reflect.DeepEqual(got[0], first) {
+	if got := [][][]store.Path{group(t, newLayout(recordstest.NewMemory()), hostile)}; !reflect.DeepEqual(got[0], first) {
 		t.Errorf("alone, it is %v, and added, it is %v", first, got[0])
 	}
-	added := newLayout(newMemory())
+	added := newLayout(recordstest.NewMemory())
 	group(t, added, hostile)
 	if got := [][][]store.Path{group(t, added, app), group(t, added, both)}; reflect.DeepEqual(got, want) {
 		t.Error("added, it would have changed nothing: the test shows nothing")
@@ -102,7 +103,7 @@ func TestLayoutOfClients(t *testing.T) {
 }
 
 func TestLayoutOfReplicasAtOnce(t *testing.T) {
-	state := newMemory()
+	state := recordstest.NewMemory()
 	a, b := newLayout(state), newLayout(state)
 	group(t, a, closure("app-1: lib-1", "lib-1:"))
 	group(t, b, closure("app-1: lib-1", "bar-1: lib-1", "foo-1: lib-1", "lib-1:"))
@@ -114,10 +115,10 @@ func TestLayoutOfReplicasAtOnce(t *testing.T) {
 }
 
 func TestLayoutSurvivesDamage(t *testing.T) {
-	state := newMemory()
+	state := recordstest.NewMemory()
 	group(t, newLayout(state), closure("app-1: lib-1", "lib-1:"))
-	for key := range state.records {
-		state.records[key] = []byte("[{")
+	for key := range state.Records {
+		state.Records[key] = []byte("[{")
 	}
 	if got := group(t, newLayout(state), closure("app-1: lib-1", "lib-1:")); len(got) != 1 {
 		t.Errorf("layers are %v", got)

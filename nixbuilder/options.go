@@ -20,6 +20,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -100,7 +101,7 @@ func (p Packages) open(
 	watches *source.Watches,
 	dir string,
 	settings source.Variant,
-	state State,
+	state records.State,
 	recall source.Recall,
 ) (*source.Variants, error) {
 	if state != nil {
@@ -152,7 +153,7 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 		p.Channel.Dir = filepath.Join(dir, "channels")
 		return source.NewChannel(p.Channel)
 	case p.Git.URL != "":
-		p.Git.Dir = filepath.Join(dir, "git-"+Key(p.Git.URL)[:16])
+		p.Git.Dir = filepath.Join(dir, "git-"+records.Key(p.Git.URL)[:16])
 		return source.NewGit(runner, p.Git)
 	default:
 		return source.NewPath(watches, p.Path, filepath.Join(dir, "paths"))

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -46,7 +47,7 @@ type Repository interface {
 // A packer turns what belongs into layers into blobs of repositories, each layer once, however many
 // images want it. It is safe for concurrent use.
 type packer struct {
-	records    *Records[Blob]
+	records    *records.Table[Blob]
 	compressor *layer.Compressor
 	uploads    chan struct{} // a token for each layer on its way into the storage
 	cores      chan struct{} // a token for each layer that is read, which takes a core
@@ -55,10 +56,10 @@ type packer struct {
 	packing map[string]chan struct{} // closed when the layer of that key is packed, or was not
 }
 
-func newPacker(state State, compression layer.Compression) *packer {
+func newPacker(state records.State, compression layer.Compression) *packer {
 	cores := runtime.GOMAXPROCS(0)
 	return &packer{
-		records:    NewRecords[Blob](state, "layers", layersCached),
+		records:    records.NewTable[Blob](state, "layers", layersCached),
 		compressor: layer.NewCompressor(compression, cores),
 		uploads:    make(chan struct{}, uploadsPerCore*cores),
 		cores:      make(chan struct{}, cores),
@@ -118,7 +119,7 @@ func (p *packer) recall(l packedLayer) { p.records.Recall(p.key(l.Paths), l.Blob
 
 // key is that of the record of a layer of store paths.
 func (p *packer) key(paths []store.Path) string {
-	return Key("store paths", packFormat, p.compressor.Compression().String(), joined(paths))
+	return records.Key("store paths", packFormat, p.compressor.Compression().String(), joined(paths))
 }
 
 // layer makes sure that the layer of a key is in the repository: it is mounted if the registry has

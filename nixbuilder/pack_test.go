@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 )
 
 // blobs is a registry's: repositories made from it see what others uploaded only once they mount
@@ -97,14 +99,14 @@ func (p *packs) pack(w io.Writer) (layer.Result, error) {
 
 func TestLayersArePackedOnce(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	p := newPacker(newMemory(), layer.None)
+	p := newPacker(recordstest.NewMemory(), layer.None)
 	var work packs
 	var wg sync.WaitGroup
 	var mounts, uploads atomic.Int32
 	for range 100 {
 		wg.Go(func() {
 			repo := &repository{blobs: registry}
-			blob, err := p.layer(t.Context(), Key("a"), repo, work.pack)
+			blob, err := p.layer(t.Context(), records.Key("a"), repo, work.pack)
 			if err != nil || blob.Digest != digest.FromString("a layer") || blob.Size != 7 ||
 				blob.DiffID != digest.FromString("unpacked") {
 				t.Errorf("layer = %+v, %v", blob, err)
@@ -128,12 +130,12 @@ func TestLayersArePackedOnce(t *testing.T) {
 
 func TestLayerRecordsAreHints(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	state := newMemory()
+	state := recordstest.NewMemory()
 	repo := &repository{blobs: registry}
 	var work packs
 	ask := func(p *packer) {
 		t.Helper()
-		if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err != nil {
+		if _, err := p.layer(t.Context(), records.Key("a"), repo, work.pack); err != nil {
 			t.Fatal(err)
 		}
 		registry.storing.Wait()
@@ -148,7 +150,7 @@ func TestLayerRecordsAreHints(t *testing.T) {
 	if n := work.count.Load(); n != 2 || len(registry.stored) != 1 {
 		t.Errorf("%d packs after the blob was collected, want 2", n)
 	}
-	clear(state.records)
+	clear(state.Records)
 	ask(newPacker(state, layer.None))
 	if n := work.count.Load(); n != 3 {
 		t.Errorf("%d packs after the records were lost, want 3", n)
@@ -157,19 +159,19 @@ func TestLayerRecordsAreHints(t *testing.T) {
 
 func TestFailedPacksLeaveNothing(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	state := newMemory()
+	state := recordstest.NewMemory()
 	p := newPacker(state, layer.None)
 	var work packs
 	work.fail.Store(true)
 	repo := &repository{blobs: registry}
-	if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err == nil {
+	if _, err := p.layer(t.Context(), records.Key("a"), repo, work.pack); err == nil {
 		t.Fatal("no error")
 	}
-	if len(state.records)+len(registry.stored)+len(p.packing) != 0 {
-		t.Errorf("left behind: %v %v %v", state.records, registry.stored, p.packing)
+	if len(state.Records)+len(registry.stored)+len(p.packing) != 0 {
+		t.Errorf("left behind: %v %v %v", state.Records, registry.stored, p.packing)
 	}
 	work.fail.Store(false)
-	if _, err := p.layer(t.Context(), Key("a"), repo, work.pack); err != nil {
+	if _, err := p.layer(t.Context(), records.Key("a"), repo, work.pack); err != nil {
 		t.Errorf("after a failure: %v", err)
 	}
 	registry.storing.Wait()
@@ -177,11 +179,11 @@ func TestFailedPacksLeaveNothing(t *testing.T) {
 
 func TestWaitingForALayerEndsWithTheContext(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	p := newPacker(newMemory(), layer.None)
+	p := newPacker(recordstest.NewMemory(), layer.None)
 	packing, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, _ = p.layer(t.Context(), Key("a"), &repository{blobs: registry}, func(io.Writer) (layer.Result, error) {
+		_, _ = p.layer(t.Context(), records.Key("a"), &repository{blobs: registry}, func(io.Writer) (layer.Result, error) {
 			close(packing)
 			<-release
 			return layer.Result{}, errors.New("enough")
@@ -191,7 +193,7 @@ func TestWaitingForALayerEndsWithTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var work packs
-	if _, err := p.layer(ctx, Key("a"), &repository{blobs: registry}, work.pack); !errors.Is(err, context.Canceled) {
+	if _, err := p.layer(ctx, records.Key("a"), &repository{blobs: registry}, work.pack); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want context.Canceled", err)
 	}
 	close(release)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -68,7 +69,7 @@ func (b *Builder) find(
 	ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string,
 ) (map[string]eval.Result, denials, error) {
 	named := b.options.Policy.Named()
-	key := Key(pinned.Revision, system)
+	key := records.Key(pinned.Revision, system)
 	denied, known := b.denials.Get(key)
 	if !known {
 		wanted = slices.Concat(wanted, named)

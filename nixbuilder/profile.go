@@ -10,6 +10,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -43,7 +44,7 @@ func (p profile) key(compression layer.Compression) string {
 	for _, pkg := range p.packages {
 		parts = append(parts, pkg.Name, strconv.Itoa(pkg.Priority), joined(pkg.Outputs))
 	}
-	return Key(parts...)
+	return records.Key(parts...)
 }
 
 // containerConfig says how the image runs: a shell where one was asked for, else the program of the

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
@@ -302,7 +303,7 @@ const resultFormat = "2"
 type resolver struct {
 	evaluator   *eval.Evaluator
 	expressions string // their hash, resultFormat, and features of Nix: results depend on how names are looked up
-	records     *Records[eval.Result]
+	records     *records.Table[eval.Result]
 	lanes       *lanes        // for evaluations
 	total       time.Duration // that one may take, with what is built for it
 
@@ -310,11 +311,11 @@ type resolver struct {
 	evaluating map[string]chan struct{} // by key; closed when the evaluation is over
 }
 
-func newResolver(evaluator *eval.Evaluator, state State, concurrency int, total time.Duration) *resolver {
+func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int, total time.Duration) *resolver {
 	return &resolver{
 		evaluator:   evaluator,
 		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
-		records:     NewRecords[eval.Result](state, "packages", packagesCached),
+		records:     records.NewTable[eval.Result](state, "packages", packagesCached),
 		lanes:       newLanes(concurrency, quickTime),
 		total:       total,
 		evaluating:  make(map[string]chan struct{}),
@@ -331,7 +332,7 @@ func (r *resolver) find(
 	wanted := make([]string, 0, len(names)) // each once
 	for _, name := range names {
 		if keys[name] == "" {
-			keys[name] = Key(pinned.Revision, system, r.expressions, name)
+			keys[name] = records.Key(pinned.Revision, system, r.expressions, name)
 			wanted = append(wanted, name)
 		}
 	}

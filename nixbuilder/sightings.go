@@ -1,11 +1,15 @@
 package nixbuilder
 
-import "context"
+import (
+	"context"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+)
 
 // sightings remember the commits at which what the operator has configured was seen: a
 // source.Memory. Clients may choose them by their tags, also when no branch leads to them any more.
 type sightings struct {
-	records  *Records[sighting]
+	records  *records.Table[sighting]
 	kind, of string // the repository, or where archives come from
 }
 
@@ -14,15 +18,15 @@ type sighting struct {
 	Commit string `json:"commit"`
 }
 
-func newSightings(state State, kind, of string) sightings {
-	return sightings{NewRecords[sighting](state, "seen", seenCached), kind, of}
+func newSightings(state records.State, kind, of string) sightings {
+	return sightings{records.NewTable[sighting](state, "seen", seenCached), kind, of}
 }
 
 func (s sightings) Seen(ctx context.Context, commit string) (bool, error) {
-	_, known, err := s.records.Get(ctx, Key(s.kind, s.of, commit))
+	_, known, err := s.records.Get(ctx, records.Key(s.kind, s.of, commit))
 	return known, err
 }
 
 func (s sightings) See(ctx context.Context, commit string) error {
-	return s.records.Put(ctx, Key(s.kind, s.of, commit), sighting{s.of, commit})
+	return s.records.Put(ctx, records.Key(s.kind, s.of, commit), sighting{s.of, commit})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -177,7 +178,7 @@ func (s *survey) walk(ctx context.Context, names []string) error {
 
 // add takes a package in, unless images can't have it.
 func (s *survey) add(c chosen) {
-	key := Key(append([]string{string(c.Derivation)}, c.OutputsToInstall...)...)
+	key := records.Key(append([]string{string(c.Derivation)}, c.OutputsToInstall...)...)
 	switch {
 	case c.denied(s.options.Policy, s.denied):
 		s.made.Denied++

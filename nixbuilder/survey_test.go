@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -57,7 +58,7 @@ func TestReachable(t *testing.T) {
 
 // What is decided for all packages at once stays, and so does what was decided before.
 func TestLayoutIsExtended(t *testing.T) {
-	state := newMemory()
+	state := recordstest.NewMemory()
 	l := newLayout(state)
 	alone := closure("app-1: lib-1", "lib-1:")
 	whole := closure("app-1: lib-1", "bar-1: lib-1 part-1", "foo-1: lib-1", "lib-1:", "part-1:")
@@ -68,10 +69,10 @@ func TestLayoutIsExtended(t *testing.T) {
 		segments     int
 	}{{"new", 3, 2, 2}, {"again", 0, 5, 2}} {
 		added, known, err := newLayout(state).extend(t.Context(), whole)
-		if err != nil || added != test.added || known != test.known || len(state.records) != test.segments {
+		if err != nil || added != test.added || known != test.known || len(state.Records) != test.segments {
 			t.Errorf(
 				"%s: %d added, %d known, %v, %d segments; want %+v", test.name, added, known, err,
-				len(state.records), test,
+				len(state.Records), test,
 			)
 		}
 	}

@@ -1,69 +1,24 @@
-package nixbuilder
+package records_test
 
 import (
 	"context"
 	"errors"
 	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 )
 
-// memory is a State for tests of what is kept, and of what happens when it is lost.
-type memory struct {
-	mu      sync.Mutex
-	records map[string][]byte
-	gets    int
-	fail    error
-}
-
-func newMemory() *memory { return &memory{records: make(map[string][]byte)} }
-
-func (m *memory) Get(_ context.Context, key string) ([]byte, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.gets++
-	if m.fail != nil {
-		return nil, m.fail
-	}
-	record, ok := m.records[key]
-	if !ok {
-		return nil, ErrNoRecord
-	}
-	return record, nil
-}
-
-func (m *memory) Put(_ context.Context, key string, record []byte) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.fail != nil {
-		return m.fail
-	}
-	m.records[key] = record
-	return nil
-}
-
-func (m *memory) List(_ context.Context, prefix string) ([]string, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var names []string
-	for key := range maps.Keys(m.records) {
-		if name, ok := strings.CutPrefix(key, prefix+"/"); ok {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names, m.fail
-}
-
-func TestRecords(t *testing.T) {
+func TestTable(t *testing.T) {
 	type value struct{ N int }
-	key := Key("a")
+	key := records.Key("a")
 	unavailable := errors.New("storage is down")
 	sealed := func(value any) string {
-		record, err := seal(value)
+		record, err := records.Seal(value)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,27 +42,27 @@ func TestRecords(t *testing.T) {
 		{name: "storage down is not none", record: seven, fail: unavailable, wantErr: unavailable},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			state := newMemory()
-			records := NewRecords[value](state, "things", 1000)
+			state := recordstest.NewMemory()
+			table := records.NewTable[value](state, "things", 1000)
 			if test.record != "" {
-				state.records[records.path(key)] = []byte(test.record)
+				state.Records[table.Path(key)] = []byte(test.record)
 			}
-			state.fail = test.fail
-			got, ok, err := records.Get(t.Context(), key)
+			state.Err = test.fail
+			got, ok, err := table.Get(t.Context(), key)
 			if got.N != test.want || ok != test.ok || !errors.Is(err, test.wantErr) {
 				t.Errorf("Get = %+v, %t, %v", got, ok, err)
 			}
-			state.fail = nil
-			if err := records.Put(t.Context(), key, value{8}); err != nil {
+			state.Err = nil
+			if err := table.Put(t.Context(), key, value{8}); err != nil {
 				t.Fatal(err)
 			}
-			if got, ok, err := NewRecords[value](state, "things", 1000).Get(t.Context(), key); got.N != 8 || !ok ||
+			if got, ok, err := records.NewTable[value](state, "things", 1000).Get(t.Context(), key); got.N != 8 || !ok ||
 				err != nil {
 				t.Errorf("after Put, another replica's Get = %+v, %t, %v", got, ok, err)
 			}
-			before := state.gets
-			if got, ok, err := records.Get(t.Context(), key); got.N != 8 || !ok || err != nil || state.gets != before {
-				t.Errorf("after Put, Get = %+v, %t, %v, with %d reads", got, ok, err, state.gets-before)
+			before := state.Gets
+			if got, ok, err := table.Get(t.Context(), key); got.N != 8 || !ok || err != nil || state.Gets != before {
+				t.Errorf("after Put, Get = %+v, %t, %v, with %d reads", got, ok, err, state.Gets-before)
 			}
 		})
 	}
@@ -115,26 +70,26 @@ func TestRecords(t *testing.T) {
 
 // Records in memory are bounded by their bytes, however they come there, and stay in the State.
 func TestRecordsInMemoryAreBounded(t *testing.T) {
-	state := newMemory()
+	state := recordstest.NewMemory()
 	const most = 100_000
-	records := NewRecords[string](state, "things", most)
+	table := records.NewTable[string](state, "things", most)
 	large := strings.Repeat("x", most/10)
 	for i := range 40 {
-		key := Key(strconv.Itoa(i))
-		if err := records.Put(t.Context(), key, large); err != nil {
+		key := records.Key(strconv.Itoa(i))
+		if err := table.Put(t.Context(), key, large); err != nil {
 			t.Fatal(err)
 		}
-		records.Recall(Key("recalled", strconv.Itoa(i)), large)
+		table.Recall(records.Key("recalled", strconv.Itoa(i)), large)
 	}
-	if got := records.cache.Bytes(); got > most || got < most/2 {
+	if got := table.CachedBytes(); got > most || got < most/2 {
 		t.Errorf("%d bytes are in memory, %d may be", got, most)
 	}
 	for i := range 40 {
-		if got, ok, err := records.Get(t.Context(), Key(strconv.Itoa(i))); got != large || !ok || err != nil {
+		if got, ok, err := table.Get(t.Context(), records.Key(strconv.Itoa(i))); got != large || !ok || err != nil {
 			t.Errorf("Get = %d bytes, %t, %v", len(got), ok, err)
 		}
 	}
-	if got := records.cache.Bytes(); got > most || got < most/2 {
+	if got := table.CachedBytes(); got > most || got < most/2 {
 		t.Errorf("after they were read, %d bytes are in memory, %d may be", got, most)
 	}
 }
@@ -143,34 +98,34 @@ func TestRecordsInMemoryAreBounded(t *testing.T) {
 // asked for as may be.
 func TestRecordsSideBySide(t *testing.T) {
 	together := make(chan struct{})
-	state := &meetings{memory: newMemory(), want: recordsAtOnce, met: together}
-	records := NewRecords[int](state, "things", 100_000)
+	state := &meetings{Memory: recordstest.NewMemory(), want: records.AtOnce, met: together}
+	table := records.NewTable[int](state, "things", 100_000)
 	values := make(map[string]int)
-	keys := []string{Key("none")}
-	for i := range recordsAtOnce - 1 {
-		key := Key(strconv.Itoa(i))
+	keys := []string{records.Key("none")}
+	for i := range records.AtOnce - 1 {
+		key := records.Key(strconv.Itoa(i))
 		values[key] = i
 		keys = append(keys, key)
 	}
-	if err := records.PutAll(t.Context(), values); err != nil {
+	if err := table.PutAll(t.Context(), values); err != nil {
 		t.Fatal(err)
 	}
-	got, err := NewRecords[int](state, "things", 100_000).GetAll(t.Context(), keys)
+	got, err := records.NewTable[int](state, "things", 100_000).GetAll(t.Context(), keys)
 	if err != nil || !maps.Equal(got, values) {
 		t.Errorf("GetAll = %v, %v, want %v", got, err, values)
 	}
-	state.fail = errors.New("storage is down")
-	if got, err := NewRecords[int](state, "things", 100_000).GetAll(t.Context(), keys); !errors.Is(err, state.fail) {
+	state.Err = errors.New("storage is down")
+	if got, err := records.NewTable[int](state, "things", 100_000).GetAll(t.Context(), keys); !errors.Is(err, state.Err) {
 		t.Errorf("GetAll = %v, %v, want the error of the storage", got, err)
 	}
-	if err := records.PutAll(t.Context(), values); !errors.Is(err, state.fail) {
+	if err := table.PutAll(t.Context(), values); !errors.Is(err, state.Err) {
 		t.Errorf("PutAll = %v, want the error of the storage", err)
 	}
 }
 
 // meetings is a memory whose Get returns when a number of callers are in it.
 type meetings struct {
-	*memory
+	*recordstest.Memory
 	mu   sync.Mutex
 	want int
 	met  chan struct{}
@@ -183,13 +138,13 @@ func (m *meetings) Get(ctx context.Context, key string) ([]byte, error) {
 	}
 	m.mu.Unlock()
 	<-m.met
-	return m.memory.Get(ctx, key)
+	return m.Memory.Get(ctx, key)
 }
 
 func TestKeysDiffer(t *testing.T) {
 	seen := make(map[string][]string)
 	for _, parts := range [][]string{{}, {""}, {"", ""}, {"a"}, {"a", ""}, {"", "a"}, {"ab"}, {"a", "b"}, {"1:a"}, {"a1:b"}} {
-		key := Key(parts...)
+		key := records.Key(parts...)
 		if other, ok := seen[key]; ok {
 			t.Errorf("%q and %q have the same key", parts, other)
 		}

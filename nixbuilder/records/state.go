@@ -1,0 +1,20 @@
+package records
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrNotFound: a State holds nothing under a key.
+var ErrNotFound = errors.New("no such record")
+
+// A State is what all replicas of a registry share: small records under keys made of lower-case
+// letters, digits, dashes and slashes. It is safe for concurrent use. A record is written whole or
+// not at all.
+type State interface {
+	// Get returns ErrNotFound if there is nothing under the key.
+	Get(ctx context.Context, key string) ([]byte, error)
+	Put(ctx context.Context, key string, record []byte) error
+	// List returns the last parts of the keys directly below a prefix, sorted.
+	List(ctx context.Context, prefix string) ([]string, error)
+}

@@ -15,7 +15,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
 
@@ -164,7 +164,7 @@ func (u *upload) end(ctx context.Context, dgst digest.Digest, err error) error {
 // links that it is owed, and sees the last of its layers stored. Then it tags: whoever sees a tag
 // sees the image, and knows that it was built. What it left when it was killed before that, nobody
 // sees.
-func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Image, tags []string) error {
+func (s *Service) commit(ctx context.Context, repo *target, image image.Image, tags []string) error {
 	// The builder has just stored or found every blob. The registry would look for each of them
 	// again, one after the other.
 	manifests, err := repo.Manifests(ctx, storage.SkipLayerVerification())
@@ -210,7 +210,7 @@ func (s *Service) commit(ctx context.Context, repo *target, image nixbuilder.Ima
 // tag has a tag stand for a manifest, unless it was pushed meanwhile, which is never replaced, or
 // keep says that it is to stay what it is and it is whole.
 func (s *Service) tag(
-	ctx context.Context, repo distribution.Repository, tag string, keep bool, manifest nixbuilder.Manifest,
+	ctx context.Context, repo distribution.Repository, tag string, keep bool, manifest image.Manifest,
 ) error {
 	existing, pushed, err := s.lookUp(ctx, repo, tag)
 	if err != nil || pushed || keep && existing.digest != "" && !s.due(existing) {
@@ -224,7 +224,7 @@ func (s *Service) tag(
 }
 
 // putConfig stores the config of a manifest, if it has one.
-func putConfig(ctx context.Context, repo distribution.Repository, m nixbuilder.Manifest) error {
+func putConfig(ctx context.Context, repo distribution.Repository, m image.Manifest) error {
 	if m.Config == nil {
 		return nil
 	}
@@ -235,7 +235,7 @@ func putConfig(ctx context.Context, repo distribution.Repository, m nixbuilder.M
 }
 
 func putManifest(
-	ctx context.Context, manifests distribution.ManifestService, m nixbuilder.Manifest,
+	ctx context.Context, manifests distribution.ManifestService, m image.Manifest,
 	options ...distribution.ManifestServiceOption,
 ) error {
 	parsed, _, err := distribution.UnmarshalManifest(m.MediaType, m.Payload)

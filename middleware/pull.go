@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
@@ -272,7 +273,7 @@ func (s *Service) dockerForm(
 	if err != nil {
 		return "", err
 	}
-	docker, ok, err := nixbuilder.DockerForm(payload)
+	docker, ok, err := image.DockerForm(payload)
 	if err != nil || !ok {
 		return oci, err
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
@@ -249,11 +250,11 @@ const substitutions = 3
 
 // substitute makes an image out of what binary caches have, without a Nix store. What they don't
 // have goes through the Nix store, if there is one.
-func (b *Builder) substitute(ctx context.Context, o order) (Manifest, error) {
+func (b *Builder) substitute(ctx context.Context, o order) (image.Manifest, error) {
 	var missing *binarycache.MissingError
 	for range substitutions {
 		found, err := b.caches.Closure(ctx, o.packages.outputs())
-		var manifest Manifest
+		var manifest image.Manifest
 		if err == nil {
 			closure := make([]store.PathInfo, len(found))
 			for i, archive := range found {
@@ -275,7 +276,7 @@ func (b *Builder) substitute(ctx context.Context, o order) (Manifest, error) {
 	manifest, err := b.fromStore(ctx, o)
 	if errors.Is(err, errNoStore) && ctx.Err() == nil {
 		logrus.WithError(err).Warn("nix: there is no Nix store to build in")
-		return Manifest{}, Errorf(Denied, "%v, and this registry has no Nix store to build it in", missing)
+		return image.Manifest{}, Errorf(Denied, "%v, and this registry has no Nix store to build it in", missing)
 	}
 	return manifest, err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
@@ -63,7 +64,7 @@ type Builder struct {
 	denials   *weighted.Cache[string, denials] // by revision and platform
 	layout    *layout
 	packer    *packer
-	images    *records.Table[[]packedLayer]
+	images    *records.Table[[]image.Layer]
 	closures  *closures
 	floating  *records.Table[store.Path] // by derivation and output
 	files     *rootfs.StoreFiles
@@ -129,7 +130,7 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 		denials:  weighted.New[string, denials](denialsCached),
 		layout:   newLayout(state),
 		packer:   newPacker(state, options.Compression),
-		images:   records.NewTable[[]packedLayer](state, "images", imagesCached),
+		images:   records.NewTable[[]image.Layer](state, "images", imagesCached),
 		closures: newClosures(),
 		floating: records.NewTable[store.Path](state, "floating", floatingCached),
 		files:    rootfs.NewStoreFiles(""),
@@ -197,33 +198,33 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 // not take all that may be built at a time.
 func (b *Builder) Build(
 	ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, repo Repository,
-) (Image, error) {
+) (image.Image, error) {
 	release, err := b.source.Hold(ctx, pinned)
 	if err != nil {
-		return Image{}, err
+		return image.Image{}, err
 	}
 	defer release()
 	if err := b.keepVariant(ctx, pinned.Variant); err != nil {
-		return Image{}, err
+		return image.Image{}, err
 	}
-	image := Image{Source: pinned.Name, Revision: pinned.Revision, NixVersion: b.evaluator.Version()}
+	made := image.Image{Source: pinned.Name, Revision: pinned.Revision, NixVersion: b.evaluator.Version()}
 	platforms := b.options.Platforms
 	if request.Arch != "" {
 		platforms = []string{"linux/" + request.Arch}
 	}
 	if len(platforms) == 1 {
-		image.Manifest, err = b.buildFor(
+		made.Manifest, err = b.buildFor(
 			ctx,
 			order{request: request, pinned: pinned, byClient: byClient, platform: platforms[0], repo: repo},
 		)
-		return image, err
+		return made, err
 	}
-	built := make([]platformManifest, len(platforms))
+	built := make([]image.PlatformManifest, len(platforms))
 	var all sync.WaitGroup
 	for i, platform := range platforms {
 		all.Go(func() {
-			built[i].platform = platform
-			built[i].Manifest, built[i].err = b.buildFor(
+			built[i].Platform = platform
+			built[i].Manifest, built[i].Err = b.buildFor(
 				ctx,
 				order{request: request, pinned: pinned, byClient: byClient, platform: platform, repo: repo},
 			)
@@ -231,20 +232,18 @@ func (b *Builder) Build(
 	}
 	all.Wait()
 	for _, one := range built {
-		if one.err == nil {
-			image.Children = append(image.Children, one.Manifest)
+		if one.Err == nil {
+			made.Children = append(made.Children, one.Manifest)
 		} else {
-			image.Missing = append(image.Missing, one.platform)
-			logrus.WithError(one.err).Warnf("nix: %s has no image for %s", request, one.platform)
+			made.Missing = append(made.Missing, one.Platform)
+			logrus.WithError(one.Err).Warnf("nix: %s has no image for %s", request, one.Platform)
 		}
 	}
-	if len(image.Children) == 0 {
-		return Image{}, built[0].err
+	if len(made.Children) == 0 {
+		return image.Image{}, built[0].Err
 	}
-	image.Manifest, err = imageIndex(built, map[string]string{
-		v1.AnnotationSource: pinned.Name, v1.AnnotationRevision: pinned.Revision, v1.AnnotationTitle: request.String(),
-	})
-	return image, err
+	made.Manifest, err = image.NewIndex(built, image.IndexProvenance(request.String(), originOf(pinned)))
+	return made, err
 }
 
 // keepVariant remembers what an image is built from, for the tag of its revision.
@@ -275,14 +274,14 @@ type order struct {
 }
 
 // buildFor is the pipeline, for one platform.
-func (b *Builder) buildFor(ctx context.Context, o order) (Manifest, error) {
+func (b *Builder) buildFor(ctx context.Context, o order) (image.Manifest, error) {
 	o.started = time.Now()
 	var err error
 	if o.system, err = SystemOf(o.platform); err != nil {
-		return Manifest{}, Errorf(NotFound, "%v", err)
+		return image.Manifest{}, Errorf(NotFound, "%v", err)
 	}
 	if o.packages, err = b.resolve(ctx, o.request, o.pinned, o.byClient, o.system); err != nil {
-		return Manifest{}, err
+		return image.Manifest{}, err
 	}
 	ctx, o.clock = newClock(ctx, b.options.BuildTotal)
 	defer o.clock.stop()
@@ -293,11 +292,14 @@ func (b *Builder) buildFor(ctx context.Context, o order) (Manifest, error) {
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errTotal) {
 		logrus.WithError(err).Warnf("nix: giving up on %s", o.request)
-		return Manifest{}, tooLong(b.options.BuildTotal)
+		return image.Manifest{}, tooLong(b.options.BuildTotal)
+	}
+	if tooLarge := (*image.TooLargeError)(nil); errors.As(err, &tooLarge) {
+		return image.Manifest{}, Errorf(Denied, "%v", tooLarge)
 	}
 	if unfit := (*layer.UnfitError)(nil); errors.As(err, &unfit) {
 		logrus.WithError(err).Warnf("nix: no image can hold %s", o.request)
-		return Manifest{}, unfitFor(unfit)
+		return image.Manifest{}, unfitFor(unfit)
 	}
 	if refused := (*Error)(nil); errors.As(err, &refused) {
 		err = Errorf(refused.Kind, "%s%s", refused.Message, hint(o.pinned, refused.Message))
@@ -307,9 +309,9 @@ func (b *Builder) buildFor(ctx context.Context, o order) (Manifest, error) {
 
 // realiseAndPack makes the image of packages that are known. What was done before need not be done
 // again.
-func (b *Builder) realiseAndPack(ctx context.Context, o order) (_ Manifest, err error) {
+func (b *Builder) realiseAndPack(ctx context.Context, o order) (_ image.Manifest, err error) {
 	if o.packages, err = b.settle(ctx, o); err != nil {
-		return Manifest{}, err
+		return image.Manifest{}, err
 	}
 	if b.caches != nil {
 		return b.substitute(ctx, o)
@@ -320,10 +322,10 @@ func (b *Builder) realiseAndPack(ctx context.Context, o order) (_ Manifest, err 
 // fromStore makes an image out of the Nix store, which Nix fills with what is not there. What it
 // downloads is packed as it arrives; should binary caches then not give what they said they have,
 // it is built.
-func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
+func (b *Builder) fromStore(ctx context.Context, o order) (image.Manifest, error) {
 	conn, coming, err := b.realise(ctx, o, asItArrives)
 	if err != nil {
-		return Manifest{}, err
+		return image.Manifest{}, err
 	}
 	if coming != nil {
 		manifest, err := b.assemble(ctx, o, coming.closure, coming)
@@ -334,13 +336,13 @@ func (b *Builder) fromStore(ctx context.Context, o order) (Manifest, error) {
 		}
 		logrus.WithError(err).Warn("nix: building what can't be downloaded")
 		if conn, _, err = b.realise(ctx, o, built); err != nil {
-			return Manifest{}, err
+			return image.Manifest{}, err
 		}
 	}
 	defer b.daemons.Put(conn) // until then, the closure can't be collected
 	closure, err := b.closures.of(ctx, conn, o.packages.outputs())
 	if err != nil {
-		return Manifest{}, err
+		return image.Manifest{}, err
 	}
 	return b.assemble(ctx, o, closure, nil)
 }
@@ -365,28 +367,28 @@ type origin interface {
 }
 
 // assemble stores the layers of an image. If from is nil, its closure is in the Nix store.
-func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInfo, from origin) (Manifest, error) {
+func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInfo, from origin) (image.Manifest, error) {
 	if size := narSize(closure); size > b.options.MaxBytes {
-		return Manifest{}, tooLarge(size, b.options.MaxBytes)
+		return image.Manifest{}, tooLarge(size, b.options.MaxBytes)
 	}
 	var err error
-	if o.labels, err = provenance(o.request, o.packages, o.pinned); err != nil {
-		return Manifest{}, err
+	if o.labels, err = image.Provenance(o.request.String(), o.packages.described(), originOf(o.pinned)); err != nil {
+		return image.Manifest{}, err
 	}
-	if err := checkDocument("config", leastConfig(o, closure)); err != nil { // before anything is packed
-		return Manifest{}, err
+	if err := image.CheckConfig(closure, o.labels); err != nil { // before anything is packed
+		return image.Manifest{}, err
 	}
 	layers, container, err := b.pack(ctx, o, closure, from)
 	if err != nil {
-		return Manifest{}, err
+		return image.Manifest{}, err
 	}
-	config, err := imageConfig(layers, o.platform, o.pinned, container)
+	config, err := image.Config(layers, o.platform, o.pinned.Date, container)
 	if err != nil {
-		return Manifest{}, err
+		return image.Manifest{}, err
 	}
-	manifest, err := imageManifest(config, layers, b.options.Compression, o.labels)
+	manifest, err := image.NewManifest(config, layers, b.options.Compression.MediaType(), o.labels)
 	if err != nil {
-		return Manifest{}, err
+		return image.Manifest{}, err
 	}
 	logrus.WithFields(logrus.Fields{
 		"image": o.request.String(), "platform": o.platform, "revision": o.pinned.Revision, "paths": len(closure), "layers": len(layers), "took": time.Since(o.started).Round(time.Millisecond),
@@ -397,8 +399,8 @@ func (b *Builder) assemble(ctx context.Context, o order, closure []store.PathInf
 // pack stores the layers of an image, the root layer first, and returns how the image runs, too.
 func (b *Builder) pack(
 	ctx context.Context, o order, closure []store.PathInfo, from origin,
-) (layers []packedLayer, container v1.ImageConfig, err error) {
-	var root packedLayer
+) (layers []image.Layer, container v1.ImageConfig, err error) {
+	var root image.Layer
 	packRoot := func(ctx context.Context, files rootfs.Files) error {
 		leave, err := enter(ctx, b.merging)
 		if err != nil {
@@ -409,7 +411,7 @@ func (b *Builder) pack(
 		if err != nil {
 			return err
 		}
-		container = containerConfig(o.request, o.packages, profile, o.labels)
+		container = image.Container(o.request.Shell, o.packages.described(), profile.tree, o.labels)
 		root, err = b.packer.root(ctx, profile, o.repo)
 		return err
 	}
@@ -429,7 +431,7 @@ func (b *Builder) pack(
 		}
 		err = packRoot(ctx, files)
 	}
-	return append([]packedLayer{root}, layers...), container, err
+	return append([]image.Layer{root}, layers...), container, err
 }
 
 // packClosure stores the layers of store paths, grouped as they were when the same ones were packed
@@ -440,7 +442,7 @@ func (b *Builder) packClosure(
 	closure []store.PathInfo,
 	await func(context.Context, []store.Path) error,
 	pack packing,
-) ([]packedLayer, error) {
+) ([]image.Layer, error) {
 	key := b.closureKey(closure)
 	known, grouped, err := b.images.Get(ctx, key)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -47,7 +48,7 @@ type Repository interface {
 // A packer turns what belongs into layers into blobs of repositories, each layer once, however many
 // images want it. It is safe for concurrent use.
 type packer struct {
-	records    *records.Table[Blob]
+	records    *records.Table[image.Blob]
 	compressor *layer.Compressor
 	uploads    chan struct{} // a token for each layer on its way into the storage
 	cores      chan struct{} // a token for each layer that is read, which takes a core
@@ -59,7 +60,7 @@ type packer struct {
 func newPacker(state records.State, compression layer.Compression) *packer {
 	cores := runtime.GOMAXPROCS(0)
 	return &packer{
-		records:    records.NewTable[Blob](state, "layers", layersCached),
+		records:    records.NewTable[image.Blob](state, "layers", layersCached),
 		compressor: layer.NewCompressor(compression, cores),
 		uploads:    make(chan struct{}, uploadsPerCore*cores),
 		cores:      make(chan struct{}, cores),
@@ -82,8 +83,8 @@ func packStore(
 func (p *packer) layers(
 	ctx context.Context, groups [][]store.Path, repo Repository,
 	await func(context.Context, []store.Path) error, pack packing,
-) ([]packedLayer, error) {
-	layers := make([]packedLayer, len(groups))
+) ([]image.Layer, error) {
+	layers := make([]image.Layer, len(groups))
 	all, ctx := errgroup.WithContext(ctx)
 	inFlight := make(chan struct{}, layersInFlight)
 	for i, paths := range groups {
@@ -107,30 +108,30 @@ func (p *packer) layers(
 }
 
 // root makes sure that the root layer is in the repository.
-func (p *packer) root(ctx context.Context, root profile, repo Repository) (packedLayer, error) {
+func (p *packer) root(ctx context.Context, root profile, repo Repository) (image.Layer, error) {
 	blob, err := p.layer(ctx, root.key(p.compressor.Compression()), repo, func(w io.Writer) (layer.Result, error) {
 		return root.tree.Pack(ctx, w, p.compressor)
 	})
-	return packedLayer{Blob: blob}, err
+	return image.Layer{Blob: blob}, err
 }
 
 // recall puts a layer that another record tells of into memory, so that it is not asked for alone.
-func (p *packer) recall(l packedLayer) { p.records.Recall(p.key(l.Paths), l.Blob) }
+func (p *packer) recall(l image.Layer) { p.records.Recall(p.key(l.Paths), l.Blob) }
 
 // key is that of the record of a layer of store paths.
 func (p *packer) key(paths []store.Path) string {
-	return records.Key("store paths", packFormat, p.compressor.Compression().String(), joined(paths))
+	return records.Key("store paths", packFormat, p.compressor.Compression().String(), store.Join(paths))
 }
 
 // layer makes sure that the layer of a key is in the repository: it is mounted if the registry has
 // it, else packed. If somebody else is packing it, that is waited for.
 func (p *packer) layer(
 	ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error),
-) (Blob, error) {
+) (image.Blob, error) {
 	for {
 		blob, ok, err := p.records.Get(ctx, key)
 		if err != nil {
-			return Blob{}, err
+			return image.Blob{}, err
 		}
 		if ok {
 			if mounted, err := repo.Mount(ctx, blob.Digest); mounted || err != nil {
@@ -153,7 +154,7 @@ func (p *packer) layer(
 		select {
 		case <-other:
 		case <-ctx.Done():
-			return Blob{}, context.Cause(ctx)
+			return image.Blob{}, context.Cause(ctx)
 		}
 	}
 }
@@ -162,7 +163,7 @@ func (p *packer) layer(
 // when the layer is stored and recorded.
 func (p *packer) pack(
 	ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error),
-) (Blob, error) {
+) (image.Blob, error) {
 	release := func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -172,10 +173,10 @@ func (p *packer) pack(
 	leave, err := enter(ctx, p.uploads)
 	if err != nil {
 		release()
-		return Blob{}, err
+		return image.Blob{}, err
 	}
 	defer leave()
-	var blob Blob
+	var blob image.Blob
 	err = repo.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
 		// While this one is begun or committed, others can use the core.
 		leave, err := enter(ctx, p.cores)
@@ -184,7 +185,7 @@ func (p *packer) pack(
 		}
 		defer leave()
 		packed, err := pack(w)
-		blob = Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID, Annotations: packed.Annotations}
+		blob = image.Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID, Annotations: packed.Annotations}
 		return packed.Digest, err
 	}, func(ctx context.Context, err error) error {
 		defer release()
@@ -194,7 +195,7 @@ func (p *packer) pack(
 		return p.records.Put(ctx, key, blob)
 	})
 	if err != nil {
-		return Blob{}, fmt.Errorf("packing a layer: %w", errors.Join(err, ctx.Err()))
+		return image.Blob{}, fmt.Errorf("packing a layer: %w", errors.Join(err, ctx.Err()))
 	}
 	return blob, nil
 }

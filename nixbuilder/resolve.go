@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
@@ -198,9 +199,16 @@ func (p packages) unique() packages {
 	return unique
 }
 
-// isOne tells whether there is one package, if only by its outputs.
-func (p packages) isOne() bool {
-	return len(p) > 0 && !slices.ContainsFunc(p, func(c chosen) bool { return c.Derivation != p[0].Derivation })
+// described are the packages as an image's documents tell of them.
+func (p packages) described() []image.Package {
+	described := make([]image.Package, len(p))
+	for i, c := range p {
+		described[i] = image.Package{
+			Name: c.attribute(), Version: c.Version, Paths: c.installed(), Derivation: c.Derivation,
+			Asked: c.asked, MainProgram: c.MainProgram, Pname: c.Pname, Settings: (*image.Settings)(c.Image),
+		}
+	}
+	return described
 }
 
 // refusal says all that is wrong with the names of a request: first what does not exist.
@@ -258,6 +266,13 @@ func sourceOf(pinned source.Pinned) eval.Source {
 		Date:    pinned.Date,
 		Shares:  pinned.Origin,
 		NixPath: pinned.NixPath,
+	}
+}
+
+// originOf is a pinned set as the documents of its images tell of it.
+func originOf(pinned source.Pinned) image.Origin {
+	return image.Origin{
+		Source: pinned.Name, Revision: pinned.Revision, Date: pinned.Date, Variant: pinned.Variant,
 	}
 }
 

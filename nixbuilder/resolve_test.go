@@ -2,13 +2,16 @@ package nixbuilder
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
 func TestRefusal(t *testing.T) {
@@ -194,5 +197,24 @@ func TestHint(t *testing.T) {
 		if got := hint(pinned, message); (got == "") != (want == "") || !strings.Contains(got, want) {
 			t.Errorf("the hint for %q is %q, want %q", message, got, want)
 		}
+	}
+}
+
+// What an image's documents tell of packages is what was found in the set, by the set's own names.
+func TestDescribed(t *testing.T) {
+	user := "nobody"
+	outputs := map[string]store.Path{"out": path("json"), "man": path("json-man")}
+	got := packages{{asked: true, name: "perlpackages.json.man", Package: eval.Package{
+		Attr: []string{"perlPackages", "JSON"}, Output: "man", Version: "4", Outputs: outputs,
+		OutputsToInstall: []string{"man"}, Derivation: path("json.drv"), Pname: "json",
+		MainProgram: "json_xs", Image: &eval.Image{User: &user, Cmd: []string{"a"}},
+	}}}.described()
+	want := []image.Package{{
+		Name: "perlPackages.JSON.man", Version: "4", Paths: []store.Path{path("json-man")},
+		Derivation: path("json.drv"), Asked: true, MainProgram: "json_xs", Pname: "json",
+		Settings: &image.Settings{User: &user, Cmd: []string{"a"}},
+	}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

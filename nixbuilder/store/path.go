@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/nix-community/go-nix/pkg/storepath"
 )
@@ -38,6 +39,18 @@ func (p Path) Base() string { return string(p[len(Dir)+1:]) }
 
 // Name is the path without the store directory and the hash: htop-3.2.2.
 func (p Path) Name() string { return p.Base()[hashLen+1:] }
+
+// Join is the text of paths, with a space between.
+func Join(paths []Path) string {
+	var b strings.Builder
+	for i, p := range paths {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteString(string(p))
+	}
+	return b.String()
+}
 
 // PathInfo is what the store knows about a valid path.
 type PathInfo struct {

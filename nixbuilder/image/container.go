@@ -1,0 +1,130 @@
+package image
+
+import (
+	"maps"
+	"slices"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// searchPath is where programs are in every image. Packages are merged into /bin and /sbin; the
+// others are for what users put on top.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// A Package is one of the packages in an image, as far as the image's documents tell of it.
+type Package struct {
+	// Name is its attribute path in the package set, with the output that was named.
+	Name    string
+	Version string
+	// Paths are the store paths that are merged into the root directory.
+	Paths []store.Path
+	// Derivation is the same for outputs of one package.
+	Derivation store.Path
+	// Asked says that the client asked for it, not the operator.
+	Asked bool
+	// MainProgram and Pname are names of files in /bin, or are empty. The first that is there runs.
+	MainProgram, Pname string
+	// Settings are nil if the package says nothing of its image.
+	Settings *Settings
+}
+
+// Settings are what a package says of the image that it is in, as passthru.image. A nil field is
+// not set.
+type Settings struct {
+	Entrypoint, Cmd []string
+	Env             map[string]string
+	User            *string
+	WorkingDir      *string
+	Labels          map[string]string
+	ExposedPorts    []string // 80, 53/udp
+}
+
+// A Root is an image's root directory.
+type Root interface {
+	// HasProgram tells whether there is a file of that name in /bin.
+	HasProgram(name string) bool
+	// HasCABundle tells whether there is a rootfs.CABundle.
+	HasCABundle() bool
+}
+
+// Container says how an image runs: a shell where one was asked for, else the program of the one
+// package that was asked for. What packages say of their images comes over that: all of them may
+// add to the environment, the labels and the ports, and the only one decides the rest. The labels
+// of the image's provenance come last.
+func Container(shell bool, packages []Package, root Root, provenance map[string]string) v1.ImageConfig {
+	env := map[string]string{"PATH": searchPath}
+	if root.HasCABundle() {
+		env["SSL_CERT_FILE"] = "/" + rootfs.CABundle
+	}
+	config := v1.ImageConfig{Labels: map[string]string{}}
+	var asked []Package
+	for _, p := range packages {
+		if p.Asked {
+			asked = append(asked, p)
+		}
+	}
+	for _, p := range asked {
+		if p.Settings != nil {
+			p.Settings.add(&config, env)
+		}
+	}
+	switch {
+	case shell:
+		config.Cmd = firstProgram(root, "bash", "sh")
+	case isOne(asked):
+		config.Cmd = firstProgram(root, asked[0].MainProgram, asked[0].Pname)
+		if asked[0].Settings != nil {
+			asked[0].Settings.decide(&config)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		config.Env = append(config.Env, name+"="+env[name])
+	}
+	maps.Copy(config.Labels, provenance)
+	return config
+}
+
+// add adds what a package may say among others.
+func (s *Settings) add(config *v1.ImageConfig, env map[string]string) {
+	maps.Copy(env, s.Env)
+	maps.Copy(config.Labels, s.Labels)
+	for _, port := range s.ExposedPorts {
+		if config.ExposedPorts == nil {
+			config.ExposedPorts = make(map[string]struct{})
+		}
+		config.ExposedPorts[port] = struct{}{}
+	}
+}
+
+// decide sets what the only package that was asked for may say.
+func (s *Settings) decide(config *v1.ImageConfig) {
+	config.Entrypoint = s.Entrypoint
+	if s.Cmd != nil || s.Entrypoint != nil {
+		config.Cmd = s.Cmd
+	}
+	if s.User != nil {
+		config.User = *s.User
+	}
+	if s.WorkingDir != nil {
+		config.WorkingDir = *s.WorkingDir
+	}
+}
+
+// isOne tells whether there is one package, if only by its outputs.
+func isOne(packages []Package) bool {
+	return len(packages) > 0 &&
+		!slices.ContainsFunc(packages, func(p Package) bool { return p.Derivation != packages[0].Derivation })
+}
+
+// firstProgram is the command that runs the first of several programs that is there.
+func firstProgram(root Root, programs ...string) []string {
+	for _, program := range programs {
+		if root.HasProgram(program) {
+			return []string{"/bin/" + program}
+		}
+	}
+	return nil
+}

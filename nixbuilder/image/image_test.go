@@ -1,0 +1,281 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+func path(name string) store.Path {
+	return store.Path(store.Dir + "/" + strings.Repeat("0", 32) + "-" + name)
+}
+
+var (
+	someLayers = []Layer{
+		{Blob: Blob{Digest: digest.FromString("root"), Size: 1, DiffID: digest.FromString("root tar")}},
+		{
+			Paths: []store.Path{path("a-1"), path("b-1")},
+			Blob:  Blob{Digest: digest.FromString("ab"), Size: 2, DiffID: digest.FromString("ab tar")},
+		},
+	}
+	someOrigin = Origin{Source: "path:set", Revision: "0123"}
+)
+
+// What the registry could not read again is refused with the limit.
+func TestDocumentsAreBounded(t *testing.T) {
+	label := func(bytes int) map[string]string { return map[string]string{"a": strings.Repeat("x", bytes)} }
+	many := make([]store.PathInfo, 100_000)
+	for i := range many {
+		many[i].Path = path(fmt.Sprintf("a-path-of-the-usual-length-%d", i))
+	}
+	config := func(labels map[string]string) error {
+		_, err := Config(someLayers, "linux/amd64", time.Time{}, v1.ImageConfig{Labels: labels})
+		return err
+	}
+	manifest := func(annotations map[string]string) error {
+		_, err := NewManifest([]byte("{}"), someLayers, v1.MediaTypeImageLayerGzip, annotations)
+		return err
+	}
+	_, index := NewIndex([]PlatformManifest{{Platform: "linux/amd64"}}, label(MaxDocument))
+	for _, test := range []struct {
+		name string
+		err  error
+		want string // empty: it is not refused
+	}{
+		{"a config", config(label(MaxDocument)), "the config of this image would have 4194"},
+		{"a config that may be", config(label(MaxDocument - 10_000)), ""},
+		{"a manifest", manifest(label(MaxDocument)), "the manifest of this image would have 4194"},
+		{"a manifest that may be", manifest(label(MaxDocument - 10_000)), ""},
+		{"an index", index, "the manifest of this image would have 4194"},
+		{"a config with many paths, before they are packed", CheckConfig(many, nil), "the config of this image would have"},
+		{"a config with few paths", CheckConfig(many[:10], label(1000)), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			refused := (*TooLargeError)(nil)
+			if errors.As(test.err, &refused) != (test.want != "") {
+				t.Fatalf("the error is %v", test.err)
+			}
+			if refused != nil && (!strings.Contains(refused.Error(), test.want) ||
+				!strings.Contains(refused.Error(), "4194304 are allowed")) {
+				t.Errorf("the error is %v, want %q", refused, test.want)
+			}
+		})
+	}
+}
+
+func TestImageConfig(t *testing.T) {
+	dated := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("elsewhere", 3600))
+	for _, test := range []struct {
+		name, platform string
+		date           time.Time
+		created        string
+		want           v1.Platform
+	}{
+		{"no date", "linux/amd64", time.Time{}, "1970-01-01T00:00:01Z", v1.Platform{OS: "linux", Architecture: "amd64"}},
+		{
+			"the revision's date, in UTC", "linux/arm/v7", dated, "2026-01-02T02:04:05Z",
+			v1.Platform{OS: "linux", Architecture: "arm", Variant: "v7"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			config, err := Config(someLayers, test.platform, test.date, v1.ImageConfig{Cmd: []string{"/bin/a"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var image v1.Image
+			if err := json.Unmarshal(config, &image); err != nil {
+				t.Fatal(err)
+			}
+			if got := image.Created.Format(time.RFC3339); got != test.created {
+				t.Errorf("created %s, want %s", got, test.created)
+			}
+			if !reflect.DeepEqual(image.Platform, test.want) {
+				t.Errorf("platform %+v, want %+v", image.Platform, test.want)
+			}
+			if want := []digest.Digest{digest.FromString("root tar"), digest.FromString("ab tar")}; !slices.Equal(
+				image.RootFS.DiffIDs, want,
+			) {
+				t.Errorf("diff IDs %v, want %v", image.RootFS.DiffIDs, want)
+			}
+			if len(image.History) != 2 ||
+				image.History[1].CreatedBy != "nix: "+string(path("a-1"))+" "+string(path("b-1")) {
+				t.Errorf("history %+v, want the store paths of each layer", image.History)
+			}
+		})
+	}
+}
+
+func TestDockerForm(t *testing.T) {
+	for _, test := range []struct {
+		compression layer.Compression
+		want        string // the layers' media type; empty: there is no such form
+	}{
+		{layer.Gzip, "application/vnd.docker.image.rootfs.diff.tar.gzip"},
+		{layer.None, "application/vnd.docker.image.rootfs.diff.tar"},
+		{layer.Zstd, ""},
+	} {
+		t.Run(test.compression.String(), func(t *testing.T) {
+			oci, err := NewManifest([]byte("{}"), someLayers, test.compression.MediaType(), map[string]string{"a": "b"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			docker, ok, err := DockerForm(oci.Payload)
+			if err != nil || ok != (test.want != "") {
+				t.Fatalf("DockerForm: %t, %v", ok, err)
+			}
+			if !ok {
+				return
+			}
+			if docker.Digest != digest.FromBytes(docker.Payload) ||
+				docker.MediaType != "application/vnd.docker.distribution.manifest.v2+json" {
+				t.Errorf("it says it is %s, a %s", docker.Digest, docker.MediaType)
+			}
+			var a, b v1.Manifest
+			if err := json.Unmarshal(oci.Payload, &a); err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal(docker.Payload, &b); err != nil {
+				t.Fatal(err)
+			}
+			if b.MediaType != docker.MediaType ||
+				b.Config.MediaType != "application/vnd.docker.container.image.v1+json" ||
+				b.Config.Digest != a.Config.Digest ||
+				b.Config.Size != 2 ||
+				b.Annotations != nil {
+				t.Errorf("manifest %+v", b)
+			}
+			for i := range a.Layers {
+				if b.Layers[i].MediaType != test.want || b.Layers[i].Digest != a.Layers[i].Digest ||
+					b.Layers[i].Size != a.Layers[i].Size {
+					t.Errorf("layer %d is %+v, want the blob of %+v as a %s", i, b.Layers[i], a.Layers[i], test.want)
+				}
+			}
+		})
+	}
+	if _, ok, err := DockerForm([]byte(`{"mediaType": "application/vnd.oci.image.index.v1+json"}`)); ok || err != nil {
+		t.Errorf("an index has a Docker form: %t, %v", ok, err)
+	}
+	if _, _, err := DockerForm([]byte("no JSON")); err == nil {
+		t.Error("no error for what is no manifest")
+	}
+}
+
+// programs is a root directory with these in /bin.
+type programs []string
+
+func (p programs) HasProgram(name string) bool { return slices.Contains(p, name) }
+func (p programs) HasCABundle() bool           { return slices.Contains(p, "certs") }
+
+func TestContainer(t *testing.T) {
+	user, dir := "nobody", "/srv"
+	server := &Settings{
+		Entrypoint: []string{"/bin/serve"}, Env: map[string]string{"PORT": "80", "PATH": "/bin"},
+		User: &user, WorkingDir: &dir, Labels: map[string]string{"kind": "server"},
+		ExposedPorts: []string{"80/tcp"},
+	}
+	all := programs{"bash", "git", "tool", "serve", "certs"}
+	const path, certs = "PATH=" + searchPath, "SSL_CERT_FILE=/etc/ssl/certs/ca-bundle.crt"
+	labels := func(more ...string) map[string]string {
+		all := map[string]string{v1.AnnotationSource: "path:set", v1.AnnotationRevision: "0123"}
+		for i := 0; i < len(more); i += 2 {
+			all[more[i]] = more[i+1]
+		}
+		return all
+	}
+	ports := map[string]struct{}{"80/tcp": {}}
+	git := Package{Asked: true, Pname: "git"}
+	runs := func(program string) v1.ImageConfig {
+		return v1.ImageConfig{Env: []string{path, certs}, Cmd: []string{program}, Labels: labels()}
+	}
+	nothing := v1.ImageConfig{Env: []string{path, certs}, Labels: labels()}
+	for _, test := range []struct {
+		name     string
+		shell    bool
+		packages []Package
+		root     programs
+		want     v1.ImageConfig
+	}{
+		{"one package runs", false, []Package{git}, all, runs("/bin/git")},
+		{
+			"its main program goes first", false,
+			[]Package{{Asked: true, Pname: "git", MainProgram: "tool"}}, all, runs("/bin/tool"),
+		},
+		{
+			"a main program that is not there does not", false,
+			[]Package{{Asked: true, Pname: "x", MainProgram: "../etc/x"}}, all, nothing,
+		},
+		{"what is included does not count", false, []Package{git, {Pname: "tool"}}, all, runs("/bin/git")},
+		{"two outputs are of one", false, []Package{git, {Asked: true, Pname: "git"}}, all, runs("/bin/git")},
+		{
+			"of two packages none", false,
+			[]Package{git, {Asked: true, Pname: "tool", Derivation: "tool.drv"}}, all, nothing,
+		},
+		{"a shell", true, []Package{git}, all, runs("/bin/bash")},
+		{
+			"another shell, no certificates", true, nil, programs{"sh"},
+			v1.ImageConfig{Env: []string{path}, Cmd: []string{"/bin/sh"}, Labels: labels()},
+		},
+		{
+			"a package says how it runs", false,
+			[]Package{{Asked: true, Pname: "serve", Settings: server}}, all,
+			v1.ImageConfig{
+				Env: []string{"PATH=/bin", "PORT=80", certs}, Entrypoint: []string{"/bin/serve"},
+				User: "nobody", WorkingDir: "/srv", ExposedPorts: ports, Labels: labels("kind", "server"),
+			},
+		},
+		{
+			"but not how others do", false,
+			[]Package{git, {Asked: true, Pname: "serve", Derivation: "serve.drv", Settings: server}}, all,
+			v1.ImageConfig{
+				Env: []string{"PATH=/bin", "PORT=80", certs}, ExposedPorts: ports,
+				Labels: labels("kind", "server"),
+			},
+		},
+		{
+			"nor what it was built from", false,
+			[]Package{{Asked: true, Settings: &Settings{Labels: map[string]string{v1.AnnotationRevision: "another"}}}},
+			all, nothing,
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := Container(test.shell, test.packages, test.root, labels()); !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got  %+v\nwant %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestProvenance(t *testing.T) {
+	packages := []Package{
+		{Name: "git", Version: "2.39", Paths: []store.Path{path("git-2.39")}},
+		{Name: "git.dev", Version: "2.39", Paths: []store.Path{path("git-2.39-dev")}},
+		{Name: "perlPackages.JSON", Paths: []store.Path{path("json"), path("json-man")}},
+	}
+	got, err := Provenance("shell/git/perlpackages.json", packages, someOrigin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := fmt.Sprintf(
+		`[{"name":"git","version":"2.39","paths":[%q]},{"name":"git.dev","version":"2.39","paths":[%q]},`+
+			`{"name":"perlPackages.JSON","paths":[%q,%q]}]`,
+		path("git-2.39"), path("git-2.39-dev"), path("json"), path("json-man"),
+	)
+	want := map[string]string{
+		v1.AnnotationSource: "path:set", v1.AnnotationRevision: "0123",
+		v1.AnnotationTitle: "shell/git/perlpackages.json", "io.github.nixery-registry.packages": list,
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}

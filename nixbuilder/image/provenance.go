@@ -1,0 +1,64 @@
+package image
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+)
+
+// AnnotationPackages lists what an image has, as a JSON list of objects with name (the attribute
+// path in the package set), version and paths (the store paths that are merged into the root
+// directory), sorted by name.
+const AnnotationPackages = "io.github.nixery-registry.packages"
+
+// AnnotationVariant names what an image depends on beside its package set, as NAME=VALUE with
+// spaces between. Only images that depend on more have it.
+const AnnotationVariant = "io.github.nixery-registry.variant"
+
+// An Origin is the package set that an image is built from.
+type Origin struct {
+	Source, Revision string
+	// Date is the revision's, zero if it has none.
+	Date time.Time
+	// Variant is what packages depend on beside the set, as NAME=VALUE.
+	Variant []string
+}
+
+type annotatedPackage struct {
+	Name    string       `json:"name"`
+	Version string       `json:"version,omitempty"`
+	Paths   []store.Path `json:"paths"`
+}
+
+// Provenance says what an image was built from: its labels, and the annotations of its manifest.
+// All of it follows from the request, which is the title, and the package set
+// (docs/decisions/provenance.md).
+func Provenance(title string, packages []Package, origin Origin) (map[string]string, error) {
+	list := make([]annotatedPackage, len(packages))
+	for i, p := range packages {
+		list[i] = annotatedPackage{Name: p.Name, Version: p.Version, Paths: p.Paths}
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	labels := origin.annotations(title)
+	labels[AnnotationPackages] = string(text)
+	if len(origin.Variant) > 0 {
+		labels[AnnotationVariant] = strings.Join(origin.Variant, " ")
+	}
+	return labels, nil
+}
+
+// IndexProvenance says what the images of an index were built from: the index's annotations.
+func IndexProvenance(title string, origin Origin) map[string]string { return origin.annotations(title) }
+
+func (o Origin) annotations(title string) map[string]string {
+	return map[string]string{
+		v1.AnnotationSource: o.Source, v1.AnnotationRevision: o.Revision, v1.AnnotationTitle: title,
+	}
+}

@@ -19,6 +19,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
@@ -276,7 +277,7 @@ func (b *Builder) substitute(ctx context.Context, o order) (image.Manifest, erro
 	manifest, err := b.fromStore(ctx, o)
 	if errors.Is(err, errNoStore) && ctx.Err() == nil {
 		logrus.WithError(err).Warn("nix: there is no Nix store to build in")
-		return image.Manifest{}, Errorf(Denied, "%v, and this registry has no Nix store to build it in", missing)
+		return image.Manifest{}, status.Errorf(status.Denied, "%v, and this registry has no Nix store to build it in", missing)
 	}
 	return manifest, err
 }

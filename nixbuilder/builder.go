@@ -26,6 +26,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
@@ -176,13 +177,13 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	pinned, err := b.source.Pin(ctx, tag)
 	if bad := (*source.ArchiveError)(nil); errors.As(err, &bad) {
 		logrus.WithError(err).Warnf("nix: %s is of no use", tag)
-		return pinned, Errorf(Damaged, "%v", bad)
+		return pinned, status.Errorf(status.Damaged, "%v", bad)
 	}
 	if errors.Is(err, source.ErrUnknownTag) {
-		return pinned, Errorf(NotFound, "tag %q is neither %q nor a revision of the package set", tag, source.Latest)
+		return pinned, status.Errorf(status.NotFound, "tag %q is neither %q nor a revision of the package set", tag, source.Latest)
 	}
 	if refused := (*source.NotAllowedError)(nil); errors.As(err, &refused) {
-		return pinned, Errorf(Denied, "%v", refused)
+		return pinned, status.Errorf(status.Denied, "%v", refused)
 	}
 	if pinned.Stale != nil {
 		logrus.WithError(pinned.Stale).
@@ -278,7 +279,7 @@ func (b *Builder) buildFor(ctx context.Context, o order) (image.Manifest, error)
 	o.started = time.Now()
 	var err error
 	if o.system, err = SystemOf(o.platform); err != nil {
-		return image.Manifest{}, Errorf(NotFound, "%v", err)
+		return image.Manifest{}, status.Errorf(status.NotFound, "%v", err)
 	}
 	if o.packages, err = b.resolve(ctx, o.request, o.pinned, o.byClient, o.system); err != nil {
 		return image.Manifest{}, err
@@ -295,14 +296,14 @@ func (b *Builder) buildFor(ctx context.Context, o order) (image.Manifest, error)
 		return image.Manifest{}, tooLong(b.options.BuildTotal)
 	}
 	if tooLarge := (*image.TooLargeError)(nil); errors.As(err, &tooLarge) {
-		return image.Manifest{}, Errorf(Denied, "%v", tooLarge)
+		return image.Manifest{}, status.Errorf(status.Denied, "%v", tooLarge)
 	}
 	if unfit := (*layer.UnfitError)(nil); errors.As(err, &unfit) {
 		logrus.WithError(err).Warnf("nix: no image can hold %s", o.request)
 		return image.Manifest{}, unfitFor(unfit)
 	}
-	if refused := (*Error)(nil); errors.As(err, &refused) {
-		err = Errorf(refused.Kind, "%s%s", refused.Message, hint(o.pinned, refused.Message))
+	if refused := (*status.Error)(nil); errors.As(err, &refused) {
+		err = status.Errorf(refused.Kind, "%s%s", refused.Message, hint(o.pinned, refused.Message))
 	}
 	return manifest, err
 }

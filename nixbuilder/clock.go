@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // errTotal ends the work for an image that has taken all the time that there is for one.
 var errTotal = errors.New("build.total is over")
 
 // tooLong is what clients are told then.
-func tooLong(total time.Duration) *Error {
-	return Errorf(Denied, "making this image takes longer than the %v that build.total allows on this registry", total)
+func tooLong(total time.Duration) *status.Error {
+	return status.Errorf(status.Denied, "making this image takes longer than the %v that build.total allows on this registry", total)
 }
 
 // A clock ends the work for an image, by its context, when that has taken its time. It stands still

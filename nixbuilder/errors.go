@@ -1,74 +1,33 @@
 package nixbuilder
 
 import (
-	"errors"
-	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
-
-// A Kind says what a client can do about an error.
-type Kind int
-
-const (
-	// NotFound is that there is no such package or revision.
-	NotFound Kind = iota
-	// Denied is that it is there, but can't be had: by policy, by the package set's own word, or
-	// because it fails to build.
-	Denied
-	// Busy is that too much is under way. Asking again later helps.
-	Busy
-	// Unavailable is that the package set needs something that can't be fetched at the moment.
-	// Asking again later may help.
-	Unavailable
-	// Interrupted is that a build was ended from outside, or ran out of what the host has. Asking
-	// again later may help, and costs a build.
-	Interrupted
-	// Damaged is that the revision of the package set has come in a form that can't be used.
-	// Another revision, or asking again later, may help.
-	Damaged
-)
-
-// An Error is for the one who asked for the image: Message names the thing and the way out, and
-// carries neither paths of the host nor secrets. Any other error means that Nix or the storage is
-// not available, and its text is for the operator.
-type Error struct {
-	Kind    Kind
-	Message string
-}
-
-func (e *Error) Error() string { return e.Message }
-
-// maxMessage is how much a client is told, in bytes. The last lines of a build's log are most of
-// it.
-const maxMessage = 8 << 10
-
-// Errorf makes an Error. A message that is very long is cut.
-func Errorf(kind Kind, format string, args ...any) *Error {
-	message := fmt.Sprintf(format, args...)
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
-	}
-	return &Error{Kind: kind, Message: message}
-}
 
 // unfitFor is what clients are told of a file that no image can have. A file of the store is named
 // with its package.
-func unfitFor(unfit *layer.UnfitError) *Error {
+func unfitFor(unfit *layer.UnfitError) *status.Error {
 	name := storePrefix.ReplaceAllString("/"+strings.Trim(unfit.Path, "/"), "")
-	return Errorf(Denied, "%.200q can't be part of an image: %s", name, unfit.Reason)
+	return status.Errorf(status.Denied, "%.200q can't be part of an image: %s", name, unfit.Reason)
 }
 
-// Permanent tells whether err is one that a retry cannot change.
-func Permanent(err error) bool { return isOf(err, NotFound, Denied) }
+// Still to be renamed in the middleware.
+type Error = status.Error
 
-// Costly tells whether err should be remembered for those who ask again at once, as clients do: it
-// would be the same, or take another build or download to know.
-func Costly(err error) bool { return Permanent(err) || isOf(err, Interrupted, Damaged) }
+const (
+	NotFound    = status.NotFound
+	Denied      = status.Denied
+	Busy        = status.Busy
+	Unavailable = status.Unavailable
+	Interrupted = status.Interrupted
+	Damaged     = status.Damaged
+)
 
-func isOf(err error, kinds ...Kind) bool {
-	var e *Error
-	return errors.As(err, &e) && slices.Contains(kinds, e.Kind)
-}
+var (
+	Errorf    = status.Errorf
+	Permanent = status.Permanent
+	Costly    = status.Costly
+)

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -142,27 +143,27 @@ func explain(err error) error {
 }
 
 // public is for clients.
-func (e *buildError) public() *Error {
+func (e *buildError) public() *status.Error {
 	name := "this image"
 	if e.path != "" {
 		name = strings.TrimSuffix(e.path.Name(), ".drv")
 	}
 	if e.silent {
-		return Errorf(
-			Unavailable, "fetching %s failed: a binary cache that has it does not answer as it should%s",
+		return status.Errorf(
+			status.Unavailable, "fetching %s failed: a binary cache that has it does not answer as it should%s",
 			name, e.caches,
 		)
 	}
 	if e.status == daemon.NoSubstituters {
-		return Errorf(Denied, "no binary cache has %s%s", name, e.caches)
+		return status.Errorf(status.Denied, "no binary cache has %s%s", name, e.caches)
 	}
-	kind := Denied
+	kind := status.Denied
 	machine := e.machine()
 	if e.absent && (machine != "" || e.status == daemon.TimedOut) {
-		kind = Unavailable
+		kind = status.Unavailable
 	}
 	if machine != "" {
-		return Errorf(
+		return status.Errorf(
 			kind,
 			"building %s needs a machine %s: give Nix a binary cache that has it, a remote builder, or emulation%s",
 			name, machine, e.caches,
@@ -171,9 +172,9 @@ func (e *buildError) public() *Error {
 	doing := "building"
 	switch {
 	case e.interruption() != "":
-		kind = Interrupted
+		kind = status.Interrupted
 	case e.unreached, e.withheld():
-		kind, doing = Unavailable, "fetching"
+		kind, doing = status.Unavailable, "fetching"
 	case e.status == daemon.TransientFailure: // Nix's word for what has the network
 		doing = "fetching"
 	}
@@ -182,7 +183,7 @@ func (e *buildError) public() *Error {
 		message += "; its last lines: " + buildDir.ReplaceAllString(strings.Join(e.tail, " | "), "/build")
 		message += "; on the registry's host, `nix-store --read-log " + string(e.path) + "` has the whole log"
 	}
-	return &Error{Kind: kind, Message: message}
+	return &status.Error{Kind: kind, Message: message}
 }
 
 // withheld tells whether it was not even built because a binary cache has it and doesn't give it.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -24,8 +25,8 @@ func (b *Builder) settle(ctx context.Context, o order) (packages, error) {
 		paths, err = b.buildFloating(ctx, o, floating)
 	}
 	if b.caches != nil && errors.Is(err, errNoStore) && ctx.Err() == nil {
-		return nil, Errorf(
-			Denied,
+		return nil, status.Errorf(
+			status.Denied,
 			"%s is content-addressed, or made of what is, and this registry has no Nix store to build it in",
 			floating[0].name,
 		)

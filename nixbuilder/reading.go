@@ -11,6 +11,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/derivation"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -33,7 +34,7 @@ func (b *Builder) read(
 	outputs, err = b.readOutputs(ctx, conn, drv)
 	if err != nil {
 		release()
-		if refusal := (*Error)(nil); errors.As(err, &refusal) && refusal.Kind == Denied {
+		if refusal := (*status.Error)(nil); errors.As(err, &refusal) && refusal.Kind == status.Denied {
 			return nil, refusal.Message, nil, nil
 		}
 		return nil, "", nil, err
@@ -54,14 +55,14 @@ func (b *Builder) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.
 	var outputs []store.Path
 	for name, output := range parsed.Outputs {
 		if output.Path == "" {
-			return nil, Errorf(
-				Denied, "%s is content-addressed, or made of what is, and evaluations can't read such",
+			return nil, status.Errorf(
+				status.Denied, "%s is content-addressed, or made of what is, and evaluations can't read such",
 				strings.TrimSuffix(drv.Name(), ".drv"),
 			)
 		}
 		path, err := store.ParsePath(output.Path)
 		if err != nil {
-			return nil, Errorf(Denied, "the output %s of %s has no store path", name, drv.Name())
+			return nil, status.Errorf(status.Denied, "the output %s of %s has no store path", name, drv.Name())
 		}
 		outputs = append(outputs, path)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -21,8 +22,8 @@ import (
 var errNoStore = errors.New("opening the Nix store")
 
 func tooLarge(size, most int64) error {
-	return Errorf(
-		Denied, "the store paths of this image are %s together, %s are allowed",
+	return status.Errorf(
+		status.Denied, "the store paths of this image are %s together, %s are allowed",
 		units.HumanSize(float64(size)), units.HumanSize(float64(most)),
 	)
 }
@@ -136,11 +137,11 @@ func (b *Builder) work(
 // unbuilt is that something is not there, where nothing is built. What binary caches may have
 // another time may be asked for again.
 func unbuilt(name string, said *remarks, how means) error {
-	kind := Denied
+	kind := status.Denied
 	if how == built || len(said.archives)+len(said.unheard) > 0 {
-		kind = Unavailable
+		kind = status.Unavailable
 	}
-	return Errorf(kind, "%s would have to be built, and build.local of this registry is off%s", name, said.aside())
+	return status.Errorf(kind, "%s would have to be built, and build.local of this registry is off%s", name, said.aside())
 }
 
 // missing is what Nix would have to do for targets. Its errors are for clients or for the operator.

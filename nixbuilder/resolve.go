@@ -14,6 +14,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
@@ -137,14 +138,14 @@ func (b *Builder) resolve(
 	for _, name := range request.Packages {
 		c := chosen{name: name, asked: true, Package: *results[name].Package}
 		if c.denied(b.options.Policy, denied) {
-			return nil, Errorf(Denied, "%s is denied by the policy of this registry", name)
+			return nil, status.Errorf(status.Denied, "%s is denied by the policy of this registry", name)
 		}
 		found = append(found, c)
 	}
 	if request.Shell {
 		for _, name := range b.options.Shell {
 			if failure := results[name].Failure; failure != nil {
-				return nil, Errorf(Denied, "the meta-package %s needs %s: %s", names.Shell, name, failure.Message)
+				return nil, status.Errorf(status.Denied, "the meta-package %s needs %s: %s", names.Shell, name, failure.Message)
 			}
 			found = append(found, chosen{name: name, Package: *results[name].Package})
 		}
@@ -154,13 +155,13 @@ func (b *Builder) resolve(
 		case failure == nil:
 			found = append(found, chosen{name: name, Package: *results[name].Package})
 		case failure.Kind != eval.NotFound:
-			return nil, Errorf(Denied, "every image includes %s: %s", name, failure.Message)
+			return nil, status.Errorf(status.Denied, "every image includes %s: %s", name, failure.Message)
 		}
 	}
 	for _, p := range found {
 		if p.System != system && p.System != "builtin" {
-			return nil, Errorf(
-				Denied, "%s is a package for %s, the package set has none for %s", p.name, p.System, system,
+			return nil, status.Errorf(
+				status.Denied, "%s is a package for %s, the package set has none for %s", p.name, p.System, system,
 			)
 		}
 	}
@@ -214,7 +215,7 @@ func (p packages) described() []image.Package {
 // refusal says all that is wrong with the names of a request: first what does not exist.
 func refusal(requested []string, results map[string]eval.Result, pinned source.Pinned) error {
 	var missing, refused []string
-	kind := Denied
+	kind := status.Denied
 	for _, name := range requested {
 		switch failure := results[name].Failure; {
 		case failure == nil:
@@ -226,7 +227,7 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 			missing = append(missing, message)
 		default:
 			if failure.Kind == eval.Unfetched {
-				kind = Unavailable
+				kind = status.Unavailable
 			}
 			message := failure.Message + hint(pinned, failure.Message)
 			if len(requested) > 1 && !strings.Contains(message, name) {
@@ -237,9 +238,9 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 	}
 	switch {
 	case len(missing) > 0:
-		return Errorf(NotFound, "%s", strings.Join(missing, "; "))
+		return status.Errorf(status.NotFound, "%s", strings.Join(missing, "; "))
 	case len(refused) > 0:
-		return Errorf(kind, "%s", strings.Join(refused, "; "))
+		return status.Errorf(kind, "%s", strings.Join(refused, "; "))
 	}
 	return nil
 }
@@ -278,11 +279,11 @@ func originOf(pinned source.Pinned) image.Origin {
 
 // faultOf is what those who ask for an image are told of a set that can't be used.
 func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
-	kind := Denied
+	kind := status.Denied
 	if fault.Unfetched || fault.Setup {
-		kind = Unavailable
+		kind = status.Unavailable
 	}
-	return Errorf(kind, "%v%s", fault, hint(pinned, fault.Message))
+	return status.Errorf(kind, "%v%s", fault, hint(pinned, fault.Message))
 }
 
 // continues is what follows the beginning of a longer file name.

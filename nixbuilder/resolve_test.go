@@ -11,6 +11,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -22,17 +23,17 @@ func TestRefusal(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		results map[string]eval.Result
-		want    *Error
+		want    *status.Error
 	}{
 		{"fine", map[string]eval.Result{"a": fine, "b": fine}, nil},
 		{
 			"one is missing", map[string]eval.Result{"a": fine, "b": result(eval.NotFound, "no b")},
-			&Error{NotFound, "no b"},
+			&status.Error{status.NotFound, "no b"},
 		},
 		{
 			"all that are missing are named",
 			map[string]eval.Result{"a": result(eval.NotFound, "no a"), "b": result(eval.NotFound, "no b")},
-			&Error{NotFound, "no a; no b"},
+			&status.Error{status.NotFound, "no a; no b"},
 		},
 		{
 			"what was perhaps meant",
@@ -40,41 +41,41 @@ func TestRefusal(t *testing.T) {
 				"a": fine,
 				"b": {Failure: &eval.Failure{Kind: eval.NotFound, Message: "no b", NearMisses: []string{"bb", "bc"}}},
 			},
-			&Error{NotFound, "no b (did you mean bb, bc?)"},
+			&status.Error{status.NotFound, "no b (did you mean bb, bc?)"},
 		},
 		{
 			"missing goes before refused",
 			map[string]eval.Result{"a": result(eval.Unfree, "unfree"), "b": result(eval.NotFound, "no b")},
-			&Error{NotFound, "no b"},
+			&status.Error{status.NotFound, "no b"},
 		},
 		{
 			"refused",
 			map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")},
-			&Error{Denied, "a or A; b: too long"},
+			&status.Error{status.Denied, "a or A; b: too long"},
 		},
 		{
 			"refused and perhaps not the next time",
 			map[string]eval.Result{"a": result(eval.Unfetched, "no net"), "b": result(eval.Unfree, "unfree")},
-			&Error{Unavailable, "a: no net; b: unfree"},
+			&status.Error{status.Unavailable, "a: no net; b: unfree"},
 		},
 		{
 			"for want of a submodule", map[string]eval.Result{
 				"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'"),
 			},
-			&Error{
-				Denied,
+			&status.Error{
+				status.Denied,
 				"opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)",
 			},
 		},
 		{
 			"of much the same name",
 			map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib2/x.nix'")},
-			&Error{Denied, "opening 'packages/lib2/x.nix'"},
+			&status.Error{status.Denied, "opening 'packages/lib2/x.nix'"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			err := refusal([]string{"a", "b"}, test.results, source.Pinned{Absent: []string{"lib"}})
-			var got *Error
+			var got *status.Error
 			if errors.As(err, &got) != (test.want != nil) || got != nil && *got != *test.want {
 				t.Errorf("refusal = %+v, want %+v", err, test.want)
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -297,7 +298,7 @@ func (s *survey) realiseAll(ctx context.Context) error {
 				o.packages, s.found[i] = settled, settled[0]
 				conn, _, err = s.realise(ctx, o, inPlace)
 			}
-			if failure := (*Error)(nil); errors.As(err, &failure) {
+			if failure := (*status.Error)(nil); errors.As(err, &failure) {
 				logrus.Warnf("nix: %s is left out: %s", c.attribute(), failure.Message)
 				return nil
 			}

@@ -1,4 +1,4 @@
-package nixbuilder
+package status
 
 import (
 	"strings"

@@ -21,6 +21,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
@@ -58,9 +59,9 @@ type Builder struct {
 	variants  *records.Table[source.Variant] // by ID
 	evaluator *eval.Evaluator
 	daemons   *daemon.Pool
-	building  places        // for images that Nix builds or downloads for
-	reading   chan struct{} // a token for what is built for an evaluation
-	merging   chan struct{} // a token for each root directory in memory, which can be megabytes
+	building  limit.Shared // for images that Nix builds or downloads for
+	reading   limit.Slots  // for what is built for an evaluation
+	merging   limit.Slots  // for root directories in memory, which can be megabytes
 	packages  *resolver
 	denials   *weighted.Cache[string, denials] // by revision and platform
 	layout    *layout
@@ -124,9 +125,9 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 		daemons: daemon.NewPool(
 			runner, daemonOptions(options), daemon.Limits{Conns: 2*options.Concurrency + warmConns},
 		),
-		building: newPlaces(options.Concurrency),
-		reading:  make(chan struct{}, 1),
-		merging:  make(chan struct{}, runtime.GOMAXPROCS(0)),
+		building: limit.NewShared(options.Concurrency),
+		reading:  limit.NewSlots(1),
+		merging:  limit.NewSlots(runtime.GOMAXPROCS(0)),
 		packages: newResolver(evaluator, state, options.Concurrency, options.BuildTotal),
 		denials:  weighted.New[string, denials](denialsCached),
 		layout:   newLayout(state),
@@ -143,7 +144,7 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 		if b.caches, err = binarycache.New(options.Caches); err != nil {
 			return nil, err
 		}
-		b.packer.cores = make(chan struct{}, cap(b.packer.uploads)) // some of them wait for the network
+		b.packer.cores = limit.NewSlots(cap(b.packer.uploads)) // some of them wait for the network
 		for _, warning := range warnings {
 			logrus.Warn("nix: ", warning)
 		}
@@ -271,7 +272,7 @@ type order struct {
 	repo             Repository
 	labels           map[string]string // what it is built from
 	started          time.Time
-	clock            *clock // runs once its packages are known
+	clock            *limit.Clock // runs once its packages are known
 }
 
 // buildFor is the pipeline, for one platform.
@@ -284,14 +285,14 @@ func (b *Builder) buildFor(ctx context.Context, o order) (image.Manifest, error)
 	if o.packages, err = b.resolve(ctx, o.request, o.pinned, o.byClient, o.system); err != nil {
 		return image.Manifest{}, err
 	}
-	ctx, o.clock = newClock(ctx, b.options.BuildTotal)
-	defer o.clock.stop()
+	ctx, o.clock = limit.NewClock(ctx, b.options.BuildTotal)
+	defer o.clock.Stop()
 	manifest, err := b.realiseAndPack(ctx, o)
 	if errors.Is(err, daemon.ErrGone) && !errors.Is(err, errNoStore) && ctx.Err() == nil {
 		logrus.WithError(err).Warnf("nix: once more for %s", o.request)
 		manifest, err = b.realiseAndPack(ctx, o)
 	}
-	if err != nil && errors.Is(context.Cause(ctx), errTotal) {
+	if err != nil && errors.Is(context.Cause(ctx), limit.ErrTime) {
 		logrus.WithError(err).Warnf("nix: giving up on %s", o.request)
 		return image.Manifest{}, tooLong(b.options.BuildTotal)
 	}
@@ -350,8 +351,8 @@ func (b *Builder) fromStore(ctx context.Context, o order) (image.Manifest, error
 
 // enter waits until it is an order's turn to have Nix build or download for it.
 func (b *Builder) enter(ctx context.Context, o order) (leave func(), err error) {
-	err = o.clock.wait(func() (err error) {
-		leave, err = b.building.enter(ctx, o.byClient)
+	err = o.clock.Wait(func() (err error) {
+		leave, err = b.building.Acquire(ctx, o.byClient)
 		return err
 	})
 	return leave, err
@@ -403,11 +404,11 @@ func (b *Builder) pack(
 ) (layers []image.Layer, container v1.ImageConfig, err error) {
 	var root image.Layer
 	packRoot := func(ctx context.Context, files rootfs.Files) error {
-		leave, err := enter(ctx, b.merging)
+		release, err := b.merging.Acquire(ctx)
 		if err != nil {
 			return err
 		}
-		defer leave()
+		defer release()
 		profile, err := newProfile(ctx, o.packages, closure, files)
 		if err != nil {
 			return err

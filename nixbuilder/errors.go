@@ -2,8 +2,10 @@ package nixbuilder
 
 import (
 	"strings"
+	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
@@ -13,6 +15,15 @@ func unfitFor(unfit *layer.UnfitError) *status.Error {
 	name := storePrefix.ReplaceAllString("/"+strings.Trim(unfit.Path, "/"), "")
 	return status.Errorf(status.Denied, "%.200q can't be part of an image: %s", name, unfit.Reason)
 }
+
+// tooLong is what clients are told when an image has taken all the time that there is for one.
+func tooLong(total time.Duration) *status.Error {
+	return status.Errorf(
+		status.Denied, "making this image takes longer than the %v that build.total allows on this registry", total,
+	)
+}
+
+var ClientShare = limit.ClientShare
 
 // Still to be renamed in the middleware.
 type Error = status.Error

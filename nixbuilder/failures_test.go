@@ -24,7 +24,7 @@ func TestFailures(t *testing.T) {
 		return daemon.Result{Target: target, Status: status, Message: strings.ReplaceAll(message, "DRV", string(drv))}
 	}
 	helper := "builder for 'DRV' failed with exit code 1;\nlast 1 log lines:\n> begun"
-	const operator = Kind(-1) // the error is not for clients
+	const operator = status.Kind(-1) // the error is not for clients
 	for _, test := range []struct {
 		name    string
 		lines   []string // of the daemon; APP and LIB are derivations

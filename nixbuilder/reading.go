@@ -21,11 +21,11 @@ import (
 func (b *Builder) read(
 	ctx context.Context, drv store.Path,
 ) (outputs []store.Path, refused string, release func(), err error) {
-	leave, err := enter(ctx, b.reading)
+	releaseTurn, err := b.reading.Acquire(ctx)
 	if err != nil {
 		return nil, "", nil, err
 	}
-	defer leave()
+	defer releaseTurn()
 	conn, err := b.daemons.Get(ctx)
 	if err != nil {
 		return nil, "", nil, fmt.Errorf("%w: %w", errNoStore, err)

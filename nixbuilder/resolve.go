@@ -9,10 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
@@ -309,6 +309,10 @@ func hint(pinned source.Pinned, message string) string {
 	return ""
 }
 
+// quickTime is how long an evaluation may keep others waiting. Ten names of a set like nixpkgs take
+// half a second.
+const quickTime = 3 * time.Second
+
 // resultFormat is part of every key of a package's record. It changes with what package eval
 // believes. Records of the first were also of trees that were being removed.
 const resultFormat = "2"
@@ -320,11 +324,9 @@ type resolver struct {
 	evaluator   *eval.Evaluator
 	expressions string // their hash, resultFormat, and features of Nix: results depend on how names are looked up
 	records     *records.Table[eval.Result]
-	lanes       *lanes        // for evaluations
+	lanes       *limit.Lanes  // for evaluations
 	total       time.Duration // that one may take, with what is built for it
-
-	mu         sync.Mutex
-	evaluating map[string]chan struct{} // by key; closed when the evaluation is over
+	evaluating  limit.Keyed   // by key
 }
 
 func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int, total time.Duration) *resolver {
@@ -332,9 +334,8 @@ func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int
 		evaluator:   evaluator,
 		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
 		records:     records.NewTable[eval.Result](state, "packages", packagesCached),
-		lanes:       newLanes(concurrency, quickTime),
+		lanes:       limit.NewLanes(concurrency, quickTime),
 		total:       total,
-		evaluating:  make(map[string]chan struct{}),
 	}
 }
 
@@ -357,14 +358,11 @@ func (r *resolver) find(
 		if err != nil || len(unknown) == 0 {
 			return results, err
 		}
-		mine, others := r.claim(unknown, keys)
+		mine, release, others := r.claim(unknown, keys)
 		if len(mine) > 0 {
-			release := sync.OnceFunc(func() { r.release(mine, keys) })
-			err := r.lanes.do(
-				ctx, byClient,
-				func(ctx context.Context) error { return r.evaluate(ctx, pinned, system, mine, keys, results) },
-				release,
-			)
+			err := r.lanes.Do(ctx, byClient, func(ctx context.Context) error {
+				return r.evaluate(ctx, pinned, system, mine, keys, results)
+			}, release)
 			release()
 			if err != nil {
 				return nil, err
@@ -404,31 +402,29 @@ func (r *resolver) recorded(
 	return unknown, nil
 }
 
-// claim divides names into those that the caller evaluates now and those that somebody else does
-// already.
-func (r *resolver) claim(unknown []string, keys map[string]string) (mine []string, others []chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// claim divides names into those that the caller evaluates now, until it calls release, and those
+// that somebody else does already.
+func (r *resolver) claim(
+	unknown []string, keys map[string]string,
+) (mine []string, release func(), others []<-chan struct{}) {
+	var releases []func()
 	for _, name := range unknown {
-		switch other, taken := r.evaluating[keys[name]]; {
-		case taken:
+		releaseName, other := r.evaluating.Claim(keys[name])
+		switch {
+		case releaseName == nil:
 			others = append(others, other)
 		case r.records.Cached(keys[name]): // since we looked
+			releaseName()
 		default:
-			r.evaluating[keys[name]] = make(chan struct{})
 			mine = append(mine, name)
+			releases = append(releases, releaseName)
 		}
 	}
-	return mine, others
-}
-
-func (r *resolver) release(mine []string, keys map[string]string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, name := range mine {
-		close(r.evaluating[keys[name]])
-		delete(r.evaluating, keys[name])
-	}
+	return mine, func() {
+		for _, releaseName := range releases {
+			releaseName()
+		}
+	}, others
 }
 
 // evaluate adds results for names, of which some may be known by now.
@@ -440,15 +436,15 @@ func (r *resolver) evaluate(
 	if err != nil {
 		return err
 	}
-	ctx, clock := newClock(ctx, r.total)
-	defer clock.stop()
+	ctx, clock := limit.NewClock(ctx, r.total)
+	defer clock.Stop()
 	for names := range slices.Chunk(unknown, eval.MaxNames) {
 		var found map[string]eval.Result
 		err := whole(pinned, func() (err error) {
 			found, err = r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
 			return err
 		})
-		if errors.Is(context.Cause(ctx), errTotal) {
+		if errors.Is(context.Cause(ctx), limit.ErrTime) {
 			return tooLong(r.total)
 		}
 		if err != nil {

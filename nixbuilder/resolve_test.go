@@ -28,12 +28,12 @@ func TestRefusal(t *testing.T) {
 		{"fine", map[string]eval.Result{"a": fine, "b": fine}, nil},
 		{
 			"one is missing", map[string]eval.Result{"a": fine, "b": result(eval.NotFound, "no b")},
-			&status.Error{status.NotFound, "no b"},
+			&status.Error{Kind: status.NotFound, Message: "no b"},
 		},
 		{
 			"all that are missing are named",
 			map[string]eval.Result{"a": result(eval.NotFound, "no a"), "b": result(eval.NotFound, "no b")},
-			&status.Error{status.NotFound, "no a; no b"},
+			&status.Error{Kind: status.NotFound, Message: "no a; no b"},
 		},
 		{
 			"what was perhaps meant",
@@ -41,36 +41,36 @@ func TestRefusal(t *testing.T) {
 				"a": fine,
 				"b": {Failure: &eval.Failure{Kind: eval.NotFound, Message: "no b", NearMisses: []string{"bb", "bc"}}},
 			},
-			&status.Error{status.NotFound, "no b (did you mean bb, bc?)"},
+			&status.Error{Kind: status.NotFound, Message: "no b (did you mean bb, bc?)"},
 		},
 		{
 			"missing goes before refused",
 			map[string]eval.Result{"a": result(eval.Unfree, "unfree"), "b": result(eval.NotFound, "no b")},
-			&status.Error{status.NotFound, "no b"},
+			&status.Error{Kind: status.NotFound, Message: "no b"},
 		},
 		{
 			"refused",
 			map[string]eval.Result{"a": result(eval.Ambiguous, "a or A"), "b": result(eval.Limit, "too long")},
-			&status.Error{status.Denied, "a or A; b: too long"},
+			&status.Error{Kind: status.Denied, Message: "a or A; b: too long"},
 		},
 		{
 			"refused and perhaps not the next time",
 			map[string]eval.Result{"a": result(eval.Unfetched, "no net"), "b": result(eval.Unfree, "unfree")},
-			&status.Error{status.Unavailable, "a: no net; b: unfree"},
+			&status.Error{Kind: status.Unavailable, Message: "a: no net; b: unfree"},
 		},
 		{
 			"for want of a submodule", map[string]eval.Result{
 				"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'"),
 			},
 			&status.Error{
-				status.Denied,
-				"opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)",
+				Kind: status.Denied,
+				Message: "opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)",
 			},
 		},
 		{
 			"of much the same name",
 			map[string]eval.Result{"a": fine, "b": result(eval.Crashes, "opening 'packages/lib2/x.nix'")},
-			&status.Error{status.Denied, "opening 'packages/lib2/x.nix'"},
+			&status.Error{Kind: status.Denied, Message: "opening 'packages/lib2/x.nix'"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {

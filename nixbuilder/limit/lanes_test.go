@@ -1,4 +1,4 @@
-package nixbuilder
+package limit
 
 import (
 	"context"
@@ -33,12 +33,12 @@ func TestLanes(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				lanes := newLanes(test.concurrency, 10*time.Second)
+				lanes := NewLanes(test.concurrency, 10*time.Second)
 				got := make([]outcome, len(test.work))
 				begun := time.Now()
 				for i, seconds := range test.work {
 					go func() {
-						err := lanes.do(t.Context(), false, func(ctx context.Context) error {
+						err := lanes.Do(t.Context(), false, func(ctx context.Context) error {
 							got[i].runs++
 							select {
 							case <-time.After(seconds * time.Second):
@@ -63,7 +63,7 @@ func TestLanes(t *testing.T) {
 					}
 				}
 				if len(lanes.quick.all)+len(lanes.slow.all) != 0 {
-					t.Error("places are still taken")
+					t.Error("slots are still taken")
 				}
 			})
 		})
@@ -86,20 +86,20 @@ func TestLanesEnd(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				lanes := newLanes(1, time.Second)
+				lanes := NewLanes(1, time.Second)
 				for _, occupied := range []bool{false, true} {
 					if occupied {
 						lanes.slow.all <- struct{}{}
 						time.AfterFunc(time.Minute, func() { <-lanes.slow.all })
 					}
 					ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-					if err := lanes.do(ctx, false, test.work, func() {}); !errors.Is(err, test.want) {
-						t.Errorf("slow places are taken: %t: %v, want %v", occupied, err, test.want)
+					if err := lanes.Do(ctx, false, test.work, func() {}); !errors.Is(err, test.want) {
+						t.Errorf("slow slots are taken: %t: %v, want %v", occupied, err, test.want)
 					}
 					cancel()
 					time.Sleep(time.Hour)
 					if len(lanes.quick.all)+len(lanes.slow.all) != 0 {
-						t.Error("places are still taken")
+						t.Error("slots are still taken")
 					}
 				}
 			})

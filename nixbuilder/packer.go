@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"runtime"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -50,11 +50,9 @@ type Repository interface {
 type packer struct {
 	records    *records.Table[image.Blob]
 	compressor *layer.Compressor
-	uploads    chan struct{} // a token for each layer on its way into the storage
-	cores      chan struct{} // a token for each layer that is read, which takes a core
-
-	mu      sync.Mutex
-	packing map[string]chan struct{} // closed when the layer of that key is packed, or was not
+	uploads    limit.Slots // for layers on their way into the storage
+	cores      limit.Slots // for layers that are read, which takes a core
+	packing    limit.Keyed // by the key of the layer
 }
 
 func newPacker(state records.State, compression layer.Compression) *packer {
@@ -62,9 +60,8 @@ func newPacker(state records.State, compression layer.Compression) *packer {
 	return &packer{
 		records:    records.NewTable[image.Blob](state, "layers", layersCached),
 		compressor: layer.NewCompressor(compression, cores),
-		uploads:    make(chan struct{}, uploadsPerCore*cores),
-		cores:      make(chan struct{}, cores),
-		packing:    make(map[string]chan struct{}),
+		uploads:    limit.NewSlots(uploadsPerCore * cores),
+		cores:      limit.NewSlots(cores),
 	}
 }
 
@@ -86,18 +83,18 @@ func (p *packer) layers(
 ) ([]image.Layer, error) {
 	layers := make([]image.Layer, len(groups))
 	all, ctx := errgroup.WithContext(ctx)
-	inFlight := make(chan struct{}, layersInFlight)
+	inFlight := limit.NewSlots(layersInFlight)
 	for i, paths := range groups {
 		layers[i].Paths = paths
 		all.Go(func() error {
 			if err := await(ctx, paths); err != nil {
 				return err
 			}
-			leave, err := enter(ctx, inFlight)
+			release, err := inFlight.Acquire(ctx)
 			if err != nil {
 				return err
 			}
-			defer leave()
+			defer release()
 			layers[i].Blob, err = p.layer(ctx, p.key(paths), repo, func(w io.Writer) (layer.Result, error) {
 				return pack(ctx, w, p.compressor, paths)
 			})
@@ -126,7 +123,7 @@ func (p *packer) key(paths []store.Path) string {
 // layer makes sure that the layer of a key is in the repository: it is mounted if the registry has
 // it, else packed. If somebody else is packing it, that is waited for.
 func (p *packer) layer(
-	ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error),
+	ctx context.Context, key string, repo Repository, write func(io.Writer) (layer.Result, error),
 ) (image.Blob, error) {
 	for {
 		blob, ok, err := p.records.Get(ctx, key)
@@ -138,54 +135,45 @@ func (p *packer) layer(
 				return blob, err
 			}
 		}
-		p.mu.Lock()
-		if !ok && p.records.Cached(key) {
-			p.mu.Unlock()
-			continue // packed since we looked
-		}
-		other, taken := p.packing[key]
-		if !taken {
-			p.packing[key] = make(chan struct{})
-		}
-		p.mu.Unlock()
-		if !taken {
-			return p.pack(ctx, key, repo, pack)
-		}
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return image.Blob{}, context.Cause(ctx)
+		release, other := p.packing.Claim(key)
+		switch {
+		case release != nil && !ok && p.records.Cached(key):
+			release() // packed since we looked
+		case release != nil:
+			return p.upload(ctx, key, repo, write, release)
+		default:
+			select {
+			case <-other:
+			case <-ctx.Done():
+				return image.Blob{}, context.Cause(ctx)
+			}
 		}
 	}
 }
 
-// pack streams a layer into the repository. The caller has claimed its key, which is free again
-// when the layer is stored and recorded.
-func (p *packer) pack(
-	ctx context.Context, key string, repo Repository, pack func(io.Writer) (layer.Result, error),
+// upload streams a layer into the repository. It releases the key when the layer is stored and
+// recorded, which may be after it has returned, or could not be.
+func (p *packer) upload(
+	ctx context.Context, key string, repo Repository, write func(io.Writer) (layer.Result, error), release func(),
 ) (image.Blob, error) {
-	release := func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		close(p.packing[key])
-		delete(p.packing, key)
-	}
-	leave, err := enter(ctx, p.uploads)
+	releaseUpload, err := p.uploads.Acquire(ctx)
 	if err != nil {
 		release()
 		return image.Blob{}, err
 	}
-	defer leave()
+	defer releaseUpload()
 	var blob image.Blob
 	err = repo.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
 		// While this one is begun or committed, others can use the core.
-		leave, err := enter(ctx, p.cores)
+		releaseCore, err := p.cores.Acquire(ctx)
 		if err != nil {
 			return "", err
 		}
-		defer leave()
-		packed, err := pack(w)
-		blob = image.Blob{Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID, Annotations: packed.Annotations}
+		defer releaseCore()
+		packed, err := write(w)
+		blob = image.Blob{
+			Digest: packed.Digest, Size: packed.Size, DiffID: packed.DiffID, Annotations: packed.Annotations,
+		}
 		return packed.Digest, err
 	}, func(ctx context.Context, err error) error {
 		defer release()
@@ -198,12 +186,4 @@ func (p *packer) pack(
 		return image.Blob{}, fmt.Errorf("packing a layer: %w", errors.Join(err, ctx.Err()))
 	}
 	return blob, nil
-}
-
-// enter takes a token, which leave gives back.
-func enter(ctx context.Context, tokens chan struct{}) (leave func(), err error) {
-	if err := take(ctx, tokens); err != nil {
-		return nil, err
-	}
-	return func() { <-tokens }, nil
 }

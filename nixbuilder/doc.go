@@ -1,14 +1,25 @@
 // Package nixbuilder makes container images from the names of Nix packages.
 //
 //	request + tag ─> pinned source ─> packages ─> store paths ─> closure ─> groups ─> layers ─> config, manifest
-//	(names)          (source)         (eval)      (daemon)       (daemon)   (layering) (layer,    (image.go)
-//	                                                                                   rootfs)
+//	(names)          (source)         (eval)      (supply: nixstore, binarycache) (layering) (layer,    (image)
+//	                                                                               rootfs)
 //
-// Builder.Build is that pipeline, read top to bottom. The packages below hide one format or one
-// program each. A Builder knows Nix and images but no HTTP: it writes layers and config into a
-// Repository and keeps what it found out in a State, and both are its user's.
+// build.go is that pipeline, read top to bottom: Build, buildPlatform, supplyAndPack, assemble. The
+// packages below hide one format or one program each. A Builder knows Nix and images but no HTTP:
+// it writes layers into a Repository and keeps what it found out in a records.State, and both are
+// its user's.
 //
-// What is kept is a hint. A package result names store paths that are made valid before they are
-// used; a layer record names a blob that is looked for before it is mounted. Losing state costs
+// # Terms
+//
+// A supply is where the store paths of one image come from: the Nix store (supply_store.go), what
+// Nix is downloading into it (supply_download.go), or binary caches (supply_caches.go). Supplies
+// are tried in turn.
+//
+// A group is the store paths that share a layer. The layout decides that, so that images share
+// layers with each other. The root layer comes first: it has the packages merged into /bin, /etc
+// and so on.
+//
+// What is kept is a hint. A package's record names store paths that are made valid before they are
+// used; a layer's record names a blob that is looked for before it is mounted. Losing records costs
 // time, never correctness.
 package nixbuilder

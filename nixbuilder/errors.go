@@ -1,6 +1,7 @@
 package nixbuilder
 
 import (
+	"regexp"
 	"strings"
 	"time"
 
@@ -8,6 +9,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
+
+// storePrefix is what a store path has before its name.
+var storePrefix = regexp.MustCompile(`/nix/store/[a-z0-9]{32}-`)
 
 // unfitFor is what clients are told of a file that no image can have. A file of the store is named
 // with its package.

@@ -1,34 +1,23 @@
 package nixbuilder
 
 import (
-	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
-
-// path makes a store path out of a name.
-func path(name string) store.Path {
-	hash := strings.Repeat("0", 32-len(fmt.Sprintf("%x", name))%32) + fmt.Sprintf("%x", name)
-	hash = strings.NewReplacer("e", "g").Replace(hash)
-	p, err := store.ParsePath(store.Dir + "/" + hash[len(hash)-32:] + "-" + name)
-	if err != nil {
-		panic(err)
-	}
-	return p
-}
 
 // closure makes one of small paths: "app: lib" is a path app that refers to lib.
 func closure(lines ...string) []store.PathInfo {
 	var infos []store.PathInfo
 	for _, line := range lines {
 		name, references, _ := strings.Cut(line, ":")
-		info := store.PathInfo{Path: path(name), NarSize: 1000}
+		info := store.PathInfo{Path: storetest.Path(name), NarSize: 1000}
 		for _, r := range strings.Fields(references) {
-			info.References = append(info.References, path(r))
+			info.References = append(info.References, storetest.Path(r))
 		}
 		infos = append(infos, info)
 	}
@@ -48,7 +37,7 @@ func TestLayoutIsKept(t *testing.T) {
 	// Alone, lib goes with app. After an image in which two others need it too, it goes alone.
 	alone := closure("app-1: lib-1", "lib-1:")
 	shared := closure("app-1: lib-1", "bar-1: lib-1", "foo-1: lib-1", "lib-1:")
-	together := [][]store.Path{{path("app-1"), path("lib-1")}}
+	together := [][]store.Path{{storetest.Path("app-1"), storetest.Path("lib-1")}}
 
 	state := recordstest.NewMemory()
 	first := newLayout(state)

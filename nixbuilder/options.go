@@ -4,21 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/nixstore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
@@ -162,7 +160,7 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 
 // evaluator opens Nix for evaluations alone.
 func (o Options) evaluator(
-	ctx context.Context, runner *proc.Runner, realise eval.Realise, grown func(),
+	ctx context.Context, runner *proc.Runner, read eval.Realise, grown func(),
 ) (*eval.Evaluator, error) {
 	if err := runner.Enclose(o.CacheDir); err != nil {
 		logrus.WithError(err).
@@ -173,9 +171,12 @@ func (o Options) evaluator(
 		return nil, fmt.Errorf("making the cache directory: %w", err)
 	}
 	removeLeftovers(scratch)
+	if !o.ImportFromDerivation {
+		read = nil
+	}
 	return eval.New(ctx, runner, eval.Options{
 		Memory: o.EvaluationBytes, CPU: o.EvaluationTime, FetchTime: o.FetchTime, AllowedURIs: o.AllowedURIs, Config: o.Packages.Config, ScratchDir: scratch,
-		Realise: realise, HostEnv: daemonOptions(o).Env, MaxBytes: o.CacheBytes, Grown: grown,
+		Realise: read, HostEnv: o.nixStore().Environment(), MaxBytes: o.CacheBytes, Grown: grown,
 	})
 }
 
@@ -215,6 +216,26 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 	return broken, nil
 }
 
+// How tells how Nix builds on this machine, and what there is to be said against that and against
+// how evaluations run, a line each. They are there in part if it fails.
+func How(ctx context.Context, options Options) ([]string, error) {
+	if !options.Builds || options.Storeless {
+		return nil, nil
+	}
+	runner, warnings := proc.New()
+	evaluator, err := options.evaluator(ctx, runner, nil, nil)
+	if err != nil {
+		return warnings, err
+	}
+	nix, err := nixstore.New(runner, options.nixStore(), nil)
+	if err != nil {
+		return warnings, err
+	}
+	defer nix.Close()
+	lines, err := nix.How(ctx, evaluator)
+	return append(warnings, lines...), err
+}
+
 // removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What
 // can't be removed is harmless.
 func removeLeftovers(scratch string) {
@@ -230,32 +251,14 @@ func removeLeftovers(scratch string) {
 	}
 }
 
-// daemonOptions are how the Nix store is spoken to.
-func daemonOptions(options Options) daemon.Options {
-	settings := map[string]string{
-		"timeout":  strconv.Itoa(int(options.BuildTimeout.Seconds())),
-		"max-jobs": "auto", // as many as there are cores; clients of Nix don't read it from nix.conf
-		// A binary cache that is down costs seconds, not minutes, and one that keeps silent a
-		// minute, not ten.
-		"connect-timeout":          "5",
-		"download-attempts":        "2",
-		"stalled-download-timeout": "30",
-		// What is mended in a cache is seen soon, not after an hour or a month. Nothing is asked
-		// for often: what was downloaded is in the store.
-		"narinfo-cache-negative-ttl": "60",
-		"narinfo-cache-positive-ttl": "60",
-	}
-	maps.Copy(settings, options.Settings)
-	if without, found := logins(settings["substituters"]); len(found) > 0 {
-		settings["substituters"], settings["netrc-file"] = without, options.netrcFile()
-	}
-	return daemon.Options{
-		Settings: settings,
-		Env: []string{
-			"HOME=" + options.CacheDir,
-			"PATH=" + os.Getenv("PATH"),
-			// Nor does a remote builder. What the operator says comes first, and so counts.
-			"NIX_SSHOPTS=" + os.Getenv("NIX_SSHOPTS") + " -o ConnectTimeout=10 -o ServerAliveInterval=15",
-		},
+// nixStore says what the Nix store may do.
+func (o Options) nixStore() nixstore.Options {
+	return nixstore.Options{
+		BuildTimeout: o.BuildTimeout, Builds: o.Builds, LogToClients: o.LogToClients, Concurrency: o.Concurrency,
+		MaxBytes: o.MaxBytes, Settings: o.Settings, Substituters: o.Caches.Substituters, CacheDir: o.CacheDir,
 	}
 }
+
+// CheckLogins tells all that is wrong with the users and passwords in the URLs of binary caches,
+// joined.
+func CheckLogins(substituters []string) error { return nixstore.CheckLogins(substituters) }

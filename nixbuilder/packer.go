@@ -17,16 +17,20 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// uploadsPerCore bounds what storage drivers hold in memory for unfinished blobs (16 MB each with
-// GCS, for example).
-const uploadsPerCore = 2
-
-// Part of every key of a layer's record. They change with the bytes that packages layer and rootfs
-// write: packFormat for store paths, rootFormat for root layers.
 const (
-	packFormat = "3"
-	rootFormat = "5"
+	// layersInFlight is how many layers of an image are looked for, mounted or packed at a time.
+	// Packing has its own, lower limit.
+	layersInFlight = 32
+	// layersCached is how much of layers' records is in memory, in bytes. One is some 400.
+	layersCached = 20 << 20
+	// uploadsPerCore bounds what storage drivers hold in memory for unfinished blobs (16 MB each with
+	// GCS, for example).
+	uploadsPerCore = 2
 )
+
+// packFormat is part of every key of the record of a layer of store paths. It changes with the bytes
+// that package layer writes.
+const packFormat = "3"
 
 // A Repository is where an image's layers go. It is safe for concurrent use.
 type Repository interface {
@@ -65,21 +69,10 @@ func newPacker(state records.State, compression layer.Compression) *packer {
 	}
 }
 
-// A packing writes the layer that holds paths.
-type packing func(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error)
-
-// packStore packs paths of the Nix store.
-func packStore(
-	ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path,
-) (layer.Result, error) {
-	return layer.Pack(ctx, w, compressor, paths, layer.Options{})
-}
-
 // layers makes sure that a layer for each group of paths is in the repository, and returns them in
-// this order. Await returns when paths can be packed.
+// this order.
 func (p *packer) layers(
-	ctx context.Context, groups [][]store.Path, repo Repository,
-	await func(context.Context, []store.Path) error, pack packing,
+	ctx context.Context, groups [][]store.Path, repo Repository, from supply,
 ) ([]image.Layer, error) {
 	layers := make([]image.Layer, len(groups))
 	all, ctx := errgroup.WithContext(ctx)
@@ -87,7 +80,7 @@ func (p *packer) layers(
 	for i, paths := range groups {
 		layers[i].Paths = paths
 		all.Go(func() error {
-			if err := await(ctx, paths); err != nil {
+			if err := from.await(ctx, paths); err != nil {
 				return err
 			}
 			release, err := inFlight.Acquire(ctx)
@@ -96,7 +89,7 @@ func (p *packer) layers(
 			}
 			defer release()
 			layers[i].Blob, err = p.layer(ctx, p.key(paths), repo, func(w io.Writer) (layer.Result, error) {
-				return pack(ctx, w, p.compressor, paths)
+				return from.pack(ctx, w, p.compressor, paths)
 			})
 			return err
 		})

@@ -5,6 +5,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
 
 // A denied package is denied by any name, and so is each of its outputs; a denied output is denied
@@ -14,7 +15,7 @@ func TestDeniedByDerivation(t *testing.T) {
 		return &eval.Package{
 			Attr:             []string{attr},
 			Output:           output,
-			Derivation:       path(drv),
+			Derivation:       storetest.Path(drv),
 			Pname:            attr,
 			OutputsToInstall: install,
 		}

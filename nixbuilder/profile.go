@@ -10,6 +10,10 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
+// rootFormat is part of every key of the record of a root layer. It changes with the bytes that
+// package rootfs writes.
+const rootFormat = "5"
+
 // A profile is the root directory of an image: its packages, merged.
 type profile struct {
 	packages []rootfs.Package

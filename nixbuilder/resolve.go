@@ -61,18 +61,6 @@ func (p packages) outputs() []store.Path {
 	return slices.Compact(paths)
 }
 
-// with are those that install one of paths.
-func (p packages) with(paths []store.Path) (with packages) {
-	for _, c := range p {
-		if slices.ContainsFunc(
-			c.installed(), func(installed store.Path) bool { return slices.Contains(paths, installed) },
-		) {
-			with = append(with, c)
-		}
-	}
-	return with
-}
-
 // wanted are the names of a request's packages and of those that come with them.
 func (b *Builder) wanted(request names.Request) []string {
 	wanted := slices.Concat(request.Packages, b.options.Include)
@@ -312,6 +300,9 @@ func hint(pinned source.Pinned, message string) string {
 // quickTime is how long an evaluation may keep others waiting. Ten names of a set like nixpkgs take
 // half a second.
 const quickTime = 3 * time.Second
+
+// packagesCached is how much of packages' records is in memory, in bytes. One is about 1 KB.
+const packagesCached = 16 << 20
 
 // resultFormat is part of every key of a package's record. It changes with what package eval
 // believes. Records of the first were also of trees that were being removed.

@@ -13,6 +13,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
 
 func TestRefusal(t *testing.T) {
@@ -63,7 +64,7 @@ func TestRefusal(t *testing.T) {
 				"a": fine, "b": result(eval.Crashes, "opening 'packages/lib/x.nix'"),
 			},
 			&status.Error{
-				Kind: status.Denied,
+				Kind:    status.Denied,
 				Message: "opening 'packages/lib/x.nix' (lib is a git submodule, and packages.git.submodules is not true)",
 			},
 		},
@@ -84,9 +85,9 @@ func TestRefusal(t *testing.T) {
 }
 
 func TestUnique(t *testing.T) {
-	a := eval.Package{Attr: []string{"a"}, Derivation: path("a.drv"), OutputsToInstall: []string{"out"}}
-	alias := eval.Package{Attr: []string{"set", "a"}, Derivation: path("a.drv"), OutputsToInstall: []string{"out"}}
-	other := eval.Package{Attr: []string{"A"}, Derivation: path("b.drv"), OutputsToInstall: []string{"out"}}
+	a := eval.Package{Attr: []string{"a"}, Derivation: storetest.Path("a.drv"), OutputsToInstall: []string{"out"}}
+	alias := eval.Package{Attr: []string{"set", "a"}, Derivation: storetest.Path("a.drv"), OutputsToInstall: []string{"out"}}
+	other := eval.Package{Attr: []string{"A"}, Derivation: storetest.Path("b.drv"), OutputsToInstall: []string{"out"}}
 	got := packages{
 		{name: "set.a", asked: true, Package: alias},
 		{name: "a", Package: a},
@@ -107,7 +108,7 @@ func TestUniqueOutputs(t *testing.T) {
 			Package: eval.Package{
 				Attr:             []string{attr},
 				Output:           output,
-				Derivation:       path("a.drv"),
+				Derivation:       storetest.Path("a.drv"),
 				OutputsToInstall: installed,
 			},
 		}
@@ -204,15 +205,15 @@ func TestHint(t *testing.T) {
 // What an image's documents tell of packages is what was found in the set, by the set's own names.
 func TestDescribed(t *testing.T) {
 	user := "nobody"
-	outputs := map[string]store.Path{"out": path("json"), "man": path("json-man")}
+	outputs := map[string]store.Path{"out": storetest.Path("json"), "man": storetest.Path("json-man")}
 	got := packages{{asked: true, name: "perlpackages.json.man", Package: eval.Package{
 		Attr: []string{"perlPackages", "JSON"}, Output: "man", Version: "4", Outputs: outputs,
-		OutputsToInstall: []string{"man"}, Derivation: path("json.drv"), Pname: "json",
+		OutputsToInstall: []string{"man"}, Derivation: storetest.Path("json.drv"), Pname: "json",
 		MainProgram: "json_xs", Image: &eval.Image{User: &user, Cmd: []string{"a"}},
 	}}}.described()
 	want := []image.Package{{
-		Name: "perlPackages.JSON.man", Version: "4", Paths: []store.Path{path("json-man")},
-		Derivation: path("json.drv"), Asked: true, MainProgram: "json_xs", Pname: "json",
+		Name: "perlPackages.JSON.man", Version: "4", Paths: []store.Path{storetest.Path("json-man")},
+		Derivation: storetest.Path("json.drv"), Asked: true, MainProgram: "json_xs", Pname: "json",
 		Settings: &image.Settings{User: &user, Cmd: []string{"a"}},
 	}}
 	if !reflect.DeepEqual(got, want) {

@@ -6,6 +6,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
 
+// seenCached is how much of sightings is in memory, in bytes.
+const seenCached = 1 << 20
+
 // sightings remember the commits at which what the operator has configured was seen: a
 // source.Memory. Clients may choose them by their tags, also when no branch leads to them any more.
 type sightings struct {

@@ -13,6 +13,7 @@ root=$PWD
 dir=${1:-}
 if [ -z "$dir" ]; then
   dir=$(mktemp -d)
+  chmod 755 "$dir" # evaluations run as another user
   trap 'rm -rf "$dir"' EXIT
 fi
 mkdir -p "$dir"

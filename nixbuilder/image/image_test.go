@@ -15,17 +15,14 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
-
-func path(name string) store.Path {
-	return store.Path(store.Dir + "/" + strings.Repeat("0", 32) + "-" + name)
-}
 
 var (
 	someLayers = []Layer{
 		{Blob: Blob{Digest: digest.FromString("root"), Size: 1, DiffID: digest.FromString("root tar")}},
 		{
-			Paths: []store.Path{path("a-1"), path("b-1")},
+			Paths: []store.Path{storetest.Path("a-1"), storetest.Path("b-1")},
 			Blob:  Blob{Digest: digest.FromString("ab"), Size: 2, DiffID: digest.FromString("ab tar")},
 		},
 	}
@@ -37,7 +34,7 @@ func TestDocumentsAreBounded(t *testing.T) {
 	label := func(bytes int) map[string]string { return map[string]string{"a": strings.Repeat("x", bytes)} }
 	many := make([]store.PathInfo, 100_000)
 	for i := range many {
-		many[i].Path = path(fmt.Sprintf("a-path-of-the-usual-length-%d", i))
+		many[i].Path = storetest.Path(fmt.Sprintf("a-path-of-the-usual-length-%d", i))
 	}
 	config := func(labels map[string]string) error {
 		_, err := Config(someLayers, "linux/amd64", time.Time{}, v1.ImageConfig{Labels: labels})
@@ -109,7 +106,7 @@ func TestImageConfig(t *testing.T) {
 				t.Errorf("diff IDs %v, want %v", image.RootFS.DiffIDs, want)
 			}
 			if len(image.History) != 2 ||
-				image.History[1].CreatedBy != "nix: "+string(path("a-1"))+" "+string(path("b-1")) {
+				image.History[1].CreatedBy != "nix: "+string(storetest.Path("a-1"))+" "+string(storetest.Path("b-1")) {
 				t.Errorf("history %+v, want the store paths of each layer", image.History)
 			}
 		})
@@ -258,9 +255,9 @@ func TestContainer(t *testing.T) {
 
 func TestProvenance(t *testing.T) {
 	packages := []Package{
-		{Name: "git", Version: "2.39", Paths: []store.Path{path("git-2.39")}},
-		{Name: "git.dev", Version: "2.39", Paths: []store.Path{path("git-2.39-dev")}},
-		{Name: "perlPackages.JSON", Paths: []store.Path{path("json"), path("json-man")}},
+		{Name: "git", Version: "2.39", Paths: []store.Path{storetest.Path("git-2.39")}},
+		{Name: "git.dev", Version: "2.39", Paths: []store.Path{storetest.Path("git-2.39-dev")}},
+		{Name: "perlPackages.JSON", Paths: []store.Path{storetest.Path("json"), storetest.Path("json-man")}},
 	}
 	got, err := Provenance("shell/git/perlpackages.json", packages, someOrigin)
 	if err != nil {
@@ -269,7 +266,7 @@ func TestProvenance(t *testing.T) {
 	list := fmt.Sprintf(
 		`[{"name":"git","version":"2.39","paths":[%q]},{"name":"git.dev","version":"2.39","paths":[%q]},`+
 			`{"name":"perlPackages.JSON","paths":[%q,%q]}]`,
-		path("git-2.39"), path("git-2.39-dev"), path("json"), path("json-man"),
+		storetest.Path("git-2.39"), storetest.Path("git-2.39-dev"), storetest.Path("json"), storetest.Path("json-man"),
 	)
 	want := map[string]string{
 		v1.AnnotationSource: "path:set", v1.AnnotationRevision: "0123",

@@ -5,7 +5,7 @@ import (
 	"errors"
 )
 
-// ErrNotFound: a State holds nothing under a key.
+// ErrNotFound means that a State holds nothing under a key.
 var ErrNotFound = errors.New("no such record")
 
 // A State is what all replicas of a registry share: small records under keys made of lower-case

@@ -11,20 +11,20 @@ import (
 type Kind int
 
 const (
-	// NotFound: there is no such package or revision.
+	// NotFound means that there is no such package or revision.
 	NotFound Kind = iota
-	// Denied: it is there, but can't be had, by policy, by the package set's own word, or because it
+	// Denied means that it is there, but can't be had, by policy, by the package set's own word, or because it
 	// fails to build.
 	Denied
-	// Busy: too much is under way. Asking again later helps.
+	// Busy means that too much is under way. Asking again later helps.
 	Busy
-	// Unavailable: the package set needs something that can't be fetched at the moment. Asking again
+	// Unavailable means that the package set needs something that can't be fetched at the moment. Asking again
 	// later may help.
 	Unavailable
-	// Interrupted: a build was ended from outside, or ran out of what the host has. Asking again
+	// Interrupted means that a build was ended from outside, or ran out of what the host has. Asking again
 	// later may help, and costs a build.
 	Interrupted
-	// Damaged: the revision of the package set has come in a form that can't be used. Another
+	// Damaged means that the revision of the package set has come in a form that can't be used. Another
 	// revision, or asking again later, may help.
 	Damaged
 )

@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"context"
@@ -15,31 +15,31 @@ import (
 // signersTime is how long a cache is asked for who has signed a path.
 const signersTime = 5 * time.Second
 
-// tellOfCaches logs what the operator can mend of binary caches, once.
-func (b *Builder) tellOfCaches(ctx context.Context, said *remarks) {
-	if said.told {
+// logCaches logs what the operator can mend of binary caches, once.
+func (s *Store) logCaches(ctx context.Context, log *buildLog) {
+	if log.told {
 		return
 	}
-	for _, text := range append(said.archives, said.unheard...) {
+	for _, text := range append(log.archives, log.unheard...) {
 		logrus.Warn("nix: of a binary cache: ", text)
-		said.told = true
+		log.told = true
 	}
-	if len(said.untrusted) > 0 {
-		found := said.untrusted[0]
+	if len(log.untrusted) > 0 {
+		found := log.untrusted[0]
 		logrus.Warnf(
 			"nix: %s has %s, but no trusted key has signed it: %s; trusted are the keys in nix.trustedpublickeys, or else in nix.conf",
-			found.cache, found.path, b.signers(ctx, found),
+			found.cache, found.path, s.signers(ctx, found),
 		)
-		said.told = true
+		log.told = true
 	}
 }
 
 // signers says who has signed a path. Only caches of the configuration are asked: what is built can
 // have the daemon say what it likes.
-func (b *Builder) signers(ctx context.Context, found substitute) string {
+func (s *Store) signers(ctx context.Context, found substitute) string {
 	ctx, cancel := context.WithTimeout(ctx, signersTime)
 	defer cancel()
-	for _, cache := range b.options.Caches.Substituters {
+	for _, cache := range s.options.Substituters {
 		if without, _ := logins(cache); shown(without) != strings.TrimSuffix(found.cache, "/") {
 			continue
 		}

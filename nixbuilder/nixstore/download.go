@@ -1,11 +1,10 @@
-package nixbuilder
+package nixstore
 
 import (
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,8 +12,6 @@ import (
 	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -24,11 +21,11 @@ const arrivalPause = 50 * time.Millisecond
 // downloadsAtOnce is how many paths are downloaded at a time, as later Nix has it.
 const downloadsAtOnce = 16
 
-// errNotDownloaded is that binary caches do not give what they say they have.
-var errNotDownloaded = errors.New("not downloaded")
+// ErrNotDownloaded means that binary caches do not give what they say they have.
+var ErrNotDownloaded = errors.New("not downloaded")
 
 // A download is under way: Nix fills its store with what binary caches have of an image. What is
-// there is packed meanwhile. It is an origin.
+// there can be used meanwhile.
 type download struct {
 	closure []store.PathInfo
 	stop    context.CancelFunc
@@ -40,11 +37,11 @@ type download struct {
 	err     error         // that ended it, once done is closed
 }
 
-// download begins to fetch those outputs of an image that are targets, over conn, which is the
+// startDownload begins to fetch those outputs of an image that are targets, over conn, which is the
 // download's until it ends, unless binary caches do not tell enough about them: then it is nil. The
 // other outputs are in the store. It calls ended at the end. The closure can't be collected until
 // conn is put back.
-func (b *Builder) download(
+func (s *Store) startDownload(
 	ctx context.Context,
 	conn *daemon.Conn,
 	outputs []store.Path,
@@ -90,9 +87,9 @@ func (b *Builder) download(
 	if err := conn.AddTempRoots(ctx, all); err != nil {
 		return nil, err
 	}
-	watcher, err := b.daemons.Get(ctx)
+	watcher, err := s.open(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoStore, err)
+		return nil, err
 	}
 	ctx, d.stop = context.WithCancel(ctx)
 	go func() {
@@ -100,14 +97,14 @@ func (b *Builder) download(
 		watching, stopWatching := context.WithCancel(ctx)
 		var watched sync.WaitGroup
 		watched.Go(func() {
-			defer b.daemons.Put(watcher)
+			defer s.daemons.Put(watcher)
 			d.watch(watching, watcher)
 		})
-		err := b.fetch(ctx, conn, targets, missing)
+		err := s.fetch(ctx, conn, targets, missing)
 		if failed := (*buildError)(nil); errors.As(err, &failed) && failed.silent {
 			err = explain(failed)
 		} else if failed != nil {
-			err = fmt.Errorf("%w: %w", errNotDownloaded, failed)
+			err = fmt.Errorf("%w: %w", ErrNotDownloaded, failed)
 		}
 		stopWatching()
 		watched.Wait()
@@ -117,13 +114,13 @@ func (b *Builder) download(
 }
 
 // fetch is run for what is not built.
-func (b *Builder) fetch(
+func (s *Store) fetch(
 	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing,
 ) error {
 	if err := conn.Override(ctx, map[string]string{"max-jobs": strconv.Itoa(downloadsAtOnce)}); err != nil {
 		return err
 	}
-	_, err := b.run(ctx, conn, targets, missing, newRemarks())
+	_, err := s.run(ctx, conn, targets, missing, newBuildLog())
 	return cmp.Or(err, conn.Override(ctx, nil))
 }
 
@@ -193,11 +190,3 @@ func (d *download) close() {
 	d.stop()
 	<-d.done
 }
-
-func (*download) pack(
-	ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path,
-) (layer.Result, error) {
-	return packStore(ctx, w, compressor, paths)
-}
-
-func (*download) files() rootfs.Files { return nil }

@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -77,8 +76,6 @@ const (
 )
 
 var nixConfNetrc = regexp.MustCompile(`(?m)^[ \t]*netrc-file[ \t]*=[ \t]*(\S+)`)
-
-func (o Options) netrcFile() string { return filepath.Join(o.CacheDir, "netrc") }
 
 // writeNetrc writes the file for Nix, if it needs one, and adds what the operator's own has: Nix
 // reads one alone.

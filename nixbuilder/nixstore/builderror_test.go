@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"errors"
@@ -9,12 +9,13 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
 
 // TestFailures has what Nix answers and says, in the words of its versions. TestDifferences of
 // package integration has Nix itself say them.
 func TestFailures(t *testing.T) {
-	app, lib := path("app-1.drv"), path("lib-1.drv")
+	app, lib := storetest.Path("app-1.drv"), storetest.Path("lib-1.drv")
 	floats := store.Path(store.Dir + "/" + strings.Repeat("1", 32) + "-app-1.drv") // which Nix builds as app
 	result := func(drv store.Path, status daemon.Status, message string) daemon.Result {
 		target, err := daemon.Outputs(drv, "out")
@@ -110,27 +111,27 @@ func TestFailures(t *testing.T) {
 		},
 		{
 			name:    "no output",
-			results: []daemon.Result{result(path("none.drv"), daemon.OutputRejected, "builder for 'DRV' failed to produce output path for output 'dev' at \"/nix/store/x\"")},
+			results: []daemon.Result{result(storetest.Path("none.drv"), daemon.OutputRejected, "builder for 'DRV' failed to produce output path for output 'dev' at \"/nix/store/x\"")},
 			kind:    status.Denied, want: "building none failed: its builder ended well, but made no output dev",
 		},
 		{
 			name:    "forbidden references",
-			results: []daemon.Result{result(path("none.drv"), daemon.OutputRejected, "output '/nix/store/x' is not allowed to refer to the following paths:\n  "+string(lib)+"\n  "+string(app))},
+			results: []daemon.Result{result(storetest.Path("none.drv"), daemon.OutputRejected, "output '/nix/store/x' is not allowed to refer to the following paths:\n  "+string(lib)+"\n  "+string(app))},
 			kind:    status.Denied, want: "building none failed: its output refers to what it may not refer to: app-1.drv, lib-1.drv",
 		},
 		{
 			name:    "a cycle, 2.34",
-			results: []daemon.Result{result(path("none.drv"), daemon.OutputRejected, "cycle detected in build of 'DRV' in the references of output 'out' from output 'dev'")},
+			results: []daemon.Result{result(storetest.Path("none.drv"), daemon.OutputRejected, "cycle detected in build of 'DRV' in the references of output 'out' from output 'dev'")},
 			kind:    status.Denied, want: "building none failed: its outputs dev and out refer to each other",
 		},
 		{
 			name: "a cycle, 2.26",
-			err:  &daemon.Error{Message: "cycle detected in build of '" + string(path("none.drv")) + "' in the references of output 'dev' from output 'out'"},
+			err:  &daemon.Error{Message: "cycle detected in build of '" + string(storetest.Path("none.drv")) + "' in the references of output 'dev' from output 'out'"},
 			kind: status.Denied, want: "building none failed: its outputs dev and out refer to each other",
 		},
 		{
 			name: "a file of another type",
-			err:  &daemon.Error{Message: "file '" + string(path("none.drv")) + ".chroot/root" + string(path("none")) + "' has an unsupported type"},
+			err:  &daemon.Error{Message: "file '" + string(storetest.Path("none.drv")) + ".chroot/root" + string(storetest.Path("none")) + "' has an unsupported type"},
 			kind: status.Denied, want: "building none failed: its output has something that is neither",
 		},
 		{
@@ -321,13 +322,13 @@ func TestFailures(t *testing.T) {
 				"warning: error: unable to download 'http://a/nar/x.nar.xz': HTTP error 500; retrying in 252 ms",
 				"error: unable to download 'http://a/nar/x.nar.xz': HTTP error 500",
 			},
-			results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}},
+			results: []daemon.Result{{Target: daemon.Opaque(storetest.Path("app-1")), Status: daemon.NoSubstituters}},
 			kind:    status.Unavailable, want: "fetching app-1 failed: a binary cache that has it does not answer as it should",
 		},
 		{
 			name:    "a source that can't be had is no cache",
 			lines:   []string{"error: unable to download 'http://a/source.tar.gz': HTTP error 500"},
-			results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}},
+			results: []daemon.Result{{Target: daemon.Opaque(storetest.Path("app-1")), Status: daemon.NoSubstituters}},
 			kind:    status.Denied, want: "no binary cache has app-1",
 		},
 		{
@@ -340,17 +341,17 @@ func TestFailures(t *testing.T) {
 		},
 		{
 			name:    "in no cache",
-			results: []daemon.Result{{Target: daemon.Opaque(path("app-1")), Status: daemon.NoSubstituters}},
+			results: []daemon.Result{{Target: daemon.Opaque(storetest.Path("app-1")), Status: daemon.NoSubstituters}},
 			kind:    status.Denied, want: "no binary cache has app-1",
 		},
 		{
 			name:    "no words for it",
-			results: []daemon.Result{result(path("none.drv"), daemon.NotDeterministic, "DRV differs\nfrom what it was")},
+			results: []daemon.Result{result(storetest.Path("none.drv"), daemon.NotDeterministic, "DRV differs\nfrom what it was")},
 			kind:    status.Denied, want: "building none failed: none.drv differs",
 		},
 		{
 			name:    "no words at all",
-			results: []daemon.Result{result(path("none.drv"), daemon.LogLimitExceeded, "")}, kind: status.Denied,
+			results: []daemon.Result{result(storetest.Path("none.drv"), daemon.LogLimitExceeded, "")}, kind: status.Denied,
 			want: "building none failed: log limit exceeded",
 		},
 		{name: "Nix", err: &daemon.Error{Message: "disk full"}, kind: operator, want: "nix: disk full"},
@@ -360,18 +361,18 @@ func TestFailures(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			said := newRemarks()
+			log := newBuildLog()
 			for drv, lines := range map[store.Path][]string{app: {"linking", test.own}, lib: {"", "ErrorErrorHcompiling this", "error: no"}} {
 				for _, line := range lines {
-					said.add(daemon.LogLine{Drv: drv, Text: line})
+					log.add(daemon.LogLine{Drv: drv, Text: line})
 				}
 			}
 			for _, line := range test.lines {
 				line = strings.NewReplacer("APP", string(app), "LIB", string(lib)).Replace(line)
-				said.add(daemon.LogLine{Drv: path("other.drv"), Text: line}) // a builder may write what it likes
-				said.add(daemon.LogLine{Text: line})
+				log.add(daemon.LogLine{Drv: storetest.Path("other.drv"), Text: line}) // a builder may write what it likes
+				log.add(daemon.LogLine{Text: line})
 			}
-			err := said.failure(test.results, test.err)
+			err := log.failure(test.results, test.err)
 			if test.want == "" {
 				if err != nil {
 					t.Errorf("failed with %v", err)
@@ -394,16 +395,16 @@ func TestFailures(t *testing.T) {
 }
 
 // What Nix and builders say is kept up to a number of lines.
-func TestRemarksAreBounded(t *testing.T) {
-	drv := path("app-1.drv")
-	said := newRemarks()
+func TestBuildLogIsBounded(t *testing.T) {
+	drv := storetest.Path("app-1.drv")
+	log := newBuildLog()
 	for range 3 * logLines {
 		for _, line := range []string{"error: build of '" + string(drv) + "' on 'ssh://a' failed", "cannot build on 'ssh://a'", "error: unexpected end-of-file"} {
-			said.add(daemon.LogLine{Text: line})
+			log.add(daemon.LogLine{Text: line})
 		}
-		said.add(daemon.LogLine{Drv: drv, Text: "line"})
+		log.add(daemon.LogLine{Drv: drv, Text: "line"})
 	}
-	for _, list := range [][]string{said.failed, said.unusable, said.lost, said.tails[drv]} {
+	for _, list := range [][]string{log.failed, log.unusable, log.lost, log.tails[drv]} {
 		if len(list) != logLines || slices.Contains(list, "") {
 			t.Errorf("%d lines are kept: %q", len(list), list)
 		}

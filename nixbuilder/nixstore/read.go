@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"context"
@@ -15,23 +15,23 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// read builds what the evaluation of a package set has to read (eval.Realise), within the limits of
+// Read builds what the evaluation of a package set has to read (eval.Realise), within the limits of
 // what is built for images. It does not wait for those, which may wait for an evaluation: beside
 // them, one such build runs at a time.
-func (b *Builder) read(
+func (s *Store) Read(
 	ctx context.Context, drv store.Path,
 ) (outputs []store.Path, refused string, release func(), err error) {
-	releaseTurn, err := b.reading.Acquire(ctx)
+	releaseTurn, err := s.reading.Acquire(ctx)
 	if err != nil {
 		return nil, "", nil, err
 	}
 	defer releaseTurn()
-	conn, err := b.daemons.Get(ctx)
+	conn, err := s.open(ctx)
 	if err != nil {
-		return nil, "", nil, fmt.Errorf("%w: %w", errNoStore, err)
+		return nil, "", nil, err
 	}
-	release = func() { b.daemons.Put(conn) }
-	outputs, err = b.readOutputs(ctx, conn, drv)
+	release = func() { s.daemons.Put(conn) }
+	outputs, err = s.readOutputs(ctx, conn, drv)
 	if err != nil {
 		release()
 		if refusal := (*status.Error)(nil); errors.As(err, &refusal) && refusal.Kind == status.Denied {
@@ -42,7 +42,7 @@ func (b *Builder) read(
 	return outputs, "", release, nil
 }
 
-func (b *Builder) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Path) ([]store.Path, error) {
+func (s *Store) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Path) ([]store.Path, error) {
 	file, err := os.Open(string(drv))
 	if err != nil {
 		return nil, fmt.Errorf("reading a derivation: %w", err)
@@ -75,15 +75,15 @@ func (b *Builder) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.
 	if err := conn.AddTempRoots(ctx, append([]store.Path{drv}, outputs...)); err != nil {
 		return nil, err
 	}
-	if _, err := b.make(ctx, conn, targets, newRemarks()); err != nil {
+	if _, err := s.make(ctx, conn, targets, newBuildLog()); err != nil {
 		return nil, err
 	}
-	closure, err := b.closures.of(ctx, conn, outputs)
+	closure, err := s.closures.of(ctx, conn, outputs)
 	if err != nil {
 		return nil, err
 	}
-	if size := narSize(closure); size > b.options.MaxBytes {
-		return nil, tooLarge(size, b.options.MaxBytes)
+	if size := store.NarSize(closure); size > s.options.MaxBytes {
+		return nil, TooLarge(size, s.options.MaxBytes)
 	}
 	return outputs, nil
 }

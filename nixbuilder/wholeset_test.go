@@ -7,6 +7,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
 
 func TestRemoveIncomplete(t *testing.T) {
@@ -47,12 +48,12 @@ func TestReachable(t *testing.T) {
 		infos[info.Path] = info
 	}
 	var got []string
-	for _, info := range reachable(infos, []store.Path{path("app-1"), path("lib-1"), path("app-1")}) {
+	for _, info := range store.Reachable(infos, []store.Path{storetest.Path("app-1"), storetest.Path("lib-1"), storetest.Path("app-1")}) {
 		got = append(got, info.Path.Name())
 	}
 	slices.Sort(got)
 	if want := []string{"app-1", "lib-1", "part-1"}; !slices.Equal(got, want) {
-		t.Errorf("reachable() = %v, want %v", got, want)
+		t.Errorf("store.Reachable() = %v, want %v", got, want)
 	}
 }
 
@@ -76,7 +77,7 @@ func TestLayoutIsExtended(t *testing.T) {
 			)
 		}
 	}
-	if got := group(t, l, whole); len(got) != 3 || !slices.Equal(got[0], []store.Path{path("app-1"), path("lib-1")}) {
+	if got := group(t, l, whole); len(got) != 3 || !slices.Equal(got[0], []store.Path{storetest.Path("app-1"), storetest.Path("lib-1")}) {
 		t.Errorf("layers are %v, want app with lib as before, bar with part, foo", got)
 	}
 }

@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"os"
@@ -21,18 +21,18 @@ func TestUnsafeVersion(t *testing.T) {
 func TestManner(t *testing.T) {
 	own := os.Geteuid()
 	for _, test := range []struct {
-		manner Manner
+		manner manner
 		weak   bool
 		words  string
 	}{
-		{Manner{Sandboxed: true, User: -1}, false, "builds are sandboxed"},
-		{Manner{Sandboxed: true, User: own + 1}, false, "as user"},
-		{Manner{User: own + 1}, true, "not sandboxed"},
-		{Manner{User: own}, true, "the registry's own"},
-		{Manner{FellBack: true, User: own + 1}, true, "sandbox-fallback = false"},
+		{manner{Sandboxed: true, User: -1}, false, "builds are sandboxed"},
+		{manner{Sandboxed: true, User: own + 1}, false, "as user"},
+		{manner{User: own + 1}, true, "not sandboxed"},
+		{manner{User: own}, true, "the registry's own"},
+		{manner{FellBack: true, User: own + 1}, true, "sandbox-fallback = false"},
 	} {
-		if text := test.manner.String(); test.manner.Weak() != test.weak || !strings.Contains(text, test.words) {
-			t.Errorf("%+v: %v, %q", test.manner, test.manner.Weak(), text)
+		if text := test.manner.String(); test.manner.weak() != test.weak || !strings.Contains(text, test.words) {
+			t.Errorf("%+v: %v, %q", test.manner, test.manner.weak(), text)
 		}
 	}
 }

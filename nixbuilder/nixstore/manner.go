@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"cmp"
@@ -13,11 +13,10 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// A Manner is how Nix builds on a machine, as a build has found it.
-type Manner struct {
+// A manner is how Nix builds on a machine, as a build has found it.
+type manner struct {
 	// Sandboxed builds see what they are made from, and nothing else of the machine.
 	Sandboxed bool
 	// FellBack says that Nix was told to, and the kernel does not permit it.
@@ -26,7 +25,7 @@ type Manner struct {
 	User int
 }
 
-func (m Manner) String() string {
+func (m manner) String() string {
 	text := "builds are sandboxed"
 	if !m.Sandboxed {
 		text = "builds are not sandboxed"
@@ -46,10 +45,10 @@ func (m Manner) String() string {
 	return fmt.Sprintf("%s, and run as user %d", text, m.User)
 }
 
-// Weak tells whether a build can do harm beside what it makes.
-func (m Manner) Weak() bool { return !m.Sandboxed || m.own() }
+// weak tells whether a build can do harm beside what it makes.
+func (m manner) weak() bool { return !m.Sandboxed || m.own() }
 
-func (m Manner) own() bool { return m.User == os.Geteuid() && !m.Sandboxed }
+func (m manner) own() bool { return m.User == os.Geteuid() && !m.Sandboxed }
 
 // tells is a derivation that tells how it is built and fails, so that nothing is kept of it. It
 // takes no program but a shell, which a sandbox may lack.
@@ -68,18 +67,18 @@ var (
 )
 
 // mannerOf has a line built to find out how Nix builds.
-func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) (m Manner, err error) {
+func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) (m manner, err error) {
 	drv, err := evaluator.Derive(ctx, tells)
 	if err != nil {
-		return Manner{}, err
+		return manner{}, err
 	}
 	target, err := daemon.Outputs(drv)
 	if err != nil {
-		return Manner{}, err
+		return manner{}, err
 	}
 	// Nobody is to be asked whether he has it.
 	if err := conn.Override(ctx, map[string]string{"substitute": "false"}); err != nil {
-		return Manner{}, err
+		return manner{}, err
 	}
 	defer func() { err = cmp.Or(err, conn.Override(ctx, nil)) }()
 	var said []string
@@ -89,21 +88,21 @@ func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn)
 		}
 	})
 	if err != nil {
-		return Manner{}, fmt.Errorf("building %s: %w", drv, err)
+		return manner{}, fmt.Errorf("building %s: %w", drv, err)
 	}
-	m = Manner{User: -1}
+	m = manner{User: -1}
 	for _, line := range append(said, results[0].Message) {
 		told := wordsTold.FindStringSubmatch(line)
 		if told == nil {
 			if _, err := os.Stat("/bin/sh"); err == nil && wordsNoShell.MatchString(line) {
-				return Manner{Sandboxed: true, User: -1}, nil // where it can be is not this machine's root directory
+				return manner{Sandboxed: true, User: -1}, nil // where it can be is not this machine's root directory
 			}
 			continue
 		}
 		var numbers [3]int
 		for i := range numbers {
 			if numbers[i], err = strconv.Atoi(told[i+1]); err != nil {
-				return Manner{}, fmt.Errorf("building %s: %w", drv, err)
+				return manner{}, fmt.Errorf("building %s: %w", drv, err)
 			}
 		}
 		m.User = numbers[2] + numbers[0] - numbers[1] // outside of the sandbox
@@ -111,13 +110,13 @@ func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn)
 		if !m.Sandboxed {
 			setting, err := evaluator.Setting(ctx, "sandbox")
 			if err != nil {
-				return Manner{}, err
+				return manner{}, err
 			}
 			m.FellBack = setting == "true"
 		}
 		return m, nil
 	}
-	return Manner{}, fmt.Errorf(
+	return manner{}, fmt.Errorf(
 		"building %s: it does not tell: %s %s", drv, strings.Join(said, " | "), results[0].Message,
 	)
 }
@@ -146,46 +145,53 @@ func unsafeVersion(version string) string {
 	)
 }
 
-// tellManner logs how Nix builds. That it can't be told is no reason not to start.
-func (b *Builder) tellManner(ctx context.Context, conn *daemon.Conn) {
-	if !b.options.Builds {
+// logManner logs how Nix builds, if it builds for images. Not to know is no reason not to start.
+func (s *Store) logManner(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) {
+	if !s.options.Builds {
 		return
 	}
 	if fault := unsafeVersion(conn.NixVersion()); fault != "" {
 		logrus.Warn("nix: ", fault)
 	}
-	switch manner, err := mannerOf(ctx, b.evaluator, conn); {
+	switch found, err := mannerOf(ctx, evaluator, conn); {
 	case err != nil:
 		logrus.WithError(err).Warn("nix: it can't be told how builds run")
-	case manner.Weak():
-		logrus.Warn("nix: ", manner)
+	case found.weak():
+		logrus.Warn("nix: ", found)
 	default:
-		logrus.Info("nix: ", manner)
+		logrus.Info("nix: ", found)
 	}
 }
 
-// How tells how Nix builds on this machine, and what there is to be said against that and against
-// how evaluations run, a line each. They are there in part if it fails.
-func How(ctx context.Context, options Options) ([]string, error) {
-	if !options.Builds || options.Storeless {
-		return nil, nil
-	}
-	runner, warnings := proc.New()
-	evaluator, err := options.evaluator(ctx, runner, nil, nil)
+// Start tries out that the store is there, and logs what there is to be said of it, after warnings.
+func (s *Store) Start(ctx context.Context, evaluator *eval.Evaluator, warnings []string) error {
+	conn, err := s.open(ctx)
 	if err != nil {
-		return warnings, err
+		return err
 	}
-	conn, err := daemon.Open(ctx, runner, daemonOptions(options))
+	defer s.daemons.Put(conn)
+	for _, warning := range append(warnings, conn.Warnings()...) {
+		logrus.Warn("nix: ", warning)
+	}
+	logrus.Infof("nix: building images with Nix %s", conn.NixVersion())
+	s.logManner(ctx, evaluator, conn)
+	return nil
+}
+
+// How tells how Nix builds on this machine, and what there is to be said against that, a line each.
+// They are there in part if it fails.
+func (s *Store) How(ctx context.Context, evaluator *eval.Evaluator) (lines []string, err error) {
+	conn, err := s.open(ctx)
 	if err != nil {
-		return warnings, fmt.Errorf("%w: %w", errNoStore, err)
+		return nil, err
 	}
-	defer conn.Close()
+	defer s.daemons.Put(conn)
 	if fault := unsafeVersion(conn.NixVersion()); fault != "" {
-		warnings = append(warnings, fault)
+		lines = append(lines, fault)
 	}
-	manner, err := mannerOf(ctx, evaluator, conn)
+	found, err := mannerOf(ctx, evaluator, conn)
 	if err != nil {
-		return warnings, err
+		return lines, err
 	}
-	return append(warnings, manner.String()), nil
+	return append(lines, found.String()), nil
 }

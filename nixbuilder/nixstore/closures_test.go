@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"context"
@@ -49,7 +49,7 @@ func (r *registered) closure(roots []store.Path) []store.PathInfo {
 	for p, known := range r.paths {
 		infos[p] = known.PathInfo
 	}
-	closure := reachable(infos, roots)
+	closure := store.Reachable(infos, roots)
 	slices.SortFunc(closure, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) })
 	return closure
 }

@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"os"
@@ -46,7 +46,7 @@ func TestLogins(t *testing.T) {
 			if err := o.writeNetrc(); err != nil {
 				t.Fatal(err)
 			}
-			settings := daemonOptions(o).Settings
+			settings := o.daemon().Settings
 			if settings["substituters"] != test.without || (settings["netrc-file"] != "") != (test.netrc != "") {
 				t.Errorf("Nix gets %v", settings)
 			}

@@ -81,13 +81,13 @@ func newCachedStore(t *testing.T, files map[string]string) cachedStore {
 	return s
 }
 
-func (s cachedStore) archives(t *testing.T, l *listings) *archives {
+func (s cachedStore) supply(t *testing.T, l *listings) *cacheSupply {
 	t.Helper()
 	closure, err := s.caches.Closure(t.Context(), s.paths)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newArchives(l, closure, t.TempDir())
+	return newCacheSupply(l, closure, t.TempDir())
 }
 
 // removeArchives leaves the cache with nothing but its narinfos.
@@ -168,12 +168,12 @@ func TestRootLayerOfArchives(t *testing.T) {
 	first := newTestListings(t, state)
 	check := func(name string, l *listings) {
 		t.Helper()
-		a := s.archives(t, l)
+		a := s.supply(t, l)
 		got, err := s.rootLayer(t.Context(), a)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("%s: the root layer is another one, %v", name, err)
 		}
-		if err := a.keepListings(t.Context()); err != nil {
+		if err := a.keep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -187,7 +187,7 @@ func TestRootLayerOfArchives(t *testing.T) {
 	if err := os.Rename(filepath.Join(s.cache, "b.nar"), filepath.Join(s.cache, "kept")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); !errors.As(
+	if _, err := s.rootLayer(t.Context(), s.supply(t, newTestListings(t, state))); !errors.As(
 		err, new(*binarycache.MissingError),
 	) {
 		t.Errorf("without the archive that has a list of packages: %v", err)
@@ -205,7 +205,7 @@ func TestListingsAreKept(t *testing.T) {
 	}
 	state := recordstest.NewMemory()
 	passing := newTestListings(t, state)
-	a := s.archives(t, passing)
+	a := s.supply(t, passing)
 	if _, err := a.pack(t.Context(), new(bytes.Buffer), layer.NewCompressor(layer.Gzip, 1), s.paths); err != nil {
 		t.Fatal(err)
 	}
@@ -213,14 +213,14 @@ func TestListingsAreKept(t *testing.T) {
 	if got, err := s.rootLayer(t.Context(), a); err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("after packing: the root layer is another one, %v", err)
 	}
-	if err := a.keepListings(t.Context()); err != nil {
+	if err := a.keep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, state))); err != nil ||
+	if got, err := s.rootLayer(t.Context(), s.supply(t, newTestListings(t, state))); err != nil ||
 		!bytes.Equal(got, want) {
 		t.Fatalf("in another process: the root layer is another one, %v", err)
 	}
-	if _, err := s.rootLayer(t.Context(), s.archives(t, newTestListings(t, recordstest.NewMemory()))); !errors.As(
+	if _, err := s.rootLayer(t.Context(), s.supply(t, newTestListings(t, recordstest.NewMemory()))); !errors.As(
 		err, new(*binarycache.MissingError),
 	) {
 		t.Errorf("with nothing known: %v", err)

@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"net/http"
@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -31,13 +30,9 @@ func TestSigners(t *testing.T) {
 		u.User = url.UserPassword("user", "secret")
 		return u.String()
 	}
-	b := &Builder{
-		options: Options{
-			Caches: binarycache.Options{
-				Substituters: []string{withPassword("/signed/?priority=3"), server.URL + "/unsigned"},
-			},
-		},
-	}
+	s := &Store{options: Options{
+		Substituters: []string{withPassword("/signed/?priority=3"), server.URL + "/unsigned"},
+	}}
 	for _, test := range []struct {
 		name, cache, want string
 		asked             string // empty: nobody
@@ -54,7 +49,7 @@ func TestSigners(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			asked = nil
-			if got := b.signers(t.Context(), substitute{store.Path("/nix/store/00000000000000000000000000000000-app-1"), test.cache}); !strings.HasPrefix(
+			if got := s.signers(t.Context(), substitute{store.Path("/nix/store/00000000000000000000000000000000-app-1"), test.cache}); !strings.HasPrefix(
 				got, test.want,
 			) {
 				t.Errorf("got %q, want %q", got, test.want)

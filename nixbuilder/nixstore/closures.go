@@ -1,4 +1,4 @@
-package nixbuilder
+package nixstore
 
 import (
 	"cmp"
@@ -112,7 +112,7 @@ func (c *closures) ask(
 	}
 	for _, root := range roots {
 		if time.Since(root.Since) > settled {
-			closure := reachable(found, []store.Path{root.Path})
+			closure := store.Reachable(found, []store.Path{root.Path})
 			c.roots.Add(root.Path, rootClosure{root, closure}, weight(closure...))
 		}
 	}

@@ -1,14 +1,11 @@
 package nixbuilder
 
 import (
-	"context"
 	"slices"
 	"strings"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -59,25 +56,4 @@ func (c chosen) denied(policy names.Policy, denied denials) bool {
 	}
 	return denied.has(c) ||
 		policy.Denies(strings.Join(c.Attr, "."), aliases...) && policy.Denies(c.attribute(), aliases...)
-}
-
-// find returns a result for every name, and what the policy denies. What its names stand for is
-// found out with the first names of a revision, after them: should it take all the time that there
-// is, they have theirs. What could not be evaluated then denies nothing but its name, for as long
-// as this process remembers.
-func (b *Builder) find(
-	ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string,
-) (map[string]eval.Result, denials, error) {
-	named := b.options.Policy.Named()
-	key := records.Key(pinned.Revision, system)
-	denied, known := b.denials.Get(key)
-	if !known {
-		wanted = slices.Concat(wanted, named)
-	}
-	results, err := b.packages.find(ctx, pinned, byClient, system, wanted)
-	if err == nil && !known {
-		denied = newDenials(named, results)
-		b.denials.Add(key, denied, denied.weight())
-	}
-	return results, denied, err
 }

@@ -1,7 +1,6 @@
 package nixbuilder
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,57 +8,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
-	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
-
-// A chosen package is one that an image has.
-type chosen struct {
-	name  string // as it was asked for
-	asked bool   // by the client, not by the operator's shell and include
-	eval.Package
-}
-
-// attribute is the package's path in the package set, dotted, with the output that was named.
-func (c chosen) attribute() string {
-	if c.Output != "" {
-		return strings.Join(c.Attr, ".") + "." + c.Output
-	}
-	return strings.Join(c.Attr, ".")
-}
-
-// installed are the store paths of the outputs that a user of the package gets, in the package's
-// order.
-func (c chosen) installed() []store.Path {
-	paths := make([]store.Path, 0, len(c.OutputsToInstall))
-	for _, output := range c.OutputsToInstall {
-		paths = append(paths, c.Outputs[output])
-	}
-	return paths
-}
-
-// packages are sorted by attribute path, and none installs but outputs that another one does.
-type packages []chosen
-
-// outputs are the store paths that an image of the packages installs, sorted.
-func (p packages) outputs() []store.Path {
-	var paths []store.Path
-	for _, c := range p {
-		paths = append(paths, c.installed()...)
-	}
-	slices.Sort(paths)
-	return slices.Compact(paths)
-}
 
 // wanted are the names of a request's packages and of those that come with them.
 func (b *Builder) wanted(request names.Request) []string {
@@ -96,11 +52,7 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 		if err != nil {
 			return err
 		}
-		_, _, err = b.find(ctx, pinned, false, system, wanted)
-		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-			return faultOf(pinned, fault)
-		}
-		if err != nil {
+		if _, _, err = b.find(ctx, pinned, false, system, wanted); err != nil {
 			return err
 		}
 	}
@@ -113,9 +65,6 @@ func (b *Builder) resolve(
 	ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, system string,
 ) (packages, error) {
 	results, denied, err := b.find(ctx, pinned, byClient, system, b.wanted(request))
-	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-		return nil, faultOf(pinned, fault)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -156,48 +105,30 @@ func (b *Builder) resolve(
 	return found.unique(), nil
 }
 
-// unique sorts the packages by attribute path and leaves out what is there under another name: what
-// installs no output that another one of the same derivation does not. What a client asked for
-// stays that.
-func (p packages) unique() packages {
-	byPath := func(a, b chosen) int {
-		return cmp.Or(
-			slices.Compare(a.Attr, b.Attr), strings.Compare(a.Output, b.Output),
-			strings.Compare(a.name, b.name),
-		)
+// find returns a result for every name, and what the policy denies in this revision. What clients
+// are told of a set that can't be used is a *status.Error.
+//
+// The names in the policy are evaluated with the first names of a revision, after them: if they
+// take all the time that there is, the others have their results. A name of the policy that could
+// not be evaluated denies nothing but itself, for as long as this process remembers.
+func (b *Builder) find(
+	ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string,
+) (map[string]eval.Result, denials, error) {
+	named := b.options.Policy.Named()
+	key := records.Key(pinned.Revision, system)
+	denied, known := b.denials.Get(key)
+	if !known {
+		wanted = slices.Concat(wanted, named)
 	}
-	slices.SortStableFunc(p, func(a, b chosen) int {
-		return cmp.Or(cmp.Compare(len(b.OutputsToInstall), len(a.OutputsToInstall)), byPath(a, b))
-	})
-	var unique packages
-	for _, c := range p {
-		covers := func(other chosen) bool {
-			return other.Derivation == c.Derivation &&
-				!slices.ContainsFunc(
-					c.OutputsToInstall,
-					func(output string) bool { return !slices.Contains(other.OutputsToInstall, output) },
-				)
-		}
-		if i := slices.IndexFunc(unique, covers); i < 0 {
-			unique = append(unique, c)
-		} else if c.asked {
-			unique[i].asked = true
-		}
+	results, err := b.packages.find(ctx, pinned, byClient, system, wanted)
+	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
+		return nil, nil, faultOf(pinned, fault)
 	}
-	slices.SortStableFunc(unique, byPath)
-	return unique
-}
-
-// described are the packages as an image's documents tell of them.
-func (p packages) described() []image.Package {
-	described := make([]image.Package, len(p))
-	for i, c := range p {
-		described[i] = image.Package{
-			Name: c.attribute(), Version: c.Version, Paths: c.installed(), Derivation: c.Derivation,
-			Asked: c.asked, MainProgram: c.MainProgram, Pname: c.Pname, Settings: (*image.Settings)(c.Image),
-		}
+	if err == nil && !known {
+		denied = newDenials(named, results)
+		b.denials.Add(key, denied, denied.weight())
 	}
-	return described
+	return results, denied, err
 }
 
 // refusal says all that is wrong with the names of a request: first what does not exist.
@@ -233,8 +164,8 @@ func refusal(requested []string, results map[string]eval.Result, pinned source.P
 	return nil
 }
 
-// whole evaluates something of a set, whose files nobody may touch meanwhile: what Nix says of
-// files that are being removed is not true of the set.
+// whole evaluates something of a set, and fails if its files were touched meanwhile: what Nix says
+// of files that are being removed is not true of the set.
 func whole(pinned source.Pinned, evaluate func() error) error {
 	before, goneBefore := pinned.Shape()
 	err := evaluate()
@@ -265,7 +196,7 @@ func originOf(pinned source.Pinned) image.Origin {
 	}
 }
 
-// faultOf is what those who ask for an image are told of a set that can't be used.
+// faultOf is what clients are told of a set that can't be used.
 func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
 	kind := status.Denied
 	if fault.Unfetched || fault.Setup {
@@ -274,11 +205,11 @@ func faultOf(pinned source.Pinned, fault *eval.SourceError) error {
 	return status.Errorf(kind, "%v%s", fault, hint(pinned, fault.Message))
 }
 
-// continues is what follows the beginning of a longer file name.
+// continues matches what follows the beginning of a longer file name.
 var continues = regexp.MustCompile(`^[A-Za-z0-9_+-]|^\.[A-Za-z0-9]`)
 
-// hint is what to know about a failure for want of a submodule's files, or of the content of a file
-// that is in git LFS; empty for other failures.
+// hint explains a failure for want of a submodule's files, or of the content of a file that is in
+// git LFS. It is empty for other failures.
 func hint(pinned source.Pinned, message string) string {
 	for _, file := range pinned.Pointers {
 		if i := strings.Index(message, filepath.Base(file)); i >= 0 &&
@@ -295,162 +226,4 @@ func hint(pinned source.Pinned, message string) string {
 		}
 	}
 	return ""
-}
-
-// quickTime is how long an evaluation may keep others waiting. Ten names of a set like nixpkgs take
-// half a second.
-const quickTime = 3 * time.Second
-
-// packagesCached is how much of packages' records is in memory, in bytes. One is about 1 KB.
-const packagesCached = 16 << 20
-
-// resultFormat is part of every key of a package's record. It changes with what package eval
-// believes. Records of the first were also of trees that were being removed.
-const resultFormat = "2"
-
-// A resolver remembers what names stand for. It is safe for concurrent use. A name is not evaluated
-// twice at a time, unless that takes long: others then no longer wait for it, as it may be another
-// name of the same request that does.
-type resolver struct {
-	evaluator   *eval.Evaluator
-	expressions string // their hash, resultFormat, and features of Nix: results depend on how names are looked up
-	records     *records.Table[eval.Result]
-	lanes       *limit.Lanes  // for evaluations
-	total       time.Duration // that one may take, with what is built for it
-	evaluating  limit.Keyed   // by key
-}
-
-func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int, total time.Duration) *resolver {
-	return &resolver{
-		evaluator:   evaluator,
-		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
-		records:     records.NewTable[eval.Result](state, "packages", packagesCached),
-		lanes:       limit.NewLanes(concurrency, quickTime),
-		total:       total,
-	}
-}
-
-// find returns a result for every name. Those that are not known are evaluated in their order.
-// ByClient tells whether a client chose the revision.
-func (r *resolver) find(
-	ctx context.Context, pinned source.Pinned, byClient bool, system string, names []string,
-) (map[string]eval.Result, error) {
-	results := make(map[string]eval.Result, len(names))
-	keys := make(map[string]string, len(names))
-	wanted := make([]string, 0, len(names)) // each once
-	for _, name := range names {
-		if keys[name] == "" {
-			keys[name] = records.Key(pinned.Revision, system, r.expressions, name)
-			wanted = append(wanted, name)
-		}
-	}
-	for {
-		unknown, err := r.recorded(ctx, wanted, keys, results)
-		if err != nil || len(unknown) == 0 {
-			return results, err
-		}
-		mine, release, others := r.claim(unknown, keys)
-		if len(mine) > 0 {
-			err := r.lanes.Do(ctx, byClient, func(ctx context.Context) error {
-				return r.evaluate(ctx, pinned, system, mine, keys, results)
-			}, release)
-			release()
-			if err != nil {
-				return nil, err
-			}
-		}
-		for _, other := range others {
-			select {
-			case <-other:
-			case <-ctx.Done():
-				return nil, context.Cause(ctx)
-			}
-		}
-	}
-}
-
-// recorded adds the known results of names, and returns those that have none, in their order.
-func (r *resolver) recorded(
-	ctx context.Context, names []string, keys map[string]string, results map[string]eval.Result,
-) (unknown []string, err error) {
-	var missing []string
-	for _, name := range names {
-		if _, ok := results[name]; !ok {
-			missing = append(missing, keys[name])
-		}
-	}
-	found, err := r.records.GetAll(ctx, missing)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		if result, ok := found[keys[name]]; ok {
-			results[name] = result
-		} else if _, ok := results[name]; !ok {
-			unknown = append(unknown, name)
-		}
-	}
-	return unknown, nil
-}
-
-// claim divides names into those that the caller evaluates now, until it calls release, and those
-// that somebody else does already.
-func (r *resolver) claim(
-	unknown []string, keys map[string]string,
-) (mine []string, release func(), others []<-chan struct{}) {
-	var releases []func()
-	for _, name := range unknown {
-		releaseName, other := r.evaluating.Claim(keys[name])
-		switch {
-		case releaseName == nil:
-			others = append(others, other)
-		case r.records.Cached(keys[name]): // since we looked
-			releaseName()
-		default:
-			mine = append(mine, name)
-			releases = append(releases, releaseName)
-		}
-	}
-	return mine, func() {
-		for _, releaseName := range releases {
-			releaseName()
-		}
-	}, others
-}
-
-// evaluate adds results for names, of which some may be known by now.
-func (r *resolver) evaluate(
-	ctx context.Context, pinned source.Pinned, system string, mine []string, keys map[string]string,
-	results map[string]eval.Result,
-) error {
-	unknown, err := r.recorded(ctx, mine, keys, results)
-	if err != nil {
-		return err
-	}
-	ctx, clock := limit.NewClock(ctx, r.total)
-	defer clock.Stop()
-	for names := range slices.Chunk(unknown, eval.MaxNames) {
-		var found map[string]eval.Result
-		err := whole(pinned, func() (err error) {
-			found, err = r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
-			return err
-		})
-		if errors.Is(context.Cause(ctx), limit.ErrTime) {
-			return tooLong(r.total)
-		}
-		if err != nil {
-			return err
-		}
-		lasting := make(map[string]eval.Result, len(found))
-		for name, result := range found {
-			results[name] = result
-			if result.Cacheable() {
-				lasting[keys[name]] = result
-			}
-		}
-		if err := r.records.PutAll(ctx, lasting); err != nil {
-			return fmt.Errorf("keeping what packages are: %w", err)
-		}
-	}
-	return nil
 }

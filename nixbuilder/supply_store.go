@@ -98,19 +98,3 @@ func (b *Builder) needed(j job) nixstore.Wanted {
 	}
 	return needed
 }
-
-func (c chosen) needed() nixstore.Package {
-	return nixstore.Package{
-		Name: c.name, Derivation: c.Derivation, Outputs: c.Outputs, Install: c.OutputsToInstall,
-	}
-}
-
-// withOutputs returns packages with the outputs that were found for them, in their order.
-func (p packages) withOutputs(settled []nixstore.Package) packages {
-	all := make(packages, len(p))
-	for i, c := range p {
-		c.Outputs = settled[i].Outputs
-		all[i] = c
-	}
-	return all
-}

@@ -113,11 +113,7 @@ func (w *setWalk) lookAt(ctx context.Context, platform string, options LayoutOpt
 	if w.system, err = SystemOf(platform); err != nil {
 		return err
 	}
-	_, w.denied, err = w.builder.find(ctx, w.pinned, false, w.system, nil)
-	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
-		return faultOf(w.pinned, fault)
-	}
-	if err != nil {
+	if _, w.denied, err = w.builder.find(ctx, w.pinned, false, w.system, nil); err != nil {
 		return err
 	}
 	if err := w.walk(ctx, options.Names); err != nil {

@@ -18,11 +18,10 @@ import (
 
 	"github.com/docker/go-units"
 
-	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
-
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 )
 
 // maxOutput is how much an evaluation may write, in bytes. The attributes that resemble an unknown

@@ -1,0 +1,176 @@
+package nixbuilder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
+)
+
+// quickTime is how long an evaluation may keep others waiting. Ten names of a set like nixpkgs take
+// half a second.
+const quickTime = 3 * time.Second
+
+// packagesCached is how much of packages' records is in memory, in bytes. One is about 1 KB.
+const packagesCached = 16 << 20
+
+// resultFormat is part of every key of a package's record. It changes with what package eval
+// believes. Records of the first were also of trees that were being removed.
+const resultFormat = "2"
+
+// A resolver remembers what names stand for. It is safe for concurrent use.
+//
+// A name is not evaluated twice at a time, unless that takes long: then others no longer wait for
+// it, because another name of the same request may be the one that takes long.
+type resolver struct {
+	evaluator *eval.Evaluator
+	// expressions is their hash, resultFormat, and features of Nix: results depend on how names are
+	// looked up.
+	expressions string
+	records     *records.Table[eval.Result]
+	lanes       *limit.Lanes  // for evaluations
+	total       time.Duration // that one may take, with what is built for it
+	evaluating  limit.Keyed   // by key
+}
+
+func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int, total time.Duration) *resolver {
+	return &resolver{
+		evaluator:   evaluator,
+		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
+		records:     records.NewTable[eval.Result](state, "packages", packagesCached),
+		lanes:       limit.NewLanes(concurrency, quickTime),
+		total:       total,
+	}
+}
+
+// find returns a result for every name. Those that are not known are evaluated in their order.
+// ByClient tells whether a client chose the revision.
+func (r *resolver) find(
+	ctx context.Context, pinned source.Pinned, byClient bool, system string, names []string,
+) (map[string]eval.Result, error) {
+	results := make(map[string]eval.Result, len(names))
+	keys := make(map[string]string, len(names))
+	wanted := make([]string, 0, len(names)) // each once
+	for _, name := range names {
+		if keys[name] == "" {
+			keys[name] = records.Key(pinned.Revision, system, r.expressions, name)
+			wanted = append(wanted, name)
+		}
+	}
+	for {
+		unknown, err := r.recorded(ctx, wanted, keys, results)
+		if err != nil || len(unknown) == 0 {
+			return results, err
+		}
+		mine, release, others := r.claim(unknown, keys)
+		if len(mine) > 0 {
+			err := r.lanes.Do(ctx, byClient, func(ctx context.Context) error {
+				return r.evaluate(ctx, pinned, system, mine, keys, results)
+			}, release)
+			release()
+			if err != nil {
+				return nil, err
+			}
+		}
+		for _, other := range others {
+			select {
+			case <-other:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+	}
+}
+
+// recorded adds the known results of names, and returns those that have none, in their order.
+func (r *resolver) recorded(
+	ctx context.Context, names []string, keys map[string]string, results map[string]eval.Result,
+) (unknown []string, err error) {
+	var missing []string
+	for _, name := range names {
+		if _, ok := results[name]; !ok {
+			missing = append(missing, keys[name])
+		}
+	}
+	found, err := r.records.GetAll(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if result, ok := found[keys[name]]; ok {
+			results[name] = result
+		} else if _, ok := results[name]; !ok {
+			unknown = append(unknown, name)
+		}
+	}
+	return unknown, nil
+}
+
+// claim divides names into those that the caller evaluates now, until it calls release, and those
+// that somebody else does already.
+func (r *resolver) claim(
+	unknown []string, keys map[string]string,
+) (mine []string, release func(), others []<-chan struct{}) {
+	var releases []func()
+	for _, name := range unknown {
+		releaseName, other := r.evaluating.Claim(keys[name])
+		switch {
+		case releaseName == nil:
+			others = append(others, other)
+		case r.records.Cached(keys[name]): // since we looked
+			releaseName()
+		default:
+			mine = append(mine, name)
+			releases = append(releases, releaseName)
+		}
+	}
+	return mine, func() {
+		for _, releaseName := range releases {
+			releaseName()
+		}
+	}, others
+}
+
+// evaluate adds results for names, of which some may be known by now.
+func (r *resolver) evaluate(
+	ctx context.Context, pinned source.Pinned, system string, mine []string, keys map[string]string,
+	results map[string]eval.Result,
+) error {
+	unknown, err := r.recorded(ctx, mine, keys, results)
+	if err != nil {
+		return err
+	}
+	ctx, clock := limit.NewClock(ctx, r.total)
+	defer clock.Stop()
+	for names := range slices.Chunk(unknown, eval.MaxNames) {
+		var found map[string]eval.Result
+		err := whole(pinned, func() (err error) {
+			found, err = r.evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
+			return err
+		})
+		if errors.Is(context.Cause(ctx), limit.ErrTime) {
+			return tooLong(r.total)
+		}
+		if err != nil {
+			return err
+		}
+		lasting := make(map[string]eval.Result, len(found))
+		for name, result := range found {
+			results[name] = result
+			if result.Cacheable() {
+				lasting[keys[name]] = result
+			}
+		}
+		if err := r.records.PutAll(ctx, lasting); err != nil {
+			return fmt.Errorf("keeping what packages are: %w", err)
+		}
+	}
+	return nil
+}

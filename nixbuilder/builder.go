@@ -151,7 +151,9 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 		return pinned, status.Errorf(status.Damaged, "%v", bad)
 	}
 	if errors.Is(err, source.ErrUnknownTag) {
-		return pinned, status.Errorf(status.NotFound, "tag %q is neither %q nor a revision of the package set", tag, source.Latest)
+		return pinned, status.Errorf(
+			status.NotFound, "tag %q is neither %q nor a revision of the package set", tag, source.Latest,
+		)
 	}
 	if refused := (*source.NotAllowedError)(nil); errors.As(err, &refused) {
 		return pinned, status.Errorf(status.Denied, "%v", refused)

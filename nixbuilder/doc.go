@@ -1,8 +1,13 @@
 // Package nixbuilder makes container images from the names of Nix packages.
 //
-//	request + tag ─> pinned source ─> packages ─> store paths ─> closure ─> groups ─> layers ─> config, manifest
-//	(names)          (source)         (eval)      (supply: nixstore, binarycache) (layering) (layer,    (image)
-//	                                                                               rootfs)
+//	request, tag
+//	  │  names                   what a name asks for
+//	  │  source                  the package set, pinned to a revision
+//	  │  eval                    its packages
+//	  │  nixstore, binarycache   their store paths, with all that these refer to: a supply
+//	  │  layering                groups of paths, one for each layer
+//	  │  layer, rootfs           layers, as blobs of a Repository
+//	  ▼  image                   config, manifest, index
 //
 // build.go is that pipeline, read top to bottom: Build, buildPlatform, supplyAndPack, assemble. The
 // packages below hide one format or one program each. A Builder knows Nix and images but no HTTP:

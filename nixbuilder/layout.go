@@ -22,10 +22,10 @@ import (
 const layoutPrefix = "layout"
 
 // A layout is the map of heads that decides which store paths share a layer (package layering). It
-// only ever grows, by immutable segments in the State that are named by time and read in that
-// order; the first entry for a key wins. So replicas come to agree without locks, and where they do
-// not for a moment, images are as correct and share a little less. Its size is bounded by the names
-// in the package sets, not by the images.
+// only grows, by immutable segments in the State. Segments are named by time and read in that
+// order, and the first entry for a key wins. So replicas come to agree without locks. Where they do
+// not for a moment, images are as correct and share a little less. The map's size is bounded by the
+// names in the package sets, not by the images.
 type layout struct {
 	state records.State
 
@@ -38,9 +38,9 @@ func newLayout(state records.State) *layout {
 	return &layout{state: state, heads: make(map[layering.Key]layering.Head), read: make(map[string]bool)}
 }
 
-// extend decides about all of a closure that the map does not know yet, in one segment, and so
-// whole or not at all: what is not decided together depends on the order. It counts the keys that
-// were added, and those that were known.
+// extend decides about all of a closure that the map does not know yet. It writes one segment, and
+// so decides whole or not at all: keys that are not decided together depend on the order in which
+// they come. It counts the keys that were added, and those that were known.
 func (l *layout) extend(ctx context.Context, closure []store.PathInfo) (added, known int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -67,9 +67,9 @@ func (l *layout) head(key layering.Key) (layering.Head, bool) {
 	return head, ok
 }
 
-// group splits a closure into layers. What it decides for that is kept for all images if adds is
-// set; else it holds for this one alone, which decided tells. What clients choose must not add: one
-// image could have all later ones share nothing.
+// group splits a closure into layers. If adds is set, what it decides is kept for all images. Else
+// it holds for this image alone, and decided tells whether there was something to decide. What
+// clients choose must not add: one image could keep all later ones from sharing layers.
 func (l *layout) group(
 	ctx context.Context, closure []store.PathInfo, budget int, adds bool,
 ) (groups [][]store.Path, decided bool, err error) {

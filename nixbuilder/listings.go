@@ -16,18 +16,20 @@ const (
 	// listingFormat is part of every key of a listing's record. It changes with what package nar
 	// writes.
 	listingFormat = "1"
-	// maxListingBytes is how large the listing of a store path may be. One file in it takes about
-	// 20 bytes.
+	// maxListingBytes is how large the listing of a store path may be. A file in it takes about 20
+	// bytes.
 	maxListingBytes = 32 << 20
-	// listingsCached is how much of listings is in memory because they were read from the State, in
-	// bytes; one is mostly 1 or 2 KB, compressed.
+	// listingsCached is how many bytes of listings are in memory that were read from the State. One
+	// is mostly 1 or 2 KB, compressed.
 	listingsCached = 1 << 20
-	// freshBytes is how much of listings, compressed, is in memory because they came by.
+	// freshBytes is how many bytes of listings, compressed, are in memory that came by with
+	// archives.
 	freshBytes = 64 << 20
 )
 
-// listings are what store paths hold but for the content of files, gathered while their archives
-// pass. Those that root layers needed are also records. They are safe for concurrent use.
+// listings tell what is in store paths, without most files' content. They are gathered while
+// archives are read. Those that root layers needed are also records. They are safe for concurrent
+// use.
 type listings struct {
 	records *records.Table[[]byte]
 	encoder *zstd.Encoder

@@ -26,74 +26,74 @@ import (
 type Options struct {
 	// Packages is where the package set comes from.
 	Packages Packages
-	// Platforms are the OCI platforms of images whose names choose none; of more than one, an image
-	// is an index.
+	// Platforms are the OCI platforms of images whose names choose none. With more than one, an
+	// image is an index.
 	Platforms []string
-	// Policy is about the packages that names ask for. Shell and Include are the operator's own and
+	// Policy bounds the packages that names ask for. Shell and Include are the operator's own and
 	// not subject to it.
 	Policy names.Policy
-	// Shell is what the meta-package shell stands for, Include is in every image, where the set has
-	// them.
+	// Shell are the packages of the meta-package shell. Include are in every image, where the set
+	// has them.
 	Shell, Include []string
-	// Compression and Layers (of store paths, at most) are the form of images.
+	// Compression and Layers are the form of images. Layers is how many there are at most for store
+	// paths.
 	Compression layer.Compression
 	Layers      int
 	// BuildTimeout is how long Nix may take for one derivation.
 	BuildTimeout time.Duration
-	// Builds has what binary caches don't have built. Else it is refused.
+	// Builds allows building what binary caches don't have. Else it is refused.
 	Builds bool
-	// LogToClients has clients told the last lines of a failed build; else they are in the log
-	// alone.
+	// LogToClients tells clients the last lines of a failed build. Else they are in the log alone.
 	LogToClients bool
-	// BuildTotal is how long all that Nix does for one image may take, with packing it; what is
-	// built for its evaluation has as long of its own. Waiting for other images does not count.
+	// BuildTotal is how long Nix and packing may take for one image. Waiting for other images does
+	// not count. What is built for an evaluation has as much time of its own.
 	BuildTotal time.Duration
-	// Concurrency is how many images Nix may build or download for at a time. Others wait. Those of
-	// revisions that clients chose take ClientShare of it.
+	// Concurrency is how many images Nix may build or download for at a time. Others wait. Images
+	// of revisions that clients chose take limit.ClientShare of it.
 	Concurrency int
 	// MaxBytes is how large the store paths of an image may be together, as NARs.
 	MaxBytes int64
-	// Storeless has images made straight from Caches. Only what they don't have goes through a Nix
+	// Storeless makes images straight from Caches. Only what they don't have goes through a Nix
 	// store, if there is one.
 	Storeless bool
 	Caches    binarycache.Options
 	// Settings are handed to Nix, by the names of nix.conf.
 	Settings map[string]string
-	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use;
-	// one that fetches may take FetchTime longer, of a processor and by the clock.
+	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use.
+	// One that fetches may take FetchTime longer, of a processor and by the clock.
 	EvaluationBytes int64
 	EvaluationTime  time.Duration
 	FetchTime       time.Duration
-	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they
-	// have no network.
+	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated. With none,
+	// they have no network.
 	AllowedURIs []string
-	// ImportFromDerivation lets package sets read what is built while they are evaluated. It takes
-	// a Nix store: a Builder that is storeless can't.
+	// ImportFromDerivation lets package sets read what is built while they are evaluated. It needs
+	// a Nix store, and so excludes Storeless.
 	ImportFromDerivation bool
-	// CacheDir is for copies of package sets and scratch files, of which CacheBytes stay together,
-	// those used last; zero: no bound.
+	// CacheDir has copies of package sets and scratch files. CacheBytes of them stay together,
+	// those used last. Zero is no bound.
 	CacheDir   string
 	CacheBytes int64
 }
 
-// Packages is where a package set comes from, the one field of the first three that is not empty,
-// and what it can look up. Directories of fetched sets, and what is remembered of commits, are the
-// Builder's to choose.
+// Packages says where a package set comes from, by the one of the first three fields that is not
+// empty, and what it can look up. The Builder sets directories for fetched sets, and what is
+// remembered of commits.
 type Packages struct {
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path    string
 	Channel source.ChannelOptions
 	Git     source.GitOptions
-	// NixPath are other sets, by the names that this one can look them up by between angle
+	// NixPath are other sets, by the names that this set can look them up by between angle
 	// brackets. They look up nothing themselves, and clients choose nothing of theirs.
 	NixPath map[string]Packages
-	// Config is the argument of that name, which the set has to take, as JSON; empty: the set gets
-	// an empty one if it takes one.
+	// Config is the set's argument config, as JSON. If it is empty, a set that takes one gets an
+	// empty one. Else the set has to take one.
 	Config string
 }
 
-// open makes the source with all that its results depend on. It keeps what it fetches or copies
-// below dir, and in state, if there is one, what clients may choose.
+// open makes the source. It keeps what it fetches or copies below dir, and what clients may choose
+// in state, if there is one.
 func (p Packages) open(
 	runner *proc.Runner,
 	watches *source.Watches,
@@ -120,7 +120,7 @@ func (p Packages) open(
 	return source.NewVariants(set, settings, nixPath, recall), nil
 }
 
-// settings are those that the results of package sets depend on.
+// settings are those that package sets' results depend on.
 func (o Options) settings() (settings source.Variant) {
 	if o.Packages.Git.Submodules {
 		settings = append(settings, "submodules=true")
@@ -142,7 +142,7 @@ func (o Options) settings() (settings source.Variant) {
 	return settings
 }
 
-// defaultURIs are the AllowedURIs that revisions do not name.
+// defaultURIs are the AllowedURIs that no revision names.
 var defaultURIs = []string{"https://"}
 
 func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir string) (source.Source, error) {
@@ -158,7 +158,7 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 	}
 }
 
-// evaluator opens Nix for evaluations alone.
+// evaluator prepares Nix for evaluations alone.
 func (o Options) evaluator(
 	ctx context.Context, runner *proc.Runner, read eval.Realise, grown func(),
 ) (*eval.Evaluator, error) {
@@ -175,14 +175,15 @@ func (o Options) evaluator(
 		read = nil
 	}
 	return eval.New(ctx, runner, eval.Options{
-		Memory: o.EvaluationBytes, CPU: o.EvaluationTime, FetchTime: o.FetchTime, AllowedURIs: o.AllowedURIs, Config: o.Packages.Config, ScratchDir: scratch,
+		Memory: o.EvaluationBytes, CPU: o.EvaluationTime, FetchTime: o.FetchTime,
+		AllowedURIs: o.AllowedURIs, Config: o.Packages.Config, ScratchDir: scratch,
 		Realise: read, HostEnv: o.nixStore().Environment(), MaxBytes: o.CacheBytes, Grown: grown,
 	})
 }
 
-// Check tries out whether the package set, as it is now, can be used with the Nix of this machine.
-// It neither builds nor keeps anything, but below CacheDir. A fault is what is to be mended in the
-// set or the options; err is that it can't be told here and now.
+// Check tries whether the package set, as it is now, can be used with the Nix of this machine. It
+// builds nothing, and writes below CacheDir only. A fault is to be mended in the set or the
+// options. The error means that Check can't tell here and now.
 func Check(ctx context.Context, options Options) (fault, err error) {
 	runner, _ := proc.New()
 	evaluator, err := options.evaluator(ctx, runner, nil, nil)
@@ -217,7 +218,7 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 }
 
 // How tells how Nix builds on this machine, and what there is to be said against that and against
-// how evaluations run, a line each. They are there in part if it fails.
+// how evaluations run, a line each. If it fails, the lines that it has are returned with the error.
 func How(ctx context.Context, options Options) ([]string, error) {
 	if !options.Builds || options.Storeless {
 		return nil, nil
@@ -236,8 +237,8 @@ func How(ctx context.Context, options Options) ([]string, error) {
 	return append(warnings, lines...), err
 }
 
-// removeLeftovers cleans up after processes that were killed in the middle of an evaluation. What
-// can't be removed is harmless.
+// removeLeftovers removes the scratch files of processes that were killed during an evaluation.
+// What can't be removed is harmless.
 func removeLeftovers(scratch string) {
 	entries, err := os.ReadDir(scratch)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// A chosen package is one that an image has.
+// A chosen package is one of those in an image.
 type chosen struct {
 	name  string // as it was asked for
 	asked bool   // by the client, not by the operator's shell and include
@@ -36,7 +36,7 @@ func (c chosen) installed() []store.Path {
 	return paths
 }
 
-// packages are sorted by attribute path, and none installs but outputs that another one does.
+// packages are sorted by attribute path, and each installs an output that no other one installs.
 type packages []chosen
 
 // outputs are the store paths that an image of the packages installs, sorted.
@@ -49,9 +49,9 @@ func (p packages) outputs() []store.Path {
 	return slices.Compact(paths)
 }
 
-// unique sorts the packages by attribute path and leaves out what is there under another name: what
-// installs no output that another one of the same derivation does not. What a client asked for
-// stays that.
+// unique sorts packages by attribute path and leaves out those that are there under another name.
+// Such a package installs no output that another one of the same derivation does not install:
+// python, for example, beside python3. What a client asked for stays asked for.
 func (p packages) unique() packages {
 	byPath := func(a, b chosen) int {
 		return cmp.Or(

@@ -33,13 +33,16 @@ const (
 const packFormat = "3"
 
 // A Repository is where an image's layers go. It is safe for concurrent use.
+//
+// A layer that the registry holds already is mounted. Any other one is uploaded: the Builder writes
+// it as a stream, and knows its digest at the end.
 type Repository interface {
-	// Mount makes a blob that the registry holds, in whatever repository, part of this one. It is
-	// false if the registry does not hold it.
+	// Mount makes a blob of the registry, from whatever repository, part of this one. It is false
+	// if the registry does not hold the blob.
 	Mount(context.Context, digest.Digest) (bool, error)
-	// Upload stores, as a stream, what write writes, if that is what the digest says that write
-	// returns. Done is called once: when the blob is stored, which may be after Upload has
-	// returned, or with why it is not. How done ends is how the upload ends.
+	// Upload calls write with a stream, and stores what comes if it has the digest that write
+	// returns. It calls done exactly once, possibly after it has returned: with nil when the blob
+	// is stored, or with the reason why it is not. The error of done is the upload's.
 	Upload(
 		ctx context.Context, write func(io.Writer) (digest.Digest, error),
 		done func(context.Context, error) error,
@@ -49,8 +52,8 @@ type Repository interface {
 	Beside(ctx context.Context, do func(context.Context) error)
 }
 
-// A packer turns what belongs into layers into blobs of repositories, each layer once, however many
-// images want it. It is safe for concurrent use.
+// A packer stores layers as blobs of repositories, each layer once, however many images want it. It
+// is safe for concurrent use.
 type packer struct {
 	records    *records.Table[image.Blob]
 	compressor *layer.Compressor
@@ -69,8 +72,7 @@ func newPacker(state records.State, compression layer.Compression) *packer {
 	}
 }
 
-// layers makes sure that a layer for each group of paths is in the repository, and returns them in
-// this order.
+// layers has a layer for each group of paths in the repository, and returns them in this order.
 func (p *packer) layers(
 	ctx context.Context, groups [][]store.Path, repo Repository, from supply,
 ) ([]image.Layer, error) {
@@ -97,7 +99,7 @@ func (p *packer) layers(
 	return layers, all.Wait()
 }
 
-// root makes sure that the root layer is in the repository.
+// root has the root layer in the repository.
 func (p *packer) root(ctx context.Context, root profile, repo Repository) (image.Layer, error) {
 	blob, err := p.layer(ctx, root.key(p.compressor.Compression()), repo, func(w io.Writer) (layer.Result, error) {
 		return root.tree.Pack(ctx, w, p.compressor)
@@ -105,16 +107,17 @@ func (p *packer) root(ctx context.Context, root profile, repo Repository) (image
 	return image.Layer{Blob: blob}, err
 }
 
-// recall puts a layer that another record tells of into memory, so that it is not asked for alone.
+// recall puts a layer that the record of an image tells of into memory, so that its own record need
+// not be read.
 func (p *packer) recall(l image.Layer) { p.records.Recall(p.key(l.Paths), l.Blob) }
 
-// key is that of the record of a layer of store paths.
+// key is the key of a layer's record, for a layer of store paths.
 func (p *packer) key(paths []store.Path) string {
 	return records.Key("store paths", packFormat, p.compressor.Compression().String(), store.Join(paths))
 }
 
-// layer makes sure that the layer of a key is in the repository: it is mounted if the registry has
-// it, else packed. If somebody else is packing it, that is waited for.
+// layer has the layer of a key in the repository. If the registry holds it, it is mounted. If
+// somebody else is packing it, layer waits for that. Else it is packed.
 func (p *packer) layer(
 	ctx context.Context, key string, repo Repository, write func(io.Writer) (layer.Result, error),
 ) (image.Blob, error) {
@@ -157,7 +160,7 @@ func (p *packer) upload(
 	defer releaseUpload()
 	var blob image.Blob
 	err = repo.Upload(ctx, func(w io.Writer) (digest.Digest, error) {
-		// While this one is begun or committed, others can use the core.
+		// While this layer is begun or committed, others can use the core.
 		releaseCore, err := p.cores.Acquire(ctx)
 		if err != nil {
 			return "", err

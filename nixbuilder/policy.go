@@ -9,12 +9,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// denialsCached is how much is kept in memory of what revisions deny, in bytes.
+// denialsCached is how many bytes are in memory of what revisions deny.
 const denialsCached = 1 << 20
 
-// denials are what the names among Policy.Deny stand for in a revision, on one platform: a package
-// that is denied is so under any other name, too. They are a policy, not a wall: another derivation
-// may do the same.
+// denials are the derivations that the names in Policy.Deny stand for, in one revision, on one
+// platform. So a denied package is denied under any other name. They are a policy, not a wall:
+// another derivation may do the same.
 type denials map[denial]bool
 
 // A denial is of a derivation, or of one output of it.
@@ -47,8 +47,8 @@ func (d denials) has(c chosen) bool {
 	return d[denial{c.Derivation, ""}] || len(d) > 0 && !slices.ContainsFunc(c.OutputsToInstall, allowed)
 }
 
-// denied tells whether a policy keeps it from being served. To deny a package is to deny its
-// outputs, and what is in a set or inside a package; to allow a package is to allow its outputs.
+// denied tells whether a policy keeps the package from being served. Denying a package denies its
+// outputs, and what is in a set or inside a package. Allowing a package allows its outputs.
 func (c chosen) denied(policy names.Policy, denied denials) bool {
 	aliases := []string{c.name, c.Attr[len(c.Attr)-1], c.Pname, c.attribute()}
 	for n := range c.Attr {

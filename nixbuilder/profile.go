@@ -37,7 +37,7 @@ func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, 
 	return p, err
 }
 
-// key is that of the root layer's record: all that the root layer depends on.
+// key is the key of the root layer's record, made of all that the root layer depends on.
 func (p profile) key(compression layer.Compression) string {
 	parts := []string{"profile", rootFormat, compression.String()}
 	for _, pkg := range p.packages {

@@ -82,7 +82,9 @@ func (b *Builder) resolve(
 	if request.Shell {
 		for _, name := range b.options.Shell {
 			if failure := results[name].Failure; failure != nil {
-				return nil, status.Errorf(status.Denied, "the meta-package %s needs %s: %s", names.Shell, name, failure.Message)
+				return nil, status.Errorf(
+					status.Denied, "the meta-package %s needs %s: %s", names.Shell, name, failure.Message,
+				)
 			}
 			found = append(found, chosen{name: name, Package: *results[name].Package})
 		}

@@ -9,8 +9,8 @@ import (
 // seenCached is how much of sightings is in memory, in bytes.
 const seenCached = 1 << 20
 
-// sightings remember the commits at which what the operator has configured was seen: a
-// source.Memory. Clients may choose them by their tags, also when no branch leads to them any more.
+// sightings remember the commits that a configured name stood for: a source.Memory. Clients may
+// choose these by their tags, even when no branch leads to them any more.
 type sightings struct {
 	records  *records.Table[sighting]
 	kind, of string // the repository, or where archives come from

@@ -24,7 +24,7 @@ import (
 const cacheAttempts = 3
 
 // A cacheSupply has the paths of one image in binary caches, without a Nix store. They are packed
-// while they are downloaded. It reads as rootfs.Files what their listings tell.
+// while they are downloaded. As rootfs.Files it reads listings, which are gathered meanwhile.
 type cacheSupply struct {
 	*listings
 	infos   []store.PathInfo
@@ -35,8 +35,9 @@ type cacheSupply struct {
 	parsed map[store.Path]*nar.Listing // what the root layer asked for
 }
 
-// openCaches finds out whether binary caches have all of an image. It is tried again after an
-// archive was damaged, which the caches remember, and not after a path was missing.
+// openCaches looks for all paths of an image in binary caches. Where a path was missing before, it
+// does not look again. Where an archive was damaged it does: the caches remember that, and may have
+// the path elsewhere.
 func (b *Builder) openCaches(ctx context.Context, j job, before *supplyError) (supply, error) {
 	if missing := (*binarycache.MissingError)(nil); before != nil && errors.As(before, &missing) && !missing.Damaged {
 		return nil, before
@@ -126,8 +127,8 @@ func (s *cacheSupply) read(ctx context.Context, p store.Path, visit func(nar.Ent
 	return wrongSupply(err)
 }
 
-// find tells what is under a name that is relative to the store. The error is fs.ErrNotExist if
-// that is nothing.
+// find looks a name up that is relative to the store. The error is fs.ErrNotExist if there is
+// nothing.
 func (s *cacheSupply) find(ctx context.Context, name string) (*nar.Listing, error) {
 	base, below, _ := strings.Cut(name, "/")
 	listing, err := s.listing(ctx, store.Path(store.Dir+"/"+base))
@@ -140,7 +141,7 @@ func (s *cacheSupply) find(ctx context.Context, name string) (*nar.Listing, erro
 	return listing, nil
 }
 
-// listing is that of a path of the closure. It downloads the path if it has to.
+// listing is the listing of a path of the closure. It downloads the path if it has to.
 func (s *cacheSupply) listing(ctx context.Context, p store.Path) (*nar.Listing, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock() // there is one reader

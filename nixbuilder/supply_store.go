@@ -15,7 +15,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// A storeSupply has all paths in the Nix store.
+// A storeSupply has all paths of an image in the Nix store.
 type storeSupply struct {
 	*nixstore.Paths
 	storeFiles *rootfs.StoreFiles
@@ -80,7 +80,7 @@ func (b *Builder) settle(ctx context.Context, j job) (packages, error) {
 	return j.packages.withOutputs(settled), nil
 }
 
-// needed says what the Nix store has to have for a job.
+// needed tells the Nix store what a job needs.
 func (b *Builder) needed(j job) nixstore.Wanted {
 	needed := nixstore.Wanted{ByClient: j.byClient, Clock: j.clock}
 	for _, c := range j.packages {

@@ -26,21 +26,20 @@ const (
 	// binary caches answer one after the other.
 	setBatch = 200
 	setConns = 8
-	// setReports is how often it is said how far a survey has come.
+	// setReports is how often the log says how far a walk has come.
 	setReports = 5 * time.Second
 )
 
 // LayoutOptions say what Layout looks at.
 type LayoutOptions struct {
-	// Names are packages, or sets of packages; none: the whole package set, with the sets in it
-	// that say recurseForDerivations.
+	// Names are packages, or sets of packages. None stands for the whole package set, with the sets
+	// in it that say recurseForDerivations.
 	Names []string
-	// Build has what is neither in the Nix store nor in a binary cache built, and the rest
-	// downloaded.
+	// Build downloads what is not in the Nix store, and builds what no binary cache has.
 	Build bool
 }
 
-// A Layout is what came of laying out a package set.
+// A Layout reports what came of laying out a package set.
 type Layout struct {
 	// Packages and Paths are how much was taken into account.
 	Packages, Paths int
@@ -52,10 +51,10 @@ type Layout struct {
 	Absent, Failed, Denied int
 }
 
-// Layout computes the map of heads, by which store paths share layers, for a package set at once:
-// from the outputs that images of its packages would install, for all configured platforms, with
-// all that they refer to. Entries that the map has stay. What is added depends on these and the
-// closures alone. Nothing is downloaded but what binary caches say about paths, unless
+// Layout computes the map of heads, by which store paths share layers, for a package set at once.
+// It goes by the outputs that images of the packages would install, for all configured platforms,
+// with all that they refer to. Entries that the map has stay. What is added depends on these and
+// the closures alone. Nothing is downloaded but what binary caches say about paths, unless
 // options.Build is set.
 //
 // It fails, and writes nothing, if a name is no package or set of packages, if the set can't be
@@ -86,7 +85,7 @@ func (b *Builder) Layout(ctx context.Context, pinned source.Pinned, options Layo
 		w.made.Packages++
 		roots = append(roots, outputs...)
 	}
-	// What only an absent package needs has lost what it goes with, and is decided about later.
+	// Paths that only an absent package needs have lost what they go with. They are decided later.
 	decided := store.Reachable(closure, roots)
 	w.made.Paths = len(decided)
 	w.made.Added, w.made.Known, err = b.layout.extend(ctx, decided)
@@ -152,8 +151,8 @@ func (w *setWalk) tryCaches(ctx context.Context) error {
 	return w.builder.nix.TryCaches(ctx, w.found[i].installed())
 }
 
-// walk finds the packages among names, or in the whole set if there are none, and in the sets among
-// them.
+// walk finds the packages among names and in the sets among them. Without names, it searches the
+// whole set.
 func (w *setWalk) walk(ctx context.Context, names []string) error {
 	level := names
 	if len(names) == 0 {
@@ -189,7 +188,7 @@ func (w *setWalk) walk(ctx context.Context, names []string) error {
 	return nil
 }
 
-// add takes a package in, unless images can't have it.
+// add notes a package that images can have.
 func (w *setWalk) add(c chosen) {
 	key := records.Key(append([]string{string(c.Derivation)}, c.OutputsToInstall...)...)
 	switch {
@@ -200,15 +199,16 @@ func (w *setWalk) add(c chosen) {
 	case w.met[key]: // it has several names
 	default:
 		w.met[key] = true
-		// What is kept of tens of thousands of them is what building takes.
+		// There may be tens of thousands: keep no more than building takes.
 		w.found = append(w.found, chosen{name: c.name, Package: eval.Package{
-			Attr: c.Attr, Output: c.Output, Derivation: c.Derivation, Outputs: c.Outputs, OutputsToInstall: c.OutputsToInstall, System: c.System,
+			Attr: c.Attr, Output: c.Output, Derivation: c.Derivation, Outputs: c.Outputs,
+			OutputsToInstall: c.OutputsToInstall, System: c.System,
 		}})
 	}
 }
 
-// evaluate gives the result of each name to take, one at a time, in any order. A name that was in
-// the way of others, or that others were in the way of, is tried again alone.
+// evaluate gives the result of each name to take, one at a time, in any order. A name is tried
+// again alone if it ended the evaluation of others, or if others ended its own.
 func (w *setWalk) evaluate(ctx context.Context, names []string, take func(string, eval.Result) error) error {
 	chunks := slices.Collect(slices.Chunk(names, eval.MaxNames))
 	for len(chunks) > 0 {
@@ -288,7 +288,7 @@ func (w *setWalk) realise(ctx context.Context, i int) error {
 }
 
 // closure is all that the outputs refer to, themselves included, as the Nix store or a binary cache
-// knows it. What is not complete is left out.
+// knows it. Paths whose closure is not complete are left out.
 func (w *setWalk) closure(ctx context.Context) (map[store.Path]store.PathInfo, error) {
 	closure := make(map[store.Path]store.PathInfo)
 	paths := make(map[store.Path]store.Path) // all that were met: equal texts share their bytes
@@ -336,7 +336,8 @@ func (w *setWalk) closure(ctx context.Context) (map[store.Path]store.PathInfo, e
 	return closure, nil
 }
 
-// removeIncomplete removes paths that refer to what is not there, and so on.
+// removeIncomplete removes paths that refer to a path that is not there, and those that refer to
+// them, and so on.
 func removeIncomplete(closure map[store.Path]store.PathInfo) {
 	referrers := make(map[store.Path][]store.Path)
 	var missing []store.Path
@@ -360,7 +361,7 @@ func removeIncomplete(closure map[store.Path]store.PathInfo) {
 	}
 }
 
-// tell logs how far the survey has come, now and then.
+// tell logs how far the walk has come, now and then.
 func (w *setWalk) tell(format string, args ...any) {
 	if time.Since(w.said) >= setReports {
 		w.said = time.Now()

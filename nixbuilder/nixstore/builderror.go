@@ -14,12 +14,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// Exit codes of shells about what they ran, and the numbers of signals that whoever wants a process
-// to end sends it: the kernel, where memory is short.
+// endings are exit codes that shells give for what they ran, and numbers of signals, by which
+// others end a process. The kernel does where memory is short.
 var endings = map[string]string{"9": "SIGKILL", "15": "SIGTERM", "137": "SIGKILL", "143": "SIGTERM"}
 
-// A buildError is why something can't be built or downloaded, for which what is built has to
-// answer, or where it comes from.
+// A buildError says why something can't be built or downloaded, where the package or its origin is
+// at fault.
 type buildError struct {
 	path   store.Path // a derivation, or what was to be downloaded
 	status daemon.Status
@@ -41,7 +41,7 @@ func (e *buildError) Error() string {
 	return text
 }
 
-// explain makes of a *buildError what clients are told, and has it logged. Other errors stay.
+// explain logs a *buildError and returns what clients are told. Other errors stay.
 func explain(err error) error {
 	failed := (*buildError)(nil)
 	if !errors.As(err, &failed) {
@@ -51,7 +51,7 @@ func explain(err error) error {
 	return failed.public()
 }
 
-// public is for clients.
+// public is what clients are told.
 func (e *buildError) public() *status.Error {
 	name := "this image"
 	if e.path != "" {
@@ -95,10 +95,11 @@ func (e *buildError) public() *status.Error {
 	return &status.Error{Kind: kind, Message: message}
 }
 
-// withheld tells whether it was not even built because a binary cache has it and doesn't give it.
+// withheld tells whether it was not even built, because a binary cache has it and doesn't give it.
 func (e *buildError) withheld() bool { return wordsSubstitutes.MatchString(e.reason) }
 
-// machine is what a derivation needs and no machine has, such as "for riscv64-linux" or "with kvm".
+// machine is the kind of machine that a derivation needs and nobody has, such as "for
+// riscv64-linux" or "with kvm".
 func (e *buildError) machine() string {
 	if m := wordsMachine.FindStringSubmatch(e.reason); m != nil {
 		return strings.TrimSuffix("for "+m[1]+" with "+m[2], " with ")
@@ -116,7 +117,7 @@ func (e *buildError) machine() string {
 	return strings.Join(needs, " ")
 }
 
-// interruption is what ended a build from outside, empty if nothing did.
+// interruption tells what ended a build from outside. It is empty if nothing did.
 func (e *buildError) interruption() string {
 	if e.status == daemon.TimedOut || e.status == daemon.LogLimitExceeded { // Nix itself ended it
 		return ""
@@ -130,7 +131,7 @@ func (e *buildError) interruption() string {
 	return ""
 }
 
-// outcome goes on where "building NAME" ends.
+// outcome continues a sentence that begins with "building NAME".
 func (e *buildError) outcome() string {
 	if e.status == daemon.TimedOut {
 		return "took longer than this registry allows"
@@ -184,8 +185,8 @@ func (e *buildError) outcome() string {
 	return "failed: " + e.status.String()
 }
 
-// withoutPaths is a text of Nix's in which store paths are names, and other paths, which are the
-// host's, are left out.
+// withoutPaths is a text of Nix's with names in the place of store paths, and without other paths,
+// which are the host's.
 func withoutPaths(text string) string {
 	return hostPath.ReplaceAllString(storePrefix.ReplaceAllString(buildRoot.ReplaceAllString(text, ""), ""), "$1…")
 }

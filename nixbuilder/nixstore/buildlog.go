@@ -14,13 +14,14 @@ import (
 // logLines is how much of the log of a failed build its message has.
 const logLines = 10
 
-// A buildLog is what Nix says while it builds. Why a build on a remote builder failed is nowhere
-// else: the result is then that Nix's own helper did. Each list has logLines entries at most.
+// A buildLog gathers what Nix says while it builds. Only the log tells why a build on a remote
+// builder failed: the daemon's answer then is that Nix's own helper did. Each list has logLines
+// entries at most.
 type buildLog struct {
 	tails    map[store.Path][]string // the last lines of each builder's log
 	failed   []string                // builds that failed elsewhere, and downloads for builds
 	reason   bool                    // the last of them may go on with the next line
-	unusable []string                // the first remote builders that could not be reached, or have nothing to build with
+	unusable []string                // the first remote builders that did not answer, or can't build
 	lost     []string                // what was said of those that went away in the middle of a build
 
 	untrusted []substitute // the first paths that binary caches have, and no trusted key has signed
@@ -69,7 +70,7 @@ func (l *buildLog) add(line daemon.LogLine) {
 	}
 }
 
-// addOfCaches takes a line of the daemon that is about binary caches.
+// addOfCaches takes a line of the daemon about binary caches.
 func (l *buildLog) addOfCaches(text string) {
 	note := func(list *[]string, text string) {
 		text = strings.TrimPrefix(strings.TrimPrefix(text, "warning: "), "error: ")
@@ -95,12 +96,10 @@ func (l *buildLog) addOfCaches(text string) {
 	}
 }
 
-// damaged tells whether what can't be downloaded is gone or damaged, rather than out of reach for a
-// while.
+// damaged tells whether archives are gone or damaged, rather than out of reach for a while.
 func (l *buildLog) damaged() bool { return len(l.archives) > 0 && len(l.unheard) == 0 }
 
-// aside is what clients are told of binary caches after the reason for a failure, empty if nothing
-// is.
+// aside is what clients are told of binary caches after the reason for a failure. It may be empty.
 func (l *buildLog) aside() string {
 	var text strings.Builder
 	if n := len(l.untrusted); n > 0 {
@@ -122,8 +121,8 @@ func (l *buildLog) aside() string {
 	return text.String()
 }
 
-// failure is what results, or the error that there is instead, come to: nil, a *buildError about
-// the cause of all that failed, or an error that is the operator's.
+// failure sums up results, or the error in their place: nil, a *buildError about the cause of all
+// that failed, or an error for the operator.
 func (l *buildLog) failure(results []daemon.Result, err error) error {
 	var failed *buildError
 	if reported := (*daemon.Error)(nil); errors.As(err, &reported) {
@@ -163,8 +162,8 @@ func (l *buildLog) failure(results []daemon.Result, err error) error {
 	return failed
 }
 
-// wholeOperation is what a derivation has to answer for although it ended the whole operation, nil
-// for other errors.
+// wholeOperation is the *buildError of a derivation that ended the whole operation, by the error's
+// message. It is nil for other errors.
 func wholeOperation(message string) *buildError {
 	var status daemon.Status
 	switch {
@@ -183,7 +182,7 @@ func wholeOperation(message string) *buildError {
 	return &buildError{path: store.Path(path), status: status, reason: message}
 }
 
-// blame orders failures: those that name a cause come before those that came of it.
+// blame orders failures: causes come before what came of them.
 func blame(result daemon.Result) int {
 	switch result.Status {
 	case daemon.PermanentFailure,
@@ -202,7 +201,7 @@ func blame(result daemon.Result) int {
 	return 1
 }
 
-// complete puts before the message of a failure what was said of its cause elsewhere.
+// complete puts before a failure's message what the log said of its cause.
 func (l *buildLog) complete(failure daemon.Result) daemon.Result {
 	for _, cause := range l.failed {
 		if target, ok := resolved(failure, cause); ok {
@@ -222,9 +221,9 @@ func (l *buildLog) complete(failure daemon.Result) daemon.Result {
 	return failure
 }
 
-// resolved is what Nix has built in place of a target, if cause is why that failed. What is made of
-// something that floats is built as another derivation of that name, as what it is made of is known
-// by then. Nix before 2.34 says no more of that than the status.
+// resolved is the derivation that Nix has built in place of a target, if cause is why it failed. A
+// derivation that depends on a floating output is built as another one of the same name, in which
+// that output's path is known. Nix before 2.34 tells no more of it than the status.
 func resolved(failure daemon.Result, cause string) (target daemon.DerivedPath, ok bool) {
 	if failure.Message != "" || failure.Status == daemon.MiscFailure || failure.Status == daemon.DependencyFailed {
 		return target, false
@@ -237,7 +236,7 @@ func resolved(failure daemon.Result, cause string) (target daemon.DerivedPath, o
 	return target, err == nil
 }
 
-// culprit is the derivation that a failure is about: a dependency's, where Nix names one.
+// culprit is the derivation that a failure is about. It is a dependency where Nix names one.
 func culprit(failure daemon.Result) store.Path {
 	if drv := derivationPath.FindString(failure.Message); drv != "" && failure.Status == daemon.DependencyFailed {
 		return store.Path(drv)

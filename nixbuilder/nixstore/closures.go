@@ -12,9 +12,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// How much is kept in memory of closures of packages' outputs, and of paths with what they refer
-// to, in bytes. A path is some 500; closures share theirs, but each counts all of them, as it is
-// the last one that may have them.
+// How many bytes are in memory of closures of packages' outputs, and of paths with their
+// references. A path takes some 500. Closures share paths, but each counts all of its own, as it
+// may be the last one that has them.
 const (
 	closuresKept = 64 << 20
 	pathsKept    = 12 << 20
@@ -24,20 +24,20 @@ const (
 const settled = 2 * time.Second
 
 // closures remembers what outputs of packages refer to, for as long as they stay registered in the
-// Nix store. To ask the store for each path takes a quarter of the time that an image takes whose
-// layers are all there. It is safe for concurrent use.
+// Nix store. Asking the store for each path takes a quarter of the time of an image whose layers
+// are all there. It is safe for concurrent use.
 type closures struct {
 	roots *weighted.Cache[store.Path, rootClosure]
 	paths *weighted.Cache[store.Path, store.PathInfo] // whose texts closures share
 }
 
-// A rootClosure is what was found while a path had a registration.
+// A rootClosure is a path's closure, found while the path had a registration.
 type rootClosure struct {
 	daemon.Registration
 	closure []store.PathInfo
 }
 
-// registrations is what a *daemon.Conn tells.
+// registrations are the questions of a *daemon.Conn that closures ask.
 type registrations interface {
 	Registrations(ctx context.Context, paths []store.Path) ([]daemon.Registration, error)
 	Closure(ctx context.Context, roots []store.Path) ([]store.PathInfo, error)
@@ -50,7 +50,7 @@ func newClosures() *closures {
 	}
 }
 
-// weight is how many bytes paths take in memory, with what they refer to.
+// weight is how many bytes paths and their references take in memory.
 func weight(infos ...store.PathInfo) (bytes int) {
 	const info, path = 48, 16 // their fields
 	for _, i := range infos {

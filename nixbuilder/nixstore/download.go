@@ -15,7 +15,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// arrivalPause is how long it may take until it is noticed that a path has been downloaded.
+// arrivalPause is how long it may take until an arrived path is noticed.
 const arrivalPause = 50 * time.Millisecond
 
 // downloadsAtOnce is how many paths are downloaded at a time, as later Nix has it.
@@ -24,8 +24,8 @@ const downloadsAtOnce = 16
 // ErrNotDownloaded means that binary caches do not give what they say they have.
 var ErrNotDownloaded = errors.New("not downloaded")
 
-// A download is under way: Nix fills its store with what binary caches have of an image. What is
-// there can be used meanwhile.
+// A download is under way: Nix fills its store with what binary caches have of an image. Paths that
+// have arrived can be used meanwhile.
 type download struct {
 	closure []store.PathInfo
 	stop    context.CancelFunc
@@ -37,10 +37,9 @@ type download struct {
 	err     error         // that ended it, once done is closed
 }
 
-// startDownload begins to fetch those outputs of an image that are targets, over conn, which is the
-// download's until it ends, unless binary caches do not tell enough about them: then it is nil. The
-// other outputs are in the store. It calls ended at the end. The closure can't be collected until
-// conn is put back.
+// startDownload begins to fetch targets, which are outputs of an image. The other outputs are in
+// the store. It returns nil if binary caches do not tell enough about them. The download has conn
+// until it ends, and calls ended then. The closure can't be collected until conn is put back.
 func (s *Store) startDownload(
 	ctx context.Context,
 	conn *daemon.Conn,
@@ -113,7 +112,7 @@ func (s *Store) startDownload(
 	return d, nil
 }
 
-// fetch is run for what is not built.
+// fetch runs what is downloaded and not built.
 func (s *Store) fetch(
 	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing,
 ) error {
@@ -124,7 +123,7 @@ func (s *Store) fetch(
 	return cmp.Or(err, conn.Override(ctx, nil))
 }
 
-// watch notes what arrives until ctx ends.
+// watch notes which paths have arrived, until ctx ends.
 func (d *download) watch(ctx context.Context, conn *daemon.Conn) {
 	for {
 		select {
@@ -185,7 +184,7 @@ func (d *download) await(ctx context.Context, paths []store.Path) error {
 	}
 }
 
-// close ends the download, unless it has ended, and returns when its connection can be used again.
+// close ends the download, if it has not ended, and returns when its connection can be used again.
 func (d *download) close() {
 	d.stop()
 	<-d.done

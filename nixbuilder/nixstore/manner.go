@@ -15,11 +15,11 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 )
 
-// A manner is how Nix builds on a machine, as a build has found it.
+// A manner is how Nix builds on a machine, as a build has found out.
 type manner struct {
 	// Sandboxed builds see what they are made from, and nothing else of the machine.
 	Sandboxed bool
-	// FellBack says that Nix was told to, and the kernel does not permit it.
+	// FellBack says that Nix was told to sandbox builds, and the kernel does not permit it.
 	FellBack bool
 	// User is the number of the user that builds run as, -1 if that can't be told.
 	User int
@@ -50,8 +50,8 @@ func (m manner) weak() bool { return !m.Sandboxed || m.own() }
 
 func (m manner) own() bool { return m.User == os.Geteuid() && !m.Sandboxed }
 
-// tells is a derivation that tells how it is built and fails, so that nothing is kept of it. It
-// takes no program but a shell, which a sandbox may lack.
+// tells is a derivation that tells how it is built and then fails, so that nothing is kept of it.
+// It needs no program but a shell, which a sandbox may lack.
 const tells = `derivation {
   name = "how-builds-run";
   system = builtins.currentSystem;
@@ -66,7 +66,7 @@ var (
 	wordsNoShell = regexp.MustCompile(`executing '/bin/sh': No such file or directory`)
 )
 
-// mannerOf has a line built to find out how Nix builds.
+// mannerOf builds a derivation to find out how Nix builds.
 func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) (m manner, err error) {
 	drv, err := evaluator.Derive(ctx, tells)
 	if err != nil {
@@ -76,7 +76,7 @@ func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn)
 	if err != nil {
 		return manner{}, err
 	}
-	// Nobody is to be asked whether he has it.
+	// No binary cache is asked for it.
 	if err := conn.Override(ctx, map[string]string{"substitute": "false"}); err != nil {
 		return manner{}, err
 	}
@@ -121,12 +121,12 @@ func mannerOf(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn)
 	)
 }
 
-// safe are the first versions of Nix, 2.N.M, with what was mended in 2026, M by N;
-// docs/decisions/nix-versions.md has the list. Later N have it from the start.
+// safe are the first versions 2.N.M of Nix with what was mended in 2026, M by N;
+// docs/decisions/nix-versions.md lists it. Later N have it from the start.
 var safe = map[int]int{28: 7, 29: 4, 30: 5, 31: 5, 32: 8, 33: 6, 34: 7}
 
-// unsafeVersion is what there is to be said against a version of Nix where others have a say in
-// what is built; empty if nothing is.
+// unsafeVersion is what there is to say against a version of Nix where others have a say in what is
+// built. It is empty if there is nothing.
 func unsafeVersion(version string) string {
 	var major, minor, patch int
 	_, _ = fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch) // of 2.35pre-release, two
@@ -145,7 +145,8 @@ func unsafeVersion(version string) string {
 	)
 }
 
-// logManner logs how Nix builds, if it builds for images. Not to know is no reason not to start.
+// logManner logs how Nix builds, if it builds for images. Failing to find out keeps nothing from
+// starting.
 func (s *Store) logManner(ctx context.Context, evaluator *eval.Evaluator, conn *daemon.Conn) {
 	if !s.options.Builds {
 		return
@@ -163,7 +164,7 @@ func (s *Store) logManner(ctx context.Context, evaluator *eval.Evaluator, conn *
 	}
 }
 
-// Start tries out that the store is there, and logs what there is to be said of it, after warnings.
+// Start opens the store, and logs warnings, Nix's own warnings and how Nix builds.
 func (s *Store) Start(ctx context.Context, evaluator *eval.Evaluator, warnings []string) error {
 	conn, err := s.open(ctx)
 	if err != nil {
@@ -179,7 +180,7 @@ func (s *Store) Start(ctx context.Context, evaluator *eval.Evaluator, warnings [
 }
 
 // How tells how Nix builds on this machine, and what there is to be said against that, a line each.
-// They are there in part if it fails.
+// If it fails, the lines that it has are returned with the error.
 func (s *Store) How(ctx context.Context, evaluator *eval.Evaluator) (lines []string, err error) {
 	conn, err := s.open(ctx)
 	if err != nil {

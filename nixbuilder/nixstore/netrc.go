@@ -12,12 +12,12 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// A login is the user and the password of a host, out of the URL of a binary cache. Nix gets them
-// in a file: everybody can read the arguments of its programs.
+// A login is the user and the password of a host, from the URL of a binary cache. Nix gets them in
+// a file, because everybody can read the arguments of its programs.
 type login struct{ host, user, password string }
 
-// logins takes those of http and https out of the URLs in Nix's setting substituters, and returns
-// that without them.
+// logins takes the logins of http and https out of the URLs in Nix's setting substituters, and
+// returns the setting without them.
 func logins(substituters string) (without string, found []login) {
 	fields := strings.Fields(substituters)
 	for i, field := range fields {
@@ -36,40 +36,29 @@ func logins(substituters string) (without string, found []login) {
 	return strings.Join(fields, " "), found
 }
 
-// netrcWord is what a user or a password can be in a netrc file that every curl reads.
+// netrcWord matches users and passwords that every curl can read in a netrc file.
 var netrcWord = regexp.MustCompile(`^[^\s"\\#\pC][^\s"\\\pC]*$`)
 
 // CheckLogins tells all that is wrong with the users and passwords of binary caches, joined.
 func CheckLogins(substituters []string) error {
 	_, found := logins(strings.Join(substituters, " "))
 	var faults []error
+	fault := func(format, host string) { faults = append(faults, fmt.Errorf(format, host)) }
 	known := make(map[string]login)
 	for _, l := range found {
 		if !netrcWord.MatchString(l.user) || !netrcWord.MatchString(l.password) {
-			faults = append(
-				faults,
-				fmt.Errorf(
-					"the user and the password of %s can't be handed to Nix: they go into a netrc file, which takes both, without spaces, quotation marks, "+
-						"backslashes, or # at the beginning",
-					l.host,
-				),
-			)
+			fault("the user and the password of %s can't be handed to Nix: they go into a netrc file, which takes both, "+
+				"without spaces, quotation marks, backslashes, or # at the beginning", l.host)
 		}
 		if other, ok := known[l.host]; ok && other != l {
-			faults = append(
-				faults,
-				fmt.Errorf(
-					"%s has two users or passwords: they go into a netrc file, which tells hosts apart by name alone",
-					l.host,
-				),
-			)
+			fault("%s has two users or passwords: they go into a netrc file, which tells hosts apart by name alone", l.host)
 		}
 		known[l.host] = l
 	}
 	return errors.Join(faults...)
 }
 
-// The netrc file that Nix reads otherwise, and where nix.conf can name another.
+// The netrc file that Nix reads otherwise, and the file where the operator can name another one.
 const (
 	systemNetrc   = "/etc/nix/netrc"
 	systemNixConf = "/etc/nix/nix.conf"
@@ -77,8 +66,8 @@ const (
 
 var nixConfNetrc = regexp.MustCompile(`(?m)^[ \t]*netrc-file[ \t]*=[ \t]*(\S+)`)
 
-// writeNetrc writes the file for Nix, if it needs one, and adds what the operator's own has: Nix
-// reads one alone.
+// writeNetrc writes the netrc file for Nix, if Nix needs one. It adds the operator's own, because
+// Nix reads one alone.
 func (o Options) writeNetrc() error {
 	_, found := logins(o.Settings["substituters"])
 	if len(found) == 0 {

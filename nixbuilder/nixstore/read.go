@@ -16,7 +16,7 @@ import (
 )
 
 // Read builds what the evaluation of a package set has to read (eval.Realise), within the limits of
-// what is built for images. It does not wait for those, which may wait for an evaluation: beside
+// what is built for images. It does not wait for images, which may wait for an evaluation. Beside
 // them, one such build runs at a time.
 func (s *Store) Read(
 	ctx context.Context, drv store.Path,

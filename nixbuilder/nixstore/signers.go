@@ -12,10 +12,10 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 )
 
-// signersTime is how long a cache is asked for who has signed a path.
+// signersTime is how long a cache may take to tell who has signed a path.
 const signersTime = 5 * time.Second
 
-// logCaches logs what the operator can mend of binary caches, once.
+// logCaches logs once what the operator can mend of binary caches.
 func (s *Store) logCaches(ctx context.Context, log *buildLog) {
 	if log.told {
 		return
@@ -34,8 +34,8 @@ func (s *Store) logCaches(ctx context.Context, log *buildLog) {
 	}
 }
 
-// signers says who has signed a path. Only caches of the configuration are asked: what is built can
-// have the daemon say what it likes.
+// signers tells who has signed a path. Only caches of the configuration are asked, because a build
+// can make the daemon say that any URL has the path.
 func (s *Store) signers(ctx context.Context, found substitute) string {
 	ctx, cancel := context.WithTimeout(ctx, signersTime)
 	defer cancel()
@@ -55,7 +55,7 @@ func (s *Store) signers(ctx context.Context, found substitute) string {
 	return fmt.Sprintf("`nix path-info --sigs --store %s %s` tells who has", found.cache, found.path)
 }
 
-// shown is how Nix and the daemon package show the URL of a cache.
+// shown is the URL of a cache as Nix and package daemon show it.
 func shown(cache string) string {
 	u, err := url.Parse(cache)
 	if err != nil {

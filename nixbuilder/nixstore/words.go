@@ -2,8 +2,8 @@ package nixstore
 
 import "regexp"
 
-// How Nix words what no field of its answers tells, with the versions that do. All else is told by
-// statuses.
+// These are the words of Nix where no field of its answers tells the same, with the versions that
+// have them. Statuses tell everything else.
 var (
 	// 2.8 to 2.26 begin the line with "builder for '…'"; 2.34 has "Cannot build '…'." and "Reason:
 	// builder failed …" on the next line.

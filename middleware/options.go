@@ -19,7 +19,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
@@ -130,7 +130,7 @@ type BuildOptions struct {
 
 // ImageOptions is the form of images.
 type ImageOptions struct {
-	Compression layer.Compression `mapstructure:"compression"`
+	Compression compress.Compression `mapstructure:"compression"`
 	// Layers is how many layers the store paths of an image may have. The root layer comes on top.
 	Layers int `mapstructure:"layers"`
 }
@@ -174,7 +174,7 @@ func defaults() Options {
 			},
 			Local: true, LogToClients: true,
 		},
-		Image: ImageOptions{Compression: layer.Gzip, Layers: 94},
+		Image: ImageOptions{Compression: compress.Gzip, Layers: 94},
 		Nix: NixOptions{
 			AllowedURIs:      []string{"https://"},
 			EvaluationMemory: 2 * units.GiB,
@@ -368,10 +368,10 @@ func decodeBytes(_, to reflect.Type, value any) (any, error) {
 
 func decodeCompression(_, to reflect.Type, value any) (any, error) {
 	text, ok := value.(string)
-	if to != reflect.TypeFor[layer.Compression]() || !ok {
+	if to != reflect.TypeFor[compress.Compression]() || !ok {
 		return value, nil
 	}
-	return layer.ParseCompression(text)
+	return compress.Parse(text)
 }
 
 // packages is what the options mean to the builder.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
 // config is a registry's configuration around a stanza, read as the registry reads it.
@@ -59,7 +59,7 @@ func TestParseOptions(t *testing.T) {
 		Storeless:      true,
 		Local:          true,
 	}
-	all.Image = ImageOptions{Compression: layer.Zstd, Layers: 20}
+	all.Image = ImageOptions{Compression: compress.Zstd, Layers: 20}
 	all.Shell, all.Include = []string{"bash"}, []string{}
 	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
 	all.Nix = NixOptions{

@@ -14,7 +14,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nixstore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
@@ -37,7 +37,7 @@ type Options struct {
 	Shell, Include []string
 	// Compression and Layers are the form of images. Layers is how many there are at most for store
 	// paths.
-	Compression layer.Compression
+	Compression compress.Compression
 	Layers      int
 	// BuildTimeout is how long Nix may take for one derivation.
 	BuildTimeout time.Duration

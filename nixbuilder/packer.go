@@ -12,6 +12,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -56,17 +57,17 @@ type Repository interface {
 // is safe for concurrent use.
 type packer struct {
 	records    *records.Table[image.Blob]
-	compressor *layer.Compressor
+	compressor *compress.Compressor
 	uploads    limit.Slots // for layers on their way into the storage
 	cores      limit.Slots // for layers that are read, which takes a core
 	packing    limit.Keyed // by the key of the layer
 }
 
-func newPacker(state records.State, compression layer.Compression) *packer {
+func newPacker(state records.State, compression compress.Compression) *packer {
 	cores := runtime.GOMAXPROCS(0)
 	return &packer{
 		records:    records.NewTable[image.Blob](state, "layers", layersCached),
-		compressor: layer.NewCompressor(compression, cores),
+		compressor: compress.New(compression, cores),
 		uploads:    limit.NewSlots(uploadsPerCore * cores),
 		cores:      limit.NewSlots(cores),
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
 )
@@ -99,7 +100,7 @@ func (p *packs) pack(w io.Writer) (layer.Result, error) {
 
 func TestLayersArePackedOnce(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	p := newPacker(recordstest.NewMemory(), layer.None)
+	p := newPacker(recordstest.NewMemory(), compress.None)
 	var work packs
 	var wg sync.WaitGroup
 	var mounts, uploads atomic.Int32
@@ -140,18 +141,18 @@ func TestLayerRecordsAreHints(t *testing.T) {
 		}
 		registry.storing.Wait()
 	}
-	ask(newPacker(state, layer.None))
-	ask(newPacker(state, layer.None))
+	ask(newPacker(state, compress.None))
+	ask(newPacker(state, compress.None))
 	if n := work.count.Load(); n != 1 {
 		t.Errorf("%d packs for two replicas, want 1", n)
 	}
 	clear(registry.stored) // garbage collection
-	ask(newPacker(state, layer.None))
+	ask(newPacker(state, compress.None))
 	if n := work.count.Load(); n != 2 || len(registry.stored) != 1 {
 		t.Errorf("%d packs after the blob was collected, want 2", n)
 	}
 	clear(state.Records)
-	ask(newPacker(state, layer.None))
+	ask(newPacker(state, compress.None))
 	if n := work.count.Load(); n != 3 {
 		t.Errorf("%d packs after the records were lost, want 3", n)
 	}
@@ -160,7 +161,7 @@ func TestLayerRecordsAreHints(t *testing.T) {
 func TestFailedPacksLeaveNothing(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
 	state := recordstest.NewMemory()
-	p := newPacker(state, layer.None)
+	p := newPacker(state, compress.None)
 	var work packs
 	work.fail.Store(true)
 	repo := &repository{blobs: registry}
@@ -179,7 +180,7 @@ func TestFailedPacksLeaveNothing(t *testing.T) {
 
 func TestWaitingForALayerEndsWithTheContext(t *testing.T) {
 	registry := &blobs{stored: make(map[digest.Digest][]byte)}
-	p := newPacker(recordstest.NewMemory(), layer.None)
+	p := newPacker(recordstest.NewMemory(), compress.None)
 	packing, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {

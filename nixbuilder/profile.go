@@ -4,7 +4,7 @@ import (
 	"context"
 	"strconv"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -38,7 +38,7 @@ func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, 
 }
 
 // key is the key of the root layer's record, made of all that the root layer depends on.
-func (p profile) key(compression layer.Compression) string {
+func (p profile) key(compression compress.Compression) string {
 	parts := []string{"profile", rootFormat, compression.String()}
 	for _, pkg := range p.packages {
 		parts = append(parts, pkg.Name, strconv.Itoa(pkg.Priority), store.Join(pkg.Outputs))

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -17,7 +18,7 @@ type supply interface {
 	// await returns when paths can be packed.
 	await(ctx context.Context, paths []store.Path) error
 	// pack writes the layer of paths.
-	pack(ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path) (layer.Result, error)
+	pack(ctx context.Context, w io.Writer, compressor *compress.Compressor, paths []store.Path) (layer.Result, error)
 	// files returns those of all paths when they can be read. Packed is closed when all layers of
 	// store paths are packed.
 	files(ctx context.Context, packed <-chan struct{}) (rootfs.Files, error)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
@@ -76,7 +77,7 @@ func (*cacheSupply) await(context.Context, []store.Path) error { return nil }
 
 // pack writes the layer of paths while they are downloaded.
 func (s *cacheSupply) pack(
-	ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path,
+	ctx context.Context, w io.Writer, compressor *compress.Compressor, paths []store.Path,
 ) (layer.Result, error) {
 	read := func(p store.Path, visit func(nar.Entry) error) error { return s.read(ctx, p, visit) }
 	return layer.PackArchives(ctx, w, compressor, paths, layer.Options{TempDir: s.tempDir}, read)

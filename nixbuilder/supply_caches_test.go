@@ -16,7 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar/nartest"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records/recordstest"
@@ -114,7 +114,7 @@ func (s cachedStore) rootLayer(ctx context.Context, files rootfs.Files) ([]byte,
 		return nil, err
 	}
 	var out bytes.Buffer
-	_, err = tree.Pack(ctx, &out, layer.NewCompressor(layer.None, 1))
+	_, err = tree.Pack(ctx, &out, compress.New(compress.None, 1))
 	return out.Bytes(), err
 }
 
@@ -206,7 +206,7 @@ func TestListingsAreKept(t *testing.T) {
 	state := recordstest.NewMemory()
 	passing := newTestListings(t, state)
 	a := s.supply(t, passing)
-	if _, err := a.pack(t.Context(), new(bytes.Buffer), layer.NewCompressor(layer.Gzip, 1), s.paths); err != nil {
+	if _, err := a.pack(t.Context(), new(bytes.Buffer), compress.New(compress.Gzip, 1), s.paths); err != nil {
 		t.Fatal(err)
 	}
 	s.removeArchives(t)

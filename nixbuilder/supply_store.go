@@ -9,6 +9,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nixstore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
@@ -27,7 +28,7 @@ func (s storeSupply) keep(context.Context) error                { return nil }
 func (s storeSupply) close()                                    { s.Close() }
 
 func (s storeSupply) pack(
-	ctx context.Context, w io.Writer, compressor *layer.Compressor, paths []store.Path,
+	ctx context.Context, w io.Writer, compressor *compress.Compressor, paths []store.Path,
 ) (layer.Result, error) {
 	return layer.Pack(ctx, w, compressor, paths, layer.Options{})
 }

@@ -315,4 +315,3 @@ func TestFilesAreSent(t *testing.T) {
 		t.Errorf("the access log does not say what was sent: %s", r.log)
 	}
 }
-

@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
@@ -115,12 +115,12 @@ func TestImageConfig(t *testing.T) {
 
 func TestDockerForm(t *testing.T) {
 	for _, test := range []struct {
-		compression layer.Compression
+		compression compress.Compression
 		want        string // the layers' media type; empty: there is no such form
 	}{
-		{layer.Gzip, "application/vnd.docker.image.rootfs.diff.tar.gzip"},
-		{layer.None, "application/vnd.docker.image.rootfs.diff.tar"},
-		{layer.Zstd, ""},
+		{compress.Gzip, "application/vnd.docker.image.rootfs.diff.tar.gzip"},
+		{compress.None, "application/vnd.docker.image.rootfs.diff.tar"},
+		{compress.Zstd, ""},
 	} {
 		t.Run(test.compression.String(), func(t *testing.T) {
 			oci, err := NewManifest([]byte("{}"), someLayers, test.compression.MediaType(), map[string]string{"a": "b"})

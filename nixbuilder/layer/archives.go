@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -25,11 +26,11 @@ const heldBytes = 1 << 20
 // A file that may equal an earlier one has to be known whole before it is written: up to 1 MiB in
 // memory, else in a temporary file without a name.
 func PackArchives(
-	ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, options Options,
+	ctx context.Context, w io.Writer, c *compress.Compressor, paths []store.Path, options Options,
 	read func(store.Path, func(nar.Entry) error) error,
 ) (Result, error) {
 	paths = slices.Compact(slices.Sorted(slices.Values(paths)))
-	return Write(ctx, w, c, func(t *Tar) (err error) {
+	return write(ctx, w, c, func(t *Tar) (err error) {
 		if err := storeDirs(t); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar/nartest"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -25,13 +26,13 @@ func archived(t testing.TB, root string) func(store.Path, func(nar.Entry) error)
 }
 
 // checkArchives checks that paths give the same layer as files and as archives.
-func checkArchives(t *testing.T, root string, c Compression, paths ...store.Path) {
+func checkArchives(t *testing.T, root string, c compress.Compression, paths ...store.Path) {
 	t.Helper()
 	want, wantResult := pack(t, root, c, paths...)
 	temp := t.TempDir()
 	var got bytes.Buffer
 	result, err := PackArchives(
-		context.Background(), &got, NewCompressor(c, 2), paths, Options{TempDir: temp}, archived(t, root),
+		context.Background(), &got, compress.New(c, 2), paths, Options{TempDir: temp}, archived(t, root),
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +95,7 @@ func TestPackArchivesSameBytes(t *testing.T) {
 					paths = append(paths, p)
 				}
 			}
-			for _, c := range []Compression{None, Gzip, Zstd, EStargz, ZstdChunked} {
+			for _, c := range []compress.Compression{compress.None, compress.Gzip, compress.Zstd, compress.EStargz, compress.ZstdChunked} {
 				checkArchives(t, root, c, paths...)
 			}
 		})
@@ -140,7 +141,7 @@ func TestPackArchivesFails(t *testing.T) {
 			_, err := PackArchives(
 				context.Background(),
 				io.Discard,
-				NewCompressor(None, 1),
+				compress.New(compress.None, 1),
 				[]store.Path{pathA},
 				Options{TempDir: temp},
 				func(_ store.Path, visit func(nar.Entry) error) error {

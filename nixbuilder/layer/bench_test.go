@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -16,13 +17,13 @@ import (
 // BENCH_STORE_ROOT), or of a made-up one where there is none.
 func BenchmarkPack(b *testing.B) {
 	root, paths := benchStore(b)
-	for _, c := range []Compression{Gzip, Zstd, None} {
+	for _, c := range []compress.Compression{compress.Gzip, compress.Zstd, compress.None} {
 		b.Run(c.String(), func(b *testing.B) {
 			b.ReportAllocs()
 			var packed int64
 			for b.Loop() {
 				result, err := Pack(
-					context.Background(), io.Discard, NewCompressor(c, 2), paths, Options{StoreRoot: root},
+					context.Background(), io.Discard, compress.New(c, 2), paths, Options{StoreRoot: root},
 				)
 				if err != nil {
 					b.Fatal(err)
@@ -30,7 +31,7 @@ func BenchmarkPack(b *testing.B) {
 				packed = result.Size
 			}
 			plain, err := Pack(
-				context.Background(), io.Discard, NewCompressor(None, 2), paths, Options{StoreRoot: root},
+				context.Background(), io.Discard, compress.New(compress.None, 2), paths, Options{StoreRoot: root},
 			)
 			if err != nil {
 				b.Fatal(err)

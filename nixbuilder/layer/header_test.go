@@ -3,11 +3,12 @@ package layer
 import (
 	"archive/tar"
 	"bytes"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
 // What is known here of headers is what archive/tar writes.
@@ -73,11 +74,7 @@ func TestHeaders(t *testing.T) {
 // other.
 func TestTarLikeArchiveTar(t *testing.T) {
 	var got, want bytes.Buffer
-	out := &blockWriter{compressor: NewCompressor(None, 1), add: func(block []byte) error {
-		got.Write(block)
-		return nil
-	}}
-	ours, theirs := newTar(out, make([]byte, 1000)), tar.NewWriter(&want)
+	theirs := tar.NewWriter(&want)
 	both := func(err error, h tar.Header, content string) {
 		t.Helper()
 		h.ModTime, h.Size = time.Unix(1, 0), int64(len(content))
@@ -91,25 +88,28 @@ func TestTarLikeArchiveTar(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for n := range 40 {
-		name, content := fmt.Sprint(n), strings.Repeat("x", n*41)
-		long := "/nix/store/" + strings.Repeat("n", 3*n) + "/x"
-		both(ours.Dir("dir"+name, 0o755), tar.Header{Typeflag: tar.TypeDir, Name: "dir" + name + "/", Mode: 0o755}, "")
-		both(
-			ours.File("dir"+name+"/f", 0o644, int64(len(content)), strings.NewReader(content)),
-			tar.Header{Typeflag: tar.TypeReg, Name: "dir" + name + "/f", Mode: 0o644}, content,
-		)
-		both(
-			ours.Symlink(name, long),
-			tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: long, Mode: 0o777}, "",
-		)
-		both(
-			ours.HardLink("h"+name, "dir"+name+"/f", 0o644),
-			tar.Header{Typeflag: tar.TypeLink, Name: "h" + name, Linkname: "dir" + name + "/f", Mode: 0o644},
-			"",
-		)
-	}
-	if err := errors.Join(ours.w.Close(), out.flush()); err != nil {
+	_, err := write(t.Context(), &got, compress.New(compress.None, 1), func(ours *Tar) error {
+		for n := range 40 {
+			name, content := fmt.Sprint(n), strings.Repeat("x", n*41)
+			long := "/nix/store/" + strings.Repeat("n", 3*n) + "/x"
+			both(ours.Dir("dir"+name, 0o755), tar.Header{Typeflag: tar.TypeDir, Name: "dir" + name + "/", Mode: 0o755}, "")
+			both(
+				ours.File("dir"+name+"/f", 0o644, int64(len(content)), strings.NewReader(content)),
+				tar.Header{Typeflag: tar.TypeReg, Name: "dir" + name + "/f", Mode: 0o644}, content,
+			)
+			both(
+				ours.Symlink(name, long),
+				tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: long, Mode: 0o777}, "",
+			)
+			both(
+				ours.HardLink("h"+name, "dir"+name+"/f", 0o644),
+				tar.Header{Typeflag: tar.TypeLink, Name: "h" + name, Linkname: "dir" + name + "/f", Mode: 0o644},
+				"",
+			)
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := theirs.Close(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -36,7 +37,9 @@ type Options struct {
 // symbolic link is followed.
 //
 // It reads each path's directories twice and works on one core; several may run at once.
-func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, options Options) (Result, error) {
+func Pack(
+	ctx context.Context, w io.Writer, c *compress.Compressor, paths []store.Path, options Options,
+) (Result, error) {
 	dir, err := os.OpenRoot(filepath.Join(cmp.Or(options.StoreRoot, "/"), store.Dir))
 	if err != nil {
 		return Result{}, fmt.Errorf("opening the store: %w", err)
@@ -53,13 +56,11 @@ func Pack(ctx context.Context, w io.Writer, c *Compressor, paths []store.Path, o
 	if err := walkAll(dir, paths, count); err != nil {
 		return Result{}, err
 	}
-	return Write(ctx, w, c, func(t *Tar) error {
+	return write(ctx, w, c, func(t *Tar) error {
 		if err := storeDirs(t); err != nil {
 			return err
 		}
-		buf := c.block()
-		defer c.recycle(buf)
-		return walkAll(dir, paths, newPacker(t, sizes, buf[:cap(buf)]).pack)
+		return walkAll(dir, paths, newPacker(t, sizes, t.out.Buffer()).pack)
 	})
 }
 
@@ -243,7 +244,7 @@ func (p *packer) link(path string, id content) (bool, error) {
 // sum hashes what is left of r, and goes back to its start.
 func (p *packer) sum(r io.ReadSeeker) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
-	if _, err = io.CopyBuffer(h, struct{ io.Reader }{r}, p.tar.buf); err != nil {
+	if _, err = io.CopyBuffer(h, struct{ io.Reader }{r}, p.tar.buffer()); err != nil {
 		return sum, err
 	}
 	_, err = r.Seek(0, io.SeekStart)

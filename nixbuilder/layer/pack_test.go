@@ -21,6 +21,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -63,10 +64,10 @@ func makeStore(t testing.TB, files ...file) string {
 	return root
 }
 
-func pack(t testing.TB, root string, c Compression, paths ...store.Path) ([]byte, Result) {
+func pack(t testing.TB, root string, c compress.Compression, paths ...store.Path) ([]byte, Result) {
 	t.Helper()
 	var out bytes.Buffer
-	result, err := Pack(context.Background(), &out, NewCompressor(c, 2), paths, Options{StoreRoot: root})
+	result, err := Pack(context.Background(), &out, compress.New(c, 2), paths, Options{StoreRoot: root})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +171,7 @@ func TestPackEntries(t *testing.T) {
 					paths = append(paths, p)
 				}
 			}
-			archive, _ := pack(t, root, None, paths...)
+			archive, _ := pack(t, root, compress.None, paths...)
 			want := append([]string{`5 0755 "nix/"`, `5 0755 "nix/store/"`}, test.want...)
 			if got := list(t, archive); !slices.Equal(got, want) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -198,19 +199,19 @@ func TestPackGolden(t *testing.T) {
 	root := makeStore(t, golden()...)
 	const diffID = "sha256:659f8bbe2c69428586ea423f1667f88cd289f955c68c68c89d7178c82b7ccdde"
 	for _, test := range []struct {
-		compression Compression
+		compression compress.Compression
 		digest      digest.Digest
 		decompress  func(io.Reader) (io.Reader, error)
 	}{
 		{
-			Gzip, "sha256:4563f3ddc92872f62be95f0ff29f1427fe84c7743a427219b0ecb468a7bf4637",
+			compress.Gzip, "sha256:4563f3ddc92872f62be95f0ff29f1427fe84c7743a427219b0ecb468a7bf4637",
 			func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
 		},
 		{
-			Zstd, "sha256:44e6e20c4520c02348afbff3f34565a7af74a39307ea78ac50e566a992b56d8e",
+			compress.Zstd, "sha256:44e6e20c4520c02348afbff3f34565a7af74a39307ea78ac50e566a992b56d8e",
 			func(r io.Reader) (io.Reader, error) { return zstd.NewReader(r, zstd.WithDecoderConcurrency(1)) },
 		},
-		{None, diffID, func(r io.Reader) (io.Reader, error) { return r, nil }},
+		{compress.None, diffID, func(r io.Reader) (io.Reader, error) { return r, nil }},
 	} {
 		t.Run(test.compression.String(), func(t *testing.T) {
 			blob, result := pack(t, root, test.compression, pathA, pathB)
@@ -233,7 +234,7 @@ func TestPackGolden(t *testing.T) {
 
 // A layer's bytes depend on its paths alone.
 func TestPackSameBytes(t *testing.T) {
-	want, _ := pack(t, makeStore(t, golden()...), Gzip, pathA, pathB)
+	want, _ := pack(t, makeStore(t, golden()...), compress.Gzip, pathA, pathB)
 	each := func(t *testing.T, root string, do func(string, fs.DirEntry) error) {
 		t.Helper()
 		err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
@@ -290,7 +291,7 @@ func TestPackSameBytes(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got, _ := pack(t, test.make(t), Gzip, pathB, pathA); !bytes.Equal(got, want) {
+			if got, _ := pack(t, test.make(t), compress.Gzip, pathB, pathA); !bytes.Equal(got, want) {
 				t.Error("the bytes differ")
 			}
 		})
@@ -340,7 +341,7 @@ func TestPackRefuses(t *testing.T) {
 			if test.w == nil {
 				test.w = io.Discard
 			}
-			if _, err := Pack(test.ctx, test.w, NewCompressor(Gzip, 2), []store.Path{pathA}, Options{StoreRoot: root}); err == nil ||
+			if _, err := Pack(test.ctx, test.w, compress.New(compress.Gzip, 2), []store.Path{pathA}, Options{StoreRoot: root}); err == nil ||
 				!strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
@@ -381,7 +382,7 @@ func TestPackChangedFile(t *testing.T) {
 					t.Fatal(err)
 				}
 				e := entry{dir: dir, name: "f", path: "f", info: info}
-				_, err = Write(context.Background(), io.Discard, NewCompressor(None, 1), func(a *Tar) error {
+				_, err = write(context.Background(), io.Discard, compress.New(compress.None, 1), func(a *Tar) error {
 					p := newPacker(a, map[fileKind]int{}, make([]byte, heldBytes))
 					if shared {
 						p.sizes[e.kind()] = 2
@@ -404,7 +405,7 @@ func TestPackManyLinks(t *testing.T) {
 	}
 	defer dir.Close()
 	var out bytes.Buffer
-	_, err = Write(context.Background(), &out, NewCompressor(None, 1), func(tar *Tar) error {
+	_, err = write(context.Background(), &out, compress.New(compress.None, 1), func(tar *Tar) error {
 		p := newPacker(tar, map[fileKind]int{{1, 0o444}: maxLinks + 2}, make([]byte, heldBytes))
 		p.written[content{0o444, sha256.Sum256([]byte("x"))}] = &original{path: "full", links: maxLinks}
 		return walkAll(dir, []store.Path{pathA, pathB}, p.pack)
@@ -415,36 +416,6 @@ func TestPackManyLinks(t *testing.T) {
 	want := []string{`0 0444 "` + a + `" = "x"`, `1 0444 "` + b + `" -> "` + a + `"`}
 	if got := list(t, out.Bytes()); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-func TestParseCompression(t *testing.T) {
-	for _, test := range []struct {
-		in        string
-		want      Compression
-		mediaType string // empty: refused
-	}{
-		{"gzip", Gzip, "application/vnd.oci.image.layer.v1.tar+gzip"},
-		{"zstd", Zstd, "application/vnd.oci.image.layer.v1.tar+zstd"},
-		{"none", None, "application/vnd.oci.image.layer.v1.tar"},
-		{"estargz", EStargz, "application/vnd.oci.image.layer.v1.tar+gzip"},
-		{"zstd:chunked", ZstdChunked, "application/vnd.oci.image.layer.v1.tar+zstd"},
-		{"", 0, ""},
-		{"GZIP", 0, ""},
-		{"Compression(9)", 0, ""},
-	} {
-		t.Run(test.in, func(t *testing.T) {
-			got, err := ParseCompression(test.in)
-			if test.mediaType == "" {
-				if err == nil {
-					t.Errorf("got %v, want an error", got)
-				}
-				return
-			}
-			if err != nil || got != test.want || got.MediaType() != test.mediaType || got.String() != test.in {
-				t.Errorf("got %v (%v), media type %s", got, err, got.MediaType())
-			}
-		})
 	}
 }
 
@@ -499,8 +470,8 @@ func FuzzPack(f *testing.F) {
 			}
 		}
 
-		checkArchives(t, root, None, pathA)
-		archive, _ := pack(t, root, None, pathA)
+		checkArchives(t, root, compress.None, pathA)
+		archive, _ := pack(t, root, compress.None, pathA)
 		got := map[string]string{}
 		r := tar.NewReader(bytes.NewReader(archive))
 		for {

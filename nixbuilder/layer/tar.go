@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
 // Tar writes the entries of a layer. Owners and times are the same for all; names are relative to
@@ -18,14 +20,26 @@ import (
 // *UnfitError. It is not safe for concurrent use.
 type Tar struct {
 	w       *tar.Writer
-	out     *blockWriter // what w writes to
-	cuts    bool         // into parts that may recur
+	out     *compress.Stream // what w writes to
+	cuts    bool             // into chunks, where names say so
 	headers headers
-	buf     []byte
+	buf     []byte // nil until first used
 }
 
-func newTar(out *blockWriter, buf []byte) *Tar {
-	return &Tar{w: tar.NewWriter(out), out: out, headers: newHeaders(), buf: buf}
+// entriesPerChunk is how many entries a chunk has on average, if it is not cut for its size. It is
+// part of the format of layers.
+const entriesPerChunk = 128
+
+func newTar(out *compress.Stream) *Tar {
+	return &Tar{w: tar.NewWriter(out), out: out, headers: newHeaders()}
+}
+
+// buffer is memory to copy files with.
+func (t *Tar) buffer() []byte {
+	if t.buf == nil {
+		t.buf = t.out.Buffer()
+	}
+	return t.buf
 }
 
 // Dir writes a directory.
@@ -39,7 +53,7 @@ func (t *Tar) File(name string, mode, size int64, content io.Reader) error {
 		return err
 	}
 	// The bare reader and writer keep io.CopyBuffer from taking a smaller buffer of its own.
-	switch n, err := io.CopyBuffer(struct{ io.Writer }{t.w}, struct{ io.Reader }{content}, t.buf); {
+	switch n, err := io.CopyBuffer(struct{ io.Writer }{t.w}, struct{ io.Reader }{content}, t.buffer()); {
 	case errors.Is(err, tar.ErrWriteTooLong), err == nil && n < size:
 		return fmt.Errorf("archiving %q: the size changed while it was read", name)
 	case err != nil:
@@ -74,27 +88,27 @@ func (t *Tar) header(h tar.Header) error {
 	return nil
 }
 
-// cut ends a part before an entry whose name says so.
+// cut ends a chunk before an entry whose name says so.
 func (t *Tar) cut(name string) error {
 	t.headers.buf = append(t.headers.buf[:0], name...)
-	if crc32.ChecksumIEEE(t.headers.buf)%cutsApart != 0 {
+	if crc32.ChecksumIEEE(t.headers.buf)%entriesPerChunk != 0 {
 		return nil
 	}
-	if err := t.w.Flush(); err != nil { // the end of the file before
+	if err := t.pad(); err != nil {
 		return err
 	}
-	if len(t.out.block) < minRecurringBytes {
-		return nil
-	}
-	return t.out.flush()
+	return t.out.Cut()
 }
 
-// endPart ends a part after the entry that was written last.
-func (t *Tar) endPart() error {
-	if err := t.w.Flush(); err != nil {
-		return err
+// pad ends the file before.
+func (t *Tar) pad() error { return t.w.Flush() }
+
+// close ends the archive.
+func (t *Tar) close() error {
+	if err := t.w.Close(); err != nil {
+		return fmt.Errorf("writing layer: %w", err)
 	}
-	return t.out.flush()
+	return nil
 }
 
 func (t *Tar) write(h *tar.Header) error {
@@ -110,7 +124,7 @@ func (t *Tar) write(h *tar.Header) error {
 	if encoded == nil {
 		return t.w.WriteHeader(h)
 	}
-	if err := t.w.Flush(); err != nil { // the end of the file before
+	if err := t.pad(); err != nil {
 		return err
 	}
 	_, err = t.out.Write(encoded)

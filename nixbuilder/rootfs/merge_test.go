@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -80,7 +81,7 @@ func merged(t testing.TB, root string, packages ...Package) *Tree {
 func packed(t testing.TB, tree *Tree) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	if _, err := tree.Pack(context.Background(), &out, layer.NewCompressor(layer.None, 1)); err != nil {
+	if _, err := tree.Pack(context.Background(), &out, compress.New(compress.None, 1)); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
@@ -428,7 +429,7 @@ func FuzzMerge(f *testing.F) {
 			t.Skip(err) // too many files
 		}
 		var out bytes.Buffer
-		if _, err := tree.Pack(context.Background(), &out, layer.NewCompressor(layer.None, 1)); err != nil {
+		if _, err := tree.Pack(context.Background(), &out, compress.New(compress.None, 1)); err != nil {
 			t.Skip(err) // a whiteout
 		}
 		for range 2 {
@@ -597,7 +598,7 @@ func TestPackAgain(t *testing.T) {
 				append(files, file{name: a + "/bin/x"}, file{name: b + "/bin/x"}, file{name: c + "/share/x"})...),
 		),
 	}
-	pack := func(compressor *layer.Compressor, packages ...Package) (archive []byte, listed int) {
+	pack := func(compressor *compress.Compressor, packages ...Package) (archive []byte, listed int) {
 		tree, err := Merge(t.Context(), packages, closure, counted)
 		if err != nil {
 			t.Fatal(err)
@@ -609,7 +610,7 @@ func TestPackAgain(t *testing.T) {
 		}
 		return out.Bytes(), counted.listed
 	}
-	used := layer.NewCompressor(layer.Gzip, 1)
+	used := compress.New(compress.Gzip, 1)
 	pack(used, one("a", 5, a), one("c", 5, c))
 	for _, test := range []struct {
 		packages []Package
@@ -619,7 +620,7 @@ func TestPackAgain(t *testing.T) {
 		{[]Package{one("a", 5, a), one("b", 9, b)}, 1}, // share/small
 		{[]Package{one("a", 5, a), one("b", 1, b)}, 0},
 	} {
-		want, _ := pack(layer.NewCompressor(layer.Gzip, 1), test.packages...)
+		want, _ := pack(compress.New(compress.Gzip, 1), test.packages...)
 		got, listed := pack(used, test.packages...)
 		if !bytes.Equal(got, want) {
 			t.Errorf("%v: other bytes with what others left in memory", test.packages)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
 // Tree is a merged root directory. It is not changed any more and safe for concurrent use.
@@ -35,10 +36,10 @@ func (t *Tree) HasCABundle() bool {
 	return !n.isDir()
 }
 
-// Pack writes the tree as a layer to w; see layer.WriteRecurring.
-func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *layer.Compressor) (layer.Result, error) {
+// Pack writes the tree as a layer to w; see layer.WriteSections.
+func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *compress.Compressor) (layer.Result, error) {
 	p := &packer{tree: t, written: make(map[*node]bool)}
-	return layer.WriteRecurring(
+	return layer.WriteSections(
 		ctx, w, compressor, p.sections(ctx),
 		func(archive *layer.Tar) error { return p.rest(ctx, archive, t.root) },
 	)

@@ -1,6 +1,7 @@
-package layer
+package compress
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -8,7 +9,7 @@ import (
 	"hash"
 	"io"
 	"strconv"
-	"strings"
+	"time"
 
 	"github.com/containerd/stargz-snapshotter/estargz"
 	"github.com/containerd/stargz-snapshotter/estargz/zstdchunked"
@@ -21,7 +22,7 @@ import (
 // of where each is. The form is that of
 // https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md. Names that are not
 // UTF-8 are wrong in the table, which is JSON.
-func writeSeekable(ctx context.Context, w io.Writer, c *Compressor, fill func(*Tar) error) (Result, error) {
+func (c *Compressor) writeSeekable(ctx context.Context, w io.Writer, fill func(*Stream) error) (Result, error) {
 	blob := &meter{w: w, hash: sha256.New()}
 	frames := &frames{compressor: c, annotations: make(map[string]string)}
 	out := estargz.NewWriterWithCompressor(blob, frames)
@@ -32,12 +33,11 @@ func writeSeekable(ctx context.Context, w io.Writer, c *Compressor, fill func(*T
 		reader.CloseWithError(errors.Join(err, errStopped))
 		read <- err
 	}()
-	err := archive(ctx, c, false, func(t *Tar) error {
-		// Nothing need be loaded before it is asked for.
-		if err := t.File(estargz.NoPrefetchLandmark, 0o644, 1, strings.NewReader("\x0f")); err != nil {
+	err := c.stream(ctx, func(s *Stream) error {
+		if err := landmark(s); err != nil {
 			return err
 		}
-		return fill(t)
+		return fill(s)
 	}, func(block []byte) error {
 		_, err := writer.Write(block)
 		c.recycle(block)
@@ -69,6 +69,23 @@ func writeSeekable(ctx context.Context, w io.Writer, c *Compressor, fill func(*T
 	return Result{
 		Digest: blob.digest(), Size: blob.size, DiffID: diffID, Annotations: frames.annotations,
 	}, nil
+}
+
+// landmark writes the file that tells clients to load nothing before it is asked for.
+func landmark(w io.Writer) error {
+	archive := tar.NewWriter(w)
+	const content = "\x0f"
+	err := archive.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: estargz.NoPrefetchLandmark, Mode: 0o644, Size: int64(len(content)),
+		ModTime: time.Unix(1, 0),
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(archive, content); err != nil {
+		return err
+	}
+	return archive.Flush() // the entries of the layer follow
 }
 
 // frames compresses the files of a seekable layer, one after the other, with the encoders that all

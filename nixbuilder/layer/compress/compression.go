@@ -1,4 +1,4 @@
-package layer
+package compress
 
 import (
 	"fmt"
@@ -30,8 +30,8 @@ var compressions = []Compression{Gzip, Zstd, None, EStargz, ZstdChunked}
 // gzipLevel is where more time stops buying much: level 6 takes 6 % longer for 1 % less.
 const gzipLevel = 5
 
-// ParseCompression reads the name of a compression: gzip, zstd, none, estargz or zstd:chunked.
-func ParseCompression(s string) (Compression, error) {
+// Parse reads the name of a compression: gzip, zstd, none, estargz or zstd:chunked.
+func Parse(s string) (Compression, error) {
 	for _, c := range compressions {
 		if s == c.String() {
 			return c, nil
@@ -40,7 +40,7 @@ func ParseCompression(s string) (Compression, error) {
 	return 0, fmt.Errorf("parsing compression: %q is none of %v", s, compressions)
 }
 
-// String is the name that ParseCompression reads.
+// String is the name that Parse reads.
 func (c Compression) String() string {
 	switch c {
 	case Gzip:

@@ -1,7 +1,9 @@
-package layer
+package compress
 
 import (
+	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,16 +30,38 @@ func prose(seed uint64, n int) string {
 
 // cutting is a Compressor with small parts.
 func cutting(compression Compression, cores int) *Compressor {
-	c := NewCompressor(compression, cores)
+	c := New(compression, cores)
 	c.partBytes = 2 * blockBytes
 	return c
 }
 
+// archive adds entries to an archive that a test writes.
+type archive struct{ *tar.Writer }
+
+func (a archive) file(name, content string) error {
+	err := a.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o444, Size: int64(len(content))})
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(a, content)
+	return err
+}
+
+func (a archive) link(name, target string) error {
+	return a.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
+}
+
+// whole is an archive, from its beginning to its end.
+func whole(fill func(archive) error) func(*Stream) error {
+	return func(s *Stream) error {
+		a := archive{tar.NewWriter(s)}
+		return cmp.Or(fill(a), a.Close())
+	}
+}
+
 // writeFile writes a layer of one file.
 func writeFile(ctx context.Context, w io.Writer, c *Compressor, content string) (Result, error) {
-	return Write(ctx, w, c, func(t *Tar) error {
-		return t.File("file", 0o444, int64(len(content)), strings.NewReader(content))
-	})
+	return c.Write(ctx, w, whole(func(a archive) error { return a.file("file", content) }))
 }
 
 func TestCompressorSameBytes(t *testing.T) {
@@ -66,14 +90,13 @@ func TestCompressorSameBytes(t *testing.T) {
 				var all sync.WaitGroup
 				for i := range 4 { // side by side, and with encoders that had other work before
 					all.Go(func() {
-						if _, err := writeFile(
-							t.Context(), io.Discard, used, prose(uint64(i+2), size/2+100*i),
-						); err != nil {
+						other := prose(uint64(i+2), size/2+100*i)
+						if _, err := writeFile(t.Context(), io.Discard, used, other); err != nil {
 							t.Error(err)
 						}
 						var got bytes.Buffer
-						if _, err := writeFile(t.Context(), &got, used, content); err != nil ||
-							!bytes.Equal(got.Bytes(), want.Bytes()) {
+						_, err := writeFile(t.Context(), &got, used, content)
+						if err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
 							t.Errorf("other bytes on three cores (%v)", err)
 						}
 					})
@@ -137,19 +160,16 @@ func TestCompressorEndsEarly(t *testing.T) {
 				return err
 			}},
 			{"reading fails", errRead, func(ctx context.Context, _ context.CancelFunc) error {
-				_, err := Write(ctx, io.Discard, c, func(t *Tar) error {
-					if err := t.File("file", 0o444, int64(len(content)), strings.NewReader(content)); err != nil {
-						return err
-					}
-					return errRead
-				})
+				_, err := c.Write(ctx, io.Discard, whole(func(a archive) error {
+					return cmp.Or(a.file("file", content), errRead)
+				}))
 				return err
 			}},
 			{"cancelled", context.Canceled, func(ctx context.Context, cancel context.CancelFunc) error {
-				_, err := Write(ctx, io.Discard, c, func(t *Tar) error {
+				_, err := c.Write(ctx, io.Discard, whole(func(a archive) error {
 					cancel()
-					return t.File("file", 0o444, int64(len(content)), strings.NewReader(content))
-				})
+					return a.file("file", content)
+				}))
 				return err
 			}},
 		} {

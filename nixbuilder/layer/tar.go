@@ -19,11 +19,10 @@ import (
 // entry lies in, or links to, must have been written before it. What no layer can have is an
 // *UnfitError. It is not safe for concurrent use.
 type Tar struct {
-	w       *tar.Writer
-	out     *compress.Stream // what w writes to
-	cuts    bool             // into chunks, where names say so
-	headers headers
-	buf     []byte // nil until first used
+	w    *tar.Writer
+	out  *compress.Stream // what w writes to
+	cuts bool             // into chunks, where names say so
+	buf  []byte           // nil until first used
 }
 
 // entriesPerChunk is how many entries a chunk has on average, if it is not cut for its size. It is
@@ -31,7 +30,7 @@ type Tar struct {
 const entriesPerChunk = 128
 
 func newTar(out *compress.Stream) *Tar {
-	return &Tar{w: tar.NewWriter(out), out: out, headers: newHeaders()}
+	return &Tar{w: tar.NewWriter(out), out: out}
 }
 
 // buffer is memory to copy files with.
@@ -82,7 +81,12 @@ func (t *Tar) header(h tar.Header) error {
 		// PAX records are UTF-8 by definition; GNU headers hold bytes, and every client reads them.
 		h.Format = tar.FormatGNU
 	}
-	if err := t.write(&h); err != nil {
+	if t.cuts {
+		if err := t.cut(h.Name); err != nil {
+			return fmt.Errorf("archiving %q: %w", h.Name, err)
+		}
+	}
+	if err := t.w.WriteHeader(&h); err != nil {
 		return fmt.Errorf("archiving %q: %w", h.Name, err)
 	}
 	return nil
@@ -90,8 +94,7 @@ func (t *Tar) header(h tar.Header) error {
 
 // cut ends a chunk before an entry whose name says so.
 func (t *Tar) cut(name string) error {
-	t.headers.buf = append(t.headers.buf[:0], name...)
-	if crc32.ChecksumIEEE(t.headers.buf)%entriesPerChunk != 0 {
+	if crc32.ChecksumIEEE([]byte(name))%entriesPerChunk != 0 {
 		return nil
 	}
 	if err := t.pad(); err != nil {
@@ -109,24 +112,4 @@ func (t *Tar) close() error {
 		return fmt.Errorf("writing layer: %w", err)
 	}
 	return nil
-}
-
-func (t *Tar) write(h *tar.Header) error {
-	if t.cuts {
-		if err := t.cut(h.Name); err != nil {
-			return err
-		}
-	}
-	encoded, err := t.headers.encode(h)
-	if err != nil {
-		return err
-	}
-	if encoded == nil {
-		return t.w.WriteHeader(h)
-	}
-	if err := t.pad(); err != nil {
-		return err
-	}
-	_, err = t.out.Write(encoded)
-	return err
 }

@@ -46,8 +46,8 @@ func checkArchives(t *testing.T, root string, c compress.Compression, paths ...s
 }
 
 func TestPackArchivesSameBytes(t *testing.T) {
-	large := strings.Repeat("large", heldBytes/4)
-	other := strings.Repeat("other", heldBytes/4)
+	large := strings.Repeat("large", maxBufferedBytes/4)
+	other := strings.Repeat("other", maxBufferedBytes/4)
 	for _, test := range []struct {
 		name  string
 		files []file
@@ -71,14 +71,14 @@ func TestPackArchivesSameBytes(t *testing.T) {
 			{name: b + "/2", content: large + "."}, {name: b + "/3", content: other, exec: true},
 		}},
 		{"about as large as the buffer", []file{
-			{name: a + "/1", content: strings.Repeat("1", heldBytes)}, {
-				name: a + "/2", content: strings.Repeat("2", heldBytes),
+			{name: a + "/1", content: strings.Repeat("1", maxBufferedBytes)}, {
+				name: a + "/2", content: strings.Repeat("2", maxBufferedBytes),
 			},
-			{name: b + "/1", content: strings.Repeat("1", heldBytes)}, {
-				name: b + "/2", content: strings.Repeat("2", heldBytes+1),
+			{name: b + "/1", content: strings.Repeat("1", maxBufferedBytes)}, {
+				name: b + "/2", content: strings.Repeat("2", maxBufferedBytes+1),
 			},
-			{name: b + "/3", content: strings.Repeat("2", heldBytes+1)}, {
-				name: b + "/4", content: strings.Repeat("2", heldBytes-1),
+			{name: b + "/3", content: strings.Repeat("2", maxBufferedBytes+1)}, {
+				name: b + "/4", content: strings.Repeat("2", maxBufferedBytes-1),
 			},
 		}},
 		{
@@ -112,7 +112,7 @@ func TestPackArchivesFails(t *testing.T) {
 		e.Content = io.MultiReader(e.Content, errReader{gone})
 		return e
 	}
-	const large = 2 * heldBytes
+	const large = 2 * maxBufferedBytes
 	for _, test := range []struct {
 		name    string
 		entries []nar.Entry

@@ -60,7 +60,7 @@ func Pack(
 		if err := storeDirs(t); err != nil {
 			return err
 		}
-		return walkAll(dir, paths, newPacker(t, sizes, t.out.Buffer()).pack)
+		return walkAll(dir, paths, newEntryWriter(t, sizes, t.out.Buffer()).write)
 	})
 }
 
@@ -146,8 +146,8 @@ type original struct {
 	links int
 }
 
-// packer writes entries to a layer's archive.
-type packer struct {
+// entryWriter writes entries to a layer's archive.
+type entryWriter struct {
 	tar     *Tar
 	sizes   map[fileKind]int
 	written map[content]*original
@@ -167,30 +167,30 @@ func (e entry) inode() (inode, bool) {
 	return inode{stat.Dev, stat.Ino}, true
 }
 
-func newPacker(t *Tar, sizes map[fileKind]int, buf []byte) *packer {
-	return &packer{tar: t, sizes: sizes, written: map[content]*original{}, known: map[inode]content{}, buf: buf}
+func newEntryWriter(t *Tar, sizes map[fileKind]int, buf []byte) *entryWriter {
+	return &entryWriter{tar: t, sizes: sizes, written: map[content]*original{}, known: map[inode]content{}, buf: buf}
 }
 
-func (p *packer) pack(e entry) error {
+func (w *entryWriter) write(e entry) error {
 	switch e.info.Mode().Type() {
 	case 0:
-		return p.file(e)
+		return w.file(e)
 	case fs.ModeDir:
-		return p.tar.Dir(e.path, e.mode())
+		return w.tar.Dir(e.path, e.mode())
 	case fs.ModeSymlink:
 		target, err := e.dir.Readlink(e.name)
 		if err != nil {
 			return err
 		}
-		return p.tar.Symlink(e.path, target)
+		return w.tar.Symlink(e.path, target)
 	}
 	return &UnfitError{e.path, "it is neither a file, a directory nor a symbolic link"}
 }
 
-func (p *packer) file(e entry) error {
+func (w *entryWriter) file(e entry) error {
 	node, linked := e.inode()
-	if id, ok := p.known[node]; ok && linked { // it need not be read again
-		if done, err := p.link(e.path, id); done || err != nil {
+	if id, ok := w.known[node]; ok && linked { // it need not be read again
+		if done, err := w.link(e.path, id); done || err != nil {
 			return err
 		}
 	}
@@ -200,51 +200,51 @@ func (p *packer) file(e entry) error {
 	}
 	defer f.Close()
 	data := io.ReadSeeker(f)
-	if e.info.Size() < int64(len(p.buf)) {
+	if e.info.Size() < int64(len(w.buf)) {
 		// Room for one byte more, so that a file that grew is noticed.
-		n, err := io.ReadFull(f, p.buf[:e.info.Size()+1])
+		n, err := io.ReadFull(f, w.buf[:e.info.Size()+1])
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return err
 		}
-		data = bytes.NewReader(p.buf[:n])
+		data = bytes.NewReader(w.buf[:n])
 	}
-	if e.info.Size() == 0 || p.sizes[e.kind()] < 2 {
-		return p.tar.File(e.path, e.mode(), e.info.Size(), data)
+	if e.info.Size() == 0 || w.sizes[e.kind()] < 2 {
+		return w.tar.File(e.path, e.mode(), e.info.Size(), data)
 	}
 	id := content{mode: e.mode()}
-	if id.sum, err = p.sum(data); err != nil {
+	if id.sum, err = w.sum(data); err != nil {
 		return err
 	}
 	if linked {
-		p.known[node] = id
+		w.known[node] = id
 	}
-	return p.once(e.path, id, e.info.Size(), data)
+	return w.once(e.path, id, e.info.Size(), data)
 }
 
 // once writes a file, or a link to an earlier one of the same content.
-func (p *packer) once(path string, id content, size int64, data io.Reader) error {
-	if done, err := p.link(path, id); done || err != nil {
+func (w *entryWriter) once(path string, id content, size int64, data io.Reader) error {
+	if done, err := w.link(path, id); done || err != nil {
 		return err
 	}
-	p.written[id] = &original{path: path, links: 1}
-	return p.tar.File(path, id.mode, size, data)
+	w.written[id] = &original{path: path, links: 1}
+	return w.tar.File(path, id.mode, size, data)
 }
 
 // link writes a link to an earlier file of the same content, if there is one that may have more
 // names.
-func (p *packer) link(path string, id content) (bool, error) {
-	first := p.written[id]
+func (w *entryWriter) link(path string, id content) (bool, error) {
+	first := w.written[id]
 	if first == nil || first.links == maxLinks {
 		return false, nil
 	}
 	first.links++
-	return true, p.tar.HardLink(path, first.path, id.mode)
+	return true, w.tar.HardLink(path, first.path, id.mode)
 }
 
 // sum hashes what is left of r, and goes back to its start.
-func (p *packer) sum(r io.ReadSeeker) (sum [sha256.Size]byte, err error) {
+func (w *entryWriter) sum(r io.ReadSeeker) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
-	if _, err = io.CopyBuffer(h, struct{ io.Reader }{r}, p.tar.buffer()); err != nil {
+	if _, err = io.CopyBuffer(h, struct{ io.Reader }{r}, w.tar.buffer()); err != nil {
 		return sum, err
 	}
 	_, err = r.Seek(0, io.SeekStart)

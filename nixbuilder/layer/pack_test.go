@@ -107,7 +107,7 @@ func list(t testing.TB, archive []byte) []string {
 
 func TestPackEntries(t *testing.T) {
 	long := strings.Repeat("long", 60)
-	big := strings.Repeat("0123456789abcdef", heldBytes/8)
+	big := strings.Repeat("0123456789abcdef", maxBufferedBytes/8)
 	for _, test := range []struct {
 		name  string
 		files []file
@@ -363,8 +363,8 @@ func TestPackChangedFile(t *testing.T) {
 		{"longer", 10, 11},
 		{"emptied", 10, 0},
 		{"was empty", 0, 1},
-		{"shorter, larger than the buffer", 2*heldBytes + 1, 2 * heldBytes},
-		{"longer, larger than the buffer", 2 * heldBytes, 2*heldBytes + 1},
+		{"shorter, larger than the buffer", 2*maxBufferedBytes + 1, 2 * maxBufferedBytes},
+		{"longer, larger than the buffer", 2 * maxBufferedBytes, 2*maxBufferedBytes + 1},
 	} {
 		for _, shared := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, shared size %t", test.name, shared), func(t *testing.T) {
@@ -383,11 +383,11 @@ func TestPackChangedFile(t *testing.T) {
 				}
 				e := entry{dir: dir, name: "f", path: "f", info: info}
 				_, err = write(context.Background(), io.Discard, compress.New(compress.None, 1), func(a *Tar) error {
-					p := newPacker(a, map[fileKind]int{}, make([]byte, heldBytes))
+					w := newEntryWriter(a, map[fileKind]int{}, make([]byte, maxBufferedBytes))
 					if shared {
-						p.sizes[e.kind()] = 2
+						w.sizes[e.kind()] = 2
 					}
-					return p.pack(e)
+					return w.write(e)
 				})
 				if err == nil || !strings.Contains(err.Error(), "size changed") {
 					t.Errorf("got error %v, want one about the size", err)
@@ -406,9 +406,9 @@ func TestPackManyLinks(t *testing.T) {
 	defer dir.Close()
 	var out bytes.Buffer
 	_, err = write(context.Background(), &out, compress.New(compress.None, 1), func(tar *Tar) error {
-		p := newPacker(tar, map[fileKind]int{{1, 0o444}: maxLinks + 2}, make([]byte, heldBytes))
-		p.written[content{0o444, sha256.Sum256([]byte("x"))}] = &original{path: "full", links: maxLinks}
-		return walkAll(dir, []store.Path{pathA, pathB}, p.pack)
+		w := newEntryWriter(tar, map[fileKind]int{{1, 0o444}: maxLinks + 2}, make([]byte, maxBufferedBytes))
+		w.written[content{0o444, sha256.Sum256([]byte("x"))}] = &original{path: "full", links: maxLinks}
+		return walkAll(dir, []store.Path{pathA, pathB}, w.write)
 	})
 	if err != nil {
 		t.Fatal(err)

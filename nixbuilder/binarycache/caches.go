@@ -85,7 +85,7 @@ func newCaches(caches []*cache, keys []signature.PublicKey) *Caches {
 
 // An Archive is a store path that a binary cache has.
 type Archive struct {
-	*statement
+	*narInfo
 	cache  *cache
 	caches *Caches
 }
@@ -93,7 +93,7 @@ type Archive struct {
 // Closure finds the roots and all that they refer to, sorted by path. It fails with a *MissingError
 // if a path can't be had, and with another error if it may be had at another time.
 func (c *Caches) Closure(ctx context.Context, roots []store.Path) ([]*Archive, error) {
-	ask := &round{Caches: c}
+	ask := &lookup{Caches: c}
 	if err := ask.rank(ctx); err != nil {
 		return nil, err
 	}
@@ -132,8 +132,8 @@ func (c *Caches) Closure(ctx context.Context, roots []store.Path) ([]*Archive, e
 	return closure, nil
 }
 
-// A round asks for one closure. A cache that fails in it is not asked again.
-type round struct {
+// A lookup asks for one closure. A cache that fails in it is not asked again.
+type lookup struct {
 	*Caches
 	order []*cache
 
@@ -143,19 +143,19 @@ type round struct {
 
 // rank orders the caches, the first to be asked first; among equals, the configuration's order
 // holds. Those that can't be asked for their priority are left out.
-func (r *round) rank(ctx context.Context) error {
-	r.failed = make(map[*cache]error)
+func (l *lookup) rank(ctx context.Context) error {
+	l.failed = make(map[*cache]error)
 	priorities := make(map[*cache]int)
 	var all sync.WaitGroup
-	for _, c := range r.caches {
+	for _, c := range l.caches {
 		all.Go(func() {
 			priority, err := c.rank(ctx)
 			if err != nil {
-				r.fail(c, fmt.Errorf("%s: %w", c.url.Redacted(), err))
+				l.fail(c, fmt.Errorf("%s: %w", c.url.Redacted(), err))
 				return
 			}
-			r.mu.Lock()
-			defer r.mu.Unlock()
+			l.mu.Lock()
+			defer l.mu.Unlock()
 			priorities[c] = priority
 		})
 	}
@@ -163,12 +163,12 @@ func (r *round) rank(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	for _, c := range r.caches {
-		if r.failed[c] == nil {
-			r.order = append(r.order, c)
+	for _, c := range l.caches {
+		if l.failed[c] == nil {
+			l.order = append(l.order, c)
 		}
 	}
-	slices.SortStableFunc(r.order, func(a, b *cache) int { return cmp.Compare(priorities[a], priorities[b]) })
+	slices.SortStableFunc(l.order, func(a, b *cache) int { return cmp.Compare(priorities[a], priorities[b]) })
 	return nil
 }
 
@@ -195,16 +195,16 @@ func (c *cache) rank(ctx context.Context) (int, error) {
 }
 
 // find asks one cache after the other for a path.
-func (r *round) find(ctx context.Context, p store.Path) (*Archive, error) {
-	if known, ok := r.known.Get(p); ok {
+func (l *lookup) find(ctx context.Context, p store.Path) (*Archive, error) {
+	if known, ok := l.known.Get(p); ok {
 		return known, nil
 	}
 	missing := &MissingError{Path: p, Reason: "no binary cache has it"}
-	for _, c := range r.order {
-		if r.hasFailed(c) {
+	for _, c := range l.order {
+		if l.hasFailed(c) {
 			continue
 		}
-		if reason, ok := r.damaged.Get(damage{c, p}); ok {
+		if reason, ok := l.damaged.Get(damage{c, p}); ok {
 			missing.Reason = reason
 			continue
 		}
@@ -216,10 +216,10 @@ func (r *round) find(ctx context.Context, p store.Path) (*Archive, error) {
 			return nil, context.Cause(ctx)
 		}
 		if err != nil {
-			r.fail(c, fmt.Errorf("%s: asking for %s: %w", c.url.Redacted(), p, err))
+			l.fail(c, fmt.Errorf("%s: asking for %s: %w", c.url.Redacted(), p, err))
 			continue
 		}
-		said, err := parseNarinfo(text, p, r.keys)
+		said, err := parseNarinfo(text, p, l.keys)
 		if err != nil {
 			what := errUntrusted
 			if !errors.Is(err, errUntrusted) {
@@ -229,16 +229,16 @@ func (r *round) find(ctx context.Context, p store.Path) (*Archive, error) {
 			logrus.Warnf("nix: %s in %s: %v", p, c.url.Redacted(), err)
 			continue
 		}
-		found := &Archive{statement: said, cache: c, caches: r.Caches}
-		r.known.Add(p, found, len(text))
+		found := &Archive{narInfo: said, cache: c, caches: l.Caches}
+		l.known.Add(p, found, len(text))
 		return found, nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.failed) > 0 { // one of them may have it
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.failed) > 0 { // one of them may have it
 		var failures []error
-		for _, c := range r.caches {
-			failures = append(failures, r.failed[c])
+		for _, c := range l.caches {
+			failures = append(failures, l.failed[c])
 		}
 		return nil, fmt.Errorf("looking for %s in binary caches: %w", p, errors.Join(failures...))
 	}
@@ -251,17 +251,17 @@ func hashPart(p store.Path) string {
 	return hash
 }
 
-func (r *round) hasFailed(c *cache) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.failed[c] != nil
+func (l *lookup) hasFailed(c *cache) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed[c] != nil
 }
 
-func (r *round) fail(c *cache, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.failed[c] == nil {
-		r.failed[c] = err
+func (l *lookup) fail(c *cache, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failed[c] == nil {
+		l.failed[c] = err
 	}
 }
 

@@ -62,8 +62,8 @@ func (d directory) open(_ context.Context, name string, offset int64) (io.ReadCl
 	return f, nil
 }
 
-// A website is a cache behind HTTP.
-type website struct {
+// httpFiles are those of a cache behind HTTP.
+type httpFiles struct {
 	client   *http.Client
 	base     *url.URL
 	patience time.Duration
@@ -86,12 +86,12 @@ func newClient(patience time.Duration) *http.Client {
 // maxSkip is how much is read once more from a server that can't go on at an offset.
 const maxSkip = 1 << 30
 
-func (w website) open(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
+func (h httpFiles) open(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
 	ref, err := url.Parse(name)
 	if err != nil {
 		return nil, err
 	}
-	u := w.base.JoinPath(ref.EscapedPath())
+	u := h.base.JoinPath(ref.EscapedPath())
 	u.RawQuery = ref.RawQuery
 	ctx, cancel := context.WithCancelCause(ctx)
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -103,7 +103,7 @@ func (w website) open(ctx context.Context, name string, offset int64) (io.ReadCl
 	if offset > 0 {
 		request.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	response, err := w.client.Do(request) //nolint:bodyclose // body closes it
+	response, err := h.client.Do(request) //nolint:bodyclose // body closes it
 	if err != nil {
 		cancel(nil)
 		return nil, err
@@ -112,7 +112,7 @@ func (w website) open(ctx context.Context, name string, offset int64) (io.ReadCl
 		body:     response.Body,
 		cancel:   cancel,
 		cause:    func() error { return context.Cause(ctx) },
-		patience: w.patience,
+		patience: h.patience,
 	}
 	if err := begin(response, body, offset); err != nil {
 		return nil, errors.Join(err, body.Close())

@@ -25,8 +25,8 @@ const (
 // errUntrusted is that no trusted key has signed a narinfo.
 var errUntrusted = errors.New("no trusted key has signed it")
 
-// A statement is what a narinfo says.
-type statement struct {
+// A narInfo is what a cache says about a path.
+type narInfo struct {
 	store.PathInfo
 	narHash     []byte // SHA-256
 	file        string // where the archive is, relative to the cache
@@ -43,7 +43,7 @@ var narinfoKeys = []string{
 // parseNarinfo reads what a cache says about a path, and believes it if one of the keys has signed
 // it. What is not signed (where the archive is, and how it is compressed) is checked to lead
 // nowhere else.
-func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*statement, error) {
+func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*narInfo, error) {
 	var known bytes.Buffer
 	for line := range bytes.Lines(text) {
 		key, value, ok := strings.Cut(strings.TrimRight(string(line), "\r\n"), ":")
@@ -69,7 +69,7 @@ func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*st
 	if info.NarSize == 0 || info.NarSize > maxArchiveBytes || info.FileSize > maxArchiveBytes {
 		return nil, fmt.Errorf("reading narinfo: it has the sizes %d and %d", info.NarSize, info.FileSize)
 	}
-	s := &statement{
+	s := &narInfo{
 		PathInfo: store.PathInfo{Path: want, NarSize: int64(info.NarSize)},
 		narHash:  info.NarHash.Digest(), file: info.URL, compression: info.Compression, fileBytes: int64(info.FileSize),
 	}

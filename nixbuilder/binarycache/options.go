@@ -98,7 +98,7 @@ func (o Options) open(substituter string, client *http.Client) (*cache, error) {
 	if parsed.url.Scheme == "file" {
 		opened.files = directory(parsed.url.Path)
 	} else {
-		opened.files = website{client: client, base: parsed.url, patience: o.Patience}
+		opened.files = httpFiles{client: client, base: parsed.url, patience: o.Patience}
 	}
 	return opened, nil
 }

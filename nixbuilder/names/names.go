@@ -11,8 +11,8 @@ import (
 // The meta-packages. They stand at the beginning of a name.
 const (
 	Shell = "shell"
-	AMD64 = "amd64"
-	ARM64 = "arm64"
+	amd64 = "amd64"
+	arm64 = "arm64"
 )
 
 // Request is what an image name asks for.
@@ -47,7 +47,7 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 		switch meta := parts[0]; meta {
 		case Shell:
 			r.Shell = true
-		case AMD64, ARM64:
+		case amd64, arm64:
 			if r.Arch != "" && r.Arch != meta {
 				return Request{}, errors.New("a name chooses one platform: amd64 and arm64 exclude each other")
 			}
@@ -61,7 +61,7 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 		}
 		parts = parts[1:]
 	}
-	for _, meta := range []string{Shell, AMD64, ARM64} {
+	for _, meta := range []string{Shell, amd64, arm64} {
 		if slices.Contains(r.Packages, meta) {
 			return Request{}, fmt.Errorf(
 				"%q has a meaning of its own and stands before the packages: ask for %s/%s", meta, meta,

@@ -24,8 +24,8 @@ type Lister struct {
 	full    bool
 }
 
-// MaxKept is how large a file may be whose content is in a listing.
-const MaxKept = 1 << 20
+// maxKept is how large a file may be whose content is in a listing.
+const maxKept = 1 << 20
 
 // The kinds of entries in a listing.
 const (
@@ -44,7 +44,7 @@ func (l *Lister) Add(e *Entry) error {
 		kind = listedDir
 	case e.Mode.Type() == fs.ModeSymlink:
 		kind, text = listedSymlink, e.Target
-	case e.Path == l.Keep && e.Size <= MaxKept:
+	case e.Path == l.Keep && e.Size <= maxKept:
 		content := make([]byte, e.Size)
 		if _, err := io.ReadFull(e.Content, content); err != nil {
 			return fmt.Errorf("reading %q: %w", e.Path, err)
@@ -61,7 +61,7 @@ func (l *Lister) Add(e *Entry) error {
 		return nil
 	}
 	l.listing = append(l.listing, kind)
-	l.listing = binary.AppendUvarint(l.listing, uint64(depth)) //nolint:gosec // not negative
+	l.listing = binary.AppendUvarint(l.listing, uint64(depth))
 	for _, s := range []string{name, text} {
 		l.listing = binary.AppendUvarint(l.listing, uint64(len(s)))
 		l.listing = append(l.listing, s...)

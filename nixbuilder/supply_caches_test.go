@@ -101,11 +101,7 @@ func (s cachedStore) removeArchives(t *testing.T) {
 }
 
 // files are those of the store.
-func (s cachedStore) files(t *testing.T) *rootfs.StoreFiles {
-	files := rootfs.NewStoreFiles(s.root)
-	t.Cleanup(files.Close)
-	return files
-}
+func (s cachedStore) files() *rootfs.StoreFiles { return rootfs.NewStoreFiles(s.root) }
 
 // rootLayer packs that of an image which has the first path as its package.
 func (s cachedStore) rootLayer(ctx context.Context, files rootfs.Files) ([]byte, error) {
@@ -160,7 +156,7 @@ func manyLinks() map[string]string {
 // The root layer is the same out of a store and out of archives, and needs them once.
 func TestRootLayerOfArchives(t *testing.T) {
 	s := newCachedStore(t, manyLinks())
-	want, err := s.rootLayer(t.Context(), s.files(t))
+	want, err := s.rootLayer(t.Context(), s.files())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +195,7 @@ func TestListingsAreKept(t *testing.T) {
 	files := manyLinks()
 	delete(files, baseB+"/nix-support/propagated-user-env-packages")
 	s := newCachedStore(t, files)
-	want, err := s.rootLayer(t.Context(), s.files(t))
+	want, err := s.rootLayer(t.Context(), s.files())
 	if err != nil {
 		t.Fatal(err)
 	}

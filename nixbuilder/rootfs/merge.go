@@ -12,9 +12,6 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// DefaultPriority is the priority of a package whose meta.priority is not set.
-const DefaultPriority = 5
-
 // maxEntries is a limit on what packages can make of a root directory, by links that lead back into
 // what they lie in.
 const maxEntries = 500_000
@@ -143,7 +140,7 @@ func (m *merger) fill(ctx context.Context, n *node, dir string) error {
 		case n.repeats(source) > 1:
 			_, err = m.mkdir(n, name)
 		default:
-			err = m.put(n, name, &node{whole: source, mode: 0o755, parent: n, name: path.Join(n.name, name)})
+			err = m.put(n, name, &node{lazyDir: source, mode: 0o755, parent: n, name: path.Join(n.name, name)})
 		}
 		if err != nil {
 			return err
@@ -176,8 +173,8 @@ func (m *merger) open(ctx context.Context, n *node, name string) (*node, error) 
 	if here == nil {
 		return nil, nil
 	}
-	if dir := here.whole; dir != "" {
-		here.whole, here.children = "", make(map[string]*node)
+	if dir := here.lazyDir; dir != "" {
+		here.lazyDir, here.children = "", make(map[string]*node)
 		return here, m.fill(ctx, here, dir)
 	}
 	if here.isDir() {
@@ -202,7 +199,7 @@ func (m *merger) mkdir(n *node, name string) (*node, error) {
 
 func (m *merger) put(n *node, name string, child *node) error {
 	if reason := m.count(n.name, name); reason != "" {
-		return &layer.UnfitError{Path: cmp.Or(child.link, child.whole, path.Join(n.name, name)), Reason: reason}
+		return &layer.UnfitError{Path: cmp.Or(child.link, child.lazyDir, path.Join(n.name, name)), Reason: reason}
 	}
 	n.set(name, child)
 	return nil
@@ -217,17 +214,17 @@ func (m *merger) count(dir, name string) (unfit string) {
 	return layer.Unfit(len(dir), name)
 }
 
-// measure counts what is in the whole directories below n, and finds sections among them.
+// measure counts what is in the lazy directories below n, and finds sections among them.
 func (m *merger) measure(ctx context.Context, n *node) error {
 	for _, child := range n.children {
-		if child.whole == "" {
+		if child.lazyDir == "" {
 			if err := m.measure(ctx, child); err != nil {
 				return err
 			}
 			continue
 		}
 		before := m.entries
-		if err := m.countAll(ctx, child.name, child.whole); err != nil {
+		if err := m.countAll(ctx, child.name, child.lazyDir); err != nil {
 			return err
 		}
 		if entries := m.entries - before; entries >= minSection {

@@ -58,20 +58,13 @@ func makeStore(t testing.TB, files ...file) string {
 	return root
 }
 
-// opened are the files of a test's store.
-func opened(t testing.TB, root string) *StoreFiles {
-	files := NewStoreFiles(root)
-	t.Cleanup(files.Close)
-	return files
-}
-
 func one(name string, priority int, outputs ...store.Path) Package {
 	return Package{Name: name, Priority: priority, Outputs: outputs}
 }
 
 func merged(t testing.TB, root string, packages ...Package) *Tree {
 	t.Helper()
-	tree, err := Merge(context.Background(), packages, closure, opened(t, root))
+	tree, err := Merge(context.Background(), packages, closure, NewStoreFiles(root))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +291,7 @@ func TestMergeRefuses(t *testing.T) {
 			[]file{{name: a + "/nix-support/propagated-user-env-packages", content: strings.Repeat(" ", maxPropagatedBytes+1)}}, []Package{one("a", 5, a)}, "larger than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := Merge(context.Background(), test.packages, closure, opened(t, makeStore(t, test.files...)))
+			_, err := Merge(context.Background(), test.packages, closure, NewStoreFiles(makeStore(t, test.files...)))
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
@@ -315,7 +308,7 @@ func TestMergeRefuses(t *testing.T) {
 				}
 			}
 		}
-		m := newMerger(opened(t, makeStore(t, files...)), closure)
+		m := newMerger(NewStoreFiles(makeStore(t, files...)), closure)
 		m.entries = maxEntries - 10_000 // the rest takes long
 		_, errA := m.output(context.Background(), a)
 		_, errB := m.output(context.Background(), b)
@@ -343,7 +336,7 @@ func TestMergeRefuses(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		if _, err := Merge(
-			ctx, []Package{one("a", 5, a)}, closure, opened(t, makeStore(t, file{name: a})),
+			ctx, []Package{one("a", 5, a)}, closure, NewStoreFiles(makeStore(t, file{name: a})),
 		); err == nil {
 			t.Error("no error")
 		}
@@ -424,7 +417,7 @@ func FuzzMerge(f *testing.F) {
 			one("b", int(priorities>>2&3), b),
 			one("c", int(priorities>>4&3), c),
 		}
-		tree, err := Merge(context.Background(), packages, closure, opened(t, root))
+		tree, err := Merge(context.Background(), packages, closure, NewStoreFiles(root))
 		if err != nil {
 			t.Skip(err) // too many files
 		}
@@ -543,7 +536,7 @@ func TestPackSections(t *testing.T) {
 func TestMergeWhole(t *testing.T) {
 	root, packages := manyFiles(t)
 	want := list(t, merged(t, root, packages...))
-	m := newMerger(opened(t, root), closure)
+	m := newMerger(NewStoreFiles(root), closure)
 	for _, p := range []store.Path{c, b, a} { // as their names are sorted
 		if _, err := m.output(t.Context(), p); err != nil {
 			t.Fatal(err)
@@ -552,15 +545,15 @@ func TestMergeWhole(t *testing.T) {
 	if err := m.complete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	whole := 0
+	lazy := 0
 	var openAll func(*node)
 	openAll = func(n *node) {
 		for _, name := range n.sorted() {
 			if !n.children[name].isDir() {
 				continue
 			}
-			if n.children[name].whole != "" {
-				whole++
+			if n.children[name].lazyDir != "" {
+				lazy++
 			}
 			sub, err := m.open(t.Context(), n, name)
 			if err != nil {
@@ -570,8 +563,8 @@ func TestMergeWhole(t *testing.T) {
 		}
 	}
 	openAll(m.root)
-	if whole < 100 {
-		t.Errorf("%d directories are whole: the test shows nothing", whole)
+	if lazy < 100 {
+		t.Errorf("%d directories are lazy: the test shows nothing", lazy)
 	}
 	got := list(t, &Tree{sources: m.sources, root: m.root})
 	slices.Sort(got)
@@ -590,14 +583,8 @@ func TestPackAgain(t *testing.T) {
 			file{name: fmt.Sprintf("%s/share/small/%d", b, i)},
 		)
 	}
-	counted := &countedFiles{
-		Files: opened(
-			t,
-			makeStore(
-				t,
-				append(files, file{name: a + "/bin/x"}, file{name: b + "/bin/x"}, file{name: c + "/share/x"})...),
-		),
-	}
+	files = append(files, file{name: a + "/bin/x"}, file{name: b + "/bin/x"}, file{name: c + "/share/x"})
+	counted := &countedFiles{Files: NewStoreFiles(makeStore(t, files...))}
 	pack := func(compressor *compress.Compressor, packages ...Package) (archive []byte, listed int) {
 		tree, err := Merge(t.Context(), packages, closure, counted)
 		if err != nil {
@@ -659,7 +646,6 @@ func BenchmarkMerge(bench *testing.B) {
 func TestStoreFilesRemember(t *testing.T) {
 	root := makeStore(t, file{name: a + "/bin/x"}, file{name: a + "/bin/y", link: "x"}, file{name: b + "/z"})
 	files := NewStoreFiles(root)
-	defer files.Close()
 	list := func(dir store.Path) []File {
 		found, err := files.ReadDir(t.Context(), dir.Base())
 		if err != nil {

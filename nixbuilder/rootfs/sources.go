@@ -70,13 +70,6 @@ func NewStoreFiles(root string) *StoreFiles {
 	}
 }
 
-// Close releases the store.
-func (s *StoreFiles) Close() {
-	if s.opened != nil {
-		_ = s.opened.Close() // nothing was written
-	}
-}
-
 func (s *StoreFiles) dir() (*os.Root, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

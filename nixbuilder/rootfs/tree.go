@@ -27,7 +27,7 @@ func (t *Tree) HasProgram(name string) bool {
 func (t *Tree) HasCABundle() bool {
 	n := t.root
 	for c := range strings.SplitSeq(CABundle, "/") {
-		// The directories are not whole: complete has opened them. A nil map has no children: files
+		// The directories are not lazy: complete has opened them. A nil map has no children: files
 		// and links end the walk.
 		if n = n.children[c]; n == nil {
 			return false
@@ -38,14 +38,14 @@ func (t *Tree) HasCABundle() bool {
 
 // Pack writes the tree as a layer to w; see layer.WriteSections.
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *compress.Compressor) (layer.Result, error) {
-	p := &packer{tree: t, written: make(map[*node]bool)}
+	entries := &treeWriter{tree: t, written: make(map[*node]bool)}
 	return layer.WriteSections(
-		ctx, w, compressor, p.sections(ctx),
-		func(archive *layer.Tar) error { return p.rest(ctx, archive, t.root) },
+		ctx, w, compressor, entries.sections(ctx),
+		func(archive *layer.Tar) error { return entries.rest(ctx, archive, t.root) },
 	)
 }
 
-// node is a directory (whole is not empty, or children is not nil), a symbolic link (link is not
+// node is a directory (lazyDir is not empty, or children is not nil), a symbolic link (link is not
 // empty) or else a regular file.
 type node struct {
 	children map[string]*node // add to them by set
@@ -54,14 +54,14 @@ type node struct {
 	mode     int64 // of a directory or file
 
 	// Of directories:
-	whole  string   // the store's directory that it is a copy of, if nothing had to look into it
-	names  []string // of children, as they came: sorted for most, whose content is one package's
-	parent *node
-	name   string   // the whole name, without a leading slash; the root directory's is empty
-	merged []string // the store's directories that have been merged into it
+	lazyDir string   // the store's directory that it is a copy of, if nothing had to look into it
+	names   []string // of children, as they came: sorted for most, whose content is one package's
+	parent  *node
+	name    string   // the whole name, without a leading slash; the root directory's is empty
+	merged  []string // the store's directories that have been merged into it
 }
 
-func (n *node) isDir() bool { return n.whole != "" || n.children != nil }
+func (n *node) isDir() bool { return n.lazyDir != "" || n.children != nil }
 
 // set gives a directory a child, in place of the one that has the name.
 func (n *node) set(name string, child *node) {

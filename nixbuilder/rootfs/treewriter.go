@@ -13,15 +13,15 @@ import (
 // format of root layers.
 const minSection = 64
 
-// A section of the archive is a whole directory, so that it need not be made anew for another image
+// A section of the archive is a lazy directory, so that it need not be made anew for another image
 // that has it, too.
 type section struct {
 	dir     *node
 	entries int // below it
 }
 
-// A packer writes a Tree, sections first.
-type packer struct {
+// A treeWriter writes a Tree, sections first.
+type treeWriter struct {
 	tree    *Tree
 	written map[*node]bool // directories that are in sections, or that lie above those
 }
@@ -29,29 +29,29 @@ type packer struct {
 // sections are those of the tree. The largest come first: a package that is added is seldom larger
 // than all others, and leaves those before it as they are. The directories above a section are
 // written with the first that needs them.
-func (p *packer) sections(ctx context.Context) []layer.Section {
-	ordered := slices.SortedFunc(slices.Values(p.tree.sections), func(a, b section) int {
+func (w *treeWriter) sections(ctx context.Context) []layer.Section {
+	ordered := slices.SortedFunc(slices.Values(w.tree.sections), func(a, b section) int {
 		return cmp.Or(cmp.Compare(b.entries, a.entries), cmp.Compare(a.dir.name, b.dir.name))
 	})
 	sections := make([]layer.Section, len(ordered))
 	for i, s := range ordered {
 		dirs := []*node{s.dir}
-		for n := s.dir.parent; n != p.tree.root && !p.written[n]; n = n.parent {
+		for n := s.dir.parent; n != w.tree.root && !w.written[n]; n = n.parent {
 			dirs = append(dirs, n)
 		}
 		slices.Reverse(dirs)
 		for _, n := range dirs {
-			p.written[n] = true
+			w.written[n] = true
 		}
 		sections[i] = layer.Section{
-			Key: s.dir.name + "\x00" + s.dir.whole,
+			Key: s.dir.name + "\x00" + s.dir.lazyDir,
 			Fill: func(archive *layer.Tar) error {
 				for _, n := range dirs {
 					if err := archive.Dir(n.name, n.mode); err != nil {
 						return err
 					}
 				}
-				return p.whole(ctx, archive, s.dir.name, s.dir.whole)
+				return w.storeDir(ctx, archive, s.dir.name, s.dir.lazyDir)
 			},
 		}
 	}
@@ -59,38 +59,38 @@ func (p *packer) sections(ctx context.Context) []layer.Section {
 }
 
 // rest writes what is below n and not in a section.
-func (p *packer) rest(ctx context.Context, archive *layer.Tar, n *node) error {
+func (w *treeWriter) rest(ctx context.Context, archive *layer.Tar, n *node) error {
 	for _, name := range n.sorted() {
-		if err := p.node(ctx, archive, n.children[name], strings.TrimPrefix(n.name+"/"+name, "/")); err != nil {
+		if err := w.node(ctx, archive, n.children[name], strings.TrimPrefix(n.name+"/"+name, "/")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *packer) node(ctx context.Context, archive *layer.Tar, n *node, name string) error {
+func (w *treeWriter) node(ctx context.Context, archive *layer.Tar, n *node, name string) error {
 	switch {
 	case n.link != "":
 		return archive.Symlink(name, n.link)
 	case !n.isDir():
 		return archive.File(name, n.mode, int64(len(n.content)), strings.NewReader(n.content))
-	case p.written[n] && n.whole != "": // a section
+	case w.written[n] && n.lazyDir != "": // a section
 		return nil
 	}
-	if !p.written[n] {
+	if !w.written[n] {
 		if err := archive.Dir(name, n.mode); err != nil {
 			return err
 		}
 	}
-	if n.whole != "" {
-		return p.whole(ctx, archive, name, n.whole)
+	if n.lazyDir != "" {
+		return w.storeDir(ctx, archive, name, n.lazyDir)
 	}
-	return p.rest(ctx, archive, n)
+	return w.rest(ctx, archive, n)
 }
 
-// whole writes what is in dir, a directory of the store that has a name in the image.
-func (p *packer) whole(ctx context.Context, archive *layer.Tar, name, dir string) error {
-	entries, err := p.tree.sources.list(ctx, dir)
+// storeDir writes what is in dir, a directory of the store that has a name in the image.
+func (w *treeWriter) storeDir(ctx context.Context, archive *layer.Tar, name, dir string) error {
+	entries, err := w.tree.sources.list(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (p *packer) whole(ctx context.Context, archive *layer.Tar, name, dir string
 		case leftOut(dir, e.Name):
 		case e.Type.IsDir():
 			if err = archive.Dir(name, 0o755); err == nil {
-				err = p.whole(ctx, archive, name, source)
+				err = w.storeDir(ctx, archive, name, source)
 			}
 		default:
 			err = archive.Symlink(name, source)

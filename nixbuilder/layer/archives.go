@@ -19,12 +19,12 @@ import (
 // maxBufferedBytes is the size up to which a file of an archive is buffered in memory.
 const maxBufferedBytes = 1 << 20
 
-// PackArchives is Pack for store paths that come as archives, and writes the same bytes. Read
-// visits all that is in a path, once, in the order of nar.Read. What was written to w is worthless
-// if it fails.
+// PackArchives writes the bytes that Pack would write, for store paths that come as archives
+// (NARs). It calls read once for each path, which visits all that is in it, in the order of
+// nar.Read. If PackArchives fails, what it wrote to w is worthless.
 //
-// A file that may equal an earlier one has to be known whole before it is written: up to 1 MiB in
-// memory, else in a temporary file without a name.
+// A file that has the size and mode of an earlier one may equal it. It is read to its end before it
+// is written: up to 1 MiB into memory, else into a temporary file without a name.
 func PackArchives(
 	ctx context.Context, w io.Writer, c *compress.Compressor, paths []store.Path, options Options,
 	read func(store.Path, func(nar.Entry) error) error,
@@ -96,7 +96,7 @@ func (w *narWriter) file(path string, mode, size int64, data io.Reader) error {
 	return w.once(path, id, size, buffered)
 }
 
-// buffer reads size bytes to where they can be read again, until the next call.
+// buffer reads size bytes and returns them to be read again, until the next call.
 func (w *narWriter) buffer(size int64, data io.Reader) (io.ReadSeeker, error) {
 	if size <= int64(len(w.buf)) {
 		_, err := io.ReadFull(data, w.buf[:size])

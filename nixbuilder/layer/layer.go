@@ -10,7 +10,7 @@ import (
 // Result is what a manifest and a config say about a layer.
 type Result = compress.Result
 
-// write writes to w the layer whose entries fill writes, as Compressor.Write does.
+// write writes to w the layer whose entries fill writes. See Compressor.Write.
 func write(ctx context.Context, w io.Writer, c *compress.Compressor, fill func(*Tar) error) (Result, error) {
 	return c.Write(ctx, w, func(s *compress.Stream) error {
 		t := newTar(s)
@@ -21,16 +21,17 @@ func write(ctx context.Context, w io.Writer, c *compress.Compressor, fill func(*
 	})
 }
 
-// A Section is a run of a layer's entries. If two layers begin with sections of the same keys, the
-// same entries must be in those sections.
+// A Section is a run of a layer's entries. If two layers begin with sections of the same keys,
+// those sections must have the same entries.
 type Section struct {
 	Key  string
 	Fill func(*Tar) error
 }
 
-// WriteSections writes to w the layer of sections and a rest. It is fast where earlier layers had
-// the same entries: see Compressor.WriteSections. A layer is cut into chunks before entries whose
-// names say so. So an entry that is added changes the chunk that it is in, and no other.
+// WriteSections writes to w the layer that has all entries of the sections and of rest. It is fast
+// where earlier layers had the same entries: see Compressor.WriteSections. The names of entries
+// decide where a layer is cut into chunks. So an entry that is added changes the chunk that it is
+// in, and no other.
 func WriteSections(
 	ctx context.Context, w io.Writer, c *compress.Compressor, sections []Section, rest func(*Tar) error,
 ) (Result, error) {

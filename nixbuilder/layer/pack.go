@@ -18,8 +18,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// maxLinks is how many names a file gets within a layer. File systems that clients unpack to stop
-// at 65,000 (ext4).
+// maxLinks bounds the names that a file gets within a layer. Clients' file systems may allow no
+// more than 65,000 (ext4).
 const maxLinks = 60000
 
 // Options say how store paths are packed.
@@ -146,7 +146,7 @@ type original struct {
 	links int
 }
 
-// entryWriter writes entries to a layer's archive.
+// entryWriter writes entries to a layer's archive, and files of equal content only once.
 type entryWriter struct {
 	tar     *Tar
 	sizes   map[fileKind]int
@@ -158,7 +158,7 @@ type entryWriter struct {
 // inode is what names of the same file share.
 type inode struct{ device, number uint64 }
 
-// inode is false for a file of one name.
+// inode returns false for a file that has only one name.
 func (e entry) inode() (inode, bool) {
 	stat, ok := e.info.Sys().(*syscall.Stat_t)
 	if !ok || stat.Nlink < 2 {
@@ -231,7 +231,7 @@ func (w *entryWriter) once(path string, id content, size int64, data io.Reader) 
 }
 
 // link writes a link to an earlier file of the same content, if there is one that may have more
-// names.
+// names. It reports whether it did.
 func (w *entryWriter) link(path string, id content) (bool, error) {
 	first := w.written[id]
 	if first == nil || first.links == maxLinks {

@@ -14,14 +14,15 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
-// Tar writes the entries of a layer. Owners and times are the same for all; names are relative to
-// the root directory and without "./"; modes are permission bits, with 01000 for sticky. What an
-// entry lies in, or links to, must have been written before it. What no layer can have is an
-// *UnfitError. It is not safe for concurrent use.
+// A Tar takes the entries of a layer. All of them get the same owner and time. Names are relative
+// to the root directory, without "./". Modes are permission bits, with 01000 for sticky. The
+// directory that an entry is in, and the file that a hard link leads to, must have been written
+// before it. An entry that no layer can have is an *UnfitError. A Tar is not safe for concurrent
+// use.
 type Tar struct {
 	w    *tar.Writer
 	out  *compress.Stream // what w writes to
-	cuts bool             // into chunks, where names say so
+	cuts bool             // into chunks, by the names of entries
 	buf  []byte           // nil until first used
 }
 
@@ -92,7 +93,7 @@ func (t *Tar) header(h tar.Header) error {
 	return nil
 }
 
-// cut ends a chunk before an entry whose name says so.
+// cut ends a chunk before the entry of that name, if it is one of those that chunks begin with.
 func (t *Tar) cut(name string) error {
 	if crc32.ChecksumIEEE([]byte(name))%entriesPerChunk != 0 {
 		return nil
@@ -103,7 +104,7 @@ func (t *Tar) cut(name string) error {
 	return t.out.Cut()
 }
 
-// pad ends the file before.
+// pad completes the file that was written last.
 func (t *Tar) pad() error { return t.w.Flush() }
 
 // close ends the archive.

@@ -12,8 +12,8 @@ const whiteout = ".wh."
 // without the zero byte and the slash before it. Clients could not unpack a longer one.
 const maxPathBytes = 4094
 
-// Unfit tells why no image can have a file of that name in a directory whose own name has dirBytes;
-// it is empty for others.
+// Unfit returns the reason why no image can have a file of that name in a directory whose path has
+// dirBytes bytes. It is empty if an image can.
 func Unfit(dirBytes int, name string) string {
 	switch {
 	case strings.HasPrefix(name, whiteout):
@@ -24,8 +24,8 @@ func Unfit(dirBytes int, name string) string {
 	return ""
 }
 
-// An UnfitError is that a package holds what cannot be part of an image. To try again would only
-// give it once more.
+// UnfitError means that a package holds a file that cannot be part of an image. To try again would
+// give the same error.
 type UnfitError struct {
 	// Path names the file: below the root directory of the image, without a leading slash, or in
 	// the store.

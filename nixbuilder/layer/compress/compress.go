@@ -37,16 +37,16 @@ func (c *Compressor) Write(ctx context.Context, w io.Writer, fill func(*Stream) 
 	return c.writeParts(ctx, w, fill)
 }
 
-// WriteSections is Write for an archive of sections and a rest. It uses again what it compressed
-// for earlier archives: chunks that one of them had, too, and whole sections, without calling
-// their Fill, as long as an earlier archive began with the same ones.
+// WriteSections is Write for an archive that consists of sections and a rest. It uses again what it
+// compressed for earlier archives. A chunk that one of them had is not compressed again. A section
+// is not even filled if an earlier archive began with it and with all sections before it.
 //
-// After an archive of the sections a, b, c, for example, one of a, b, x, c is written with calls
-// of Fill for x and c. The section c is filled because x comes before it now; its chunks are not
-// compressed again.
+// For example: after an archive of the sections a, b and c, one of a, b, x and c is written. x is
+// filled and compressed. c is filled, because x comes before it now, but its chunks are not
+// compressed again. a and b are taken as they were.
 //
-// Chunks are small, and each is compressed by itself. So the layer is some percent larger than
-// Write makes it. Compressions other than gzip and zstd have no chunks: all is filled and
+// Chunks are small, and each is compressed by itself. So the layer is somewhat larger than Write
+// would make it. Only gzip and zstd have chunks. With other compressions, everything is filled and
 // compressed.
 func (c *Compressor) WriteSections(
 	ctx context.Context, w io.Writer, sections []Section, rest func(*Stream) error,

@@ -8,17 +8,17 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Archives go from one goroutine to the next in pieces of blockBytes. Some are kept for the next
-// archive.
+// Archives go from one goroutine to the next in blocks of blockBytes. blocksKept of them stay in
+// memory for the next archive.
 const (
 	blockBytes = 256 << 10
 	blocksKept = 64
 )
 
-// A layer's archive is cut into parts of this many bytes, which are compressed side by side: into
-// members of a gzip file, into frames of a zstd file. Decompressors take them for one. The sizes
-// are part of the format of layers, and a compromise with memory, where parts wait for each other:
-// a part begins with nothing to refer back to. That costs gzip less than 0.1 %, and zstd 1.8 %.
+// An archive is cut into parts of so many bytes, which are compressed side by side: into members of
+// a gzip file, or frames of a zstd file. A part can't refer back to those before it, which costs
+// gzip less than 0.1 % of the size, and zstd 1.8 %. Larger parts would cost memory, where parts
+// wait for each other. The sizes are part of the format of layers.
 const (
 	gzipPartBytes = 4 << 20
 	zstdPartBytes = 8 << 20
@@ -27,9 +27,9 @@ const (
 	zstdWindowBytes = zstdPartBytes
 )
 
-// A Compressor compresses layers. All layers together use as many cores for it as it was made for,
-// and one alone uses them all. The bytes of a layer depend neither on how many cores there are nor
-// on what else is compressed. It is safe for concurrent use.
+// A Compressor compresses layers on a number of cores: all layers together use no more, and one
+// alone uses them all. The bytes of a layer depend neither on that number nor on what else is
+// compressed. A Compressor is safe for concurrent use.
 type Compressor struct {
 	compression Compression
 	partBytes   int
@@ -38,7 +38,7 @@ type Compressor struct {
 	chunks      *chunkCache
 }
 
-// errStopped is that nobody waits for the result any more.
+// errStopped means that nobody waits for the result any more.
 var errStopped = errors.New("compressing was stopped")
 
 // New makes a Compressor for a number of cores, which must be positive.
@@ -59,7 +59,7 @@ func New(compression Compression, cores int) *Compressor {
 	return c
 }
 
-// Compression is what the Compressor was made for.
+// Compression returns the compression that c was made for.
 func (c *Compressor) Compression() Compression { return c.compression }
 
 // block returns an empty block.
@@ -72,7 +72,7 @@ func (c *Compressor) block() []byte {
 	}
 }
 
-// recycle takes back a block that nobody holds any more.
+// recycle takes back a block that nobody uses any more.
 func (c *Compressor) recycle(block []byte) {
 	select {
 	case c.blocks <- block:

@@ -17,19 +17,21 @@ type parts struct {
 	added      []chunkKey // by addChunk
 }
 
-// part is one that is being compressed.
+// A part is compressed on a goroutine of its own.
 type part struct {
-	in   chan []byte // as much as a whole part, so that the next one can begin before this one is compressed
+	in   chan []byte // takes a whole part, so that the next one can begin before this one is compressed
 	out  chan []byte
 	err  error // read after out is closed
-	kept bool  // what comes out is kept, and not to be used again
+	kept bool  // the cache keeps what comes out, so it is not recycled
 }
 
-// begin starts to write to w, in order, what add is given. The caller must call end.
+// begin starts to compress the blocks that add takes, and to write them to w in order. The caller
+// must call end.
 func (c *Compressor) begin(w io.Writer) *parts {
 	p := &parts{
 		compressor: c,
-		// Finished parts wait in memory for those before them, and for w: no more than these.
+		// Finished parts wait in memory for those before them, and for w: at most one for each
+		// core.
 		queue:   make(chan *part, cap(c.encoders)),
 		written: make(chan error, 1),
 		stop:    make(chan struct{}),
@@ -59,8 +61,8 @@ func (p *parts) write(w io.Writer) error {
 	return nil
 }
 
-// add takes over a block; all but the last one are full. It fails if ctx is done or the writer has
-// failed, which end tells more about.
+// add takes over a block; all but the last one are full. It fails if ctx is done, or if the writer
+// has failed: then end returns why.
 func (p *parts) add(ctx context.Context, block []byte) error {
 	if p.left == 0 {
 		if err := p.next(ctx); err != nil {
@@ -94,7 +96,8 @@ func (p *parts) next(ctx context.Context) error {
 	return p.enqueue(begun)
 }
 
-// encoder takes one, once a core is free for it.
+// encoder waits for a free core, and takes the encoder that belongs to it. That is nil if the core
+// has not been used yet.
 func (p *parts) encoder(ctx context.Context) (encoder, error) {
 	select {
 	case e := <-p.compressor.encoders:
@@ -106,7 +109,7 @@ func (p *parts) encoder(ctx context.Context) (encoder, error) {
 	}
 }
 
-// enqueue makes a part the next one that is written.
+// enqueue has a part written after those before it.
 func (p *parts) enqueue(next *part) error {
 	select {
 	case p.queue <- next:
@@ -124,7 +127,7 @@ func (p *parts) finish() {
 	}
 }
 
-// end returns when all that was added is written, or the first failure to write it.
+// end waits until all that was added is written, and returns the first failure to write it.
 func (p *parts) end() error {
 	p.finish()
 	close(p.queue)
@@ -160,8 +163,8 @@ func (c *Compressor) encode(e encoder, p *part, stop <-chan struct{}) (encoder, 
 	return e, out.flush()
 }
 
-// addChunk takes over a block that is a chunk. It is compressed if it is not known. addChunk fails
-// as add does.
+// addChunk takes over a block that is a chunk of its own, and compresses it if it is not in the
+// cache. It fails as add does.
 func (p *parts) addChunk(ctx context.Context, block []byte) error {
 	key := p.compressor.chunks.key(block)
 	p.added = append(p.added, key)

@@ -18,15 +18,15 @@ const (
 	hashStateBytes    = 108 // of SHA-256
 )
 
-// A Section is a run of an archive's entries. If two archives begin with sections of the same
-// keys, the same bytes must be in those sections.
+// A Section is a run of an archive's entries. If two archives begin with sections of the same keys,
+// those sections must have the same bytes.
 type Section struct {
 	Key  string
 	Fill func(*Stream) error
 }
 
-// chunkCache keeps the chunks that were used last, compressed, and for sections which chunks they
-// have. It is safe for concurrent use.
+// chunkCache keeps the compressed chunks that were used last, and remembers of which chunks a
+// section consists. It is safe for concurrent use.
 type chunkCache struct {
 	seeds    [2]maphash.Seed
 	chunks   *weighted.Cache[chunkKey, []byte] // not changed any more

@@ -97,7 +97,7 @@ type frames struct {
 	encoder     encoder // in use, or nil
 }
 
-// Writer begins a frame. The one before it is closed.
+// Writer begins a frame, after the one before it was closed.
 func (f *frames) Writer(w io.Writer) (estargz.WriteFlushCloser, error) {
 	e := <-f.compressor.encoders
 	if e == nil {
@@ -112,7 +112,7 @@ func (f *frames) Writer(w io.Writer) (estargz.WriteFlushCloser, error) {
 	return frame{f}, nil
 }
 
-// abandon gives the place of an encoder back that will not be closed.
+// abandon frees the core of a frame that will not be closed.
 func (f *frames) abandon() {
 	if f.encoder != nil {
 		f.compressor.encoders <- nil
@@ -131,7 +131,7 @@ func (f *frames) WriteTOCAndFooter(
 		WriteTOCAndFooter(w, offset, table, &countingHash{diffHash, &f.plainBytes})
 }
 
-// frame is the one that is being compressed.
+// frame is the frame that is being compressed.
 type frame struct{ *frames }
 
 func (f frame) Write(p []byte) (int, error) {

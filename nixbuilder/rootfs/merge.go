@@ -12,29 +12,33 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// maxEntries is a limit on what packages can make of a root directory, by links that lead back into
-// what they lie in.
+// maxEntries bounds a root directory. Without it, links that lead back to a directory above them
+// would multiply its content.
 const maxEntries = 500_000
 
 // Package is a requested package.
 type Package struct {
 	Name string
-	// Priority decides between packages that bring the same file: the lower one has it, among
-	// equals the first name.
+	// Priority decides between packages that bring the same file: that of the lowest priority is
+	// taken, among equals that of the first name.
 	Priority int
-	// Outputs are the store paths that are merged. Among them, the first one has a file that
-	// several bring.
+	// Outputs are the store paths that are merged. If several bring the same file, that of the
+	// first one is taken.
 	Outputs []store.Path
 }
 
-// Merge makes the root directory of an image that holds packages. Their order does not matter.
-// closure is the image's, of which every output must be part. The Tree goes on to read its files.
+// Merge makes the root directory of an image of packages. Their order does not matter. closure is
+// that of the image; every output must be part of it. The Tree reads from files when it is packed,
+// too.
 //
-// As in a Nix profile, what an output names in nix-support/propagated-user-env-packages is merged
-// after all requested packages, if it is in the closure; a link to a directory merges with another
-// directory of the same name; Nix's own files in an output are left out. Unlike there, files that
-// begin with a dot are not left out, a link that leads nowhere is a file, and a file and a
-// directory of the same name are no error: the better priority has it.
+// Three things are as in a Nix profile. The store paths that an output names in
+// nix-support/propagated-user-env-packages are merged after all requested packages, if they are in
+// the closure. A link to a directory merges with another directory of the same name. Nix's own
+// files in an output are left out.
+//
+// Three things are not. Files that begin with a dot are not left out. A link that leads nowhere is
+// a file. A file and a directory of the same name are no error: that of the better priority is
+// taken.
 //
 // The error is a *layer.UnfitError if no image can hold the packages.
 func Merge(ctx context.Context, packages []Package, closure []store.Path, files Files) (*Tree, error) {
@@ -76,7 +80,8 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, files 
 	return &Tree{m.sources, m.root, m.sections}, nil
 }
 
-// merger puts packages into a root directory, the best one first: what is there stays.
+// A merger puts packages into a root directory, that of the best priority first. Files that are
+// there stay.
 type merger struct {
 	sources  sources
 	root     *node
@@ -92,8 +97,8 @@ func newMerger(files Files, closure []store.Path) *merger {
 	return &merger{sources: sources{files, known, map[string]string{}}, root: skeleton()}
 }
 
-// output merges a store path and returns those that it asks for. One that is no directory has
-// nothing to merge.
+// output merges a store path, and returns those that it wants merged, too. A store path that is no
+// directory has nothing to merge.
 func (m *merger) output(ctx context.Context, p store.Path) ([]store.Path, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -122,7 +127,7 @@ func (m *merger) merge(ctx context.Context, n *node, dir string) error {
 	return m.fill(ctx, n, dir)
 }
 
-// fill is merge without a look at what has been merged.
+// fill is merge without the check for circles.
 func (m *merger) fill(ctx context.Context, n *node, dir string) error {
 	n.merged = append(n.merged, dir)
 	entries, err := m.sources.list(ctx, dir)
@@ -149,8 +154,9 @@ func (m *merger) fill(ctx context.Context, n *node, dir string) error {
 	return nil
 }
 
-// collide merges file, which lies in a resolved directory under the name source, into what has its
-// name already, if both are directories or links to such.
+// collide merges file into the child of n that has its name already, if both are directories or
+// links to directories. Otherwise that child stays. source is the file in a resolved directory of
+// the store.
 func (m *merger) collide(ctx context.Context, n *node, file File, source string) error {
 	dir := source
 	if !file.Type.IsDir() {
@@ -166,8 +172,8 @@ func (m *merger) collide(ctx context.Context, n *node, file File, source string)
 	return m.merge(ctx, here, dir)
 }
 
-// open returns the directory name in n, to be changed. If it is a link to a directory, it becomes
-// one. It returns nil if it is neither.
+// open returns the directory name in n, for it to be changed. A link to a directory becomes a
+// directory. open returns nil if name is neither.
 func (m *merger) open(ctx context.Context, n *node, name string) (*node, error) {
 	here := n.children[name]
 	if here == nil {
@@ -181,7 +187,7 @@ func (m *merger) open(ctx context.Context, n *node, name string) (*node, error) 
 		return here, nil
 	}
 	dir, err := m.sources.directory(ctx, here.link)
-	// What merge would refuse stays a link.
+	// A directory that merge would refuse stays a link.
 	if err != nil || dir == "" || n.repeats(dir) > 1 {
 		return nil, err
 	}
@@ -205,8 +211,8 @@ func (m *merger) put(n *node, name string, child *node) error {
 	return nil
 }
 
-// count adds an entry, in a directory of the image, to those that there are, and tells why it can't
-// be one.
+// count counts an entry of a directory of the image. It returns the reason why there can't be such
+// an entry, or "".
 func (m *merger) count(dir, name string) (unfit string) {
 	if m.entries++; m.entries > maxEntries {
 		return fmt.Sprintf("with it, the root directory has more than %d files", maxEntries)
@@ -214,7 +220,7 @@ func (m *merger) count(dir, name string) (unfit string) {
 	return layer.Unfit(len(dir), name)
 }
 
-// measure counts what is in the lazy directories below n, and finds sections among them.
+// measure counts the entries in lazy directories below n. Those of many entries become sections.
 func (m *merger) measure(ctx context.Context, n *node) error {
 	for _, child := range n.children {
 		if child.lazyDir == "" {
@@ -234,7 +240,7 @@ func (m *merger) measure(ctx context.Context, n *node) error {
 	return nil
 }
 
-// countAll counts what is in dir, a directory of the store that has a name in the image.
+// countAll counts all entries below dir, a directory of the store that is called name in the image.
 func (m *merger) countAll(ctx context.Context, name, dir string) error {
 	entries, err := m.sources.list(ctx, dir)
 	if err != nil {
@@ -256,9 +262,9 @@ func (m *merger) countAll(ctx context.Context, name, dir string) error {
 	return nil
 }
 
-// leftOut reports whether a file of the store is of use to Nix only, or is brought by so many
-// packages, each with another content, that any one of them is of no use. It has that name in dir,
-// a resolved directory.
+// leftOut reports whether an image does without the file name in dir, a resolved directory of the
+// store. Some files are for Nix alone. Others (info/dir, perllocal.pod) are in many packages, each
+// with its own part of what should be in one file.
 func leftOut(dir, name string) bool {
 	switch name {
 	case "nix-support", "propagated-build-inputs", "manifest.nix", "manifest.json", "log":

@@ -6,43 +6,44 @@ import (
 	"strings"
 )
 
-// CABundle is where nixpkgs' cacert has the certificates, and programs of Nix look for them.
+// CABundle is the file in which nixpkgs' cacert has the certificates, and programs of Nix look for
+// them.
 const CABundle = "etc/ssl/certs/ca-bundle.crt"
 
-// skeleton is the root directory before any package is merged: what must be a real directory
+// skeleton returns the root directory before any package is merged. Its directories are real ones
 // whatever packages bring.
 //
-// dev, proc, run and sys are where container runtimes mount; they can make them themselves only in
-// an image that is writable, and chroot never does. /root and the temporary directories are what
-// programs expect to be able to write.
+// Container runtimes mount on dev, proc, run and sys. They can make these only in an image that is
+// writable, and chroot never makes them. Programs expect to be able to write to /root and to the
+// temporary directories.
 func skeleton() *node {
 	root := &node{children: map[string]*node{}, mode: 0o755}
 	for _, d := range []struct {
 		parent, name string
 		mode         int64
 	}{
-		{"", "bin", 0o755}, {"", "dev", 0o755}, {"", "etc", 0o755}, {"", "proc", 0o755}, {"", "root", 0o700}, {"", "run", 0o755},
-		{"", "sys", 0o755}, {"", "tmp", 0o1777}, {"", "usr", 0o755}, {"", "var", 0o755}, {"usr", "bin", 0o755}, {"var", "tmp", 0o1777},
+		{"", "bin", 0o755}, {"", "dev", 0o755}, {"", "etc", 0o755}, {"", "proc", 0o755},
+		{"", "root", 0o700}, {"", "run", 0o755}, {"", "sys", 0o755}, {"", "tmp", 0o1777},
+		{"", "usr", 0o755}, {"", "var", 0o755}, {"usr", "bin", 0o755}, {"var", "tmp", 0o1777},
 	} {
 		parent := root
 		if d.parent != "" {
 			parent = root.children[d.parent]
 		}
-		parent.set(
-			d.name,
-			&node{children: map[string]*node{}, mode: d.mode, parent: parent, name: path.Join(d.parent, d.name)},
-		)
+		dir := &node{children: map[string]*node{}, mode: d.mode, parent: parent, name: path.Join(d.parent, d.name)}
+		parent.set(d.name, dir)
 	}
 	return root
 }
 
-// complete adds what programs look for at a fixed place, where no package brings it.
+// complete adds the files that programs look for at a fixed place, if no package brings them.
 func (m *merger) complete(ctx context.Context) error {
 	for _, f := range []struct{ name, content string }{
 		{"etc/group", "root:x:0:\nnobody:x:65534:\n"},
 		{"etc/nsswitch.conf", "hosts: files dns\n"},
 		{"etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/var/empty:/bin/false\n"},
-		// Runtimes mount their own over these. In an image that is not writable they must be there.
+		// Runtimes mount their own over these, which must be there in an image that is not
+		// writable.
 		{"etc/hostname", ""},
 		{"etc/hosts", ""},
 		{"etc/resolv.conf", ""},
@@ -87,7 +88,7 @@ func (m *merger) add(ctx context.Context, name string, child *node) error {
 	return m.put(dir, path.Base(name), child)
 }
 
-// find returns what is under name, or nil. Links to directories on the way become directories.
+// find returns the node called name, or nil. Links to directories on the way become directories.
 func (m *merger) find(ctx context.Context, name string) (*node, error) {
 	n, err := m.root, error(nil)
 	dir, base := path.Split(name)

@@ -26,32 +26,33 @@ const maxHops = 40
 // maxPropagatedBytes bounds the file in which a package names others.
 const maxPropagatedBytes = 1 << 20
 
-// Files are the files of store paths. Names are relative to the store's directory, and no element
-// of one but the last is a symbolic link.
+// Files are the files of store paths. Names are relative to the store's directory. No element of a
+// name but the last is a symbolic link.
 type Files interface {
-	// Lstat tells what there is under a name. The error is fs.ErrNotExist if that is nothing.
+	// Lstat describes the file of that name. The error is fs.ErrNotExist if there is none.
 	Lstat(ctx context.Context, name string) (File, error)
 	// ReadDir lists a directory in the order of the names' bytes.
 	ReadDir(ctx context.Context, name string) ([]File, error)
-	// ReadFile reads a regular file. The error is a *layer.UnfitError if that is larger than most
-	// bytes.
+	// ReadFile reads a regular file. A file of more than most bytes is a *layer.UnfitError (see
+	// TooLarge).
 	ReadFile(ctx context.Context, name string, most int64) ([]byte, error)
 }
 
 // A File is a file, directory or symbolic link.
 type File struct {
-	// Name is the one in its directory. Only ReadDir says it.
+	// Name is the file's name in its directory. Only ReadDir sets it.
 	Name string
 	Type fs.FileMode
-	// Target is where a symbolic link leads to. Only Lstat says it.
+	// Target is the target of a symbolic link. Only Lstat sets it.
 	Target string
 }
 
-// rememberedBytes is how much StoreFiles remember of directories; a file in them takes some 60.
+// rememberedBytes bounds the listings of directories that StoreFiles remember. A file in them takes
+// some 60 bytes.
 const rememberedBytes = 5 << 20
 
-// StoreFiles are those of a Nix store. Directories that were listed are remembered, the ones used
-// last: store paths do not change. They are safe for concurrent use.
+// StoreFiles are the files of a Nix store. They remember the listings of the directories that were
+// used last, since store paths do not change. They are safe for concurrent use.
 type StoreFiles struct {
 	name string
 
@@ -61,8 +62,8 @@ type StoreFiles struct {
 	opened *os.Root // nil until first used
 }
 
-// NewStoreFiles are those of the store below a root directory; empty means "/". There need be none
-// yet.
+// NewStoreFiles returns the files of the store below a root directory; empty means "/". The store
+// need not exist yet.
 func NewStoreFiles(root string) *StoreFiles {
 	return &StoreFiles{
 		name:   filepath.Join(cmp.Or(root, "/"), store.Dir),
@@ -91,8 +92,8 @@ func (s *StoreFiles) open(name string) (*os.File, error) {
 	return dir.Open(name)
 }
 
-// Lstat implements Files. It lists the directory that name is in: whoever asks for one file of it
-// will ask for others.
+// Lstat implements Files. It lists the directory that name is in, because other files of it will be
+// asked for, too.
 func (s *StoreFiles) Lstat(ctx context.Context, name string) (File, error) {
 	dir, err := s.dir()
 	if err != nil {
@@ -161,7 +162,7 @@ func (s *StoreFiles) list(name string) ([]File, error) {
 	return files, err
 }
 
-// TooLarge is the error of Files.ReadFile about a file that is larger than most bytes.
+// TooLarge returns the error of Files.ReadFile about a file of more than most bytes.
 func TooLarge(name string, most int64) error {
 	return &layer.UnfitError{Path: store.Dir + "/" + name, Reason: fmt.Sprintf("it is larger than %d bytes", most)}
 }
@@ -180,18 +181,17 @@ func (s *StoreFiles) ReadFile(_ context.Context, name string, most int64) ([]byt
 	return content, err
 }
 
-// sources reads what packages hold. Names are absolute. What lies outside the closure does not
-// exist for it, so that a merge depends neither on what else is in the store nor on the rest of the
-// machine.
+// sources reads the files of packages. Names are absolute. Files outside the closure do not exist
+// for it, so a merge depends neither on what else is in the store nor on the rest of the machine.
 type sources struct {
 	files   Files
 	closure map[store.Path]bool
-	// directories holds what directory found. Links that lead in circles make it asked the same
-	// over and over.
+	// directories holds what directory returned. Where links lead in circles, it is called for the
+	// same names over and over.
 	directories map[string]string
 }
 
-// inStore is name relative to the store's directory. ok is false if it is not in the closure.
+// inStore returns name relative to the store's directory. ok is false if it is not in the closure.
 func (s sources) inStore(name string) (rel string, ok bool) {
 	rel, ok = strings.CutPrefix(name, store.Dir+"/")
 	base, _, _ := strings.Cut(rel, "/")
@@ -211,8 +211,8 @@ func (s sources) lstat(ctx context.Context, name string) (*File, error) {
 	return &file, err
 }
 
-// resolve follows all symbolic links in name, also those of its directories. file is nil if that
-// leads to nothing, in circles or out of the closure.
+// resolve follows all symbolic links in name, also those in its directories. file is nil if they
+// lead to no file, in circles or out of the closure.
 func (s sources) resolve(ctx context.Context, name string) (real string, file *File, err error) {
 	todo := strings.Split(name, "/")
 	for hops := 0; len(todo) > 0; {
@@ -227,7 +227,8 @@ func (s sources) resolve(ctx context.Context, name string) (real string, file *F
 		}
 		parent := real
 		real += "/" + c
-		// What does not exist is walked on through: the directories above the closure are among it.
+		// A name that does not exist does not end the walk: those of the directories above the
+		// closure do not.
 		if file, err = s.lstat(ctx, real); err != nil {
 			return "", nil, err
 		}
@@ -246,7 +247,7 @@ func (s sources) resolve(ctx context.Context, name string) (real string, file *F
 	return real, file, err
 }
 
-// directory resolves name. It returns "" if that is no directory.
+// directory resolves name. It returns "" if name is no directory.
 func (s sources) directory(ctx context.Context, name string) (string, error) {
 	if real, known := s.directories[name]; known {
 		return real, nil
@@ -269,10 +270,10 @@ func (s sources) list(ctx context.Context, name string) ([]File, error) {
 	return s.files.ReadDir(ctx, rel)
 }
 
-// PropagatedFile is where, in a store path, a package names others.
+// PropagatedFile is the file of a store path in which a package names others.
 const PropagatedFile = "nix-support/propagated-user-env-packages"
 
-// propagated returns the store paths of the closure that output asks to be installed with it.
+// propagated returns the store paths of the closure that output wants installed with it.
 func (s sources) propagated(ctx context.Context, output store.Path) ([]store.Path, error) {
 	real, file, err := s.resolve(ctx, string(output)+"/"+PropagatedFile)
 	if err != nil || file == nil || !file.Type.IsRegular() {

@@ -10,7 +10,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
-// Tree is a merged root directory. It is not changed any more and safe for concurrent use.
+// A Tree is a merged root directory. It does not change any more, and is safe for concurrent use.
 type Tree struct {
 	sources  sources
 	root     *node
@@ -27,8 +27,8 @@ func (t *Tree) HasProgram(name string) bool {
 func (t *Tree) HasCABundle() bool {
 	n := t.root
 	for c := range strings.SplitSeq(CABundle, "/") {
-		// The directories are not lazy: complete has opened them. A nil map has no children: files
-		// and links end the walk.
+		// complete has opened the directories, so none of them is lazy. The walk ends at files and
+		// links, which have no children.
 		if n = n.children[c]; n == nil {
 			return false
 		}
@@ -36,7 +36,7 @@ func (t *Tree) HasCABundle() bool {
 	return !n.isDir()
 }
 
-// Pack writes the tree as a layer to w; see layer.WriteSections.
+// Pack writes the tree as a layer to w. See layer.WriteSections.
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *compress.Compressor) (layer.Result, error) {
 	entries := &treeWriter{tree: t, written: make(map[*node]bool)}
 	return layer.WriteSections(
@@ -45,8 +45,8 @@ func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *compress.Compr
 	)
 }
 
-// node is a directory (lazyDir is not empty, or children is not nil), a symbolic link (link is not
-// empty) or else a regular file.
+// A node is a directory (lazyDir is not empty, or children is not nil), a symbolic link (link is
+// not empty) or else a regular file.
 type node struct {
 	children map[string]*node // add to them by set
 	link     string
@@ -54,10 +54,10 @@ type node struct {
 	mode     int64 // of a directory or file
 
 	// Of directories:
-	lazyDir string   // the store's directory that it is a copy of, if nothing had to look into it
-	names   []string // of children, as they came: sorted for most, whose content is one package's
+	lazyDir string   // the store's directory with the same content, as long as nothing had to look into it
+	names   []string // of children, as they were added; sorted where one package has brought them
 	parent  *node
-	name    string   // the whole name, without a leading slash; the root directory's is empty
+	name    string   // its path in the image, without a leading slash; empty for the root directory
 	merged  []string // the store's directories that have been merged into it
 }
 
@@ -71,12 +71,12 @@ func (n *node) set(name string, child *node) {
 	n.children[name] = child
 }
 
-// sorted are the names of children, in the order of their bytes.
+// sorted returns the names of the children, in the order of their bytes.
 func (n *node) sorted() []string {
 	if slices.IsSorted(n.names) {
 		return n.names
 	}
-	return slices.Sorted(slices.Values(n.names)) // others may be packing the tree
+	return slices.Sorted(slices.Values(n.names)) // not in place: others may be packing the tree
 }
 
 // repeats counts how often dir has been merged into this directory and those above it.

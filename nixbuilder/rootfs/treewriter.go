@@ -9,12 +9,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 )
 
-// minSection is how many entries there are in a directory that is a section. It is part of the
-// format of root layers.
+// minSection is the least number of entries below a lazy directory that makes it a section. It is
+// part of the format of root layers.
 const minSection = 64
 
-// A section of the archive is a lazy directory, so that it need not be made anew for another image
-// that has it, too.
+// A section is a lazy directory that is a section of the layer: it need not be written anew for
+// another image that has it, too.
 type section struct {
 	dir     *node
 	entries int // below it
@@ -23,12 +23,12 @@ type section struct {
 // A treeWriter writes a Tree, sections first.
 type treeWriter struct {
 	tree    *Tree
-	written map[*node]bool // directories that are in sections, or that lie above those
+	written map[*node]bool // the directories that are sections, and those above them
 }
 
-// sections are those of the tree. The largest come first: a package that is added is seldom larger
-// than all others, and leaves those before it as they are. The directories above a section are
-// written with the first that needs them.
+// sections returns the sections of the layer. The largest come first: a package that is added is
+// seldom larger than all others, and sections before its own stay known. A directory above sections
+// is written with the first of them.
 func (w *treeWriter) sections(ctx context.Context) []layer.Section {
 	ordered := slices.SortedFunc(slices.Values(w.tree.sections), func(a, b section) int {
 		return cmp.Or(cmp.Compare(b.entries, a.entries), cmp.Compare(a.dir.name, b.dir.name))
@@ -58,7 +58,7 @@ func (w *treeWriter) sections(ctx context.Context) []layer.Section {
 	return sections
 }
 
-// rest writes what is below n and not in a section.
+// rest writes the nodes below n that are in no section.
 func (w *treeWriter) rest(ctx context.Context, archive *layer.Tar, n *node) error {
 	for _, name := range n.sorted() {
 		if err := w.node(ctx, archive, n.children[name], strings.TrimPrefix(n.name+"/"+name, "/")); err != nil {
@@ -88,7 +88,7 @@ func (w *treeWriter) node(ctx context.Context, archive *layer.Tar, n *node, name
 	return w.rest(ctx, archive, n)
 }
 
-// storeDir writes what is in dir, a directory of the store that has a name in the image.
+// storeDir writes the content of dir, a directory of the store that is called name in the image.
 func (w *treeWriter) storeDir(ctx context.Context, archive *layer.Tar, name, dir string) error {
 	entries, err := w.tree.sources.list(ctx, dir)
 	if err != nil {

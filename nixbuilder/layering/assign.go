@@ -16,8 +16,8 @@ type Heads func(Key) (entry Head, ok bool)
 // of the same Head. A key may be its own head.
 type Head struct {
 	Key, Head Key
-	// Patron says, of a key that is its own head, with which others it shares a layer where layers
-	// are scarce: those of the same patron. Empty: it has none.
+	// Patron is for a key that is its own head. Where layers are scarce, its group shares one with
+	// the groups of the same patron. Empty: it has none.
 	Patron Key `json:",omitempty"`
 }
 
@@ -25,25 +25,33 @@ type Head struct {
 // fewer and larger layers; docs/layering.md has what others gave.
 const minTogether = 0.5
 
-// weighed is how many dependents are counted at a time: what is kept of each path meanwhile is a
-// bit for each of them.
+// weighed is how many dependents are counted at a time. Meanwhile, each path takes a bit for each
+// of them.
 const weighed = 1024
 
 // Assign returns the heads of those paths of a closure whose keys are not known yet: dependents
-// before dependencies, each key once. The caller adds them to its map. An entry that got there
-// first stays, because layers were made by it.
+// before dependencies, each key once. The caller adds them to its map. An entry that is there
+// already stays, because layers were made by it.
 //
-// The head of a path is one of the heads of the paths that refer to it: the one that the most paths
-// depend on, if those are at least half of all that depend on the path. Every closure that holds
-// the head holds the path, so this is how often the two are together, as far as one closure can
-// tell. A path without such a head is its own, and has the patron of that one; if nothing refers to
-// it, it is its own patron. So a patron is, mostly, the package that first brought what has it.
+// The dependents of a path are the paths that have it in their closure, the path itself included.
+// The head of a path is chosen among the heads of the paths that refer to it: it is the one with
+// the most dependents, if they are at least half as many as those of the path. Every closure that
+// holds the head holds the path, so this is how often the two are together, as far as one closure
+// can tell.
 //
-// The closure may be in any order and is not changed. A path may refer to itself. A path given
-// twice, a negative size, a reference that leaves the closure and a cycle of references are errors,
-// unless all keys are known. The time is that of sorting the paths plus one machine word for each
-// reference and 64 unknown paths; the memory is proportional to the closure, so that a whole
-// package set can be one.
+// A path is its own head if that one has too few dependents. Then it has the patron of that one. If
+// nothing refers to a path, it is its own head and its own patron. So the patron of a path is,
+// mostly, the package that first brought it.
+//
+// In the example of the package, htop has one dependent and libnl has two, htop and itself. That is
+// half, so htop is the head of libnl. ncurses has three. Its best head is htop, with one of them,
+// which is too few: ncurses is its own head, and its patron is htop.
+//
+// The closure may be in any order and is not changed. A path may refer to itself. Errors are a path
+// given twice, a negative size, a reference that leaves the closure and a cycle of references; if
+// all keys are known, none of these is looked for. The time is that of sorting the paths, plus one
+// machine word for each reference and 64 unknown paths. The memory is proportional to the closure,
+// so that a whole package set can be one.
 func Assign(closure []store.PathInfo, known Heads) ([]Head, error) {
 	if !slices.ContainsFunc(closure, func(info store.PathInfo) bool { _, ok := known(KeyOf(info.Path)); return !ok }) {
 		return nil, nil

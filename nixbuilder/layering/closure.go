@@ -8,7 +8,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// maxSize of a path, in bytes, is one that thousands of can be summed up.
+// maxSize bounds the size of a path, in bytes, so that thousands of them can be summed up.
 const maxSize = 1 << 44
 
 // member is a path of a closure.

@@ -17,15 +17,15 @@ const DefaultBudget = 94
 const (
 	// ownLayerSize is the size from which a path has a layer to itself.
 	ownLayerSize = 2 << 20
-	// maxRest is how large the layers of what is over the budget may be together before fewer paths
-	// have one to themselves.
+	// maxRest is how many bytes may be in groups without a layer of their own. If there are more,
+	// fewer paths get a layer to themselves.
 	maxRest = 32_000_000
-	// ownTenths is the part of the budget, in tenths, that such paths may then take.
+	// ownTenths is the part of the budget, in tenths, that layers of one path may take then.
 	ownTenths = 6
-	// restPart is the part of the budget that layers of what is left over take, at least one.
+	// Groups that are too small for any other layer share 1 + budget/restPart layers.
 	restPart = 30
-	// patronPart is the part of the size of a group with a layer of its own that is enough for a
-	// patron to have one, too.
+	// A patron has a layer if its groups have, together, a patronPart-th of the size from which a
+	// group stays alone.
 	patronPart = 4
 )
 
@@ -37,12 +37,18 @@ type Options struct {
 // Group splits a closure into at most opts.Budget layers, largest first; equal sizes order by the
 // first path. A layer's paths are sorted. Each path of the closure is in exactly one layer.
 //
-// Paths of 2 MiB and more have a layer to themselves, the others share one with all that have the
-// same head; a key that heads does not know is its own head. Where that makes too many, small
-// groups go together by patron, and those with few of their own patron into a few layers, by the
-// patrons' names. How large a group must be to stay alone goes up in steps, and so changes with few
-// packages that are added: what an image with one package more has anew is, mostly, the layer of
-// that package's patron.
+// Paths of 2 MiB and more have a layer to themselves. The others share one with all that have the
+// same head; a key that heads does not know is its own head. If these groups are more than the
+// budget, small ones go together. Those of one patron share a layer if they are large enough for
+// one. The others share four layers (with the default budget), and the patron's name says which.
+//
+// For example, an image of 300 groups has 94 layers. 80 groups stay alone. Of the 220 smaller ones,
+// 40 have the patron git and share a layer, as do those of nine other patrons. All that is left is
+// in the last four layers.
+//
+// The size from which a group stays alone goes up in steps until the budget holds. So a package
+// that is added seldom changes that size: an image with one package more has, mostly, the layer of
+// that package's patron anew.
 //
 // The closure may be in any order and is not changed. A path given twice, a negative size, a
 // reference that leaves the closure and a negative budget are errors. The result depends on the
@@ -84,13 +90,13 @@ func (l *layer) add(other layer) {
 	l.paths = append(l.paths, other.paths...)
 }
 
-// within puts groups together until there are no more than the budget, the smallest first, and
-// tells how large they are that no longer have a layer of their own. Groups are ordered, the
-// largest first.
+// within puts the smallest groups together until there are no more than the budget. rest is the
+// size of those that have no layer of their own any more. groups must be ordered, the largest
+// first.
 func within(budget int, groups []layer, heads Heads) (layers []layer, rest int64) {
 	layers = groups
-	// In steps, not one size after the other: then every package that is added would move some
-	// group over the limit.
+	// In steps: with the exact size, every package that is added would move some group over the
+	// limit.
 	for alone := int64(1); len(layers) > budget; alone += 1 + alone/5 {
 		if groups[budget].size < alone { // else too many stay alone
 			layers, rest = gather(groups, heads, alone, 1+budget/restPart)
@@ -102,9 +108,9 @@ func within(budget int, groups []layer, heads Heads) (layers []layer, rest int64
 	return layers, rest
 }
 
-// gather puts groups smaller than alone together by patron, and patrons that are much smaller into
-// n layers or fewer, where the name of the patron says into which. A group without a patron is like
-// a small one of its own.
+// gather puts groups smaller than alone together by patron. Patrons that are still too small share
+// n layers or fewer; the name of the patron says which. A group without a patron goes there, too,
+// by the name of its head.
 func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, rest int64) {
 	patrons := make(map[Key]*layer)
 	left := make([]layer, n)
@@ -147,7 +153,7 @@ func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, re
 	return layers, rest
 }
 
-// count is how many paths have at least a size.
+// count returns how many paths have at least that size.
 func count(paths []member, size int64) (n int) {
 	for _, path := range paths {
 		if path.NarSize >= size {

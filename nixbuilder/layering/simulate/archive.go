@@ -25,10 +25,10 @@ type pkg struct {
 	dependencies  []int // direct
 }
 
-// readArchive reads the stanzas of a Debian package index. Depends is what counts, not Pre-Depends,
-// which says what must be there to install a package. Of alternatives the first is taken that
-// exists, if none does the first that a package provides. Dependencies that close a cycle are left
-// out, for a Nix store has no cycles.
+// readArchive reads the stanzas of a Debian package index. It takes the dependencies of Depends,
+// not those of Pre-Depends, which are for the installation alone. Of alternatives, it takes the
+// first that exists, or else the first that a package provides. It leaves out dependencies that
+// close a cycle, since a Nix store has no cycles.
 func readArchive(r io.Reader) (*archive, error) {
 	var stanzas []map[string]string
 	stanza := map[string]string{}
@@ -98,7 +98,7 @@ func readArchive(r io.Reader) (*archive, error) {
 	return a, nil
 }
 
-// choose returns the package that satisfies a dependency such as "mawk (>= 1.3) | awk".
+// choose returns the package for a dependency such as "mawk (>= 1.3) | awk".
 func (a *archive) choose(alternatives string, providers map[string]int) (int, bool) {
 	for _, names := range []map[string]int{a.byName, providers} {
 		for alternative := range strings.SplitSeq(alternatives, "|") {

@@ -64,9 +64,8 @@ type row struct {
 	more                                    float64 // megabytes of layers that a growing image has anew with a package more, median
 }
 
-// measure runs an algorithm over the workload. What an algorithm remembers begins anew for the
-// single images, for the combined ones, for the combined ones with each sort of updates after them,
-// and for each growing one.
+// measure runs an algorithm over the workload. The algorithm starts without memory for the single
+// images, for the combined ones with each sort of updates after them, and for each growing image.
 func measure(a *archive, w *workload, newGrouping func(*archive) grouping) (row, error) {
 	var r row
 	single := newLedger(a)

@@ -21,8 +21,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nar"
 )
 
-// maxWindow is how much memory decompressing one archive may take for what it looks back to: that
-// of xz -9, and of zstd -19.
+// maxWindow bounds the memory of one decompressor for what it refers back to: the window of xz -9,
+// and of zstd -19.
 const maxWindow = 64 << 20
 
 // bufferBytes is how much of an archive is read at once.
@@ -31,7 +31,8 @@ const bufferBytes = 256 << 10
 // compressions that archives come in.
 var compressions = []string{"none", "xz", "zstd", "bzip2", "gzip"}
 
-// decompressor reads what is compressed in r. Its memory is bounded.
+// decompressor returns a reader of what is compressed in r, and a function that releases it. Its
+// memory is bounded.
 func decompressor(compression string, r io.Reader) (io.Reader, func(), error) {
 	done := func() {}
 	switch compression {
@@ -59,9 +60,9 @@ func decompressor(compression string, r io.Reader) (io.Reader, func(), error) {
 }
 
 // Read downloads the archive and visits all that is in it, as nar.Read does. What was visited
-// counts only if Read succeeds: size and hash are those of the whole. If the archive is gone or not
-// what was signed, the error is a *MissingError, and the path is looked for anew the next time.
-// Memory does not grow with the archive.
+// counts only if Read succeeds, because size and hash are those of the whole archive. If the
+// archive is gone or not what was signed, the error is a *MissingError, and the path is looked for
+// anew the next time. The memory does not grow with the archive.
 func (a *Archive) Read(ctx context.Context, visit func(nar.Entry) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -90,7 +91,7 @@ func (a *Archive) Read(ctx context.Context, visit func(nar.Entry) error) error {
 	return a.damaged("the archive can't be read", err)
 }
 
-// damaged has the path looked for in another cache for some time.
+// damaged has the path looked for in other caches for some time.
 func (a *Archive) damaged(what string, err error) error {
 	logrus.Warnf("nix: %s in %s: %s: %v", a.Path, a.cache.url.Redacted(), what, err)
 	reason := "a binary cache has it, but " + what
@@ -99,7 +100,7 @@ func (a *Archive) damaged(what string, err error) error {
 	return &MissingError{Path: a.Path, Reason: reason, Damaged: true}
 }
 
-// A wrongError is that bytes are not what was signed.
+// A wrongError means that an archive is not what was signed.
 type wrongError string
 
 func (e wrongError) Error() string { return string(e) }
@@ -129,7 +130,7 @@ func (a *Archive) check(source io.Reader, visit func(nar.Entry) error) error {
 	case err != nil:
 		return err
 	}
-	// What follows belongs to the hashes too, and there must be none of it.
+	// Bytes that follow belong to the hashes, too, and there must be none.
 	for _, rest := range []io.Reader{buffered, compressed} {
 		_, _ = io.Copy(io.Discard, rest) // the meters know how it ended
 	}
@@ -146,7 +147,7 @@ func (a *Archive) check(source io.Reader, visit func(nar.Entry) error) error {
 	return nil
 }
 
-// A meter hashes and counts what is read, and remembers how that ended.
+// A meter hashes and counts what is read, and remembers how the reading ended.
 type meter struct {
 	r     io.Reader
 	hash  hash.Hash // nil: none

@@ -23,26 +23,26 @@ import (
 )
 
 const (
-	// lookupsAtOnce is how many narinfos are asked for at a time, for one closure.
+	// lookupsAtOnce bounds the narinfos that are asked for at a time, for one closure.
 	lookupsAtOnce = 32
-	// maxPaths is how many paths a closure may have.
+	// maxPaths bounds the paths of a closure.
 	maxPaths = 100_000
-	// narinfosKept is how much of narinfos stays in memory, in bytes; each is mostly about 1 KB.
+	// narinfosKept bounds the narinfos in memory, in bytes. Most have about 1 KB.
 	narinfosKept = 20 << 20
-	// An archive that is not what was signed is not asked for again in the same cache for this
-	// time.
+	// A cache is not asked again for an archive that is not what was signed before this time is
+	// over.
 	damagedFor  = time.Minute
 	damagedKept = 10_000
 )
 
-// A MissingError is that no binary cache gives a store path in a form that may be taken. Its text
-// is fit for clients.
+// MissingError means that no binary cache has an acceptable copy of Path. Its text is fit for
+// clients.
 type MissingError struct {
 	Path store.Path
 	// Reason completes "PATH can't be downloaded: …".
 	Reason string
-	// Damaged says that a cache has promised it. It is left out the next time, and another one may
-	// have the path.
+	// Damaged means that a cache has said that it has the path, and has no archive that is what was
+	// signed. That cache is left out the next time, and another one may have the path.
 	Damaged bool
 }
 
@@ -55,7 +55,7 @@ type Caches struct {
 	caches []*cache
 	keys   []signature.PublicKey
 	known  *weighted.Cache[store.Path, *Archive]
-	// damaged archives are remembered by cache and path.
+	// damaged has the reasons why archives of a cache were not what was signed.
 	damaged *expirable.LRU[damage, string]
 }
 
@@ -64,12 +64,12 @@ type damage struct {
 	path  store.Path
 }
 
-// A cache is one of them.
+// A cache is one binary cache.
 type cache struct {
 	substituter
 	options Options
 	files   files
-	// said is the priority that the cache says, nil until it has been asked.
+	// said is the priority in the cache's own nix-cache-info, nil until it has been asked.
 	said atomic.Pointer[int]
 }
 
@@ -90,8 +90,8 @@ type Archive struct {
 	caches *Caches
 }
 
-// Closure finds the roots and all that they refer to, sorted by path. It fails with a *MissingError
-// if a path can't be had, and with another error if it may be had at another time.
+// Closure finds the roots and all paths that they refer to, sorted by path. If no cache has one of
+// them, the error is a *MissingError. After any other error, the same call may succeed later.
 func (c *Caches) Closure(ctx context.Context, roots []store.Path) ([]*Archive, error) {
 	ask := &lookup{Caches: c}
 	if err := ask.rank(ctx); err != nil {
@@ -132,7 +132,7 @@ func (c *Caches) Closure(ctx context.Context, roots []store.Path) ([]*Archive, e
 	return closure, nil
 }
 
-// A lookup asks for one closure. A cache that fails in it is not asked again.
+// A lookup finds the paths of one closure. It does not ask a cache again that has failed.
 type lookup struct {
 	*Caches
 	order []*cache
@@ -141,8 +141,9 @@ type lookup struct {
 	failed map[*cache]error
 }
 
-// rank orders the caches, the first to be asked first; among equals, the configuration's order
-// holds. Those that can't be asked for their priority are left out.
+// rank orders the caches by priority, those to be asked first at the beginning. Caches of the same
+// priority stay in the order of the configuration. A cache that can't be asked for its priority is
+// left out.
 func (l *lookup) rank(ctx context.Context) error {
 	l.failed = make(map[*cache]error)
 	priorities := make(map[*cache]int)
@@ -172,8 +173,8 @@ func (l *lookup) rank(ctx context.Context) error {
 	return nil
 }
 
-// rank is the cache's priority. That of its URL comes before the one that it says itself; all the
-// same it must be one.
+// rank returns the cache's priority: that of its URL, or else the one that the cache says. It fails
+// if the cache does not answer as a binary cache of this store.
 func (c *cache) rank(ctx context.Context) (int, error) {
 	said := c.said.Load()
 	if said == nil {
@@ -245,7 +246,7 @@ func (l *lookup) find(ctx context.Context, p store.Path) (*Archive, error) {
 	return nil, missing
 }
 
-// hashPart is what caches file a path under.
+// hashPart returns the hash of a path, which is the name of its narinfo.
 func hashPart(p store.Path) string {
 	hash, _, _ := strings.Cut(p.Base(), "-")
 	return hash

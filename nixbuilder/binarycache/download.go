@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A download reads a file of a cache from its beginning to its end, whatever happens on the way. It
-// goes on where it was cut off, as often as Options.Attempts allows.
+// A download reads a file of a cache from its beginning to its end. If it is cut off, it goes on
+// from there, as often as Options.Attempts allows.
 type download struct {
 	open  func(offset int64) (io.ReadCloser, error)
 	pause func() error // before another attempt; fails if there is none
@@ -65,7 +65,7 @@ func (d *download) Read(p []byte) (int, error) {
 	return 0, d.err
 }
 
-// retry forgets the error if there is another attempt and it may help.
+// retry forgets the error if another attempt may help and is allowed.
 func (d *download) retry() {
 	if errors.Is(d.err, fs.ErrNotExist) {
 		return
@@ -77,7 +77,7 @@ func (d *download) retry() {
 	d.err = nil
 }
 
-// close ends the download. What has been read is not changed by how that goes.
+// close ends the download. Its error would say nothing about what has been read.
 func (d *download) close() {
 	if d.body != nil {
 		_ = d.body.Close()

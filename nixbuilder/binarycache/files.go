@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// connectTime is how long a connection may take: a cache that is down costs seconds, not minutes.
+// connectTime bounds the making of a connection: a cache that is down costs seconds, not minutes.
 const connectTime = 5 * time.Second
 
 // progressBytes is how much must arrive within Options.Patience.
@@ -22,13 +22,13 @@ const progressBytes = 64 << 10
 
 var errStalled = errors.New("it sends too little for too long")
 
-// files is where a cache's files are. Names are relative URLs that checkName has seen.
+// files are the files of a cache. Names are relative URLs that checkName has accepted.
 type files interface {
 	// open reads a file from an offset on. The error is fs.ErrNotExist if there is no such file.
 	open(ctx context.Context, name string, offset int64) (io.ReadCloser, error)
 }
 
-// checkName refuses what leads out of the cache.
+// checkName refuses names that lead out of the cache.
 func checkName(name string) error {
 	u, err := url.Parse(name)
 	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil || u.Fragment != "" || !fs.ValidPath(u.Path) ||
@@ -44,7 +44,7 @@ type directory string
 func (d directory) open(_ context.Context, name string, offset int64) (io.ReadCloser, error) {
 	root, err := os.OpenRoot(string(d))
 	if err != nil {
-		return nil, errors.New(err.Error()) // that the cache is not there does not mean that it lacks the file
+		return nil, errors.New(err.Error()) // not fs.ErrNotExist, which means that the cache lacks the file
 	}
 	defer root.Close()
 	u, err := url.Parse(name)
@@ -83,7 +83,7 @@ func newClient(patience time.Duration) *http.Client {
 	}}
 }
 
-// maxSkip is how much is read once more from a server that can't go on at an offset.
+// maxSkip bounds the bytes that are read once more from a server that can't go on at an offset.
 const maxSkip = 1 << 30
 
 func (h httpFiles) open(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
@@ -97,7 +97,7 @@ func (h httpFiles) open(ctx context.Context, name string, offset int64) (io.Read
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		cancel(nil)
-		return nil, errors.New("the URL can't be asked for") // whose error would have the credentials
+		return nil, errors.New("the URL can't be asked for") // not err, which shows credentials
 	}
 	request.Header.Set("User-Agent", "nixery-registry")
 	if offset > 0 {
@@ -120,7 +120,7 @@ func (h httpFiles) open(ctx context.Context, name string, offset int64) (io.Read
 	return body, nil
 }
 
-// begin checks that an answer is the file, and reads on to where it is wanted.
+// begin checks that an answer is the file, and skips what comes before the offset.
 func begin(response *http.Response, body io.Reader, offset int64) error {
 	switch response.StatusCode {
 	case http.StatusOK:
@@ -141,8 +141,8 @@ func begin(response *http.Response, body io.Reader, offset int64) error {
 	return fmt.Errorf("it answers %s", response.Status)
 }
 
-// watched is the body of an answer, which ends with an error if too little of it arrives for too
-// long. The time that its reader takes does not count.
+// watched is the body of an answer. Reading it fails if too little arrives for too long. The time
+// between reads does not count.
 type watched struct {
 	body     io.ReadCloser
 	cancel   context.CancelCauseFunc

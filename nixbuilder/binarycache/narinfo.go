@@ -18,11 +18,11 @@ import (
 const (
 	// maxNarinfoBytes is more than the text of a path with 10,000 references.
 	maxNarinfoBytes = 1 << 20
-	// maxArchiveBytes keeps sums of sizes far from overflowing.
+	// maxArchiveBytes keeps sums of sizes from overflowing.
 	maxArchiveBytes = 1 << 50
 )
 
-// errUntrusted is that no trusted key has signed a narinfo.
+// errUntrusted means that no trusted key has signed a narinfo.
 var errUntrusted = errors.New("no trusted key has signed it")
 
 // A narInfo is what a cache says about a path.
@@ -35,14 +35,14 @@ type narInfo struct {
 	fileBytes   int64  // zero: not said
 }
 
-// keys of a narinfo that are of use here. Caches may write others.
+// narinfoKeys are the keys of a narinfo that are read. Caches may write others.
 var narinfoKeys = []string{
 	"StorePath", "URL", "Compression", "FileHash", "FileSize", "NarHash", "NarSize", "References", "Sig",
 }
 
-// parseNarinfo reads what a cache says about a path, and believes it if one of the keys has signed
-// it. What is not signed (where the archive is, and how it is compressed) is checked to lead
-// nowhere else.
+// parseNarinfo reads what a cache says about a path. If none of the keys has signed it, the error
+// is errUntrusted. Where the archive is and how it is compressed are not signed: the place must be
+// in the cache, and the compression a known one.
 func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*narInfo, error) {
 	var known bytes.Buffer
 	for line := range bytes.Lines(text) {
@@ -52,7 +52,7 @@ func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*na
 			continue
 		}
 		if _, err := signature.ParseSignature(value); key == "Sig" && err != nil {
-			continue // of a kind to come; one that is known suffices
+			continue // of a future kind; one of a known kind suffices
 		}
 		fmt.Fprintf(&known, "%s: %s\n", key, value)
 	}
@@ -100,13 +100,13 @@ func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*na
 	return s, nil
 }
 
-// How long names of keys are, and how many are told of one path.
+// Limits for the names of keys, in bytes, and for how many are returned of one path.
 const (
 	maxKeyName = 100
 	maxSigners = 10
 )
 
-// signers are the names of keys in a narinfo's signatures, sorted.
+// signers returns the names of the keys in a narinfo's signatures, sorted.
 func signers(text []byte) []string {
 	var names []string
 	for line := range bytes.Lines(text) {
@@ -120,8 +120,8 @@ func signers(text []byte) []string {
 	return slices.Compact(names)
 }
 
-// signed tells whether one of the signatures is by one of the keys. A path may have several by keys
-// of the same name.
+// signed reports whether one of the signatures is by one of the keys. A path may have several
+// signatures by keys of the same name.
 func signed(info *narinfo.NarInfo, keys []signature.PublicKey) bool {
 	fingerprint := info.Fingerprint()
 	for _, sig := range info.Signatures {
@@ -134,11 +134,11 @@ func signed(info *narinfo.NarInfo, keys []signature.PublicKey) bool {
 	return false
 }
 
-// defaultPriority is that of a cache which says none.
+// defaultPriority is the priority of a cache that says none.
 const defaultPriority = 50
 
-// parseCacheInfo reads nix-cache-info: whether the cache is for this store, and which of several
-// caches is to be asked first.
+// parseCacheInfo reads nix-cache-info. It fails if the cache is for another store. Caches of lower
+// priorities are asked first.
 func parseCacheInfo(text []byte) (priority int, err error) {
 	priority = defaultPriority
 	for line := range strings.Lines(string(text)) {

@@ -17,25 +17,25 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// Options are which binary caches there are, and whom to believe.
+// Options say which binary caches are asked, and which keys are trusted.
 type Options struct {
 	// Substituters are the URLs of caches: http, https and file. Their only parameter is Nix's
 	// priority (https://cache.example.org?priority=10), which comes before the cache's own.
 	Substituters []string
 	// TrustedPublicKeys are in Nix's form, NAME:BASE64.
 	TrustedPublicKeys []string
-	// Attempts is how often a request is tried that fails for what may pass, or an archive's
-	// download goes on where it was cut off; zero: 3.
+	// Attempts is how often a request is tried that fails for a transient reason, the first time
+	// included. A download that goes on where it was cut off is another attempt. Zero: 3.
 	Attempts int
-	// Pause is the time before the second attempt; each further one waits twice as long. Zero: 300
+	// Pause is the time before the second attempt. Each further one waits twice as long. Zero: 300
 	// ms.
 	Pause time.Duration
-	// Patience is how long an answer may take to begin, and how long 64 KiB of it may take to
-	// arrive; zero: 30 s.
+	// Patience is how long an answer may take to begin, and how long each 64 KiB of it may take to
+	// arrive. Zero: 30 s.
 	Patience time.Duration
 }
 
-// CheckSubstituters tells all that is wrong with the URLs, joined.
+// CheckSubstituters returns all faults of the URLs, joined.
 func (o Options) CheckSubstituters() error {
 	var faults []error
 	if len(o.Substituters) == 0 {
@@ -49,7 +49,7 @@ func (o Options) CheckSubstituters() error {
 	return errors.Join(faults...)
 }
 
-// CheckTrustedPublicKeys tells all that is wrong with the keys, joined.
+// CheckTrustedPublicKeys returns all faults of the keys, joined.
 func (o Options) CheckTrustedPublicKeys() error {
 	var faults []error
 	if len(o.TrustedPublicKeys) == 0 {
@@ -103,8 +103,8 @@ func (o Options) open(substituter string, client *http.Client) (*cache, error) {
 	return opened, nil
 }
 
-// Signers are the names of the keys by which a cache, given as one of Options.Substituters, says
-// that a path is signed, sorted. Nothing is checked.
+// Signers returns the names of the keys that have signed a path, as a cache says, sorted. The cache
+// is given as in Options.Substituters. No signature is checked.
 func Signers(ctx context.Context, substituter string, p store.Path) ([]string, error) {
 	o := Options{Attempts: 1, Patience: 30 * time.Second}
 	client := newClient(o.Patience)
@@ -120,7 +120,7 @@ func Signers(ctx context.Context, substituter string, p store.Path) ([]string, e
 	return signers(text), nil
 }
 
-// A substituter is a cache's URL, read.
+// A substituter is the parsed URL of a cache.
 type substituter struct {
 	url *url.URL
 	// priority is -1 if the URL has none.
@@ -130,7 +130,7 @@ type substituter struct {
 func parseSubstituter(text string) (substituter, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return substituter{}, errors.New("a substituter is not a URL") // whose error would have the credentials
+		return substituter{}, errors.New("a substituter is not a URL") // not err, which shows credentials
 	}
 	s := substituter{url: u, priority: -1}
 	switch u.Scheme {

@@ -12,19 +12,19 @@ import (
 	"strings"
 )
 
-// A Lister writes down what an archive holds, but for the content of files: some bytes for each,
-// which ParseListing reads.
+// A Lister makes the listing of an archive, for ParseListing: some bytes for each entry, without
+// the content of files. Nix's own format (JSON, as of `nix nar ls`) is larger.
 type Lister struct {
-	// Keep tells, by path, which files' content belongs to the listing, up to MaxKept bytes each.
+	// Keep is the path of a file whose content belongs to the listing, if it has up to 1 MiB.
 	Keep string
-	// Max is how large the listing may become, in bytes.
+	// Max bounds the size of the listing, in bytes.
 	Max int
 
 	listing []byte
 	full    bool
 }
 
-// maxKept is how large a file may be whose content is in a listing.
+// maxKept bounds the size of the file whose content is in a listing.
 const maxKept = 1 << 20
 
 // The kinds of entries in a listing.
@@ -35,8 +35,8 @@ const (
 	listedDir     = 'd'
 )
 
-// Add takes note of an entry, the next one that Read visits. If that is the file to keep, its
-// content is read and put back.
+// Add adds an entry. Entries must be added in the order of Read. If e is the file to keep, Add
+// reads its content and puts another reader of it in its place.
 func (l *Lister) Add(e *Entry) error {
 	kind, text := byte(listedFile), ""
 	switch {
@@ -69,24 +69,24 @@ func (l *Lister) Add(e *Entry) error {
 	return nil
 }
 
-// Bytes is the listing. It is false if that is larger than Max.
+// Bytes returns the listing, or false if it would be larger than Max.
 func (l *Lister) Bytes() ([]byte, bool) { return l.listing, !l.full }
 
-// A Listing is what an archive holds.
+// A Listing is a file, directory or symbolic link of an archive, with all that is below it.
 type Listing struct {
 	Name string // without the directories before it; that of the store path itself is empty
 	Type fs.FileMode
-	// Target is where a symbolic link leads to.
+	// Target is the target of a symbolic link.
 	Target string
-	// Content is that of a file that was to be kept, else nil.
+	// Content is the content of the file to keep (Lister.Keep). It is nil for all others.
 	Content *string
 	// Children are sorted by Name.
 	Children []*Listing
 }
 
-// ParseListing reads what a Lister has written.
+// ParseListing reads a listing that a Lister has made.
 func ParseListing(b []byte) (*Listing, error) {
-	rest := string(b) // which all names are parts of
+	rest := string(b) // names are parts of this string
 	var path []*Listing
 	for rest != "" {
 		kind := rest[0]

@@ -17,29 +17,29 @@ const (
 	// maxPathBytes is Linux's limit for a path and for the target of a link, without the zero byte.
 	// It bounds the depth, too.
 	maxPathBytes = 4095
-	// maxKeyword is longer than all words of the format.
+	// maxKeyword is larger than the length of any word of the format.
 	maxKeyword = 16
 )
 
 // An Entry is a file, directory or symbolic link of an archive.
 type Entry struct {
-	// Path is relative to the store path, without a leading slash. That of the store path itself is
-	// empty.
+	// Path is relative to the store path, without a leading slash. It is empty for the store path
+	// itself.
 	Path string
-	// Mode is the one that the entry has in the Nix store: 0444 or 0555, with fs.ModeDir for a
-	// directory, or fs.ModeSymlink with 0777.
+	// Mode is the mode in the Nix store: 0444 or 0555 for a file, 0555 with fs.ModeDir for a
+	// directory, 0777 with fs.ModeSymlink for a symbolic link.
 	Mode fs.FileMode
-	// Target is where a symbolic link leads to.
+	// Target is the target of a symbolic link.
 	Target string
-	// Size is how many bytes Content has. Content can be read until visit returns; it is nil but
-	// for files.
+	// Size is the size of a file in bytes. Content is its content, which can be read until visit
+	// returns. It is nil for directories and symbolic links.
 	Size    int64
 	Content io.Reader
 }
 
-// Read reads an archive and visits all that is in it, directories before their content. It reads r,
-// in small pieces, as far as the archive goes. What visit returns ends it. An archive that ends too
-// early is io.ErrUnexpectedEOF.
+// Read reads an archive from r and calls visit for all that is in it, directories before their
+// content. An error of visit ends it and is returned. An archive that ends too early is
+// io.ErrUnexpectedEOF. Read makes many small reads, and none beyond the end of the archive.
 func Read(r io.Reader, visit func(Entry) error) error {
 	p := &parser{r: r, visit: visit}
 	err := p.expect(magic)
@@ -104,7 +104,7 @@ func (p *parser) file(path string) error {
 	if err := p.visit(entry); err != nil {
 		return err
 	}
-	// What was not read.
+	// visit may have left a part unread.
 	if _, err := io.Copy(io.Discard, content); err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (p *parser) directory(path string) error {
 	}
 }
 
-// number reads what lengths are written as.
+// number reads a length.
 func (p *parser) number() (int64, error) {
 	if _, err := io.ReadFull(p.r, p.buf[:8]); err != nil {
 		return 0, err

@@ -1,5 +1,5 @@
-// Package nartest writes Nix archives for tests, as `nix-store --dump` does. What go-nix writes is
-// not the same where a name begins with two dots.
+// Package nartest writes Nix archives for tests, as `nix-store --dump` does. go-nix writes
+// something else where a name begins with two dots.
 package nartest
 
 import (
@@ -19,7 +19,7 @@ func Words(b *bytes.Buffer, words ...string) {
 	}
 }
 
-// Dump is the archive of a file, directory or symbolic link.
+// Dump returns the archive of a file, directory or symbolic link.
 func Dump(t testing.TB, name string) []byte {
 	t.Helper()
 	var b bytes.Buffer

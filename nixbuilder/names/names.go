@@ -17,22 +17,22 @@ const (
 
 // Request is what an image name asks for.
 type Request struct {
-	// Packages are the package names as they were spelled, sorted, each once. Empty only with
-	// Shell.
+	// Packages are the package names as they were spelled, sorted, each once. There are none only
+	// if Shell is true.
 	Packages []string
-	// Shell is whether the image gets the operator's shell packages too.
+	// Shell means that the image gets the operator's shell packages, too.
 	Shell bool
 	// Arch is the OCI architecture that the name chose, or empty for the configured platforms.
 	Arch string
 }
 
-// ErrOutside is that a name is not under the prefix: it can only be a pushed image's.
+// ErrOutside means that a name is not under the prefix: only a pushed image can have it.
 var ErrOutside = errors.New("name is not under the prefix of images made of packages")
 
-// Parse reads a repository name. Prefix is a path of whole components without slashes at its ends
-// ("" for none); maxPackages limits how many different packages a name may have. The name itself
-// must be one that a registry accepts; what is a package is for the package set to say. The errors
-// are ErrOutside or texts for the one who asked.
+// Parse reads a repository name, which must be one that a registry accepts. prefix is a path of
+// whole components, without slashes at its ends ("" for none). maxPackages bounds the different
+// packages of a name. Parse does not know which packages there are: that is for the package set to
+// say. The errors are ErrOutside or texts for clients.
 func Parse(name, prefix string, maxPackages int) (Request, error) {
 	if prefix != "" {
 		rest, found := strings.CutPrefix(name, prefix+"/")
@@ -81,8 +81,8 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 	return r, nil
 }
 
-// String is the canonical spelling: Parse gives the same Request for it (without a prefix), and two
-// names that ask for the same have the same one.
+// String returns the canonical spelling. Parse (without a prefix) gives the same Request for it.
+// Two names that ask for the same have the same spelling.
 func (r Request) String() string {
 	var parts []string
 	if r.Arch != "" {
@@ -94,16 +94,17 @@ func (r Request) String() string {
 	return strings.Join(append(parts, r.Packages...), "/")
 }
 
-// Policy is which packages clients may ask for. The zero value allows all.
+// Policy says which packages clients may ask for. The zero value allows all.
 type Policy struct {
-	// Allow and Deny are globs over attribute paths, compared without regard to case and part by
-	// part, as dots divide them: each part is in the syntax of path.Match, and ** stands for any
-	// number of parts, none among them. Allow lists all that may be asked for, if it is not empty.
-	// Deny wins, and its wildcards stand for dots, too.
+	// Allow and Deny are globs for attribute paths, without regard to case. They are compared part
+	// by part, as dots divide them. Each part is in the syntax of path.Match, and ** stands for any
+	// number of parts, or none. For example, python3Packages.* matches python3Packages.numpy. If
+	// Allow is not empty, nothing else may be asked for. Deny has precedence, and its wildcards
+	// stand for dots, too.
 	Allow, Deny []string
 }
 
-// Check tells whether the policy has the faults that path.Match would find, naming the glob.
+// Check returns the faults that path.Match finds in the globs, joined.
 func (p Policy) Check() error {
 	var faults []error
 	for _, glob := range slices.Concat(p.Allow, p.Deny) {
@@ -116,9 +117,9 @@ func (p Policy) Check() error {
 	return errors.Join(faults...)
 }
 
-// Denies tells whether a package must not be served. The aliases are every name that it has
-// (attribute path, its last component, package name), so that no other spelling gets around a
-// denied one; id is the one that Allow is about.
+// Denies reports whether a package must not be served. id is the name that is compared with Allow.
+// aliases are all names that the package has (attribute path, its last component, package name): a
+// package is denied by any of them, so no other spelling gets around Deny.
 func (p Policy) Denies(id string, aliases ...string) bool {
 	denied := func(name string) bool { return matches(p.Deny, name) || matchesWhole(p.Deny, name) }
 	if denied(id) || slices.ContainsFunc(aliases, denied) {
@@ -127,7 +128,8 @@ func (p Policy) Denies(id string, aliases ...string) bool {
 	return len(p.Allow) > 0 && !matches(p.Allow, id)
 }
 
-// Named are the entries of Deny without wildcards: names of packages, which may have others.
+// Named returns the entries of Deny without wildcards. They are names of packages, which may have
+// other names, too.
 func (p Policy) Named() (named []string) {
 	for _, entry := range p.Deny {
 		if entry != "" && !strings.ContainsAny(entry, `*?[\`) {
@@ -144,7 +146,8 @@ func matches(globs []string, name string) bool {
 	)
 }
 
-// matchParts takes time in proportion to both: clients choose names, of up to a hundred parts.
+// matchParts takes time in proportion to the product of both lengths: clients choose names, of up
+// to a hundred parts.
 func matchParts(globs, parts []string) bool {
 	at := make([]bool, len(parts)+1) // whether the globs so far match so many parts
 	at[0] = true

@@ -21,8 +21,8 @@ const maxNameLen = 211
 type Path string
 
 // ParsePath checks that s is an absolute store path: /nix/store/, 32 digits of Nix's base 32, a
-// dash and a name of Nix's alphabet that does not begin with a dot. A path below a store path is
-// not one.
+// dash, and a name of Nix's alphabet that does not begin with a dot. It refuses paths below a store
+// path.
 func ParsePath(s string) (Path, error) {
 	sp, err := storepath.FromAbsolutePath(s)
 	if err != nil {
@@ -34,10 +34,10 @@ func ParsePath(s string) (Path, error) {
 	return Path(s), nil
 }
 
-// Base is the path without the store directory: hash, dash and name.
+// Base returns the path without the store directory: hash, dash and name.
 func (p Path) Base() string { return string(p[len(Dir)+1:]) }
 
-// Name is the path without the store directory and the hash: htop-3.2.2.
+// Name returns the path without the store directory and the hash: htop-3.2.2.
 func (p Path) Name() string { return p.Base()[hashLen+1:] }
 
 // Join is the text of paths, with a space between.
@@ -55,7 +55,7 @@ func Join(paths []Path) string {
 // PathInfo is what the store knows about a valid path.
 type PathInfo struct {
 	Path Path
-	// NarSize is the size of the path's archive form (NAR) in bytes. It is close to the size of its
+	// NarSize is the size of the path's archive (NAR) in bytes. It is close to the size of its
 	// files.
 	NarSize int64
 	// References are the paths that this one's files mention, sorted. A path may refer to itself.

@@ -1,3 +1,3 @@
-// Package weighted keeps in memory what was used last, up to a number of bytes. It is for what
-// others choose, which may be of any size: a number of entries is no limit then.
+// Package weighted has a cache in memory that is bounded by bytes. It is for values whose number
+// and size others choose, where a number of entries would be no limit.
 package weighted

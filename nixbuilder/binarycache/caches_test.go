@@ -112,9 +112,9 @@ func (f *fake) add(
 	t.Helper()
 	file := compress(t, compression, archive)
 	info := &narinfo.NarInfo{
-		StorePath: string(
-			p,
-		), URL: narFile(p), Compression: compression, NarHash: sha256Of(archive), NarSize: uint64(len(archive)), FileHash: sha256Of(file), FileSize: uint64(len(file)),
+		StorePath: string(p), URL: narFile(p), Compression: compression,
+		NarHash: sha256Of(archive), NarSize: uint64(len(archive)),
+		FileHash: sha256Of(file), FileSize: uint64(len(file)),
 	}
 	for _, reference := range references {
 		info.References = append(info.References, reference.Base())
@@ -181,7 +181,8 @@ func someArchive(t testing.TB, text string) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	noise := sha256.Sum256([]byte(text))
-	for name, content := range map[string]string{"bin": text, "large": strings.Repeat(hex.EncodeToString(noise[:]), 10_000), "share": text + " again"} {
+	for name, content := range map[string]string{"bin": text,
+		"large": strings.Repeat(hex.EncodeToString(noise[:]), 10_000), "share": text + " again"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -521,10 +522,11 @@ func TestDownload(t *testing.T) {
 		fails bool
 	}{
 		{"cut off once", cut(1), false},
-		{"cut off once, and it can't go on in the middle", func(w http.ResponseWriter, r *http.Request, times int) bool {
-			r.Header.Del("Range")
-			return cut(1)(w, r, times)
-		}, false},
+		{"cut off once, and it can't go on in the middle",
+			func(w http.ResponseWriter, r *http.Request, times int) bool {
+				r.Header.Del("Range")
+				return cut(1)(w, r, times)
+			}, false},
 		{"cut off always", func(w http.ResponseWriter, r *http.Request, _ int) bool { return cut(99)(w, r, 1) }, true},
 		{"another range than was asked for", func(w http.ResponseWriter, r *http.Request, times int) bool {
 			if times > 1 && path.Ext(r.URL.Path) == ".nar" {

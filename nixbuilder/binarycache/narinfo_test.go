@@ -67,7 +67,8 @@ func TestParseNarinfo(t *testing.T) {
 		{"carriage returns", strings.ReplaceAll(curl, "\n", "\r\n"), []string{curlKey}, ""},
 		{"keys to come", curl + "Colour: green: or blue\nnonsense\n", []string{curlKey}, ""},
 		{"references in another order", replace("0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0 6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115",
-			"6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115 0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0"), []string{curlKey}, ""},
+			"6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115 0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0"),
+			[]string{curlKey}, ""},
 		{"no file hash", replace(line("FileHash"), ""), []string{curlKey}, ""},
 		{
 			"another kind of file hash",
@@ -231,7 +232,8 @@ func TestOptions(t *testing.T) {
 		Options{}.CheckSubstituters(), Options{TrustedPublicKeys: []string{"a:b"}}.CheckTrustedPublicKeys(),
 		Options{}.CheckTrustedPublicKeys(),
 	)
-	for _, want := range []string{"none, and storeless builds take all", `"a:b" is not NAME:BASE64`, "none, and storeless builds take only"} {
+	for _, want := range []string{"none, and storeless builds take all", `"a:b" is not NAME:BASE64`,
+		"none, and storeless builds take only"} {
 		if !strings.Contains(faults.Error(), want) {
 			t.Errorf("the faults are %v, want %q among them", faults, want)
 		}

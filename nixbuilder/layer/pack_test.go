@@ -121,7 +121,8 @@ func TestPackEntries(t *testing.T) {
 			},
 			[]string{
 				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/B"`, `5 0555 "` + a + `/a/"`, `0 0444 "` + a + `/a/z"`,
-				`0 0444 "` + a + `/a-"`, `0 0444 "` + a + `/b"`, `0 0444 "` + a + `/é"`, `5 0555 "` + b + `/"`, `0 0444 "` + b + `/x"`,
+				`0 0444 "` + a + `/a-"`, `0 0444 "` + a + `/b"`, `0 0444 "` + a + `/é"`, `5 0555 "` + b + `/"`,
+				`0 0444 "` + b + `/x"`,
 			}},
 		{"a path that is a file", []file{{name: a, content: "x", exec: true}}, []string{`0 0555 "` + a + `" = "x"`}},
 		{"a path that is a link", []file{{name: a, link: "/etc"}}, []string{`2 0777 "` + a + `" -> "/etc"`}},
@@ -130,18 +131,17 @@ func TestPackEntries(t *testing.T) {
 				{name: a + "/loop", link: "."}, {name: a + "/out", link: "../../../../etc"},
 				{name: a + "/void", link: "void"},
 			},
-			[]string{`5 0555 "` + a + `/"`, `2 0777 "` + a + `/loop" -> "."`, `2 0777 "` + a + `/out" -> "../../../../etc"`, `2 0777 "` + a + `/void" -> "void"`}},
+			[]string{`5 0555 "` + a + `/"`, `2 0777 "` + a + `/loop" -> "."`,
+				`2 0777 "` + a + `/out" -> "../../../../etc"`, `2 0777 "` + a + `/void" -> "void"`}},
 		{"equal files are linked, if their modes are equal and they are not empty",
 			[]file{
-				{name: a + "/1", content: "same"}, {name: a + "/2", content: "same"}, {
-					name: a + "/3", content: "same", exec: true,
-				},
-				{name: a + "/4", content: "size"}, {name: a + "/5"}, {name: a + "/6"}, {
-					name: b + "/1", content: "same",
-				},
+				{name: a + "/1", content: "same"}, {name: a + "/2", content: "same"},
+				{name: a + "/3", content: "same", exec: true}, {name: a + "/4", content: "size"},
+				{name: a + "/5"}, {name: a + "/6"}, {name: b + "/1", content: "same"},
 			},
 			[]string{
-				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "same"`, `1 0444 "` + a + `/2" -> "` + a + `/1"`, `0 0555 "` + a + `/3" = "same"`,
+				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "same"`, `1 0444 "` + a + `/2" -> "` + a + `/1"`,
+				`0 0555 "` + a + `/3" = "same"`,
 				`0 0444 "` + a + `/4" = "size"`, `0 0444 "` + a + `/5"`, `0 0444 "` + a + `/6"`,
 				`5 0555 "` + b + `/"`, `1 0444 "` + b + `/1" -> "` + a + `/1"`,
 			}},
@@ -150,17 +150,21 @@ func TestPackEntries(t *testing.T) {
 				{name: a + "/1", content: big + "1"}, {name: a + "/2", content: big + "2"},
 				{name: a + "/3", content: big + "1"},
 			},
-			[]string{`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "0123456789abcdef0123"`, `0 0444 "` + a + `/2" = "0123456789abcdef0123"`,
+			[]string{`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "0123456789abcdef0123"`,
+				`0 0444 "` + a + `/2" = "0123456789abcdef0123"`,
 				`1 0444 "` + a + `/3" -> "` + a + `/1"`}},
 		{"long and odd names",
 			[]file{
-				{name: a + "/\n"}, {name: a + "/\xff"}, {name: a + "/" + long}, {name: a + "/" + long + "\xff"}, {name: a + "/l", link: long},
+				{name: a + "/\n"}, {name: a + "/\xff"}, {name: a + "/" + long}, {name: a + "/" + long + "\xff"},
+				{name: a + "/l", link: long},
 				{name: a + "/m", link: long + "\xff"}, {name: a + "/n", link: "é\n"},
 			},
 			[]string{
-				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/\n"`, `2 0777 "` + a + `/l" -> "` + long + `"`, `0 0444 "` + a + `/` + long + `"`,
+				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/\n"`, `2 0777 "` + a + `/l" -> "` + long + `"`,
+				`0 0444 "` + a + `/` + long + `"`,
 				`0 0444 "` + a + `/` + long + `\xff"`,
-				`2 0777 "` + a + `/m" -> "` + long + `\xff"`, `2 0777 "` + a + `/n" -> "é\n"`, `0 0444 "` + a + `/\xff"`,
+				`2 0777 "` + a + `/m" -> "` + long + `\xff"`, `2 0777 "` + a + `/n" -> "é\n"`,
+				`0 0444 "` + a + `/\xff"`,
 			}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -287,7 +291,8 @@ func TestPackSameBytes(t *testing.T) {
 			return root
 		}},
 		{"other paths beside", func(t *testing.T) string {
-			return makeStore(t, append(golden(), file{name: "nix/store/aj2q88glyrgps19f9gidl6xyb2arnfvc-c", content: "equal"})...)
+			beside := file{name: "nix/store/aj2q88glyrgps19f9gidl6xyb2arnfvc-c", content: "equal"}
+			return makeStore(t, append(golden(), beside)...)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -341,8 +346,9 @@ func TestPackRefuses(t *testing.T) {
 			if test.w == nil {
 				test.w = io.Discard
 			}
-			if _, err := Pack(test.ctx, test.w, compress.New(compress.Gzip, 2), []store.Path{pathA}, Options{StoreRoot: root}); err == nil ||
-				!strings.Contains(err.Error(), test.want) {
+			c := compress.New(compress.Gzip, 2)
+			_, err := Pack(test.ctx, test.w, c, []store.Path{pathA}, Options{StoreRoot: root})
+			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one with %q", err, test.want)
 			}
 		})

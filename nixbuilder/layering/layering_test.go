@@ -529,7 +529,8 @@ func TestOneMoreWithAPatron(t *testing.T) {
 		return closure
 	}
 	var all []store.PathInfo
-	for _, name := range []string{"mango", "papaya", "quince", "lychee", "medlar", "guava", "durian", "feijoa", "loquat", "salak"} {
+	for _, name := range []string{"mango", "papaya", "quince", "lychee", "medlar", "guava", "durian", "feijoa",
+		"loquat", "salak"} {
 		all = append(all, app(name)...)
 	}
 	more := app("rambutan")

@@ -153,7 +153,8 @@ func TestMerge(t *testing.T) {
 				{name: a + "/.hidden"},
 			},
 			[]Package{one("a", 5, a)},
-			[]string{".hidden -> " + a + "/.hidden", "bin/x -> " + a + "/bin/x", "etc/x.conf -> " + a + "/etc/x.conf", "share/ 0755", "share/doc/ 0755", "share/doc/empty/ 0755"}},
+			[]string{".hidden -> " + a + "/.hidden", "bin/x -> " + a + "/bin/x", "etc/x.conf -> " + a + "/etc/x.conf",
+				"share/ 0755", "share/doc/ 0755", "share/doc/empty/ 0755"}},
 		{"directories of several packages",
 			[]file{{name: a + "/lib/1"}, {name: b + "/lib/2"}}, both,
 			[]string{"lib/ 0755", "lib/1 -> " + a + "/lib/1", "lib/2 -> " + b + "/lib/2"}},
@@ -175,22 +176,28 @@ func TestMerge(t *testing.T) {
 			[]file{{name: a + "/lib/x"}, {name: a + "/lib64", link: "lib"}}, []Package{one("a", 5, a)},
 			[]string{"lib/ 0755", "lib/x -> " + a + "/lib/x", "lib64 -> " + a + "/lib64"}},
 		{"a link to a directory before a directory",
-			[]file{{name: a + "/lib/x"}, {name: a + "/lib64", link: "lib"}, {name: b + "/lib64/x"}, {name: b + "/lib64/y"}}, both,
-			[]string{"lib/ 0755", "lib/x -> " + a + "/lib/x", "lib64/ 0755", "lib64/x -> " + a + "/lib/x", "lib64/y -> " + b + "/lib64/y"}},
+			[]file{{name: a + "/lib/x"}, {name: a + "/lib64", link: "lib"}, {name: b + "/lib64/x"},
+				{name: b + "/lib64/y"}}, both,
+			[]string{"lib/ 0755", "lib/x -> " + a + "/lib/x", "lib64/ 0755", "lib64/x -> " + a + "/lib/x",
+				"lib64/y -> " + b + "/lib64/y"}},
 		{"a link to a directory after a directory",
-			[]file{{name: a + "/lib64/x"}, {name: b + "/lib64", link: c + "/l"}, {name: c + "/l", link: "m"}, {name: c + "/m/x"}, {name: c + "/m/y"}}, both,
+			[]file{{name: a + "/lib64/x"}, {name: b + "/lib64", link: c + "/l"}, {name: c + "/l", link: "m"},
+				{name: c + "/m/x"}, {name: c + "/m/y"}}, both,
 			[]string{"lib64/ 0755", "lib64/x -> " + a + "/lib64/x", "lib64/y -> " + c + "/m/y"}},
 		{"two links to directories",
-			[]file{{name: a + "/s", link: c + "/1"}, {name: b + "/s", link: c + "/2"}, {name: c + "/1/x"}, {name: c + "/2/y"}}, both,
+			[]file{{name: a + "/s", link: c + "/1"}, {name: b + "/s", link: c + "/2"}, {name: c + "/1/x"},
+				{name: c + "/2/y"}}, both,
 			[]string{"s/ 0755", "s/x -> " + c + "/1/x", "s/y -> " + c + "/2/y"}},
 		{"etc and bin are real though the package links them",
-			[]file{{name: a + "/etc", link: b + "/etc"}, {name: a + "/bin", link: b + "/bin"}, {name: b + "/etc/x"}, {name: b + "/bin/y"}}, []Package{one("a", 5, a)},
+			[]file{{name: a + "/etc", link: b + "/etc"}, {name: a + "/bin", link: b + "/bin"}, {name: b + "/etc/x"},
+				{name: b + "/bin/y"}}, []Package{one("a", 5, a)},
 			[]string{"bin/y -> " + b + "/bin/y", "etc/x -> " + b + "/etc/x"}},
 		{"usr is a link to the package itself",
 			[]file{{name: a + "/usr", link: "."}, {name: a + "/bin/x"}}, []Package{one("a", 5, a)},
 			[]string{"bin/x -> " + a + "/bin/x", "usr/bin/x -> " + a + "/bin/x", "usr/usr -> " + a + "/usr"}},
 		{"links in circles",
-			[]file{{name: a + "/l/l", link: "."}, {name: b + "/l/l", link: "."}, {name: a + "/m", link: "m"}, {name: b + "/m/x"}}, both,
+			[]file{{name: a + "/l/l", link: "."}, {name: b + "/l/l", link: "."}, {name: a + "/m", link: "m"},
+				{name: b + "/m/x"}}, both,
 			[]string{"l/ 0755", "l/l/ 0755", "l/l/l -> " + a + "/l/l", "m -> " + a + "/m"}},
 		{"links out of the store are not followed",
 			[]file{
@@ -201,9 +208,11 @@ func TestMerge(t *testing.T) {
 			}, both,
 			[]string{"s -> " + a + "/s"}},
 		{"links out of the closure are not followed",
-			[]file{{name: a + "/bin", link: d + "/bin"}, {name: a + "/etc", link: "../" + filepath.Base(d) + "/bin"}, {name: d + "/bin/x"}}, []Package{one("a", 5, a)}, nil},
+			[]file{{name: a + "/bin", link: d + "/bin"}, {name: a + "/etc", link: "../" + filepath.Base(d) + "/bin"},
+				{name: d + "/bin/x"}}, []Package{one("a", 5, a)}, nil},
 		{"nothing in place of the store",
-			[]file{{name: a + "/nix" + b + "/bin/x"}, {name: a + "/nix/var/y"}, {name: a + "/x/nix"}}, []Package{one("a", 5, a)},
+			[]file{{name: a + "/nix" + b + "/bin/x"}, {name: a + "/nix/var/y"}, {name: a + "/x/nix"}},
+			[]Package{one("a", 5, a)},
 			[]string{"x/ 0755", "x/nix -> " + a + "/x/nix"}},
 		{
 			"the accounts of a package", []file{{name: a + "/etc/passwd"}}, []Package{one("a", 5, a)},
@@ -217,17 +226,21 @@ func TestMerge(t *testing.T) {
 		},
 		{"Nix's own files",
 			[]file{
-				{name: a + "/nix-support/x"}, {name: a + "/propagated-build-inputs"}, {name: a + "/manifest.nix"}, {name: a + "/manifest.json"}, {name: a + "/log/x"},
-				{name: a + "/share/info/dir"}, {name: a + "/lib/perl/perllocal.pod"}, {name: a + "/bin/log"}, {name: a + "/bin/dir"}, {name: a + "/var/log/"},
+				{name: a + "/nix-support/x"}, {name: a + "/propagated-build-inputs"}, {name: a + "/manifest.nix"},
+				{name: a + "/manifest.json"}, {name: a + "/log/x"},
+				{name: a + "/share/info/dir"}, {name: a + "/lib/perl/perllocal.pod"}, {name: a + "/bin/log"},
+				{name: a + "/bin/dir"}, {name: a + "/var/log/"},
 			}, []Package{one("a", 5, a)},
-			[]string{"bin/dir -> " + a + "/bin/dir", "bin/log -> " + a + "/bin/log", "lib/ 0755", "lib/perl/ 0755", "share/ 0755", "share/info/ 0755", "var/log/ 0755"}},
+			[]string{"bin/dir -> " + a + "/bin/dir", "bin/log -> " + a + "/bin/log", "lib/ 0755", "lib/perl/ 0755",
+				"share/ 0755", "share/info/ 0755", "var/log/ 0755"}},
 		{"propagated packages come last, those outside the closure not at all",
 			[]file{
 				{
 					name:    a + "/nix-support/propagated-user-env-packages",
 					content: " " + c + "\n" + d + " /etc ../" + filepath.Base(b) + " " + a + "\n",
 				},
-				{name: a + "/x"}, {name: b + "/y"}, {name: c + "/x"}, {name: c + "/y"}, {name: c + "/z"}, {name: d + "/d"},
+				{name: a + "/x"}, {name: b + "/y"}, {name: c + "/x"}, {name: c + "/y"}, {name: c + "/z"},
+				{name: d + "/d"},
 			}, []Package{one("a", 5, a), one("b", 9, b)},
 			[]string{"x -> " + a + "/x", "y -> " + b + "/y", "z -> " + c + "/z"}},
 		{"an output that is a file", []file{{name: a, content: "x"}}, []Package{one("a", 5, a)}, nil},
@@ -238,7 +251,8 @@ func TestMerge(t *testing.T) {
 		{"bash and env",
 			[]file{{name: a + "/bin/bash"}, {name: b + "/bin/env"}, {name: b + "/bin/dash"}}, both,
 			[]string{
-				"bin/bash -> " + a + "/bin/bash", "bin/dash -> " + b + "/bin/dash", "bin/env -> " + b + "/bin/env", "bin/sh -> " + a + "/bin/bash",
+				"bin/bash -> " + a + "/bin/bash", "bin/dash -> " + b + "/bin/dash", "bin/env -> " + b + "/bin/env",
+				"bin/sh -> " + a + "/bin/bash",
 				"usr/bin/env -> " + b + "/bin/env",
 			}},
 		{"a package's own sh", []file{{name: a + "/bin/bash"}, {name: b + "/bin/sh"}}, both,
@@ -248,8 +262,10 @@ func TestMerge(t *testing.T) {
 			[]string{"bin/busybox -> " + a + "/bin/busybox", "bin/sh -> " + a + "/bin/busybox"},
 		},
 		{"certificates, behind a link",
-			[]file{{name: a + "/etc/ssl", link: b + "/ssl"}, {name: b + "/ssl/certs/ca-bundle.crt"}}, []Package{one("a", 5, a)},
-			[]string{"etc/ssl/ 0755", "etc/ssl/certs/ 0755", "etc/ssl/certs/ca-bundle.crt -> " + b + "/ssl/certs/ca-bundle.crt",
+			[]file{{name: a + "/etc/ssl", link: b + "/ssl"}, {name: b + "/ssl/certs/ca-bundle.crt"}},
+			[]Package{one("a", 5, a)},
+			[]string{"etc/ssl/ 0755", "etc/ssl/certs/ 0755",
+				"etc/ssl/certs/ca-bundle.crt -> " + b + "/ssl/certs/ca-bundle.crt",
 				"etc/ssl/certs/ca-certificates.crt -> " + b + "/ssl/certs/ca-bundle.crt"}},
 		{
 			"names of any bytes", []file{{name: a + "/x\xff/\n"}, {name: b + "/x\xff", link: a + "/x\xff"}},
@@ -288,7 +304,8 @@ func TestMergeRefuses(t *testing.T) {
 			`archiving "` + a + `/x/y/.wh.z": names that begin with .wh.`,
 		},
 		{"propagating too much",
-			[]file{{name: a + "/nix-support/propagated-user-env-packages", content: strings.Repeat(" ", maxPropagatedBytes+1)}}, []Package{one("a", 5, a)}, "larger than"},
+			[]file{{name: a + "/nix-support/propagated-user-env-packages",
+				content: strings.Repeat(" ", maxPropagatedBytes+1)}}, []Package{one("a", 5, a)}, "larger than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Merge(context.Background(), test.packages, closure, NewStoreFiles(makeStore(t, test.files...)))
@@ -369,12 +386,14 @@ func (generatedFiles) ReadFile(context.Context, string, int64) ([]byte, error) {
 
 func TestHas(t *testing.T) {
 	tree := merged(t, makeStore(t, file{name: a + "/bin/bash"}, file{name: a + "/bin/dir/x"}), one("a", 5, a))
-	for program, want := range map[string]bool{"bash": true, "sh": true, "zsh": false, "dir": false, "dir/x": false, "bash/x": false, "": false, "..": false} {
+	for program, want := range map[string]bool{"bash": true, "sh": true, "zsh": false, "dir": false, "dir/x": false,
+		"bash/x": false, "": false, "..": false} {
 		if got := tree.HasProgram(program); got != want {
 			t.Errorf("program %q: got %t, want %t", program, got, want)
 		}
 	}
-	for name, want := range map[string]bool{"/etc/ssl/certs/ca-bundle.crt": true, "/etc/ssl/certs/ca-bundle.crt/": false, "/etc/ssl/certs/": false, "/etc/ssl": false} {
+	for name, want := range map[string]bool{"/etc/ssl/certs/ca-bundle.crt": true,
+		"/etc/ssl/certs/ca-bundle.crt/": false, "/etc/ssl/certs/": false, "/etc/ssl": false} {
 		if got := merged(t, makeStore(t, file{name: a + name}), one("a", 5, a)).HasCABundle(); got != want {
 			t.Errorf("certificates with %s: got %t, want %t", name, got, want)
 		}

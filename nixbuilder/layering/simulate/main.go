@@ -40,10 +40,8 @@ func run(index io.Reader, out io.Writer, rootsFile string, n amounts, seed uint6
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(
-		out,
-		"| algorithm | (a) stored | (b) stored | (b) bytes over 100 pulls | updates, mass | updates, channel | layers, median | one package more |",
-	)
+	fmt.Fprintln(out, "| algorithm | (a) stored | (b) stored | (b) bytes over 100 pulls | updates, mass | "+
+		"updates, channel | layers, median | one package more |")
 	fmt.Fprintln(out, "|---|---|---|---|---|---|---|---|")
 	for _, algorithm := range algorithms() {
 		r, err := measure(a, w, algorithm.new)
@@ -60,8 +58,10 @@ func run(index io.Reader, out io.Writer, rootsFile string, n amounts, seed uint6
 // of paths.
 type row struct {
 	single, combined, pulled, mass, channel float64
-	layers                                  int     // median over the combined images
-	more                                    float64 // megabytes of layers that a growing image has anew with a package more, median
+	layers                                  int // median over the combined images
+	// more is the median, in megabytes, of the layers that are new when a growing image gets a
+	// package more.
+	more float64
 }
 
 // measure runs an algorithm over the workload. The algorithm starts without memory for the single

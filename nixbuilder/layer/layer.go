@@ -35,7 +35,7 @@ type Section struct {
 func WriteSections(
 	ctx context.Context, w io.Writer, c *compress.Compressor, sections []Section, rest func(*Tar) error,
 ) (Result, error) {
-	of := func(fill, end func(*Tar) error) func(*compress.Stream) error {
+	filling := func(fill, end func(*Tar) error) func(*compress.Stream) error {
 		return func(s *compress.Stream) error {
 			t := newTar(s)
 			t.cuts = true
@@ -47,7 +47,7 @@ func WriteSections(
 	}
 	parts := make([]compress.Section, len(sections))
 	for i, section := range sections {
-		parts[i] = compress.Section{Key: section.Key, Fill: of(section.Fill, (*Tar).pad)}
+		parts[i] = compress.Section{Key: section.Key, Fill: filling(section.Fill, (*Tar).pad)}
 	}
-	return c.WriteSections(ctx, w, parts, of(rest, (*Tar).close))
+	return c.WriteSections(ctx, w, parts, filling(rest, (*Tar).close))
 }

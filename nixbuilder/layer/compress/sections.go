@@ -1,21 +1,9 @@
 package compress
 
 import (
-	"crypto/sha256"
-	"hash/maphash"
-
-	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
-)
-
-// What is kept in memory.
-const (
-	// chunkCacheBytes bounds the compressed chunks, some thirty root directories of hundreds of
-	// packages.
-	chunkCacheBytes = 8 << 20
-	// sectionCacheBytes bounds what is known of sections: each takes some 300 bytes, and 16 for
-	// each of its chunks.
-	sectionCacheBytes = 1 << 20
-	hashStateBytes    = 108 // of SHA-256
+	"context"
+	"encoding"
+	"io"
 )
 
 // A Section is a run of an archive's entries. If two archives begin with sections of the same keys,
@@ -25,76 +13,81 @@ type Section struct {
 	Fill func(*Stream) error
 }
 
-// chunkCache keeps the compressed chunks that were used last, and remembers of which chunks a
-// section consists. It is safe for concurrent use.
-type chunkCache struct {
-	seeds    [2]maphash.Seed
-	chunks   *weighted.Cache[chunkKey, []byte] // not changed any more
-	sections *weighted.Cache[sectionKey, knownSection]
-}
-
-// chunkKey consists of two hashes of a chunk. Nobody knows their seeds, so nobody can make a chunk
-// that looks like another.
-type chunkKey [2]uint64
-
-// sectionKey is a hash of the keys of a section and of all those before it.
-type sectionKey [sha256.Size]byte
-
-func sectionKeys(sections []Section) []sectionKey {
-	keys := make([]sectionKey, len(sections))
-	var key sectionKey
-	for i, s := range sections {
-		key = sha256.Sum256(append(key[:], s.Key...))
-		keys[i] = key
-	}
-	return keys
-}
-
-// knownSection is a section that was written before, after the same ones.
-type knownSection struct {
-	chunks []chunkKey
-	hashed []byte // the state of the archive's hash after it
-}
-
-func newChunkCache() *chunkCache {
-	return &chunkCache{
-		seeds:    [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
-		chunks:   weighted.New[chunkKey, []byte](chunkCacheBytes),
-		sections: weighted.New[sectionKey, knownSection](sectionCacheBytes),
-	}
-}
-
-// prefix is the beginning of an archive, as far as it is known.
-type prefix struct {
-	sections   int
-	compressed [][]byte // chunks
-	hashed     []byte   // the state of the archive's hash after it
-}
-
-// prefix returns the sections that are known, up to the first one that is not.
-func (c *chunkCache) prefix(keys []sectionKey) (known prefix) {
-	for _, key := range keys {
-		section, ok := c.sections.Get(key)
-		if !ok {
-			return known
-		}
-		compressed := known.compressed
-		for _, key := range section.chunks {
-			chunk, ok := c.chunks.Get(key)
-			if !ok {
-				return known
+// WriteSections is Write for an archive that consists of sections and a rest. It uses again what it
+// compressed for earlier archives. A chunk that one of them had is not compressed again. A section
+// is not even filled if an earlier archive began with it and with all sections before it.
+//
+// For example: after an archive of the sections a, b and c, one of a, b, x and c is written. x is
+// filled and compressed. c is filled, because x comes before it now, but its chunks are not
+// compressed again. a and b are taken as they were.
+//
+// Chunks are small, and each is compressed by itself. So the layer is somewhat larger than Write
+// would make it. Only gzip and zstd have chunks. With other compressions, everything is filled and
+// compressed.
+func (c *Compressor) WriteSections(
+	ctx context.Context, w io.Writer, sections []Section, rest func(*Stream) error,
+) (Result, error) {
+	if c.compression != Gzip && c.compression != Zstd {
+		return c.Write(ctx, w, func(s *Stream) error {
+			for _, section := range sections {
+				if err := section.Fill(s); err != nil {
+					return err
+				}
 			}
-			compressed = append(compressed, chunk)
-		}
-		known = prefix{known.sections + 1, compressed, section.hashed}
+			return rest(s)
+		})
 	}
-	return known
+	return c.pipe(ctx, w, func(ctx context.Context, p *pipeline) error {
+		keys := sectionKeys(sections)
+		known := c.chunks.prefix(keys)
+		if err := p.then(ctx, func() error { return p.resume(known) }); err != nil {
+			return err
+		}
+		fill := func(s *Stream) error {
+			s.chunks = true
+			for i := known.sections; i < len(sections); i++ {
+				if err := sections[i].Fill(s); err != nil {
+					return err
+				}
+				if err := s.flush(); err != nil {
+					return err
+				}
+				if err := p.then(ctx, func() error { return p.remember(keys[i]) }); err != nil {
+					return err
+				}
+			}
+			return rest(s)
+		}
+		return c.stream(ctx, fill, func(block []byte) error {
+			return p.then(ctx, func() error {
+				p.diffID.Write(block)
+				return p.parts.addChunk(ctx, block)
+			})
+		})
+	})
 }
 
-func (c *chunkCache) addSection(key sectionKey, s knownSection) {
-	c.sections.Add(key, s, hashStateBytes+len(s.chunks)*len(chunkKey{})*8)
+// resume adds the sections that are known, as if they had been filled.
+func (p *pipeline) resume(known prefix) error {
+	if known.sections == 0 {
+		return nil
+	}
+	for _, compressed := range known.compressed {
+		if err := p.parts.addCompressed(compressed); err != nil {
+			return err
+		}
+	}
+	return p.diffID.(encoding.BinaryUnmarshaler).UnmarshalBinary(known.hashed)
 }
 
-func (c *chunkCache) key(chunk []byte) chunkKey {
-	return chunkKey{maphash.Bytes(c.seeds[0], chunk), maphash.Bytes(c.seeds[1], chunk)}
+// remember keeps the chunks of the section that was just added.
+func (p *pipeline) remember(key sectionKey) error {
+	added := p.parts.added
+	p.parts.added = nil
+	hashed, err := p.diffID.(encoding.BinaryMarshaler).MarshalBinary()
+	if err != nil {
+		return err
+	}
+	p.parts.compressor.chunks.addSection(key, knownSection{added, hashed})
+	return nil
 }

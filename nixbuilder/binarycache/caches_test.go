@@ -495,10 +495,8 @@ func TestReadVisitor(t *testing.T) {
 	f := newFake(t)
 	f.add(t, pathA, someArchive(t, "text"), "none", nil)
 	full := errors.New("the disk is full")
-	if err := find(t, use(t, f), pathA).Read(t.Context(), func(nar.Entry) error { return full }); !errors.Is(
-		err, full,
-	) ||
-		errors.As(err, new(*MissingError)) {
+	err := find(t, use(t, f), pathA).Read(t.Context(), func(nar.Entry) error { return full })
+	if !errors.Is(err, full) || errors.As(err, new(*MissingError)) {
 		t.Errorf("error %v, want the visitor's", err)
 	}
 }

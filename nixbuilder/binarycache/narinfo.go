@@ -89,10 +89,8 @@ func parseNarinfo(text []byte, want store.Path, keys []signature.PublicKey) (*na
 		return nil, fmt.Errorf("reading narinfo: %w", err)
 	}
 	if !slices.Contains(compressions, s.compression) {
-		return nil, fmt.Errorf(
-			"reading narinfo: the compression is %q, none of %s", s.compression,
-			strings.Join(compressions, ", "),
-		)
+		known := strings.Join(compressions, ", ")
+		return nil, fmt.Errorf("reading narinfo: the compression is %q, none of %s", s.compression, known)
 	}
 	if !signed(info, keys) {
 		return nil, errUntrusted

@@ -63,9 +63,10 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 	}
 	for _, meta := range []string{Shell, amd64, arm64} {
 		if slices.Contains(r.Packages, meta) {
+			others := slices.DeleteFunc(r.Packages, func(p string) bool { return p == meta })
 			return Request{}, fmt.Errorf(
-				"%q has a meaning of its own and stands before the packages: ask for %s/%s", meta, meta,
-				strings.Join(slices.DeleteFunc(r.Packages, func(p string) bool { return p == meta }), "/"),
+				"%q has a meaning of its own and stands before the packages: ask for %s/%s",
+				meta, meta, strings.Join(others, "/"),
 			)
 		}
 	}
@@ -141,9 +142,9 @@ func (p Policy) Named() (named []string) {
 
 func matches(globs []string, name string) bool {
 	parts := strings.Split(strings.ToLower(name), ".")
-	return slices.ContainsFunc(
-		globs, func(glob string) bool { return matchParts(strings.Split(strings.ToLower(glob), "."), parts) },
-	)
+	return slices.ContainsFunc(globs, func(glob string) bool {
+		return matchParts(strings.Split(strings.ToLower(glob), "."), parts)
+	})
 }
 
 // matchParts takes time in proportion to the product of both lengths: clients choose names, of up
@@ -167,9 +168,8 @@ func matchParts(globs, parts []string) bool {
 }
 
 func matchesWhole(globs []string, name string) bool {
-	return slices.ContainsFunc(
-		globs, func(glob string) bool { return matchPart(strings.ToLower(glob), strings.ToLower(name)) },
-	)
+	name = strings.ToLower(name)
+	return slices.ContainsFunc(globs, func(glob string) bool { return matchPart(strings.ToLower(glob), name) })
 }
 
 func matchPart(glob, part string) bool {

@@ -156,10 +156,9 @@ func (l *Listing) Find(path string) *Listing {
 	if path == "" {
 		return l
 	}
+	byName := func(child *Listing, name string) int { return cmp.Compare(child.Name, name) }
 	for name := range strings.SplitSeq(path, "/") {
-		i, ok := slices.BinarySearchFunc(
-			l.Children, name, func(child *Listing, name string) int { return cmp.Compare(child.Name, name) },
-		)
+		i, ok := slices.BinarySearchFunc(l.Children, name, byName)
 		if !ok {
 			return nil
 		}

@@ -461,9 +461,8 @@ func FuzzMerge(f *testing.F) {
 			if h.Name == "nix" || strings.HasPrefix(h.Name, "nix/") || !filepath.IsLocal(h.Name) {
 				t.Errorf("an entry is named %q", h.Name)
 			}
-			inClosure := slices.ContainsFunc(
-				closure, func(p store.Path) bool { return strings.HasPrefix(h.Linkname, string(p)+"/") },
-			)
+			leadsInto := func(p store.Path) bool { return strings.HasPrefix(h.Linkname, string(p)+"/") }
+			inClosure := slices.ContainsFunc(closure, leadsInto)
 			if h.Typeflag == tar.TypeSymlink && !inClosure && h.Name != "var/run" {
 				t.Errorf("%q links to %q", h.Name, h.Linkname)
 			}

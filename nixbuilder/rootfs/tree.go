@@ -39,10 +39,8 @@ func (t *Tree) HasCABundle() bool {
 // Pack writes the tree as a layer to w. See layer.WriteSections.
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *compress.Compressor) (layer.Result, error) {
 	entries := &treeWriter{tree: t, written: make(map[*node]bool)}
-	return layer.WriteSections(
-		ctx, w, compressor, entries.sections(ctx),
-		func(archive *layer.Tar) error { return entries.rest(ctx, archive, t.root) },
-	)
+	rest := func(archive *layer.Tar) error { return entries.rest(ctx, archive, t.root) }
+	return layer.WriteSections(ctx, w, compressor, entries.sections(ctx), rest)
 }
 
 // A node is a directory (lazyDir is not empty, or children is not nil), a symbolic link (link is

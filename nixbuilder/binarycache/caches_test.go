@@ -39,7 +39,7 @@ const (
 	pathC = store.Path("/nix/store/aj2q88glyrgps19f9gidl6xyb2arnfvc-c-1.0")
 )
 
-// A fake is a binary cache behind HTTP that does as it is told.
+// A fake is a binary cache behind HTTP whose answers a test decides.
 type fake struct {
 	*httptest.Server
 	secret signature.SecretKey
@@ -90,7 +90,7 @@ func (f *fake) set(name string, content []byte) {
 	f.files[name] = content
 }
 
-// requests is how often files were asked for whose name ends so.
+// requests returns how often files were asked for whose names end so.
 func (f *fake) requests(suffix string) (count int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -104,7 +104,7 @@ func (f *fake) requests(suffix string) (count int) {
 
 func narFile(p store.Path) string { return "nar/" + p.Name() + ".nar" }
 
-// add puts a path into the cache, and signs for what it is before change changes what is stored.
+// add puts a path into the cache. What is signed is the path before change changes what is stored.
 func (f *fake) add(
 	t testing.TB, p store.Path, archive []byte, compression string, change func(*narinfo.NarInfo, *[]byte),
 	references ...store.Path,
@@ -160,7 +160,7 @@ func compress(t testing.TB, compression string, plain []byte) []byte {
 	return b.Bytes()
 }
 
-// use opens caches, all of whose keys are trusted.
+// use opens caches, and trusts all their keys.
 func use(t testing.TB, fakes ...*fake) *Caches {
 	t.Helper()
 	o := Options{Pause: time.Millisecond, Patience: 2 * time.Second}
@@ -175,8 +175,8 @@ func use(t testing.TB, fakes ...*fake) *Caches {
 	return c
 }
 
-// someArchive is of a directory with a few files, whose content begins with text, and some large
-// one.
+// someArchive returns the archive of a directory with a few files, whose content begins with text,
+// and some large ones.
 func someArchive(t testing.TB, text string) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -297,7 +297,7 @@ func TestClosureOfSeveralCaches(t *testing.T) {
 }
 
 // A priority in the URL comes before the cache's own.
-// TestSigners asks who has signed a path that is not to be believed.
+// TestSigners asks for the signers of a path whose signatures are not trusted.
 func TestSigners(t *testing.T) {
 	f := newFake(t)
 	f.add(t, pathA, []byte("archive"), "none", nil)
@@ -389,8 +389,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// Whatever an archive is that was not signed, nobody takes it, and another cache is asked the next
-// time.
+// An archive that is not what was signed is never taken, and another cache is asked the next time.
 func TestReadDamaged(t *testing.T) {
 	archive := someArchive(t, "text")
 	for _, test := range []struct {
@@ -474,8 +473,7 @@ func TestReadHostile(t *testing.T) {
 	}
 }
 
-// What `echo hi | xz --lzma2=dict=192MiB` writes, which is more to remember than any preset of xz
-// asks for.
+// `echo hi | xz --lzma2=dict=192MiB` writes this. No preset of xz needs as much memory.
 func TestXzMemory(t *testing.T) {
 	stream := base64.NewDecoder(
 		base64.StdEncoding,
@@ -501,7 +499,7 @@ func TestReadVisitor(t *testing.T) {
 	}
 }
 
-// What goes wrong on the way is tried again, and goes on where it was.
+// A download that fails on the way is tried again, and goes on where it was.
 func TestDownload(t *testing.T) {
 	archive := someArchive(t, "text")
 	cut := func(upTo int) func(w http.ResponseWriter, r *http.Request, times int) bool {

@@ -11,7 +11,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// curl is what cache.nixos.org says of one of its paths.
+// curl is the narinfo of a path of cache.nixos.org.
 const (
 	curlPath = store.Path("/nix/store/syd87l2rxw8cbsxmxl853h0r6pdwhwjr-curl-7.82.0-bin")
 	curlKey  = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
@@ -153,7 +153,7 @@ func TestParseNarinfo(t *testing.T) {
 	}
 }
 
-// FuzzParseNarinfo checks that nothing is taken but what was signed.
+// FuzzParseNarinfo checks that everything that is taken was signed.
 func FuzzParseNarinfo(f *testing.F) {
 	f.Add([]byte(curl))
 	f.Add([]byte(wrongSig + curl))

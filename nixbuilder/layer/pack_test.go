@@ -359,7 +359,7 @@ type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
-// A store that changes after its sizes were read gives an error, not an archive that lies.
+// A store that changes after its sizes were read gives an error, and not a wrong archive.
 func TestPackChangedFile(t *testing.T) {
 	for _, test := range []struct {
 		name       string

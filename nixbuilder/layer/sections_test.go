@@ -49,7 +49,7 @@ func TestSectionsAreCutByName(t *testing.T) {
 	}
 }
 
-// members are what a gzip file is made of.
+// members returns the members of a gzip file.
 func members(t *testing.T, blob []byte) map[string]bool {
 	t.Helper()
 	all := make(map[string]bool)

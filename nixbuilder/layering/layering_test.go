@@ -280,8 +280,8 @@ func check(t *testing.T, name string, err error, want string) {
 	}
 }
 
-// A whole package set has more paths than are counted at a time: the weights are those of a count
-// by hand.
+// A whole package set has more paths than are counted at a time. Their weights are those of a
+// simpler count.
 func TestWeights(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	closure := make([]store.PathInfo, 2*weighed+100)
@@ -506,8 +506,8 @@ func TestOneMoreOverTheBudget(t *testing.T) {
 	}
 }
 
-// What packages are in the image besides has no part in the layers of one whose paths were all met
-// with it first, if they are enough for a layer.
+// The layers of a package whose paths were all met with it first do not depend on the other
+// packages of the image, if those paths are enough for a layer.
 func TestOneMoreWithAPatron(t *testing.T) {
 	kept := memory{}
 	app := func(name string) []store.PathInfo {
@@ -544,8 +544,8 @@ func TestOneMoreWithAPatron(t *testing.T) {
 	}
 }
 
-// changedBy returns the layers of an image that a smaller one, which is over the budget already,
-// does not have.
+// changedBy returns the layers of an image that are not in a smaller one, which is over the budget
+// already.
 func changedBy(t *testing.T, kept memory, closure, more []store.PathInfo) [][]store.Path {
 	t.Helper()
 	before, err := Group(closure, kept.head, Options{})

@@ -164,7 +164,7 @@ func TestReadRefuses(t *testing.T) {
 	}
 }
 
-// What a visitor does not read is passed over, and its error ends the reading.
+// Content that the visitor does not read is passed over. An error of the visitor ends the reading.
 func TestReadVisitor(t *testing.T) {
 	whole := archive(words(magic, dir("a", file("123456789"), "b", file("1")))...)
 	var seen []string
@@ -181,8 +181,8 @@ func TestReadVisitor(t *testing.T) {
 	}
 }
 
-// FuzzRead checks that what is read can be written again, by another implementation, with the same
-// bytes, and that the listing of an archive has the archive's entries.
+// FuzzRead checks that another implementation writes the same bytes from what Read visits, and that
+// the listing of an archive has its entries.
 func FuzzRead(f *testing.F) {
 	f.Add(
 		archive(

@@ -550,7 +550,7 @@ func TestPackSections(t *testing.T) {
 	}
 }
 
-// What is in a directory does not depend on whether something had to look into it.
+// The content of a directory does not depend on whether something had to look into it.
 func TestMergeWhole(t *testing.T) {
 	root, packages := manyFiles(t)
 	want := list(t, merged(t, root, packages...))
@@ -592,7 +592,8 @@ func TestMergeWhole(t *testing.T) {
 	}
 }
 
-// A package that is added has no directory looked into that is in the beginning of an archive.
+// When a package is added, directories in the beginning of the archive, which is known, are not
+// listed again.
 func TestPackAgain(t *testing.T) {
 	var files []file
 	for i := range 3 * minSection {

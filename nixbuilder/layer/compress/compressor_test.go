@@ -51,7 +51,7 @@ func (a archive) link(name, target string) error {
 	return a.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
 }
 
-// whole is an archive, from its beginning to its end.
+// whole writes an archive from its beginning to its end.
 func whole(fill func(archive) error) func(*Stream) error {
 	return func(s *Stream) error {
 		a := archive{tar.NewWriter(s)}
@@ -139,7 +139,8 @@ func (b *brokenAfter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Whatever ends a layer early, the error is its cause, and the Compressor is as good as before.
+// Whatever ends a layer early, its error is the cause of that, and the Compressor is as good as
+// before.
 func TestCompressorEndsEarly(t *testing.T) {
 	content := prose(1, 6*blockBytes)
 	errRead := errors.New("the store is broken")

@@ -35,7 +35,7 @@ func entries(dir string, n int) func(*Stream) error {
 	}
 }
 
-// end is entries for the last ones of an archive.
+// end is like entries, and ends the archive.
 func end(dir string, n int) func(*Stream) error {
 	return func(s *Stream) error {
 		return cmp.Or(entries(dir, n)(s), tar.NewWriter(s).Close())
@@ -85,8 +85,8 @@ func TestSectionsSameBytes(t *testing.T) {
 	}
 }
 
-// A section is filled unless an archive began with it and all those before it, and that changes
-// nothing but the time.
+// A section is filled unless an archive began with it and all those before it. That changes nothing
+// but the time.
 func TestSections(t *testing.T) {
 	for _, compression := range compressions {
 		t.Run(compression.String(), func(t *testing.T) {
@@ -132,7 +132,7 @@ func TestSections(t *testing.T) {
 	}
 }
 
-// What is known of sections is bounded, whatever they are called and however many chunks they have.
+// The memory of sections is bounded, whatever they are called and however many chunks they have.
 func TestSectionsAreBounded(t *testing.T) {
 	c := newChunkCache()
 	key := func(n int) sectionKey { return sectionKeys([]Section{{Key: fmt.Sprint(n)}})[0] }
@@ -182,7 +182,7 @@ func TestSectionsFail(t *testing.T) {
 	}
 }
 
-// failing is a writer that does nothing else.
+// failing is a writer that always fails.
 type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }

@@ -13,8 +13,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// A client finds every file by the table, and by the digest in the annotation knows the table for
-// the right one.
+// A client finds every file by the table. By the digest in the annotation, it knows that the table
+// is the right one.
 func TestSeekableLayers(t *testing.T) {
 	large := prose(1, 5<<20) // more than a chunk
 	write := func(t *testing.T, compression Compression) ([]byte, Result) {

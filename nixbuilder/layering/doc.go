@@ -2,8 +2,8 @@
 //
 // A registry stores and sends whole layers, so a layer is worth something only if other images hold
 // exactly the same one. A layer of its own for every path would share perfectly, but an image has a
-// budget of layers, and a large image has more paths than that. So paths of some size get a layer of
-// their own, and a small path goes where its head goes.
+// budget of layers, and a large image has more paths than that. So paths of some size get a layer
+// of their own, and a small path goes where its head goes.
 //
 // # Terms
 //

@@ -6,9 +6,9 @@
 // is taken. A few files that programs count on (accounts, name lookup, /bin/sh) are added where no
 // package brings them.
 //
-// Most directories belong to one package. They stay lazy: their files are counted, but do not become
-// nodes of the tree. The larger ones are sections of the layer (see layer.WriteSections), which are
-// written fast if an earlier root layer had them, too.
+// Most directories belong to one package. They stay lazy: their files are counted, but do not
+// become nodes of the tree. The larger ones are sections of the layer (see layer.WriteSections),
+// which are written fast if an earlier root layer had them, too.
 //
 // What packages hold is not trusted: their links are resolved within the closure of the image and
 // nowhere else.

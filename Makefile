@@ -17,7 +17,7 @@ test: setup-test demo ## Run all tests, the integration tests included, and with
 	scripts/test-nix-versions.sh
 
 lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
-	@unformatted=$$(gofmt -l cmd integration middleware nixbuilder prepare-image); \
+	@unformatted=$$(gofmt -l cmd integration internal middleware nixbuilder prepare-image); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet ./...
 	$(GOLANGCI) run --allow-parallel-runners

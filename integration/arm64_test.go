@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // armPackages is a package set of real Debian packages for amd64 and arm64, far smaller than the
@@ -50,11 +52,7 @@ func emulateArm64(t *testing.T) {
 	if runtime.GOARCH == "arm64" {
 		return
 	}
-	Needs(t, "qemu-aarch64-static")
-	emulator, err := exec.LookPath("qemu-aarch64-static")
-	if err != nil {
-		t.Fatal(err)
-	}
+	emulator := needs.Tool(t, "qemu-aarch64-static")
 	shell := exec.Command(
 		"sh", "-euc", emulation, "sh", Dir(t), fmt.Sprintf("registry-tests-%d", os.Getpid()), emulator,
 	)

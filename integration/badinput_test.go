@@ -15,6 +15,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // TestBadPackageSets serves a set that works, breaks it in one way after another, and mends it each
@@ -282,12 +284,7 @@ func TestVanishingPath(t *testing.T) {
 // TestReadOnlyPath serves a set from a read-only mount.
 func TestReadOnlyPath(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("root is needed to mount")
-		}
-		t.Skip("root is needed to mount")
-	}
+	needs.Root(t, "to mount")
 	packages, mounted := FreshPackages(t), Dir(t)
 	if err := syscall.Mount(packages, mounted, "", syscall.MS_BIND, ""); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // sshdConfig is for a server with one key, which runs one command for whatever it is asked.
@@ -66,12 +68,8 @@ type remoteBuilder struct {
 
 func newRemoteBuilder(t *testing.T) *remoteBuilder {
 	t.Helper()
-	Needs(t, "ssh", "sshd", "ssh-keygen", "nix-store", "nix-daemon")
-	b := &remoteBuilder{t: t, dir: Dir(t)}
-	var err error
-	if b.sshd, err = exec.LookPath("sshd"); err != nil { // it wants to be called by its whole name
-		t.Fatal(err)
-	}
+	Needs(t, "ssh", "ssh-keygen", "nix-store", "nix-daemon")
+	b := &remoteBuilder{t: t, dir: Dir(t), sshd: needs.Tool(t, "sshd")} // sshd wants to be called by its whole name
 	for _, key := range []string{"host", "user"} {
 		Exec(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(b.dir, key))
 	}
@@ -88,6 +86,7 @@ func newRemoteBuilder(t *testing.T) *remoteBuilder {
 	); err != nil {
 		t.Fatal(err)
 	}
+	var err error
 	if b.listener, err = net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
 		t.Fatal(err)
 	}

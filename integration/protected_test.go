@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // TestProtectedRegistry runs a registry with a secret as a user of its own, with another process of
@@ -14,12 +16,10 @@ import (
 func TestProtectedRegistry(t *testing.T) {
 	t.Parallel()
 	Needs(t, "setpriv")
-	if os.Geteuid() != 0 {
-		t.Skip("becoming another user takes root")
-	}
+	needs.Root(t, "to become another user")
 	as := []string{"setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"}
 	if _, _, err := TryExec(t.Context(), as[0], append(as[1:], "unshare", "--user", "--net", "true")...); err != nil {
-		t.Skip("user namespaces are not permitted: ", err)
+		needs.Missing(t, "user namespaces are not permitted: %v", err)
 	}
 	program, err := shared.binary()
 	if err != nil {

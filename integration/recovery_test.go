@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // What the builder keeps in the storage may be damaged or lost at any time: that costs work, never
@@ -135,12 +137,7 @@ func TestLostBlobs(t *testing.T) {
 // Where the storage takes no more, clients are told to come back, nothing is left of the attempt,
 // and it works when it does again.
 func TestStorageFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("root is needed to mount a small file system")
-		}
-		t.Skip("root is needed to mount a small file system")
-	}
+	needs.Root(t, "to mount a small file system")
 	r := StartRegistry(t)
 	storage := r.storage()
 	if err := os.MkdirAll(storage, 0o755); err != nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // craneModule is where crane comes from: no distribution has a package of it.
@@ -19,8 +21,8 @@ const craneModule = "github.com/google/go-containerregistry/cmd/crane@v0.20.6"
 // commandTime is how long any command may take. It is there to show where a test hangs.
 const commandTime = 5 * time.Minute
 
-// Needs makes sure that tools are there, and that docker has a daemon. Where one is missing the
-// test is skipped, or fails in CI.
+// Needs makes sure that tools are there, and that docker has a daemon. Where one is missing, the
+// test ends as [needs.Missing] has it.
 func Needs(t testing.TB, tools ...string) {
 	t.Helper()
 	for _, tool := range tools {
@@ -33,12 +35,8 @@ func Needs(t testing.TB, tools ...string) {
 		default:
 			_, err = exec.LookPath(tool)
 		}
-		switch {
-		case err == nil:
-		case os.Getenv("CI") != "":
-			t.Fatalf("%s is needed: %v", tool, err)
-		default:
-			t.Skipf("%s is needed: %v", tool, err)
+		if err != nil {
+			needs.Missing(t, "%s is needed: %v", tool, err)
 		}
 	}
 }

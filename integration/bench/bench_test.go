@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // TestRun measures small images: that the tables are whole, not what is in them.
@@ -17,12 +19,7 @@ func TestRun(t *testing.T) {
 		t.Skip("not with -short")
 	}
 	for _, tool := range []string{"nix-daemon", "git", "pigz", "zstd", "wrk"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") != "" {
-				t.Fatalf("%s is needed: %v", tool, err)
-			}
-			t.Skipf("%s is needed: %v", tool, err)
-		}
+		needs.Tool(t, tool)
 	}
 	demo := filepath.Join("..", "..")
 	if out, err := exec.CommandContext(t.Context(), filepath.Join(demo, "examples", "debian", "make.sh"), filepath.Join(demo, "build", "demo")).CombinedOutput(); err != nil {
@@ -84,12 +81,7 @@ func TestChoose(t *testing.T) {
 
 // TestOldNix asks for what a set that is too new for Nix gives: one line.
 func TestOldNix(t *testing.T) {
-	if _, err := exec.LookPath("nix-instantiate"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("nix-instantiate is needed")
-	}
+	needs.Tool(t, "nix-instantiate")
 	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -60,9 +60,9 @@ type host struct {
 
 func newHost(t testing.TB) *host {
 	t.Helper()
-	need(t, "nix-daemon")
-	need(t, "nix-instantiate")
-	busybox := need(t, "busybox")
+	needs.Tool(t, "nix-daemon")
+	needs.Tool(t, "nix-instantiate")
+	busybox := needs.Tool(t, "busybox")
 	root := t.TempDir()
 	t.Cleanup(func() { // the store is read-only, to anyone but root
 		_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
@@ -86,19 +86,6 @@ func newHost(t testing.TB) *host {
 		},
 		Env: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + root, "NIX_CONF_DIR=" + root},
 	}}
-}
-
-func need(t testing.TB, program string) string {
-	t.Helper()
-	path, err := exec.LookPath(program)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skipf("%s is not installed", program)
-	return ""
 }
 
 // run runs one of Nix's programs on the host's store.

@@ -17,6 +17,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 func TestIsPublic(t *testing.T) {
@@ -262,12 +264,7 @@ func TestUpstream(t *testing.T) {
 
 // git itself refuses what no entry begins, before it connects to anything.
 func TestGitEnvironment(t *testing.T) {
-	if _, err := exec.LookPath("git"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("git is not installed")
-	}
+	needs.Tool(t, "git")
 	dir := t.TempDir()
 	for _, name := range []string{"own/repository", "elsewhere"} {
 		if output, err := exec.Command("git", "init", "--quiet", "--bare", dir+"/"+name).CombinedOutput(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -84,13 +85,7 @@ func TestNeeds(t *testing.T) {
 // realising builds in a store of the test's own, and counts.
 func realising(t *testing.T, target string) (realise Realise, built map[string]int) {
 	t.Helper()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("busybox is not installed")
-	}
+	busybox := needs.Tool(t, "busybox")
 	built = make(map[string]int)
 	var mu sync.Mutex
 	return func(ctx context.Context, derivation store.Path) ([]store.Path, string, func(), error) {

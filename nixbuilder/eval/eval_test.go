@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -25,12 +25,7 @@ const system = "x86_64-linux"
 // newEvaluator makes an evaluator with tight limits.
 func newEvaluator(t *testing.T, options Options) (*Evaluator, *proc.Runner) {
 	t.Helper()
-	if _, err := exec.LookPath("nix-instantiate"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("nix-instantiate is not installed")
-	}
+	needs.Tool(t, "nix-instantiate")
 	runner, _ := proc.New()
 	if options.CPU == 0 {
 		options.CPU = 5 * time.Second

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -56,12 +57,7 @@ func remoteSet(t *testing.T) (url string, requests *atomic.Int32) {
 // allowed with every Nix.
 func remoteRepository(t *testing.T) (url, directory string) {
 	t.Helper()
-	if _, err := exec.LookPath("git"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("git is not installed")
-	}
+	needs.Tool(t, "git")
 	dir := openDir(t, "repository")
 	for name, content := range map[string]string{"default.nix": inner, "file": "a file", "unreleased": "", ".gitattributes": "unreleased export-ignore"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // asUser runs a test of this package again as another user than root, in a process with a secret,
@@ -42,7 +44,7 @@ func asUser(t *testing.T, test string) {
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Errorf("as user 1000: %v:\n%s", err, output)
 	} else if strings.Contains(string(output), "SKIP") {
-		t.Skipf("as user 1000:\n%s", output)
+		needs.Missing(t, "as user 1000:\n%s", output)
 	}
 }
 
@@ -50,9 +52,7 @@ func asUser(t *testing.T, test string) {
 // evaluations keep their isolation.
 func TestProtect(t *testing.T) {
 	if os.Getenv("PROC_TEST_USER") == "" {
-		if os.Geteuid() != 0 {
-			t.Skip("starting a process of another user takes root")
-		}
+		needs.Root(t, "to start a process of another user")
 		asUser(t, "TestProtect")
 		return
 	}
@@ -69,7 +69,7 @@ func TestProtect(t *testing.T) {
 	}
 	r, warnings := New()
 	if len(warnings) > 0 {
-		t.Skip("the host permits less: ", warnings)
+		needs.Missing(t, "the host permits less: %s", warnings)
 	}
 	if text, err := read(r); err == nil || text != "" {
 		t.Errorf("another process of this user reads %q", text)
@@ -122,9 +122,7 @@ func TestProtect(t *testing.T) {
 // TestLauncher runs the other tests of this package as a user whose confined programs are the
 // launcher's.
 func TestLauncher(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("starting a process of another user takes root")
-	}
+	needs.Root(t, "to start a process of another user")
 	for _, test := range []string{"TestRun", "TestConfinement", "TestOwnNetwork", "TestCancelEndsTheWholeGroup", "TestProcess", "TestProcessThatDies", "TestDiesWithParent"} {
 		t.Run(test, func(t *testing.T) { asUser(t, test) })
 	}
@@ -138,7 +136,7 @@ func TestLauncherDies(t *testing.T) {
 	}
 	r, _ := New()
 	if r.launcher == nil {
-		t.Skip("the host permits no user namespace")
+		needs.Missing(t, "the host permits no user namespace")
 	}
 	p, err := r.Start(Command{Program: "/bin/cat", Confine: &Confinement{}})
 	if err != nil {
@@ -176,7 +174,7 @@ func TestLauncherDies(t *testing.T) {
 func TestOwnNetwork(t *testing.T) {
 	r, _ := New()
 	if !r.OwnNetworks() {
-		t.Skip("the host permits no network of its own")
+		needs.Missing(t, "the host permits no network of its own")
 	}
 	host, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
 // script makes a command of a few shell words, for tests alone: the programs under test are
@@ -170,7 +172,7 @@ func TestErrorKeepsTheEndOfStderr(t *testing.T) {
 func TestConfinement(t *testing.T) {
 	r, warnings := New()
 	if len(warnings) > 0 {
-		t.Skip("the host permits less: ", warnings)
+		needs.Missing(t, "the host permits less: %s", warnings)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/internal/needs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
@@ -260,12 +261,7 @@ type remote struct {
 
 func newRemote(t *testing.T) remote {
 	t.Helper()
-	if _, err := exec.LookPath("git"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip("git is missing")
-	}
+	needs.Tool(t, "git")
 	r := remote{t, t.TempDir()}
 	r.git("init", "--quiet", "--initial-branch=main")
 	r.commit("default.nix", "{ one = 1; }")

@@ -40,6 +40,39 @@ func newEvaluator(t *testing.T, options Options) (*Evaluator, *proc.Runner) {
 	return e, runner
 }
 
+// An error of Nix itself names the file of the expression, which has hundreds of lines.
+func TestErrorNamesExpression(t *testing.T) {
+	nix := filepath.Join(openDir(t, "nix"), "nix-instantiate")
+	const failing = `#!/bin/sh
+case "$*" in
+--version) echo "nix-instantiate (Nix) 2.8.0" ;;
+*__contentAddressed*) ;;
+*) exit 1 ;;
+esac
+`
+	if err := os.WriteFile(nix, []byte(failing), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	runner, _ := proc.New()
+	e, err := New(t.Context(), runner, Options{NixInstantiate: nix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		"default.nix": `"--expr" "prepare-image/packages.nix" "--argstr"`,
+		"flake.nix":   `"--arg" "flake" "prepare-image/flake.nix" "--argstr"`,
+	} {
+		set := openDir(t, "set")
+		if err := os.WriteFile(filepath.Join(set, file), []byte("{ }"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err = e.Evaluate(t.Context(), Source{Path: set}, system, []string{"hello"})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "builtins") {
+			t.Errorf("with %s the error is %v, want one with %s", file, err, want)
+		}
+	}
+}
+
 // openDir is a temporary directory that every user can read; those of t.TempDir are not.
 func openDir(t *testing.T, pattern string) string {
 	t.Helper()

@@ -259,6 +259,10 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 			"--argstr", "walk", fmt.Sprint(s.walk),
 			"--argstr", "config", s.options.Config,
 		),
+		ArgNames: map[string]string{
+			prepareimage.Packages(): "prepare-image/packages.nix",
+			prepareimage.Flake():    "prepare-image/flake.nix",
+		},
 		Env:       environment,
 		MaxOutput: maxOutput,
 		Confine:   confine,

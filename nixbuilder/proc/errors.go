@@ -28,7 +28,8 @@ func (e exitError) Error() string {
 // context's error when that ended the program.
 type Error struct {
 	Program string
-	// Args are without the users and passwords of URLs, and so is Stderr: see Redact.
+	// Args have names in place of those in Command.ArgNames. Neither they nor Stderr have the users
+	// and passwords of URLs: see Redact.
 	Args []string
 	// Exit is the program's exit status, -1 if it did not start or a signal ended it.
 	Exit int
@@ -67,6 +68,9 @@ func newError(command Command, status *syscall.WaitStatus, stderr []byte, cause 
 		cause:       cause,
 	}
 	for _, arg := range command.Args {
+		if name, ok := command.ArgNames[arg]; ok {
+			arg = name
+		}
 		e.Args = append(e.Args, Redact(arg))
 	}
 	if status == nil {

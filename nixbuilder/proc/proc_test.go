@@ -140,6 +140,16 @@ func TestErrorHasNoPasswords(t *testing.T) {
 	}
 }
 
+func TestErrorNamesLongArguments(t *testing.T) {
+	r, _ := New()
+	command := script("exit 1")
+	command.ArgNames = map[string]string{command.Args[1]: "script.sh"}
+	_, err := r.Run(t.Context(), command)
+	if want := `running /bin/sh ["-c" "script.sh" "sh"]: exit status 1`; err == nil || err.Error() != want {
+		t.Errorf("the error is %v, want %s", err, want)
+	}
+}
+
 func TestRedact(t *testing.T) {
 	for text, want := range map[string]string{
 		"no URL":                            "no URL",

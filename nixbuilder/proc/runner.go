@@ -33,6 +33,8 @@ type Command struct {
 	// Program is a file name or a name to be looked up in this process's PATH.
 	Program string
 	Args    []string
+	// ArgNames are what an Error calls arguments, such as expressions that are too long to show.
+	ArgNames map[string]string
 	// Env is the whole environment, as KEY=value. Nothing is inherited, and of several values the
 	// last one holds.
 	Env []string

@@ -163,7 +163,7 @@ func refuse(results map[string]Result, err error, derivations []store.Path, why 
 	}
 	for name, result := range results {
 		if f := result.Failure; f != nil && slices.Contains(derivations, f.needs) {
-			f.Message, f.Passing = text(name), true
+			f.Message, f.Transient = text(name), true
 		}
 	}
 }

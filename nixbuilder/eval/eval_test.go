@@ -447,8 +447,8 @@ func TestFailures(t *testing.T) {
 		{"readsHost", Failure{Kind: Crashes, Message: "access to absolute path '/etc"}, 0},
 		{"listsHost", Failure{Kind: Crashes, Message: "forbidden"}, 0},
 		{"readsLink", Failure{Kind: Crashes, Message: "forbidden"}, 0},
-		{"fetches", Failure{Kind: Crashes, Message: "forbidden in restricted mode", Passing: true}, 0},
-		{"fetchesTarball", Failure{Kind: Crashes, Message: "forbidden in restricted mode", Passing: true}, 0},
+		{"fetches", Failure{Kind: Crashes, Message: "forbidden in restricted mode", Transient: true}, 0},
+		{"fetchesTarball", Failure{Kind: Crashes, Message: "forbidden in restricted mode", Transient: true}, 0},
 		{"environment", Failure{Kind: Throws, Message: "HOME is '', PATH is ''"}, 1},
 		{"imports", Failure{Kind: Crashes}, 0},
 		{"forges", Failure{Kind: NotPackage, Message: "of type int"}, 0},
@@ -483,7 +483,7 @@ func TestFailures(t *testing.T) {
 			if strings.Contains(got.Message, source.Path) || strings.Contains(got.Message, "\x1b") {
 				t.Errorf("unfit for clients: %q", got.Message)
 			}
-			if cacheable := results[test.name].Cacheable(); cacheable != (test.want.Kind != Limit && !test.want.Passing) {
+			if cacheable := results[test.name].Cacheable(); cacheable != (test.want.Kind != Limit && !test.want.Transient) {
 				t.Errorf("cacheable: %v", cacheable)
 			}
 			want := 1 + test.processes

@@ -97,9 +97,9 @@ type Failure struct {
 	// NearMisses are up to three names that one that was not found may have meant, as clients can
 	// ask for them, the likeliest first.
 	NearMisses []string `json:"nearMisses,omitempty"`
-	// Passing says that the package's evaluation could fetch, or was not allowed to, so that it may
+	// Transient says that the package's evaluation could fetch, or was not allowed to, so that it may
 	// succeed on another day.
-	Passing bool `json:"-"`
+	Transient bool `json:"-"`
 
 	// Attributes are what a set has that is not a package, and Recurse is whether it says that
 	// there are packages among them (recurseForDerivations). Only Walk tells.
@@ -112,7 +112,7 @@ type Failure struct {
 // Cacheable reports whether evaluating the same package set again must give the same result. What
 // ran into a limit may succeed on another day, and so may what fetches.
 func (r Result) Cacheable() bool {
-	return r.Failure == nil || r.Failure.Kind != Limit && !r.Failure.Passing
+	return r.Failure == nil || r.Failure.Kind != Limit && !r.Failure.Transient
 }
 
 func failed(kind Kind, format string, args ...any) Result {

@@ -126,10 +126,10 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		}
 		results[names[0]] = Result{
 			Failure: &Failure{
-				Kind:    kind,
-				needs:   neededDerivation(end.message),
-				Message: explainNeeds(names[0], end.message),
-				Passing: s.store.fetches || isFetch(end.message),
+				Kind:      kind,
+				needs:     neededDerivation(end.message),
+				Message:   explainNeeds(names[0], end.message),
+				Transient: s.store.fetches || isFetch(end.message),
 			},
 		}
 		names = names[1:]
@@ -197,7 +197,7 @@ func (s *session) explainAll(ctx context.Context, results map[string]Result) err
 		case Throws:
 			failure.Message = asked(failure.Message)
 		}
-		failure.Passing = s.store.fetches && (failure.Kind == Throws || failure.Kind == Unfetched)
+		failure.Transient = s.store.fetches && (failure.Kind == Throws || failure.Kind == Unfetched)
 	}
 	return nil
 }

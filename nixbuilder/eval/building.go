@@ -70,7 +70,7 @@ type Realise func(ctx context.Context, derivation store.Path) (
 	outputs []store.Path, refused string, release func(), err error,
 )
 
-// stores are what is known of lasting stores whose sets read what is built: which derivations
+// stores are what is known of persistent stores whose sets read what is built: which derivations
 // evaluations may read the outputs of. One evaluation uses each at a time, as the derivations that
 // it writes are removed again: what is valid there would be built by Nix itself.
 type stores struct {
@@ -118,7 +118,7 @@ func needed(results map[string]Result, err error) []store.Path {
 	return slices.Compact(all)
 }
 
-// A reading is a set's evaluation that may read what is built, in a lasting store.
+// A reading is a set's evaluation that may read what is built, in a persistent store.
 type reading struct {
 	*Evaluator
 	source Source
@@ -168,7 +168,7 @@ func refuse(results map[string]Result, err error, derivations []store.Path, why 
 	}
 }
 
-// provide has derivations built in Options.Store and puts what they make into the lasting store.
+// provide has derivations built in Options.Store and puts what they make into the persistent store.
 func (r *reading) provide(ctx context.Context, derivations []store.Path) (refused map[store.Path]string, err error) {
 	dir, err := r.scratch(r.store.apart)
 	if err != nil {
@@ -208,7 +208,7 @@ func (r *reading) provide(ctx context.Context, derivations []store.Path) (refuse
 	return refused, r.forget(ctx)
 }
 
-// build has one derivation built, and puts its outputs into the lasting store, through a binary
+// build has one derivation built, and puts its outputs into the persistent store, through a binary
 // cache that the set has no hold on.
 func (r *reading) build(ctx context.Context, derivation store.Path) (refused string, err error) {
 	outputs, refused, release, err := r.options.Realise(ctx, derivation)
@@ -271,7 +271,7 @@ func (r *reading) forget(ctx context.Context) error {
 	return err
 }
 
-// nixStore runs nix-store on the lasting store, as its user.
+// nixStore runs nix-store on the persistent store, as its user.
 func (r *reading) nixStore(ctx context.Context, args []string) ([]byte, error) {
 	output, err := r.runner.Run(ctx, proc.Command{
 		Program: filepath.Join(filepath.Dir(r.nix), "nix-store"),
@@ -290,12 +290,12 @@ func (r *reading) nixStore(ctx context.Context, args []string) ([]byte, error) {
 	return output.Stdout, nil
 }
 
-// confinement is that of programs that look after a lasting store.
+// confinement is that of programs that look after a persistent store.
 func (e *Evaluator) confinement(s evalStore) *proc.Confinement {
 	return &proc.Confinement{Memory: e.options.Memory, Apart: s.apart}
 }
 
-// refusal are the settings by which Nix, when it is about to build something in a lasting store,
+// refusal are the settings by which Nix, when it is about to build something in a persistent store,
 // asks a program about it whose answer it does not understand. So it builds nothing, and says what.
 func (e *Evaluator) refusal() []string {
 	return []string{

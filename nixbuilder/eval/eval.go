@@ -84,11 +84,11 @@ type Evaluator struct {
 
 	version, features string // of Nix
 
-	revisions    *revisions
-	stores       *stores
-	refuser      string // a program that writes what it is asked
-	lastingBytes int64
-	fetchBytes   int64 // by which a lasting store may grow in one evaluation
+	revisions       *revisions
+	stores          *stores
+	refuser         string // a program that writes what it is asked
+	persistentBytes int64
+	fetchBytes      int64 // by which a persistent store may grow in one evaluation
 }
 
 // A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix
@@ -153,10 +153,10 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 			options.ScratchDir,
 		)
 	}
-	most := min(lastingBytes, cmp.Or(options.MaxBytes, lastingBytes))
+	most := min(persistentBytes, cmp.Or(options.MaxBytes, persistentBytes))
 	e := &Evaluator{
 		runner: runner, gate: egress.New(options.AllowedURIs), options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1),
-		revisions: newRevisions(), lastingBytes: most, fetchBytes: most, stores: &stores{known: make(map[string]*readStore)},
+		revisions: newRevisions(), persistentBytes: most, fetchBytes: most, stores: &stores{known: make(map[string]*readStore)},
 	}
 
 	if options.Realise != nil {
@@ -264,11 +264,11 @@ func (e *Evaluator) Setting(ctx context.Context, name string) (string, error) {
 // It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs
 // another, and so does each that refuses (Unfree, Broken, Throws, ...).
 //
-// A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a store that
-// lasts, once it was seen to need them and if Options.AllowedURIs lets it fetch anything. That
-// costs it one more evaluation, the first time. A flake has a store that lasts in any case. What is
-// fetched first of all may take Options.FetchTime; later, an evaluation that was still fetching
-// when its time was over begins again with that.
+// A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a persistent
+// store, if Options.AllowedURIs lets it fetch anything. The first time, that costs one more
+// evaluation: the one that shows the need. A flake has a persistent store in any case. The evaluation
+// that fetches first may take Options.FetchTime longer. A later one that is still fetching when its
+// time is over begins again with that time.
 func (e *Evaluator) Evaluate(
 	ctx context.Context, source Source, system string, names []string,
 ) (map[string]Result, error) {
@@ -285,24 +285,24 @@ func (e *Evaluator) Walk(ctx context.Context, source Source, system string, name
 func (e *Evaluator) readOnly(
 	ctx context.Context, source Source, system string, names []string, walk bool,
 ) (map[string]Result, error) {
-	lasting, err := e.lasting(source)
+	persistent, err := e.persistent(source)
 	if err != nil {
 		return nil, err
 	}
 	// A store that is only imagined: paths are computed, nothing is kept.
-	target := evalStore{uri: "dummy://", cache: "/nonexistent", apart: lasting.apart}
+	target := evalStore{uri: "dummy://", cache: "/nonexistent", apart: persistent.apart}
 	switch {
-	case lasting.fetches && lasting.exists():
-		target = lasting
-	case lasting.flake:
-		target = lasting.offline() // flakes read their own files from the store
+	case persistent.fetches && persistent.exists():
+		target = persistent
+	case persistent.flake:
+		target = persistent.offline() // flakes read their own files from the store
 	}
 	for {
 		results, err := e.evaluateOrRead(ctx, source, system, names, target, walk)
-		if target.fetches || !lasting.fetches || !wantsToFetch(results, err) {
+		if target.fetches || !persistent.fetches || !wantsToFetch(results, err) {
 			return results, err
 		}
-		target = lasting
+		target = persistent
 	}
 }
 
@@ -313,16 +313,16 @@ func (e *Evaluator) evaluateOrRead(
 	if e.options.Realise == nil {
 		return e.evaluate(ctx, source, system, names, target, walk)
 	}
-	if !target.lasts {
+	if !target.persistent {
 		results, err := e.evaluate(ctx, source, system, names, target, walk)
-		lasting, lastingErr := e.lasting(source)
-		if lastingErr != nil {
-			return nil, lastingErr
+		persistent, persistentErr := e.persistent(source)
+		if persistentErr != nil {
+			return nil, persistentErr
 		}
-		if len(needed(results, err)) == 0 || lasting.fetches && wantsToFetch(results, err) {
+		if len(needed(results, err)) == 0 || persistent.fetches && wantsToFetch(results, err) {
 			return results, err // with a network, all is done at once
 		}
-		target = lasting.offline()
+		target = persistent.offline()
 	}
 	known, err := e.stores.enter(ctx, target.cache)
 	if err != nil {
@@ -359,7 +359,7 @@ func (e *Evaluator) evaluateOrRead(
 func (e *Evaluator) Instantiate(
 	ctx context.Context, source Source, system string, names []string,
 ) (results map[string]Result, err error) {
-	target, err := e.lasting(source)
+	target, err := e.persistent(source)
 	if err != nil {
 		return nil, err
 	}
@@ -377,7 +377,7 @@ func (e *Evaluator) Instantiate(
 	default:
 		target = evalStore{uri: cache, cache: dir, apart: target.apart}
 	}
-	if target.lasts {
+	if target.persistent {
 		if e.options.Realise != nil {
 			return e.instantiateRead(ctx, source, system, names, cache)
 		}
@@ -418,13 +418,13 @@ func (e *Evaluator) instantiateRead(
 	if err != nil || len(needed(results, nil)) > 0 {
 		return results, err
 	}
-	lasting, err := e.lasting(source)
+	persistent, err := e.persistent(source)
 	if err != nil {
 		return nil, err
 	}
-	target := lasting
-	if !lasting.fetches || !lasting.exists() {
-		target = lasting.offline()
+	target := persistent
+	if !persistent.fetches || !persistent.exists() {
+		target = persistent.offline()
 	}
 	_, release, err := e.hold(target)
 	if err != nil {
@@ -450,8 +450,8 @@ func (e *Evaluator) export(ctx context.Context, from evalStore, cache string, de
 	if len(derivations) == 0 {
 		return nil
 	}
-	if from.lasts {
-		// The lasting store is a database that untrusted work has made, so its own user takes the
+	if from.persistent {
+		// The persistent store is a database that untrusted work has made, so its own user takes the
 		// derivations out of it.
 		if err := e.copy(
 			ctx,
@@ -578,12 +578,12 @@ func (e *Evaluator) evaluate(
 		walk:      walk,
 		cpu:       e.options.CPU,
 	}
-	if nixStore.lasts {
+	if nixStore.persistent {
 		nth, done, err := e.revisions.enter(ctx, nixStore.cache, path)
 		if err != nil {
 			return nil, fmt.Errorf("evaluating a package set: %w", err)
 		}
-		if nth%weighedEvery == 1 && cachedir.Usage(nixStore.cache) > e.lastingBytes {
+		if nth%weighedEvery == 1 && cachedir.Usage(nixStore.cache) > e.persistentBytes {
 			remove(nixStore.cache)
 		}
 		fresh, release, err := e.hold(nixStore)

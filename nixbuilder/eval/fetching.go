@@ -80,10 +80,10 @@ func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err er
 	return useless, nil
 }
 
-// lasting is the store of a package set that fetches or is a flake, a directory of the unprivileged
+// persistent is the store of a package set that fetches or is a flake, a directory of the unprivileged
 // user's. It is not made yet. Evaluations of other sets don't see it, nor those of other revisions,
 // unless their sources share.
-func (e *Evaluator) lasting(source Source) (evalStore, error) {
+func (e *Evaluator) persistent(source Source) (evalStore, error) {
 	path, err := filepath.EvalSymlinks(source.Path)
 	if err != nil {
 		return evalStore{}, fmt.Errorf("evaluating a package set: %w", err)
@@ -95,20 +95,20 @@ func (e *Evaluator) lasting(source Source) (evalStore, error) {
 		name = sharedPrefix + name
 	}
 	dir := filepath.Join(e.Dir(), name)
-	return lastingIn(dir, evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path), apart: apart}), nil
+	return persistentIn(dir, evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path), apart: apart}), nil
 }
 
-// lastingIn is a lasting store in a directory.
-func lastingIn(dir string, s evalStore) evalStore {
-	s.uri, s.cache, s.lasts = "local?root="+dir+"/root", dir, true
+// persistentIn is a persistent store in a directory.
+func persistentIn(dir string, s evalStore) evalStore {
+	s.uri, s.cache, s.persistent = "local?root="+dir+"/root", dir, true
 	s.write = s.flake // a flake's own files, at least
 	return s
 }
 
-// offline is another lasting store for the same set, which it has while it is not known to fetch.
+// offline is another persistent store for the same set, which it has while it is not known to fetch.
 func (s evalStore) offline() evalStore {
 	s.fetches = false
-	return lastingIn(s.cache+"-offline", s)
+	return persistentIn(s.cache+"-offline", s)
 }
 
 func (s evalStore) exists() bool {

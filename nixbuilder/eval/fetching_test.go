@@ -179,8 +179,8 @@ func TestNoNetworkUnlessNeeded(t *testing.T) {
 	if _, err := e.Evaluate(t.Context(), source, system, []string{"hello", "none"}); err != nil {
 		t.Fatal(err)
 	}
-	lasting, err := e.lasting(source)
-	if err != nil || lasting.exists() {
+	persistent, err := e.persistent(source)
+	if err != nil || persistent.exists() {
 		t.Errorf("a store for what is fetched was made: %v", err)
 	}
 }
@@ -403,11 +403,11 @@ func TestFetchedIsRemoved(t *testing.T) {
 		if _, err := e.Evaluate(t.Context(), source, system, []string{"inner"}); err != nil {
 			t.Fatal(err)
 		}
-		lasting, err := e.lasting(source)
+		persistent, err := e.persistent(source)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return lasting
+		return persistent
 	}
 	set := func(shares string) Source {
 		source := fetchingSet(t, `builtins.fetchTarball "`+archive+`"`)
@@ -426,7 +426,7 @@ func TestFetchedIsRemoved(t *testing.T) {
 	); err != nil {
 		t.Fatal(err)
 	}
-	for range lastingKept {
+	for range persistentKept {
 		evaluate(set(""))
 	}
 	if !shared.exists() {
@@ -440,13 +440,13 @@ func TestFetchedIsRemoved(t *testing.T) {
 	if used.exists() {
 		t.Error("an old store is there though nobody uses it")
 	}
-	if left, err := os.ReadDir(e.options.ScratchDir + "/fetched"); err != nil || len(left) != lastingKept+1 {
-		t.Errorf("%d stores are there, want %d: %v", len(left), lastingKept+1, err)
+	if left, err := os.ReadDir(e.options.ScratchDir + "/fetched"); err != nil || len(left) != persistentKept+1 {
+		t.Errorf("%d stores are there, want %d: %v", len(left), persistentKept+1, err)
 	}
 
 	before := requests.Load()
 	evaluate(set("one"))
-	e.lastingBytes = 1
+	e.persistentBytes = 1
 	for range weighedEvery - 1 {
 		evaluate(set("one"))
 	}

@@ -145,7 +145,7 @@ func TestFlakeLikeNix(t *testing.T) {
 	if p := results["elsewhere"].Package; err != nil || p == nil || string(p.Derivation) != want["elsewhere"] {
 		t.Errorf("elsewhere is %+v, %v", results["elsewhere"], err)
 	}
-	if lasting, err := e.lasting(source); err != nil || lasting.exists() {
+	if persistent, err := e.persistent(source); err != nil || persistent.exists() {
 		t.Errorf("for a directory of this machine there was a network: %v", err)
 	}
 

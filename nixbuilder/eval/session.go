@@ -35,14 +35,14 @@ var (
 
 // An evalStore is what the evaluating process takes for the Nix store.
 type evalStore struct {
-	uri     string
-	write   bool   // whether derivations are written to it
-	cache   string // a directory for what Nix remembers elsewhere
-	fetches bool   // whether the set may fetch what Options.AllowedURIs allows
-	lasts   bool   // whether it is there the next time
-	flake   bool   // whether the set is a flake
-	reads   bool   // whether the set may read what was built
-	apart   bool   // whether its user is another than that of sets that clients choose
+	uri        string
+	write      bool   // whether derivations are written to it
+	cache      string // a directory for what Nix remembers elsewhere
+	fetches    bool   // whether the set may fetch what Options.AllowedURIs allows
+	persistent bool   // whether it is there the next time
+	flake      bool   // whether the set is a flake
+	reads      bool   // whether the set may read what was built
+	apart      bool   // whether its user is another than that of sets that clients choose
 }
 
 // A session is one call's work on one package set: as many processes as it takes, within one budget
@@ -356,7 +356,7 @@ func (s *session) arguments() []string {
 	if s.store.write {
 		args = append(args, "--read-write-mode")
 	}
-	if s.store.lasts {
+	if s.store.persistent {
 		args = append(args, "--option", "fsync-metadata", "false") // what is lost with a power failure can be had again
 		for _, uri := range s.options.AllowedURIs {
 			if directory, ok := strings.CutPrefix(uri, "path:"); ok && strings.HasPrefix(directory, "/") {
@@ -380,7 +380,7 @@ func (s *session) environment() []string {
 		"USER=registry", // which Nix asks the host for otherwise, and not every user has a name there
 		"TMPDIR=" + s.store.cache, "XDG_CACHE_HOME=" + s.store.cache,
 	}
-	if !s.store.lasts {
+	if !s.store.persistent {
 		env = append(env, "NIX_STATE_DIR=/nonexistent")
 	}
 	return env

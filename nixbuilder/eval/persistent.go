@@ -20,12 +20,12 @@ import (
 )
 
 const (
-	// lastingKept is how many lasting stores stay, those used last, of sets that share and of
+	// persistentKept is how many persistent stores stay, those used last, of sets that share and of
 	// others.
-	lastingKept = 4
-	// lastingBytes is how much a lasting store may hold before it is made anew. The nixpkgs of one
+	persistentKept = 4
+	// persistentBytes is how much a persistent store may hold before it is made anew. The nixpkgs of one
 	// revision takes 0.5 GB.
-	lastingBytes = 4 << 30
+	persistentBytes = 4 << 30
 	// weighedEvery is at how many new revisions of a set it is looked at how much its store holds,
 	// which takes a second where that is much.
 	weighedEvery = 8
@@ -39,7 +39,7 @@ const (
 	removedPrefix = ".removed-"
 )
 
-// revisions tell which package sets have been evaluated with which lasting stores. The first
+// revisions tell which package sets have been evaluated with which persistent stores. The first
 // evaluation of each, which may fetch, is alone, so that nothing is fetched twice. It is safe for
 // concurrent use.
 type revisions struct {
@@ -93,14 +93,14 @@ func (r *revisions) enter(ctx context.Context, store, set string) (nth int, done
 	}, nil
 }
 
-// hold makes the directory of a lasting store, unless it is there, and keeps it from being removed
+// hold makes the directory of a persistent store, unless it is there, and keeps it from being removed
 // until release. The first is told that it is fresh. Those that were not used for longest are
 // removed then.
 func (e *Evaluator) hold(s evalStore) (fresh bool, release func(), err error) {
 	all := filepath.Dir(s.cache)
 	for {
 		if !s.exists() {
-			if err := e.makeLasting(s); err != nil {
+			if err := e.makePersistent(s); err != nil {
 				return false, nil, fmt.Errorf("making a store for what is fetched: %w", err)
 			}
 			fresh = true
@@ -125,9 +125,9 @@ func (e *Evaluator) hold(s evalStore) (fresh bool, release func(), err error) {
 	}
 }
 
-// makeLasting makes the directory of a lasting store. Whoever else does so at the same time makes
+// makePersistent makes the directory of a persistent store. Whoever else does so at the same time makes
 // the same.
-func (e *Evaluator) makeLasting(s evalStore) error {
+func (e *Evaluator) makePersistent(s evalStore) error {
 	if err := os.MkdirAll(filepath.Dir(s.cache), 0o755); err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func lockDir(dir string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// removeOldest removes all lasting stores but those used last, and what is left of others that were
+// removeOldest removes all persistent stores but those used last, and what is left of others that were
 // being removed when the process was killed.
 func removeOldest(all string) error {
 	entries, err := os.ReadDir(all)
@@ -191,7 +191,7 @@ func removeOldest(all string) error {
 			if time.Since(modified(entry)) > time.Hour {
 				removeTree(name)
 			}
-		case kept[shared] < lastingKept:
+		case kept[shared] < persistentKept:
 			kept[shared]++
 		default:
 			remove(name)
@@ -200,7 +200,7 @@ func removeOldest(all string) error {
 	return nil
 }
 
-// remove removes a lasting store, and returns false if it is in use.
+// remove removes a persistent store, and returns false if it is in use.
 func remove(dir string) bool {
 	lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
@@ -215,10 +215,10 @@ func remove(dir string) bool {
 	return true
 }
 
-// Dir is where lasting stores are.
+// Dir is where persistent stores are.
 func (e *Evaluator) Dir() string { return filepath.Join(e.options.ScratchDir, fetchedName) }
 
-// Items are lasting stores.
+// Items are persistent stores.
 func (e *Evaluator) Items() (items []cachedir.Item) {
 	entries, err := os.ReadDir(e.Dir())
 	if err != nil {

@@ -79,15 +79,15 @@ func (p *Pool) Get(ctx context.Context) (*Conn, error) {
 	case <-p.closed:
 		return nil, ErrClosed
 	}
-	c, err := p.take(ctx)
+	c, err := p.reuseOrOpen(ctx)
 	if err != nil {
 		<-p.inUse
 	}
 	return c, err
 }
 
-// take finds an idle connection whose process still answers, or opens one.
-func (p *Pool) take(ctx context.Context) (*Conn, error) {
+// reuseOrOpen finds an idle connection whose process still answers, or opens one.
+func (p *Pool) reuseOrOpen(ctx context.Context) (*Conn, error) {
 	for ctx.Err() == nil {
 		c := p.popIdle()
 		if c == nil {

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 )
 
 // A Server is the proxy of one evaluation. Its user is the one that Proxy names.
@@ -40,7 +42,7 @@ func (g *Gate) Server(password string) *Server {
 
 // Serve answers what comes in through a listener, in the background, until Close.
 func (s *Server) Serve(listener net.Listener) {
-	go func() { _ = s.server.Serve(&fewConns{Listener: listener, places: make(chan struct{}, maxConns)}) }()
+	go func() { _ = s.server.Serve(&fewConns{listener, limit.NewSlots(maxConns)}) }()
 }
 
 // Environment are the variables by which Nix and git find the proxy at an address.
@@ -192,28 +194,32 @@ func (a activity) Read(p []byte) (int, error) {
 	return a.Reader.Read(p)
 }
 
-// fewConns accepts a connection when there is a place for it.
+// fewConns accepts a connection when a slot is free for it.
 type fewConns struct {
 	net.Listener
-	places chan struct{}
+	slots limit.Slots
 }
 
 func (f *fewConns) Accept() (net.Conn, error) {
-	f.places <- struct{}{}
-	conn, err := f.Listener.Accept()
+	release, err := f.slots.Acquire(context.Background())
 	if err != nil {
-		<-f.places
 		return nil, err
 	}
-	return &placed{Conn: conn, leave: sync.OnceFunc(func() { <-f.places })}, nil
+	conn, err := f.Listener.Accept()
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return &slottedConn{conn, release}, nil
 }
 
-type placed struct {
+// A slottedConn gives its slot back when it is closed.
+type slottedConn struct {
 	net.Conn
-	leave func()
+	release func()
 }
 
-func (p *placed) Close() error {
-	p.leave()
-	return p.Conn.Close()
+func (c *slottedConn) Close() error {
+	c.release()
+	return c.Conn.Close()
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -79,29 +80,25 @@ type stores struct {
 }
 
 type readStore struct {
-	turn  chan struct{} // a token for who uses it
+	slot  limit.Slots // one: for who uses it, and what follows
 	read  map[store.Path]bool
 	clean bool // no other derivations are there
 }
 
-// enter returns when nobody else uses a store.
-func (s *stores) enter(ctx context.Context, dir string) (*readStore, error) {
+// acquire returns when nobody else uses a store.
+func (s *stores) acquire(ctx context.Context, dir string) (_ *readStore, release func(), err error) {
 	s.mu.Lock()
 	this, ok := s.known[dir]
 	if !ok {
-		this = &readStore{turn: make(chan struct{}, 1), read: make(map[store.Path]bool)}
+		this = &readStore{slot: limit.NewSlots(1), read: make(map[store.Path]bool)}
 		s.known[dir] = this
 	}
 	s.mu.Unlock()
-	select {
-	case this.turn <- struct{}{}:
-		return this, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("evaluating a package set: %w", context.Cause(ctx))
+	if release, err = this.slot.Acquire(ctx); err != nil {
+		return nil, nil, fmt.Errorf("evaluating a package set: %w", err)
 	}
+	return this, release, nil
 }
-
-func (r *readStore) leave() { <-r.turn }
 
 // needed are the derivations that an evaluation stopped at, sorted.
 func needed(results map[string]Result, err error) []store.Path {

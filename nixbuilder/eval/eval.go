@@ -17,6 +17,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -80,7 +81,7 @@ type Evaluator struct {
 	gate    *egress.Gate
 	options Options
 	nix     string
-	copying chan struct{} // has a token while derivations are copied
+	copying limit.Slots // one: for copying derivations to Options.Store
 
 	version, features string // of Nix
 
@@ -155,7 +156,7 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 	}
 	most := min(persistentBytes, cmp.Or(options.MaxBytes, persistentBytes))
 	e := &Evaluator{
-		runner: runner, gate: egress.New(options.AllowedURIs), options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: make(chan struct{}, 1),
+		runner: runner, gate: egress.New(options.AllowedURIs), options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: limit.NewSlots(1),
 		revisions: newRevisions(), persistentBytes: most, fetchBytes: most, stores: &stores{known: make(map[string]*readStore)},
 	}
 
@@ -324,11 +325,11 @@ func (e *Evaluator) evaluateOrRead(
 		}
 		target = persistent.offline()
 	}
-	known, err := e.stores.enter(ctx, target.cache)
+	known, releaseStore, err := e.stores.acquire(ctx, target.cache)
 	if err != nil {
 		return nil, err
 	}
-	defer known.leave()
+	defer releaseStore()
 	r := reading{e, source, system, names, walk, target, known}
 	if !known.clean {
 		if err := r.forget(ctx); err != nil { // what others have left there
@@ -431,11 +432,11 @@ func (e *Evaluator) instantiateRead(
 		return nil, err
 	}
 	defer release()
-	known, err := e.stores.enter(ctx, target.cache)
+	known, releaseStore, err := e.stores.acquire(ctx, target.cache)
 	if err != nil {
 		return nil, err
 	}
-	defer known.leave()
+	defer releaseStore()
 	target.write, target.reads = true, true
 	r := reading{e, source, system, names, false, target, known}
 	if results, err = e.evaluate(ctx, source, system, names, target, false); err != nil {
@@ -471,10 +472,9 @@ func (e *Evaluator) export(ctx context.Context, from evalStore, cache string, de
 // lockStore waits until nobody else on this machine, that has the same ScratchDir, copies
 // derivations: two at a time that share some make one of them fail, with Nix 2.8.
 func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
-	select {
-	case e.copying <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	release, err := e.copying.Acquire(ctx)
+	if err != nil {
+		return nil, err
 	}
 	lock, err := os.OpenFile(
 		filepath.Join(e.options.ScratchDir, lockName), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600,
@@ -483,12 +483,12 @@ func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
 		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
 	}
 	if err != nil {
-		<-e.copying
+		release()
 		return nil, fmt.Errorf("waiting for others that add derivations to the store: %w", err)
 	}
 	return func() {
 		lock.Close()
-		<-e.copying
+		release()
 	}, nil
 }
 
@@ -579,7 +579,7 @@ func (e *Evaluator) evaluate(
 		cpu:       e.options.CPU,
 	}
 	if nixStore.persistent {
-		nth, done, err := e.revisions.enter(ctx, nixStore.cache, path)
+		nth, done, err := e.revisions.acquire(ctx, nixStore.cache, path)
 		if err != nil {
 			return nil, fmt.Errorf("evaluating a package set: %w", err)
 		}

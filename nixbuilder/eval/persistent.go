@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 )
 
 const (
@@ -49,7 +50,7 @@ type revisions struct {
 }
 
 type revision struct {
-	turn chan struct{} // a token for who evaluates it, while done is false
+	slot limit.Slots // one: for who evaluates it, while done is false
 	done bool
 }
 
@@ -57,10 +58,10 @@ func newRevisions() *revisions {
 	return &revisions{known: make(map[[2]string]*revision), count: make(map[string]int)}
 }
 
-// enter returns when an evaluation may begin: at once if the set was evaluated before, else when
+// acquire returns when an evaluation may begin: at once if the set was evaluated before, else when
 // nobody else does. Done says how it ended. Nth counts the sets that were new to the store, from 1;
 // it is 0 for one that is not.
-func (r *revisions) enter(ctx context.Context, store, set string) (nth int, done func(well bool), err error) {
+func (r *revisions) acquire(ctx context.Context, store, set string) (nth int, done func(well bool), err error) {
 	r.mu.Lock()
 	key := [2]string{store, set}
 	this, ok := r.known[key]
@@ -68,28 +69,27 @@ func (r *revisions) enter(ctx context.Context, store, set string) (nth int, done
 		if len(r.known) >= revisionsKnown {
 			clear(r.known) // at worst, something is fetched twice
 		}
-		this = &revision{turn: make(chan struct{}, 1)}
+		this = &revision{slot: limit.NewSlots(1)}
 		r.known[key] = this
 		r.count[store]++
 		nth = r.count[store]
 	}
 	r.mu.Unlock()
-	select {
-	case this.turn <- struct{}{}:
-	case <-ctx.Done():
-		return 0, nil, context.Cause(ctx)
+	release, err := this.slot.Acquire(ctx)
+	if err != nil {
+		return 0, nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if this.done {
-		<-this.turn
+		release()
 		return nth, func(bool) {}, nil
 	}
 	return nth, func(well bool) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		this.done = this.done || well
-		<-this.turn
+		release()
 	}, nil
 }
 

@@ -18,6 +18,8 @@ import (
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 )
 
 // archiveLimits are several times what nixpkgs is.
@@ -93,12 +95,15 @@ func (u *unpacking) unpack(ctx context.Context, compressed io.Reader) ([]file, t
 	u.kinds = map[string]fs.FileMode{".": fs.ModeDir}
 	writers, ctx := errgroup.WithContext(ctx)
 	writers.SetLimit(filesAhead)
-	running := make(chan struct{}, runtime.GOMAXPROCS(0))
+	running := limit.NewSlots(runtime.GOMAXPROCS(0))
 	reader := tar.NewReader(blocks)
 	err = u.entries(ctx, reader, func(work func() error) {
 		writers.Go(func() error {
-			running <- struct{}{}
-			defer func() { <-running }()
+			release, err := running.Acquire(ctx)
+			if err != nil {
+				return err
+			}
+			defer release()
 			return work()
 		})
 	})

@@ -15,6 +15,8 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 )
 
 // Where channels and nixpkgs are, unless the options say otherwise.
@@ -71,7 +73,7 @@ type Channel struct {
 	grown    func()
 
 	fetching singleflight.Group            // by commit
-	slots    chan struct{}                 // a token for each fetch
+	slots    limit.Slots                   // for fetches
 	unusable *expirable.LRU[string, error] // by commit, of archives that could not be unpacked lately
 }
 
@@ -122,7 +124,7 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 		lookups:  known,
 		kept:     kept,
 		grown:    func() {},
-		slots:    make(chan struct{}, fetchesAtOnce),
+		slots:    limit.NewSlots(fetchesAtOnce),
 		unusable: expirable.NewLRU[string, error](unusableKept, nil, unusableMemory),
 	}, nil
 }
@@ -215,8 +217,11 @@ func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err 
 			if err, known := c.unusable.Get(pinned.Revision); known {
 				return nil, err
 			}
-			c.slots <- struct{}{}
-			defer func() { <-c.slots }()
+			release, err := c.slots.Acquire(ctx)
+			if err != nil {
+				return nil, err
+			}
+			defer release()
 			defer c.grown()
 			return nil, c.fetch(ctx, pinned.Revision)
 		})

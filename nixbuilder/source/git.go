@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
@@ -146,7 +147,7 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 		git:   g,
 		dir:   filepath.Join(options.Dir, "history"),
 		bytes: min(historyBytes, cmp.Or(options.MaxBytes/2, historyBytes)),
-		turn:  make(chan struct{}, 1),
+		slot:  limit.NewSlots(1),
 	}
 	g.options.URL, g.password, err = hidePassword(options.URL, options.Dir)
 	return g, err

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
@@ -36,7 +37,7 @@ type history struct {
 	dir   string
 	bytes int64
 
-	turn     chan struct{} // a token for who asks; guards what follows
+	slot     limit.Slots // one: for who asks, and what follows
 	fetched  time.Time
 	tooLarge time.Time // when it was found to be
 }
@@ -44,12 +45,11 @@ type history struct {
 // leads tells whether a branch or tag leads to a commit. The error is a *NotAllowedError if none
 // does, or if that can't be told.
 func (h *history) leads(ctx context.Context, commit string) error {
-	select {
-	case h.turn <- struct{}{}:
-		defer func() { <-h.turn }()
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	release, err := h.slot.Acquire(ctx)
+	if err != nil {
+		return err
 	}
+	defer release()
 	if err := os.MkdirAll(h.dir, 0o755); err != nil {
 		return err
 	}

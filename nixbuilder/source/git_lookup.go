@@ -1,0 +1,110 @@
+package source
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+// lookupTime is how long a remote may take to say what a branch or tag stands for.
+const lookupTime = 2 * time.Minute
+
+// Where a remote has what names stand for; of one name, as git has it, tags go first.
+const (
+	tagsPrefix  = "refs/tags/"
+	headsPrefix = "refs/heads/"
+)
+
+// ref is what a tag is to git. Empty: HEAD.
+func (g *Git) ref(tag string) string {
+	if tag == Latest {
+		return g.options.Ref
+	}
+	return tag
+}
+
+// places are where a name that may be chosen is looked for.
+func (g *Git) places(ref string) (prefixes []string) {
+	named := ref == g.options.Ref || g.options.Tags.match(ref)
+	if named || g.options.Tags.has(GitTags) {
+		prefixes = append(prefixes, tagsPrefix)
+	}
+	if named || g.options.Tags.has(Branches) {
+		prefixes = append(prefixes, headsPrefix)
+	}
+	return prefixes
+}
+
+// lookupOf is what a name that is looked for in places is remembered by. It is another one if it
+// may not stand for all that it could.
+func lookupOf(ref string, places []string) string {
+	if len(places) == 1 {
+		return places[0] + ref
+	}
+	return ref
+}
+
+// allow fails unless a commit may be chosen. The remote is asked only if that takes its history; if
+// it can't be, the last answer counts, and stale says why.
+func (g *Git) allow(ctx context.Context, commit string) (stale, err error) {
+	if commit == g.options.Ref || g.options.Tags.has(AnyTag) {
+		return nil, nil
+	}
+	if known, err := seen(ctx, g.options.Memory, commit); known || err != nil {
+		return nil, err
+	}
+	if last, ok := g.lookups.last(g.options.Ref); ok && last == commit {
+		return nil, nil
+	}
+	if !g.options.Tags.has(Ancestors) {
+		return nil, notAllowed(
+			"commit %s may not be chosen, as it is none that is or was the latest (packages.tags)", commit,
+		)
+	}
+	_, stale, err = g.chosen.get(ctx, commit, func(ctx context.Context) (string, error) {
+		return commit, g.history.leads(ctx, commit)
+	})
+	return stale, err
+}
+
+// remote asks for the commit of a branch or tag, in the places where that may be. Other refs are
+// not listed: large hosts have one for each change that anybody ever proposed.
+func (g *Git) remote(ctx context.Context, ref string, places []string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	names, kinds := []string{"HEAD"}, []string(nil)
+	if ref != "" {
+		names = []string{
+			tagsPrefix + ref + "^{}", tagsPrefix + ref, headsPrefix + ref,
+		} // ^{} is what an annotated tag is of
+		kinds = []string{
+			"--heads", "--tags",
+		} // which the server looks at, unlike names
+	}
+	output, err := g.git(ctx, slices.Concat([]string{"ls-remote"}, kinds, []string{"--", g.options.URL}, names)...)
+	if err != nil {
+		return "", err
+	}
+	commits := make(map[string]string)
+	for line := range strings.Lines(string(output)) {
+		if commit, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && commitTag.MatchString(commit) {
+			commits[name] = commit
+		}
+	}
+	elsewhere := false
+	for _, name := range names {
+		commit, ok := commits[name]
+		if ok &&
+			(ref == "" || slices.ContainsFunc(
+				places, func(prefix string) bool { return strings.HasPrefix(name, prefix) },
+			)) {
+			return commit, nil
+		}
+		elsewhere = elsewhere || ok
+	}
+	if elsewhere {
+		return "", notAllowed("%q may not be chosen: packages.tags does not list branches and tags alike", ref)
+	}
+	return "", ErrUnknownTag
+}

@@ -1,10 +1,7 @@
 package source
 
 import (
-	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,16 +45,6 @@ type revisions struct {
 
 	addedFiles, addedBytes atomic.Int64 // since contents were searched
 }
-
-// listed are the files of a revision that was listed by this process. They do not change.
-type listed struct {
-	revision string
-	files    []file
-}
-
-// filesName is the list of a revision's files, in its directory. Unlike the tree, it is always
-// there.
-const filesName = "files"
 
 func newRevisions(dir string, keep int) (*revisions, error) {
 	kept, err := newTrees(filepath.Join(dir, "trees"), keep)
@@ -115,82 +101,6 @@ func (r *revisions) put(
 	return revision, d.publish(ctx, revision, found, time.Time{})
 }
 
-// A draft is a revision that is being made. Its contents stay though no revision lists them yet.
-type draft struct {
-	r       *revisions
-	lock    *os.File
-	staging string
-	tree    string       // where files go at once; empty: it is made in the end, perhaps out of another
-	spots   atomic.Int64 // that were given out
-}
-
-// begin makes a draft. Whether nothing is known that the revision may have in common with others is
-// for the caller to say.
-func (r *revisions) begin(alone bool) (*draft, error) {
-	lock, err := r.adding(unix.LOCK_SH)
-	if err != nil {
-		return nil, err
-	}
-	d := &draft{r: r, lock: lock}
-	d.staging, err = os.MkdirTemp(r.dir, ".new-")
-	if err == nil && alone {
-		d.tree = filepath.Join(d.staging, treeName)
-		err = os.Mkdir(d.tree, 0o755)
-	}
-	if err != nil {
-		d.end(0)
-		return nil, err
-	}
-	return d, nil
-}
-
-// adding keeps contents from being removed that no revision lists yet, until the file that it
-// returns is closed.
-func (r *revisions) adding(how int) (*os.File, error) { return lockTree(filepath.Dir(r.dir), how) }
-
-// mkdir makes a directory of the tree. It comes before what the directory holds.
-func (d *draft) mkdir(rel string) error {
-	if d.tree == "" {
-		return nil
-	}
-	return os.Mkdir(filepath.Join(d.tree, rel), 0o755)
-}
-
-// spot is where the content of a file is written. It is safe for concurrent use.
-func (d *draft) spot(rel string) spot {
-	if d.tree != "" {
-		return spot{filepath.Join(d.tree, rel), true}
-	}
-	return spot{filepath.Join(d.staging, strconv.FormatInt(d.spots.Add(1), 10)), false}
-}
-
-// count takes note of one content that was added. It is safe for concurrent use.
-func (d *draft) count(bytes int64) {
-	d.r.addedFiles.Add(1)
-	d.r.addedBytes.Add(bytes)
-}
-
-// publish gives a revision its files, sorted by path, and a tree, and forgets old ones.
-func (d *draft) publish(ctx context.Context, revision string, files []file, date time.Time) error {
-	if err := d.r.list(revision, files, date); err != nil {
-		return err
-	}
-	if err := d.r.ready(ctx, revision, files, d.tree, false); err != nil {
-		return err
-	}
-	d.r.newest.Store(&listed{revision, files})
-	return d.r.prune(revision)
-}
-
-// end is called when a draft is published, or is not to be.
-func (d *draft) end(files int) {
-	if d.staging != "" {
-		removeAll(d.staging)
-	}
-	_ = d.lock.Close()
-	d.r.sweep(files)
-}
-
 // parallel does the work that prepare returns for the numbers below n, in order, on several
 // threads. There may be none.
 func parallel(ctx context.Context, n int, prepare func(i int) (work func() error)) error {
@@ -208,103 +118,6 @@ func parallel(ctx context.Context, n int, prepare func(i int) (work func() error
 		return err
 	}
 	return context.Cause(ctx)
-}
-
-// list says what a revision consists of, which may be known, and its date, if it has one.
-func (r *revisions) list(revision string, files []file, date time.Time) error {
-	staging, err := os.MkdirTemp(r.dir, ".new-")
-	if err != nil {
-		return err
-	}
-	defer removeAll(staging)
-	if err := writeFiles(filepath.Join(staging, filesName), files); err != nil {
-		return err
-	}
-	if err := writeDate(staging, date); err != nil {
-		return err
-	}
-	dir := filepath.Join(r.dir, revision)
-	err = errors.Join(
-		os.Chmod(staging, 0o755), os.WriteFile(filepath.Join(staging, lockName), nil, 0o644),
-		os.Rename(staging, dir),
-	)
-	if exists(err) {
-		err = os.Rename(filepath.Join(staging, filesName), filepath.Join(dir, filesName))
-	}
-	if err != nil {
-		return fmt.Errorf("keeping revision %s: %w", revision, err)
-	}
-	return nil
-}
-
-// A listing is what gob makes of a revision's files. Of arrays it makes twice as many bytes, one by
-// one.
-type listing struct {
-	Files  []file
-	Hashes []byte // of all files, in order
-}
-
-func writeFiles(name string, files []file) error {
-	l := listing{Files: files, Hashes: make([]byte, 0, len(files)*sha256.Size)}
-	for _, f := range files {
-		l.Hashes = append(l.Hashes, f.hash[:]...)
-	}
-	out, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	buffer := bufio.NewWriterSize(out, 1<<16)
-	return errors.Join(gob.NewEncoder(buffer).Encode(l), buffer.Flush(), out.Close())
-}
-
-// files are those of a revision, sorted by path.
-func (r *revisions) files(revision string) ([]file, error) {
-	in, err := os.Open(filepath.Join(r.dir, revision, filesName))
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	if newest := r.newest.Load(); newest != nil && newest.revision == revision {
-		return newest.files, nil
-	}
-	var l listing
-	err = gob.NewDecoder(bufio.NewReaderSize(in, 1<<16)).Decode(&l)
-	if err == nil && len(l.Hashes) != len(l.Files)*sha256.Size {
-		err = fmt.Errorf("reading %s: it is damaged", in.Name())
-	}
-	if err != nil {
-		return nil, err
-	}
-	for i := range l.Files {
-		copy(l.Files[i].hash[:], l.Hashes[i*sha256.Size:])
-	}
-	return l.Files, nil
-}
-
-// newestFiles are those of the revision that was asked for last, sorted by path; none if there is
-// none.
-func (r *revisions) newestFiles() []file {
-	for _, revision := range r.used() {
-		if files, err := r.files(revision); err == nil {
-			return files
-		}
-	}
-	return nil
-}
-
-// last returns the revision that was listed last, none if that can't be read.
-func (r *revisions) last() (revision string, files []file) {
-	var latest time.Time
-	for _, name := range r.used() {
-		if info, err := os.Stat(filepath.Join(r.dir, name, filesName)); err == nil && info.ModTime().After(latest) {
-			latest, revision = info.ModTime(), name
-		}
-	}
-	files, err := r.files(revision)
-	if err != nil {
-		return "", nil
-	}
-	return revision, files
 }
 
 // revive makes the tree of a revision that was kept, unless it is there. The error is ErrUnknownTag
@@ -493,16 +306,4 @@ func (r *revisions) sweep(files int) {
 		r.addedFiles.Store(0)
 		r.addedBytes.Store(0)
 	}
-}
-
-// hashOf is the revision of files that are sorted by path.
-func hashOf(files []file) string {
-	set := sha256.New()
-	var line []byte
-	for _, f := range files {
-		line = strconv.AppendQuote(line[:0], f.Rel)
-		line = fmt.Appendf(line, " %v %t %x\n", f.Status.Mode.Type(), f.executable(), f.hash)
-		set.Write(line)
-	}
-	return fmt.Sprintf("%x", set.Sum(nil))
 }

@@ -1,0 +1,207 @@
+package eval
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
+)
+
+const (
+	// maxName is the longest name that is looked up, in bytes: the registry's own limit for a whole
+	// repository name.
+	maxName = 255
+	// MaxNames is how many names one call takes. It keeps the list of names within what one
+	// argument of a program may be, 128 KiB, with every letter escaped.
+	MaxNames = 64
+)
+
+// Evaluate finds names in a package set and says what they stand for on system, such as
+// x86_64-linux. A name is an attribute, with _ before it or in another case if there is none of
+// that name, or several joined by dots, the last of which may be an output; 64 at most. Every name
+// gets a result; repetition does not matter, and order only where one takes all the time that there
+// is: those after it get none then. Nothing is written. It fails with a *SourceError if the set is
+// at fault, and with ctx.
+//
+// It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs
+// another, and so does each that refuses (Unfree, Broken, Throws, ...).
+//
+// A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a persistent
+// store, if Options.AllowedURIs lets it fetch anything. The first time, that costs one more
+// evaluation: the one that shows the need. A flake has a persistent store in any case. The evaluation
+// that fetches first may take Options.FetchTime longer. A later one that is still fetching when its
+// time is over begins again with that time.
+func (e *Evaluator) Evaluate(
+	ctx context.Context, source Source, system string, names []string,
+) (map[string]Result, error) {
+	return e.readOnly(ctx, source, system, names, false)
+}
+
+// Walk does what Evaluate does, for a caller that goes through a whole set: the name "" stands for
+// the set itself, results tell of sets what is in them, and packages that refuse to be evaluated
+// all have the kind Throws, since finding out why would take a process for each.
+func (e *Evaluator) Walk(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
+	return e.readOnly(ctx, source, system, names, true)
+}
+
+func (e *Evaluator) readOnly(
+	ctx context.Context, source Source, system string, names []string, walk bool,
+) (map[string]Result, error) {
+	persistent, err := e.persistent(source)
+	if err != nil {
+		return nil, err
+	}
+	// A store that is only imagined: paths are computed, nothing is kept.
+	target := evalStore{uri: "dummy://", cache: "/nonexistent", apart: persistent.apart}
+	switch {
+	case persistent.fetches && persistent.exists():
+		target = persistent
+	case persistent.flake:
+		target = persistent.offline() // flakes read their own files from the store
+	}
+	for {
+		results, err := e.evaluateOrRead(ctx, source, system, names, target, walk)
+		if target.fetches || !persistent.fetches || !wantsToFetch(results, err) {
+			return results, err
+		}
+		target = persistent
+	}
+}
+
+// evaluateOrRead is evaluate, and more where a set has to read what is built, if it may.
+func (e *Evaluator) evaluateOrRead(
+	ctx context.Context, source Source, system string, names []string, target evalStore, walk bool,
+) (map[string]Result, error) {
+	if e.options.Realise == nil {
+		return e.evaluate(ctx, source, system, names, target, walk)
+	}
+	if !target.persistent {
+		results, err := e.evaluate(ctx, source, system, names, target, walk)
+		persistent, persistentErr := e.persistent(source)
+		if persistentErr != nil {
+			return nil, persistentErr
+		}
+		if len(needed(results, err)) == 0 || persistent.fetches && wantsToFetch(results, err) {
+			return results, err // with a network, all is done at once
+		}
+		target = persistent.offline()
+	}
+	known, releaseStore, err := e.stores.acquire(ctx, target.cache)
+	if err != nil {
+		return nil, err
+	}
+	defer releaseStore()
+	r := reading{e, source, system, names, walk, target, known}
+	if !known.clean {
+		if err := r.forget(ctx); err != nil { // what others have left there
+			return nil, err
+		}
+		known.clean = true
+	}
+	if target.flake {
+		// Its own files are written to the store with the derivations.
+		results, err := e.evaluate(ctx, source, system, names, target, walk)
+		if forgetErr := r.forget(ctx); forgetErr != nil {
+			return nil, forgetErr
+		}
+		if len(needed(results, err)) == 0 {
+			return results, err
+		}
+	}
+	r.store.reads, r.store.write = true, false
+	return r.run(ctx)
+}
+
+func (e *Evaluator) evaluate(
+	ctx context.Context, source Source, system string, names []string, nixStore evalStore, walk bool,
+) (results map[string]Result, err error) {
+	path, err := filepath.EvalSymlinks(source.Path) // Nix compares resolved paths with the ones that it was allowed
+	if err != nil {
+		return nil, fmt.Errorf("evaluating a package set: %w", err)
+	}
+	nixPath := make(map[string]string, len(source.NixPath))
+	for name, other := range source.NixPath {
+		if nixPath[name], err = filepath.EvalSymlinks(other); err != nil {
+			return nil, fmt.Errorf("evaluating a package set: %w", err)
+		}
+	}
+	source.NixPath = nixPath
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("evaluating a package set: %q is not absolute", path)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("evaluating a package set: %w", err)
+	}
+	s := &session{
+		Evaluator: e,
+		store:     nixStore,
+		source:    source,
+		path:      path,
+		hostPaths: hidePaths(source, path, !info.IsDir(), nixStore.cache),
+		system:    system,
+		walk:      walk,
+		cpu:       e.options.CPU,
+	}
+	if nixStore.persistent {
+		nth, done, err := e.revisions.acquire(ctx, nixStore.cache, path)
+		if err != nil {
+			return nil, fmt.Errorf("evaluating a package set: %w", err)
+		}
+		if nth%weighedEvery == 1 && cachedir.Usage(nixStore.cache) > e.persistentBytes {
+			remove(nixStore.cache)
+		}
+		fresh, release, err := e.hold(nixStore)
+		if err != nil {
+			done(false)
+			return nil, err
+		}
+		defer func() {
+			release()
+			if s.overgrown {
+				remove(nixStore.cache)
+			}
+			done(err == nil)
+		}()
+		if fresh && nixStore.fetches {
+			s.mayFetch()
+		}
+	}
+
+	results = make(map[string]Result)
+	var pending []string
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			continue
+		}
+		if whole := walk && name == ""; !whole && !plausible(name) {
+			results[name] = failed(NotFound, "there is no package %q", name)
+			continue
+		}
+		pending = append(pending, name)
+	}
+	if len(pending) > MaxNames {
+		return nil, fmt.Errorf("evaluating %d names at once: at most %d", len(pending), MaxNames)
+	}
+	if err = s.findAll(ctx, pending, results); err != nil {
+		return nil, err
+	}
+	if walk {
+		return results, nil
+	}
+	err = s.explainAll(ctx, results)
+	return results, err
+}
+
+// plausible reports whether a set may have an attribute of this name that a client would ask for.
+// Nix is not asked for others: not all of their bytes would reach it as they are.
+func plausible(name string) bool {
+	return name != "" && len(name) <= maxName && utf8.ValidString(name) &&
+		!strings.ContainsFunc(name, unicode.IsControl)
+}

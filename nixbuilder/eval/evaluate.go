@@ -3,14 +3,10 @@ package eval
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
-
-	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 )
 
 const (
@@ -118,85 +114,43 @@ func (e *Evaluator) evaluateOrRead(
 	return r.run(ctx)
 }
 
+// evaluate does what Evaluate does, once and with one store.
 func (e *Evaluator) evaluate(
 	ctx context.Context, source Source, system string, names []string, nixStore evalStore, walk bool,
-) (results map[string]Result, err error) {
-	path, err := filepath.EvalSymlinks(source.Path) // Nix compares resolved paths with the ones that it was allowed
+) (map[string]Result, error) {
+	s, err := e.newSession(source, system, nixStore, walk)
 	if err != nil {
 		return nil, fmt.Errorf("evaluating a package set: %w", err)
-	}
-	nixPath := make(map[string]string, len(source.NixPath))
-	for name, other := range source.NixPath {
-		if nixPath[name], err = filepath.EvalSymlinks(other); err != nil {
-			return nil, fmt.Errorf("evaluating a package set: %w", err)
-		}
-	}
-	source.NixPath = nixPath
-	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("evaluating a package set: %q is not absolute", path)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("evaluating a package set: %w", err)
-	}
-	s := &session{
-		Evaluator: e,
-		store:     nixStore,
-		source:    source,
-		path:      path,
-		hostPaths: hidePaths(source, path, !info.IsDir(), nixStore.cache),
-		system:    system,
-		walk:      walk,
-		cpu:       e.options.CPU,
 	}
 	if nixStore.persistent {
-		nth, done, err := e.revisions.acquire(ctx, nixStore.cache, path)
+		release, err := s.acquireStore(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("evaluating a package set: %w", err)
-		}
-		if nth%weighedEvery == 1 && cachedir.Usage(nixStore.cache) > e.persistentBytes {
-			remove(nixStore.cache)
-		}
-		fresh, release, err := e.hold(nixStore)
-		if err != nil {
-			done(false)
 			return nil, err
 		}
-		defer func() {
-			release()
-			if s.overgrown {
-				remove(nixStore.cache)
-			}
-			done(err == nil)
-		}()
-		if fresh && nixStore.fetches {
-			s.mayFetch()
-		}
+		defer release()
 	}
-
-	results = make(map[string]Result)
+	results := make(map[string]Result)
 	var pending []string
 	for i, name := range names {
-		if slices.Contains(names[:i], name) {
-			continue
-		}
-		if whole := walk && name == ""; !whole && !plausible(name) {
+		whole := walk && name == ""
+		switch {
+		case slices.Contains(names[:i], name):
+		case whole || plausible(name):
+			pending = append(pending, name)
+		default:
 			results[name] = failed(NotFound, "there is no package %q", name)
-			continue
 		}
-		pending = append(pending, name)
 	}
 	if len(pending) > MaxNames {
 		return nil, fmt.Errorf("evaluating %d names at once: at most %d", len(pending), MaxNames)
 	}
-	if err = s.findAll(ctx, pending, results); err != nil {
+	if err := s.findAll(ctx, pending, results); err != nil {
 		return nil, err
 	}
 	if walk {
 		return results, nil
 	}
-	err = s.explainAll(ctx, results)
-	return results, err
+	return results, s.explainAll(ctx, results)
 }
 
 // plausible reports whether a set may have an attribute of this name that a client would ask for.

@@ -37,23 +37,9 @@ func nearMisses(name string, path, attrs []string) []string {
 	var begun, near []nearMiss
 	for _, attr := range slices.Compact(slices.Clone(all)) {
 		miss := nearMiss{attr: attr}
-		tolerated := 1 + len(attr)/5
-		difference := len(attr) - len(wanted)
-		switch {
-		case strings.HasPrefix(attr, wanted):
-		case len(attr) > 2 && strings.HasPrefix(wanted, attr):
-			miss.distance = 2 * -difference
-		case difference > tolerated || -difference > tolerated:
+		var resembles bool
+		if miss.distance, resembles = distance(wanted, attr); !resembles {
 			continue
-		default:
-			n := mistakes(wanted, attr)
-			if n > tolerated {
-				continue
-			}
-			miss.distance = 2 * n
-			if sameLetters(wanted, attr) {
-				miss.distance--
-			}
 		}
 		from, _ := slices.BinarySearch(all, attr)
 		to, _ := slices.BinarySearch(all, attr+"\xff") // behind all that begin with it
@@ -82,6 +68,25 @@ func nearMisses(name string, path, attrs []string) []string {
 		}
 	}
 	return names
+}
+
+// distance is that of a nearMiss. It is false if an attribute has too little in common with a name.
+func distance(wanted, attr string) (distance int, resembles bool) {
+	tolerated := 1 + len(attr)/5
+	difference := len(attr) - len(wanted)
+	switch {
+	case strings.HasPrefix(attr, wanted):
+		return 0, true
+	case len(attr) > 2 && strings.HasPrefix(wanted, attr):
+		return 2 * -difference, true
+	case difference > tolerated || -difference > tolerated:
+		return 0, false
+	}
+	n := mistakes(wanted, attr)
+	if distance = 2 * n; sameLetters(wanted, attr) {
+		distance--
+	}
+	return distance, n <= tolerated
 }
 
 func sameLetters(a, b string) bool {

@@ -93,6 +93,34 @@ func (r *revisions) acquire(ctx context.Context, store, set string) (nth int, do
 	}, nil
 }
 
+// acquireStore returns when the session may use its persistent store, which stays until release. A
+// store that holds too much is removed: sometimes before a session, and after one that has filled it.
+func (s *session) acquireStore(ctx context.Context) (release func(), err error) {
+	dir := s.store.cache
+	nth, done, err := s.revisions.acquire(ctx, dir, s.path)
+	if err != nil {
+		return nil, fmt.Errorf("evaluating a package set: %w", err)
+	}
+	if nth%weighedEvery == 1 && cachedir.Usage(dir) > s.persistentBytes {
+		remove(dir)
+	}
+	fresh, unlock, err := s.hold(s.store)
+	if err != nil {
+		done(false)
+		return nil, err
+	}
+	if fresh && s.store.fetches {
+		s.mayFetch()
+	}
+	return func() {
+		unlock()
+		if s.overgrown {
+			remove(dir)
+		}
+		done(true)
+	}, nil
+}
+
 // hold makes the directory of a persistent store, unless it is there, and keeps it from being removed
 // until release. The first is told that it is fresh. Those that were not used for longest are
 // removed then.

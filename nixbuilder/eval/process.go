@@ -45,31 +45,50 @@ type ending struct {
 	message string // Nix's error
 }
 
-// start is run, for one process.
+// start does what run does, in one process.
 func (s *session) start(ctx context.Context, names []string, rethrow bool) (*ending, error) {
-	list, err := json.Marshal(names)
+	nonce := rand.Text()
+	command, err := s.command(names, nonce, rethrow)
 	if err != nil {
 		return nil, fmt.Errorf("evaluating %q: %w", names, err)
 	}
-	nonce := rand.Text()
-	limited := ctx
-	if s.store.fetches {
-		var cancel context.CancelFunc
-		limited, cancel = context.WithTimeoutCause(ctx, s.options.CPU+s.options.FetchTime, errSlowFetch)
-		defer cancel()
-	}
-	confine := &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Apart: s.store.apart}
-	environment := s.environment()
 	refused := func() string { return "" }
 	if s.store.fetches {
-		way, variables, err := s.wayOut(confine)
+		way, variables, err := s.wayOut(command.Confine)
 		if err != nil {
 			return nil, fmt.Errorf("evaluating %q: %w", names, err)
 		}
 		defer way.Close()
-		environment, refused = append(environment, variables...), way.Refused
+		command.Env, refused = append(command.Env, variables...), way.Refused
 	}
-	command := proc.Command{
+	output, err := s.execute(ctx, command)
+	s.cpu -= output.CPU
+	var failure *proc.Error
+	tooMuch := errors.Is(err, cachedir.ErrTooMuch)
+	if err != nil && !tooMuch && (ctx.Err() != nil || !errors.As(err, &failure)) {
+		return nil, fmt.Errorf("evaluating %q: %w", names, err)
+	}
+	end, readErr := s.read(output.Stderr, nonce)
+	if readErr != nil || !end.begun {
+		return nil, fmt.Errorf("evaluating %q: %w", names, cmp.Or(readErr, err, errNoAnswer))
+	}
+	if end.fetches {
+		s.options.Grown()
+	}
+	s.conclude(end, tooMuch, failure)
+	if why := refused(); why != "" && classify(end.message) == Unfetched {
+		end.message += ": " + why
+	}
+	return end, nil
+}
+
+// command runs packages.nix for names, without a network.
+func (s *session) command(names []string, nonce string, rethrow bool) (proc.Command, error) {
+	list, err := json.Marshal(names)
+	if err != nil {
+		return proc.Command{}, err
+	}
+	return proc.Command{
 		Program: s.options.NixInstantiate,
 		Args: append(s.arguments(),
 			"--expr", prepareimage.Packages(),
@@ -86,45 +105,40 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 			prepareimage.Packages(): "prepare-image/packages.nix",
 			prepareimage.Flake():    "prepare-image/flake.nix",
 		},
-		Env:       environment,
+		Env:       s.environment(),
 		MaxOutput: maxOutput,
-		Confine:   confine,
+		Confine:   &proc.Confinement{CPU: s.cpu, Memory: s.options.Memory, Apart: s.store.apart},
+	}, nil
+}
+
+// execute runs a command. If the set may fetch, the command is ended after a time, with errSlowFetch,
+// and when the store has grown too much, with cachedir.ErrTooMuch.
+func (s *session) execute(ctx context.Context, command proc.Command) (output proc.Output, err error) {
+	if !s.store.fetches {
+		return s.runner.Run(ctx, command)
 	}
-	var output proc.Output
-	run := func(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.options.CPU+s.options.FetchTime, errSlowFetch)
+	defer cancel()
+	err = cachedir.Within(ctx, s.fetchBytes, []string{s.store.cache}, func(ctx context.Context) (err error) {
 		output, err = s.runner.Run(ctx, command)
 		return err
-	}
-	if s.store.fetches {
-		err = cachedir.Within(limited, s.fetchBytes, []string{s.store.cache}, run)
-	} else {
-		err = run(limited)
-	}
-	s.cpu -= output.CPU
-	var failure *proc.Error
-	tooMuch := errors.Is(err, cachedir.ErrTooMuch)
-	if err != nil && !tooMuch && (ctx.Err() != nil || !errors.As(err, &failure)) {
-		return nil, fmt.Errorf("evaluating %q: %w", names, err)
-	}
-	end, readErr := s.read(output.Stderr, nonce)
-	if readErr != nil || !end.begun {
-		return nil, fmt.Errorf("evaluating %q: %w", names, cmp.Or(readErr, err, errNoAnswer))
-	}
-	if end.fetches {
-		s.options.Grown()
-	}
+	})
+	return output, err
+}
+
+// conclude adds to an ending what Nix itself did not say of it: that it is a good one, or which limit
+// it ran into. Failure is nil for a process that ended well or whose store grew too much.
+func (s *session) conclude(end *ending, tooMuch bool, failure *proc.Error) {
 	switch {
 	case tooMuch:
-		s.cpu, s.overgrown = 0, true
-		end.limit, end.message = true, "what the package set fetches takes more room than "+units.BytesSize(
-			float64(s.fetchBytes),
-		)
+		s.cpu, s.overgrown, end.limit = 0, true, true
+		end.message = "what the package set fetches takes more room than " + units.BytesSize(float64(s.fetchBytes))
 	case failure == nil:
 		end.well = true
 	case failure.CPULimit:
 		s.cpu = 0 // whatever the two accounts say
-		end.cpu = true
-		end.limit, end.message = true, "evaluation takes too much processor time"
+		end.cpu, end.limit = true, true
+		end.message = "evaluation takes too much processor time"
 	case errors.Is(failure, errSlowFetch):
 		s.cpu = 0
 		end.message = fmt.Sprintf(
@@ -139,10 +153,6 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 	case end.message == "":
 		end.message = fmt.Sprintf("evaluation ends with status %d", failure.Exit)
 	}
-	if why := refused(); why != "" && classify(end.message) == Unfetched {
-		end.message += ": " + why
-	}
-	return end, nil
 }
 
 // allowed are the prefixes of what may be fetched.

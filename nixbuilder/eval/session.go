@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -37,6 +39,39 @@ type session struct {
 	overgrown bool          // the store took more room than it may
 }
 
+// newSession resolves the links of the set's paths: Nix compares resolved paths with those that it
+// was allowed.
+func (e *Evaluator) newSession(source Source, system string, nixStore evalStore, walk bool) (*session, error) {
+	path, err := filepath.EvalSymlinks(source.Path)
+	if err != nil {
+		return nil, err
+	}
+	nixPath := make(map[string]string, len(source.NixPath))
+	for name, other := range source.NixPath {
+		if nixPath[name], err = filepath.EvalSymlinks(other); err != nil {
+			return nil, err
+		}
+	}
+	source.NixPath = nixPath
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("%q is not absolute", path)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	return &session{
+		Evaluator: e,
+		store:     nixStore,
+		source:    source,
+		path:      path,
+		hostPaths: hidePaths(source, path, !info.IsDir(), nixStore.cache),
+		system:    system,
+		walk:      walk,
+		cpu:       e.options.CPU,
+	}, nil
+}
+
 // findAll evaluates names, each of which is there once, as often as it takes for each to have a
 // result.
 func (s *session) findAll(ctx context.Context, names []string, results map[string]Result) error {
@@ -54,19 +89,8 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		if err != nil {
 			return err
 		}
-		if fault := s.setupFault(end); fault != nil {
+		if fault := s.fault(end); fault != nil {
 			return fault
-		}
-		if end.set == "" {
-			return &SourceError{
-				needs:     neededDerivation(end.message),
-				Message:   explainNeeds("it", end.message),
-				Limit:     end.limit,
-				Unfetched: s.store.fetches && classify(end.message) == Unfetched,
-			}
-		}
-		if end.set != "set" {
-			return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
 		}
 		for i, report := range end.reports {
 			if i >= len(names) || report.Name != names[i] {
@@ -81,24 +105,46 @@ func (s *session) findAll(ctx context.Context, names []string, results map[strin
 		if end.well {
 			return fmt.Errorf("evaluating %q: %w", names, errNoAnswer)
 		}
-		kind := Crashes
-		switch {
-		case end.limit:
-			kind = Limit
-		case s.store.fetches && classify(end.message) == Unfetched:
-			kind = Unfetched
-		}
-		results[names[0]] = Result{
-			Failure: &Failure{
-				Kind:      kind,
-				needs:     neededDerivation(end.message),
-				Message:   explainNeeds(names[0], end.message),
-				Transient: s.store.fetches || isFetch(end.message),
-			},
-		}
+		results[names[0]] = s.culprit(names[0], end)
 		names = names[1:]
 	}
 	return nil
+}
+
+// culprit is the result of the name that ended an evaluation.
+func (s *session) culprit(name string, end *ending) Result {
+	kind := Crashes
+	switch {
+	case end.limit:
+		kind = Limit
+	case s.store.fetches && classify(end.message) == Unfetched:
+		kind = Unfetched
+	}
+	return Result{Failure: &Failure{
+		Kind:      kind,
+		Message:   explainNeeds(name, end.message),
+		Transient: s.store.fetches || isFetch(end.message),
+		needs:     neededDerivation(end.message),
+	}}
+}
+
+// fault tells what is wrong with the package set as a whole, nil if nothing is.
+func (s *session) fault(end *ending) error {
+	switch end.set {
+	case "set":
+		return nil
+	case "":
+		if fault := s.setupFault(end); fault != nil {
+			return fault
+		}
+		return &SourceError{
+			Message:   explainNeeds("it", end.message),
+			Limit:     end.limit,
+			Unfetched: s.store.fetches && classify(end.message) == Unfetched,
+			needs:     neededDerivation(end.message),
+		}
+	}
+	return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
 }
 
 // noConfig is what packages.nix throws where a set takes no config and one is chosen.
@@ -115,9 +161,6 @@ var (
 
 // setupFault is what the operator has to mend where a set ends the evaluation before it is one.
 func (s *session) setupFault(end *ending) error {
-	if end.set != "" {
-		return nil
-	}
 	if strings.Contains(end.message, noConfig) {
 		return &SourceError{Message: end.message, Setup: true}
 	}

@@ -22,21 +22,21 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 )
 
-// archiveLimits are several times what nixpkgs is.
+// archiveLimits bound what an archive may hold, by several times what nixpkgs has.
 type archiveLimits struct {
 	bytes int64 // uncompressed
 	files int   // and directories
 }
 
-// Limits of what is unpacked to, below the tree: Linux's of a name, and less than Linux's of a
-// path, as the tree has one, too.
+// These limit names and paths below the tree: Linux's limit for a name, and less than Linux's for a
+// path, since the tree has a path too.
 const (
 	maxNameBytes = 255
 	maxPathBytes = 2048
 )
 
-// An ArchiveError is that a revision's archive can't be unpacked, as it is no archive, or holds
-// what no tree may. To fetch it again would only give it once more.
+// An ArchiveError means that a revision's archive can't be unpacked: it is no archive, or holds
+// what no tree may have. Fetching it again would not help.
 type ArchiveError struct {
 	Revision string
 	Reason   string // without paths of the host
@@ -46,36 +46,35 @@ func (e *ArchiveError) Error() string {
 	return fmt.Sprintf("the archive of the package set at %s can't be unpacked: %s", e.Revision, e.Reason)
 }
 
-// A fault is what an archive holds and no tree may.
+// A fault is something in an archive that no tree may have.
 type fault string
 
 func (f fault) Error() string { return string(f) }
 
 const errTooLarge = fault("it is too large")
 
-// isFault tells whether an error of unpack is the archive's. What is cut off may be whole the next
-// time.
+// isFault tells whether an error of unpack is the archive's fault. An archive that was cut off may
+// be whole the next time.
 func isFault(err error) bool {
 	var own fault
 	var corrupt flate.CorruptInputError
-	return errors.As(err, &own) || errors.As(err, &corrupt) || errors.Is(err, gzip.ErrHeader) ||
-		errors.Is(err, gzip.ErrChecksum) ||
-		errors.Is(err, tar.ErrHeader)
+	return errors.As(err, &own) || errors.As(err, &corrupt) ||
+		errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, tar.ErrHeader)
 }
 
-// In flight between those who decompress an archive and those who write its files.
+// These bound what is in flight between decompressing an archive and writing its files.
 const (
 	blockBytes  = 256 << 10
 	blocksAhead = 8
 	filesAhead  = 16
 )
 
-// An unpacking gives a draft the files of an archive, without the one directory that they are all
-// in. What the archive holds is not trusted: nothing leaves the tree, links don't lead out of it,
+// An unpacking puts the files of an archive into a draft, without the one directory that holds them
+// all. It does not trust the archive: nothing is written outside the tree, no link leads out of it,
 // and there are limits.
 type unpacking struct {
 	draft *draft
-	known []file // sorted by path: contents that are kept
+	known []file // sorted by path; their contents are stored already
 	limit archiveLimits
 
 	files []*file
@@ -83,8 +82,8 @@ type unpacking struct {
 	date  time.Time              // of the youngest file
 }
 
-// unpack reads a .tar.gz to its end, and returns its files, sorted by path, and the time of the
-// youngest. The archive is decompressed, read and written at the same time.
+// unpack reads a .tar.gz to its end. It returns the files, sorted by path, and the time of the
+// youngest. Decompressing, reading and writing run at the same time.
 func (u *unpacking) unpack(ctx context.Context, compressed io.Reader) ([]file, time.Time, error) {
 	uncompressed, err := gzip.NewReader(compressed)
 	if err != nil {
@@ -110,7 +109,7 @@ func (u *unpacking) unpack(ctx context.Context, compressed io.Reader) ([]file, t
 	if err == nil {
 		_, err = io.Copy(io.Discard, blocks) // the checksum is at the end
 	}
-	// What the writers met is the cause of what the reader says then.
+	// An error of the writers is the cause of what the reader says after it.
 	if writeErr := writers.Wait(); writeErr != nil {
 		err = writeErr
 	}
@@ -125,7 +124,7 @@ func (u *unpacking) unpack(ctx context.Context, compressed io.Reader) ([]file, t
 	return files, u.date, nil
 }
 
-// entries goes through an archive, and has work done for its files.
+// entries reads an archive, and calls write with the work for each file.
 func (u *unpacking) entries(ctx context.Context, reader *tar.Reader, write func(work func() error)) error {
 	left := u.limit.bytes
 	for {
@@ -162,8 +161,8 @@ func (u *unpacking) entry(name string, entry *tar.Header, content io.Reader, wri
 	if !filepath.IsLocal(name) {
 		return fault("its path escapes from the archive")
 	}
-	if len(name) > maxPathBytes ||
-		slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return len(part) > maxNameBytes }) {
+	tooLong := func(part string) bool { return len(part) > maxNameBytes }
+	if len(name) > maxPathBytes || slices.ContainsFunc(strings.Split(name, "/"), tooLong) {
 		return fault("its name is too long")
 	}
 	if entry.Typeflag == tar.TypeDir {
@@ -209,7 +208,7 @@ func (u *unpacking) entry(name string, entry *tar.Header, content io.Reader, wri
 	return fault("it is neither a file, a directory nor a symlink")
 }
 
-// kindOf is what is kept of a file's mode.
+// kindOf returns as much of a file's mode as a tree keeps.
 func kindOf(entry *tar.Header) fs.FileMode {
 	switch {
 	case entry.Typeflag == tar.TypeSymlink:
@@ -251,7 +250,7 @@ func (u *unpacking) add(name string, kind fs.FileMode) (*file, error) {
 	return f, nil
 }
 
-// limited gives an error instead of more than a number of bytes.
+// limited fails with errTooLarge once more than a number of bytes was read.
 type limited struct {
 	r    io.Reader
 	left int64
@@ -265,16 +264,16 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// isKnown notes the hash of a content, and tells whether the known file of that name has it.
+// isKnown sets f's hash to that of a content. It tells whether the known file of that path has the
+// same content.
 func (u *unpacking) isKnown(content []byte, f *file) bool {
 	f.hash = sha256.Sum256(content)
-	at, ok := slices.BinarySearchFunc(
-		u.known, f.Rel, func(known file, rel string) int { return strings.Compare(known.Rel, rel) },
-	)
+	byPath := func(known file, rel string) int { return strings.Compare(known.Rel, rel) }
+	at, ok := slices.BinarySearchFunc(u.known, f.Rel, byPath)
 	return ok && sameContent(u.known[at], *f)
 }
 
-// A readAhead is read by a goroutine of its own, some blocks ahead of its reader.
+// A readAhead reads in a goroutine of its own, some blocks ahead of its reader.
 type readAhead struct {
 	blocks  chan block
 	stopped chan struct{}
@@ -283,7 +282,7 @@ type readAhead struct {
 
 type block struct {
 	bytes []byte
-	err   error // behind them
+	err   error // after them
 }
 
 // newReadAhead begins to read from r, until that ends or stop is called.
@@ -320,7 +319,7 @@ func (a *readAhead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// stop ends the reading, and returns when r is not read from any more.
+// stop ends the reading. It returns when nothing reads from r any more.
 func (a *readAhead) stop() {
 	close(a.stopped)
 	for range a.blocks { // until it is closed

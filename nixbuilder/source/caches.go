@@ -10,14 +10,14 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 )
 
-// A cache is a source that keeps what can be got again, and says so when it has more of it.
+// A cache is a source that stores what can be had again, and tells when it has stored more.
 type cache interface {
 	cachedir.Part
 	notify(grown func())
 }
 
-// Parts are what the set, and all that it can look up, keep on this machine. Grown is called from
-// now on when there is more of it. Parts is called before the first Pin.
+// Parts returns what the set, and all that it can look up, store on this machine. From now on,
+// grown is called when there is more of it. Parts is called before the first Pin.
 func (v *Variants) Parts(grown func()) (parts []cachedir.Part) {
 	sets := []Source{v.set}
 	for _, name := range v.names {
@@ -32,7 +32,7 @@ func (v *Variants) Parts(grown func()) (parts []cachedir.Part) {
 	return parts
 }
 
-// items are the revisions that have a tree, or could have one.
+// items are the revisions that have a directory, whether or not there is a tree in it.
 func (t *trees) items(remove func(revision string) bool) (items []cachedir.Item) {
 	for _, revision := range t.used() {
 		info, err := os.Stat(filepath.Join(t.dir, revision, lockName))
@@ -49,7 +49,7 @@ func (t *trees) items(remove func(revision string) bool) (items []cachedir.Item)
 // Dir is where lists, contents and trees of revisions are.
 func (r *revisions) Dir() string { return filepath.Dir(r.dir) }
 
-// Items are revisions. With one goes what no other has.
+// Items are revisions. Removing one also removes the contents that no other has.
 func (r *revisions) Items() []cachedir.Item {
 	return r.items(func(revision string) bool {
 		if !r.remove(revision) {
@@ -83,7 +83,8 @@ func (g *Git) Dir() string { return g.options.Dir }
 // Items are trees, the repository of objects and that of history.
 func (g *Git) Items() []cachedir.Item {
 	items := g.trees.items(g.trees.remove)
-	for repository, locked := range map[string]string{g.objects(): g.options.Dir, g.history.repository(): g.history.dir} {
+	locks := map[string]string{g.objects(): g.options.Dir, g.history.repository(): g.history.dir}
+	for repository, locked := range locks {
 		if info, err := os.Stat(repository); err == nil {
 			items = append(items, cachedir.Item{Used: info.ModTime(), Remove: func() bool {
 				lock, err := lockTree(locked, unix.LOCK_EX|unix.LOCK_NB)
@@ -101,7 +102,7 @@ func (g *Git) Items() []cachedir.Item {
 
 func (g *Git) notify(grown func()) { g.grown = grown }
 
-// used notes that a directory is used now. Whether that can be noted does not matter.
+// used sets the time of a directory, as a note of its use. A failure does not matter.
 func used(dir string) {
 	now := time.Now()
 	_ = os.Chtimes(dir, now, now)

@@ -19,7 +19,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 )
 
-// Where channels and nixpkgs are, unless the options say otherwise.
+// These are the defaults of ChannelOptions.
 const (
 	DefaultChannels = "https://channels.nixos.org"
 	DefaultArchives = "https://github.com/NixOS/nixpkgs/archive"
@@ -28,13 +28,13 @@ const (
 const (
 	// fetchTime is how long a remote may take for a package set.
 	fetchTime = 15 * time.Minute
-	// archiveBytes is how much the files of a commit may have.
+	// archiveBytes is how large the files of a commit may be, together.
 	archiveBytes = 4 << 30
-	// fetchesAtOnce is how many commits are fetched at a time: each takes half a gigabyte until it
+	// fetchesAtOnce is how many commits are fetched at a time. Each takes half a gigabyte until it
 	// is known what it shares with others.
 	fetchesAtOnce = 2
-	// How many archives that can't be unpacked are remembered, so as not to be fetched again, and
-	// for how long.
+	// Archives that can't be unpacked are remembered, so as not to be fetched again: so many, for
+	// so long.
 	unusableKept   = 1000
 	unusableMemory = time.Minute
 )
@@ -48,12 +48,12 @@ type ChannelOptions struct {
 	// Archives has a file COMMIT.tar.gz for each commit, whose files are below one directory;
 	// empty: DefaultArchives.
 	Archives string
-	// Tags are what clients may choose beside Name: globs of the names of channels; none: nothing
-	// else. Memory has what channels that may be chosen stood at; nil: it is not remembered.
+	// Tags are globs of the names of channels that clients may choose beside Name; none: no others.
+	// Memory remembers the commits of these channels; nil: they are forgotten.
 	Tags   Tags
 	Memory Memory
-	// Dir is where trees are kept; Keep is how many, zero: 4. MaxBytes is how much one may take,
-	// zero: 4 GiB, which is also the most.
+	// Dir is where trees are kept. Keep is how many stay; zero: 4. MaxBytes is how much room one
+	// may take; zero: 4 GiB, which is also the maximum.
 	Dir      string
 	Keep     int
 	MaxBytes int64
@@ -61,8 +61,8 @@ type ChannelOptions struct {
 	Refresh time.Duration
 }
 
-// Channel is nixpkgs as a channel of Nix or NixOS has it. A tag may be another channel or a commit,
-// if that may be chosen.
+// Channel is nixpkgs at the commit of a channel of Nix or NixOS. Beside Latest, a tag may be
+// another channel or a commit, if clients may choose it.
 type Channel struct {
 	options  ChannelOptions
 	client   *http.Client
@@ -82,7 +82,7 @@ var (
 	channelTag = regexp.MustCompile(`^(nixos|nixpkgs|release)-[0-9a-z][0-9a-z.-]{0,60}$`)
 )
 
-// Check tells what is impossible about the options.
+// Check reports options that are impossible.
 func (o ChannelOptions) Check() error {
 	var faults []error
 	if !channelTag.MatchString(o.Name) && !commitTag.MatchString(o.Name) {
@@ -137,7 +137,7 @@ func (c *Channel) name(tag string) string {
 	return tag
 }
 
-// Current knows commits, and channels that were looked up lately.
+// Current knows commits, and channels that were looked up less than Refresh ago.
 func (c *Channel) Current(tag string) (revision string, ok bool) {
 	return c.lookups.current(c.name(tag))
 }
@@ -163,8 +163,8 @@ func (c *Channel) allow(ctx context.Context, name string) error {
 	return err
 }
 
-// Pin looks the channel up, unless it did so lately, and fetches the commit unless it is there. The
-// error is a *NotAllowedError if the tag may not be chosen.
+// Pin looks the channel up, unless it did so less than Refresh ago, and fetches the commit unless
+// it is there. It fails with a *NotAllowedError if clients may not choose the tag.
 func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	name := c.name(tag)
 	pinned := Pinned{Name: "nixpkgs", Revision: name}
@@ -201,8 +201,8 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, err
 }
 
-// Hold fetches the commit again if it is gone, unless its archive was of no use a minute ago. One
-// commit is fetched once at a time, and few commits are.
+// Hold fetches the commit again if it is gone, unless its archive could not be unpacked within the
+// last minute. Each commit is fetched by one caller at a time, and only few commits are at once.
 func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
 	for {
 		release, there, err := c.kept.hold(pinned.Revision)
@@ -253,8 +253,8 @@ func (c *Channel) revision(ctx context.Context, name string) (string, error) {
 	return revision, nil
 }
 
-// fetch unpacks the files of a commit. Archives of git date their files by the commit. What a
-// revision that is kept has as well is not written again.
+// fetch unpacks the files of a commit. Archives of git date their files by the commit. Contents
+// that another revision has are not written again.
 func (c *Channel) fetch(ctx context.Context, commit string) error {
 	from := c.options.Archives + "/" + commit + ".tar.gz"
 	known := c.kept.newestFiles()
@@ -304,7 +304,7 @@ func redacted(text string) string {
 	return u.Redacted()
 }
 
-// get is a GET whose answer is 200. A 404 is ErrUnknownTag.
+// get does a GET that must be answered by 200. A 404 is ErrUnknownTag.
 func (c *Channel) get(ctx context.Context, from string) (io.ReadCloser, error) {
 	response, err := getPatiently(ctx, c.client, from, c.patience)
 	if err != nil {

@@ -19,16 +19,16 @@ import (
 // smallFile is how much of a file is read at once. Nearly all files of package sets have less.
 const smallFile = 64 << 10
 
-// contents keep what files hold, each content once, in a file that is named after it and never
-// written again. Trees are made of hard links to these files. Several processes may share them; it
-// is safe for concurrent use.
+// contents are a store of file contents: each content once, in a file that is named after its hash
+// and never written again. Trees are made of hard links to these files. Several processes may share
+// the store; it is safe for concurrent use.
 type contents struct {
 	dir      string
-	separate atomic.Bool // the file system can't have a copy share what it copies
+	separate atomic.Bool // the file system can't let copies share blocks
 }
 
-// nameOf is what the content of a file is called. Links share permissions as well, so these belong
-// to it.
+// nameOf is the name of a file's content. It includes whether the file is executable, since hard
+// links share permissions too.
 func nameOf(f file) string {
 	name := hex.EncodeToString(f.hash[:])
 	switch {
@@ -42,15 +42,15 @@ func nameOf(f file) string {
 
 func (c *contents) path(f file) string { return filepath.Join(c.dir, nameOf(f)) }
 
-// A spot is where a content is written first, a name that is free: in a tree, where it stays, or
-// elsewhere.
+// A spot is a free name where a content is written first. It is in a tree, where the content stays,
+// or elsewhere.
 type spot struct {
 	name  string
 	stays bool
 }
 
-// copy adds the content of a file or symlink, and notes its hash: of what the copy holds. It
-// returns how many bytes were added.
+// copy adds the content of a file or symlink and sets f's hash to that of the copy. It returns how
+// many bytes were added.
 func (c *contents) copy(from string, at spot, f *file) (added int64, err error) {
 	switch mode := f.Status.Mode; {
 	case mode&fs.ModeSymlink != 0:
@@ -78,7 +78,7 @@ func (c *contents) copy(from string, at spot, f *file) (added int64, err error) 
 	return c.stream(io.MultiReader(bytes.NewReader(start[:n]), in), in, at, f)
 }
 
-// symlink adds a symlink, and notes the hash of its target.
+// symlink adds a symlink, and sets f's hash to that of its target.
 func (c *contents) symlink(target string, at spot, f *file) error {
 	f.hash = sha256.Sum256([]byte(target))
 	if err := os.Symlink(target, at.name); err != nil {
@@ -87,8 +87,8 @@ func (c *contents) symlink(target string, at spot, f *file) error {
 	return c.keep(at, *f)
 }
 
-// write adds a content that was read from a file, or is nobody's if from is nil, and notes its
-// hash.
+// write adds a content and sets f's hash. From is the open file that the content was read from;
+// nil: it comes from no file.
 func (c *contents) write(content []byte, from *os.File, at spot, f *file) (added int64, err error) {
 	f.hash = sha256.Sum256(content)
 	if at.stays {
@@ -102,7 +102,7 @@ func (c *contents) write(content []byte, from *os.File, at spot, f *file) (added
 	return c.stream(bytes.NewReader(content), from, at, f)
 }
 
-// stream adds a content to its end, as write does.
+// stream does what write does, with the rest of a reader.
 func (c *contents) stream(content io.Reader, from *os.File, at spot, f *file) (added int64, err error) {
 	permissions := fs.FileMode(0o444)
 	if f.executable() {
@@ -128,24 +128,25 @@ func (c *contents) stream(content io.Reader, from *os.File, at spot, f *file) (a
 	return added, c.keep(at, *f)
 }
 
-// keep gives a content its name. If it is there already, both are the same.
+// keep links or renames a content to its own name. If there is a file of that name already, the two
+// are the same.
 func (c *contents) keep(at spot, f file) error {
 	name := os.Rename
 	if at.stays {
 		name = os.Link
 	}
 	err := name(at.name, c.path(f))
-	if errors.Is(err, fs.ErrNotExist) { // the first whose hash begins so
+	if errors.Is(err, fs.ErrNotExist) { // no other hash begins so
 		err = errors.Join(os.MkdirAll(filepath.Dir(c.path(f)), 0o755), name(at.name, c.path(f)))
 	}
-	if at.stays && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EMLINK)) { // there are no links
+	if at.stays && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EMLINK)) { // it can't be linked
 		err = c.copyTo(at.name, c.path(f), f)
 	}
 	return ignore(err, fs.ErrExist)
 }
 
-// clone has an empty file share the content of another until one of them is written to, where the
-// file system can do that (ioctl_ficlone(2)).
+// clone makes an empty file share another's blocks until either is written to (ioctl_ficlone(2)).
+// It is false if the file system can't do that.
 func (c *contents) clone(to, from *os.File) bool {
 	if c.separate.Load() {
 		return false
@@ -160,14 +161,13 @@ func (c *contents) clone(to, from *os.File) bool {
 // link puts a file into a tree.
 func (c *contents) link(f file, target string) error {
 	err := os.Link(c.path(f), target)
-	if errors.Is(err, unix.EMLINK) ||
-		errors.Is(err, unix.EPERM) { // file systems limit how many links a file has, or have none
+	if errors.Is(err, unix.EMLINK) || errors.Is(err, unix.EPERM) { // some file systems limit links, or have none
 		err = c.copyTo(c.path(f), target, f)
 	}
 	return err
 }
 
-// copyTo copies what can't be linked.
+// copyTo copies a file or symlink that can't be linked.
 func (c *contents) copyTo(from, target string, f file) error {
 	if f.Status.Mode&fs.ModeSymlink != 0 {
 		text, err := os.Readlink(from)
@@ -193,7 +193,7 @@ func (c *contents) copyTo(from, target string, f file) error {
 	return errors.Join(err, out.Close())
 }
 
-// sweep removes what is not wanted. Nobody may add anything meanwhile.
+// sweep removes the contents that are not wanted. Nobody may add any meanwhile.
 func (c *contents) sweep(wanted map[string]bool) error {
 	shards, err := os.ReadDir(c.dir)
 	if err != nil {

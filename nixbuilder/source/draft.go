@@ -11,17 +11,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A draft is a revision that is being made. Its contents stay though no revision lists them yet.
+// A draft is a revision in the making. Its contents stay though no revision lists them yet.
 type draft struct {
 	r       *revisions
 	lock    *os.File
 	staging string
-	tree    string       // where files go at once; empty: it is made in the end, perhaps out of another
-	spots   atomic.Int64 // that were given out
+	tree    string       // where files go at once; empty: publish makes it, perhaps from another tree
+	spots   atomic.Int64 // how many were given out
 }
 
-// begin makes a draft. Whether nothing is known that the revision may have in common with others is
-// for the caller to say.
+// begin makes a draft. Alone means that the revision has nothing in common with others, as far as
+// the caller knows: its files then go straight into a tree.
 func (r *revisions) begin(alone bool) (*draft, error) {
 	lock, err := r.adding(unix.LOCK_SH)
 	if err != nil {
@@ -40,8 +40,8 @@ func (r *revisions) begin(alone bool) (*draft, error) {
 	return d, nil
 }
 
-// adding keeps contents from being removed that no revision lists yet, until the file that it
-// returns is closed.
+// adding keeps contents that no revision lists yet from being removed, until the returned file is
+// closed.
 func (r *revisions) adding(how int) (*os.File, error) { return lockTree(filepath.Dir(r.dir), how) }
 
 // mkdir makes a directory of the tree. It comes before what the directory holds.
@@ -52,7 +52,7 @@ func (d *draft) mkdir(rel string) error {
 	return os.Mkdir(filepath.Join(d.tree, rel), 0o755)
 }
 
-// spot is where the content of a file is written. It is safe for concurrent use.
+// spot returns where to write the content of a file. It is safe for concurrent use.
 func (d *draft) spot(rel string) spot {
 	if d.tree != "" {
 		return spot{filepath.Join(d.tree, rel), true}
@@ -60,13 +60,14 @@ func (d *draft) spot(rel string) spot {
 	return spot{filepath.Join(d.staging, strconv.FormatInt(d.spots.Add(1), 10)), false}
 }
 
-// count takes note of one content that was added. It is safe for concurrent use.
+// count notes that a content was added. It is safe for concurrent use.
 func (d *draft) count(bytes int64) {
 	d.r.addedFiles.Add(1)
 	d.r.addedBytes.Add(bytes)
 }
 
-// publish gives a revision its files, sorted by path, and a tree, and forgets old ones.
+// publish lists the files of a revision, sorted by path, gives it a tree, and forgets old
+// revisions.
 func (d *draft) publish(ctx context.Context, revision string, files []file, date time.Time) error {
 	if err := d.r.list(revision, files, date); err != nil {
 		return err
@@ -78,7 +79,7 @@ func (d *draft) publish(ctx context.Context, revision string, files []file, date
 	return d.r.prune(revision)
 }
 
-// end is called when a draft is published, or is not to be.
+// end ends a draft, published or not. Files is how many its revision has.
 func (d *draft) end(files int) {
 	if d.staging != "" {
 		removeAll(d.staging)

@@ -18,21 +18,20 @@ import (
 
 // GitOptions say where a repository is. URL is needed.
 type GitOptions struct {
-	// URL is of https, http, ssh (also as user@host:path) or file, or an absolute path. It is
-	// fetched with the user and password that it has, or else with the credentials that git itself
-	// is set up with.
+	// URL is of https, http, ssh (also as user@host:path) or file, or an absolute path. Git logs in
+	// with the user and password in it, or else with the credentials that git itself is set up
+	// with.
 	URL string
 	// Ref is the branch, tag or commit that latest stands for; empty: the remote's HEAD.
 	Ref string
-	// Submodules has the files of submodules fetched too, theirs included, each at the commit that
-	// is recorded for it.
+	// Submodules: fetch submodules, and theirs, each at the commit that is recorded for it.
 	Submodules bool
-	// Tags are what clients may choose; nil: the branches, the tags and their history. Memory has
-	// what Ref stood at; nil: it is not remembered.
+	// Tags are those that clients may choose; nil: the branches, the tags and their history. Memory
+	// remembers the commits that Ref stood at; nil: they are forgotten.
 	Tags   Tags
 	Memory Memory
-	// Dir is where objects and trees are kept; Keep is how many trees, zero: 4. MaxBytes is how
-	// much one commit may take there, zero: as much as it does.
+	// Dir is where objects and trees are kept. Keep is how many trees stay; zero: 4. MaxBytes is
+	// how much room one commit may take there; zero: any.
 	Dir      string
 	Keep     int
 	MaxBytes int64
@@ -40,26 +39,26 @@ type GitOptions struct {
 	Refresh time.Duration
 }
 
-// Git is a package set in a git repository. A tag may be a branch, a tag or a commit, as 40
-// hexadecimal digits, if it may be chosen.
+// Git is a package set in a git repository. Beside Latest, a tag may be a branch, a tag or a commit
+// of 40 hexadecimal digits, if Tags let clients choose it.
 type Git struct {
 	options GitOptions
 	name    string // for people: the URL without credentials
 	runner  *proc.Runner
-	silence time.Duration // how long is waited for a server that sends nearly nothing, in seconds
+	silence time.Duration // how long a server may send nearly nothing; whole seconds
 	lookups *lookups
-	chosen  *lookups // commits, by themselves: that they may be chosen
+	chosen  *lookups // of commits that may be chosen, each by itself
 	history *history
 	trees   *trees
 	grown   func()
 
 	fetching sync.Mutex // one fetch into the repository of objects at a time; guards what follows
-	tidied   int64      // bytes of objects that were left when those that no tree has were removed
+	tidied   int64      // bytes of objects that the last tidy left
 
-	password []string // variables by which git asks for the URL's; none: it has none
+	password []string // variables by which git gets the URL's password; none: it has none
 
 	setUpSSH sync.Once
-	ssh      []string // variables, from then on
+	ssh      []string // variables, once it is set up
 }
 
 var (
@@ -67,7 +66,7 @@ var (
 	gitRef = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./+-]{0,200}$`)
 )
 
-// Check tells what is impossible about the options.
+// Check reports options that are impossible.
 func (o GitOptions) Check() error {
 	_, err := checkGitURL(o.URL)
 	if o.Ref != "" && !gitRef.MatchString(o.Ref) {
@@ -134,17 +133,16 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	return g, err
 }
 
-// checkGitURL refuses what git would take for an option or run a command for, and returns the URL
-// without credentials.
+// checkGitURL refuses a text that git would take for an option or run a command for. It returns the
+// URL without credentials.
 func checkGitURL(text string) (name string, err error) {
 	if strings.HasPrefix(text, "/") || scpURL.MatchString(text) {
 		return text, nil
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return "", errors.New(
-			"the URL of the git repository can't be parsed",
-		) // the parser's error has it all, with passwords
+		// The parser's error has the whole URL, with passwords.
+		return "", errors.New("the URL of the git repository can't be parsed")
 	}
 	switch {
 	case u.Scheme == "file" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
@@ -161,14 +159,15 @@ func (g *Git) local() bool {
 	return strings.HasPrefix(g.options.URL, "/") || strings.HasPrefix(g.options.URL, "file:")
 }
 
-// Current knows commits, and what the remote was lately asked for.
+// Current knows commits, and branches and tags that were looked up less than Refresh ago.
 func (g *Git) Current(tag string) (revision string, ok bool) {
 	ref := g.ref(tag)
 	return g.lookups.current(lookupOf(ref, g.places(ref)))
 }
 
-// Pin asks the remote what a branch or tag stands for, unless it did so lately, and fetches the
-// commit unless it is there. The error is a *NotAllowedError if the tag may not be chosen.
+// Pin asks the remote what a branch or tag stands for, unless it did so less than Refresh ago, and
+// fetches the commit unless it is there. It fails with a *NotAllowedError if the tag may not be
+// chosen.
 func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	ref := g.ref(tag)
 	pinned := Pinned{Name: g.name, Revision: ref}
@@ -186,9 +185,8 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 			return Pinned{}, notAllowed("tag %q is not one of those that may be chosen (packages.tags)", ref)
 		}
 		var err error
-		pinned.Revision, pinned.Stale, err = g.lookups.get(ctx, lookupOf(ref, places), func(ctx context.Context) (string, error) {
-			return g.remote(ctx, ref, places)
-		})
+		ask := func(ctx context.Context) (string, error) { return g.remote(ctx, ref, places) }
+		pinned.Revision, pinned.Stale, err = g.lookups.get(ctx, lookupOf(ref, places), ask)
 		if err != nil {
 			return Pinned{}, fmt.Errorf("looking up %s in %s: %w", cmp.Or(ref, "HEAD"), g.name, err)
 		}
@@ -216,7 +214,7 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, err
 }
 
-// Hold checks the commit out again if it is gone. Its objects are kept.
+// Hold checks the commit out again if it is gone. The repository of objects may still have it.
 func (g *Git) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
 	return g.hold(ctx, pinned.Revision, pinned.Revision)
 }

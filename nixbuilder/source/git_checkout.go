@@ -20,12 +20,12 @@ import (
 )
 
 // checkOut writes the files of a commit into dir as they were committed, and returns its date.
-// Neither hooks nor the repository's own configuration are used, and what git is set up with on
-// this machine does not change files.
+// Hooks, the repository's own configuration and this machine's configuration of git do not change
+// the files.
 func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time, error) {
 	g.fetching.Lock()
 	defer g.fetching.Unlock()
-	lock, err := lockTree(g.options.Dir, unix.LOCK_EX) // of other processes, too: git itself fails instead of waiting
+	lock, err := lockTree(g.options.Dir, unix.LOCK_EX) // against other processes: git fails instead of waiting
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -36,27 +36,20 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 	}
 	used(objects)
 	var date time.Time
-	err = cachedir.Within(
-		ctx,
-		cmp.Or(g.options.MaxBytes, math.MaxInt64),
-		[]string{objects, filepath.Dir(dir)},
-		func(ctx context.Context) error {
-			if err := g.fetch(ctx, objects, commit, ref); err != nil {
-				return err
-			}
-			date, err = g.write(ctx, objects, commit, dir)
+	most, filled := cmp.Or(g.options.MaxBytes, math.MaxInt64), []string{objects, filepath.Dir(dir)}
+	err = cachedir.Within(ctx, most, filled, func(ctx context.Context) error {
+		if err := g.fetch(ctx, objects, commit, ref); err != nil {
 			return err
-		},
-	)
-	if most := g.options.MaxBytes; err == nil && most > 0 && cachedir.Usage(dir) > most {
-		err = cachedir.ErrTooMuch // it was written fast
+		}
+		date, err = g.write(ctx, objects, commit, dir)
+		return err
+	})
+	if err == nil && g.options.MaxBytes > 0 && cachedir.Usage(dir) > most {
+		err = cachedir.ErrTooMuch // it was written too fast to be stopped
 	}
 	if errors.Is(err, cachedir.ErrTooMuch) {
 		removeAll(objects)
-		err = notAllowed(
-			"commit %s takes more room than %s (cachesize)", commit,
-			units.BytesSize(float64(g.options.MaxBytes)),
-		)
+		err = notAllowed("commit %s takes more room than %s (cachesize)", commit, units.BytesSize(float64(most)))
 	}
 	if err != nil {
 		return time.Time{}, err
@@ -69,8 +62,8 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 
 func (g *Git) objects() string { return filepath.Join(g.options.Dir, "objects.git") }
 
-// fetch gets a commit: alone where the server gives out commits by name, else with the branch or
-// tag that it was found by, else with all there is.
+// fetch gets a commit: alone if the server gives out commits by name, else with the branch or tag
+// by which it was found, else with everything that branches and tags lead to.
 func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	has := func() bool {
 		_, err := g.gitIn(ctx, objects, "", "cat-file", "-e", commit+"^{commit}")
@@ -86,20 +79,14 @@ func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	}
 	whole := []string{"--", g.options.URL}
 	if _, err := os.Stat(filepath.Join(objects, "shallow")); err == nil {
-		whole = append(
-			[]string{"--unshallow"},
-			whole...) // else nothing would come of what lies behind commits that were fetched alone
+		// Otherwise the history behind commits that were fetched alone would not come.
+		whole = append([]string{"--unshallow"}, whole...)
 	}
 	attempts = append(attempts, append(whole, all...))
+	fetch := []string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no"}
 	var errs []error
 	for _, attempt := range attempts {
-		_, err := g.gitIn(
-			ctx,
-			objects,
-			"",
-			append(
-				[]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no"},
-				attempt...)...)
+		_, err := g.gitIn(ctx, objects, "", slices.Concat(fetch, attempt)...)
 		if has() {
 			return nil
 		}
@@ -111,12 +98,12 @@ func (g *Git) fetch(ctx context.Context, objects, commit, ref string) error {
 	return errors.Join(errs...)
 }
 
-// tidyBytes is how much may be added to the objects, beside as much as there is, before those that
-// no tree has are removed.
+// tidyBytes is how much the objects may grow beyond twice their last tidy size before those without
+// a tree are removed.
 const tidyBytes = 32 << 20
 
-// tidy notes that a commit has a tree, so that what the next one has in common with it is not
-// fetched again, and now and then removes objects of other commits than those that have one.
+// tidy gives a commit that has a tree a ref, so that the next fetch leaves out what the two have in
+// common. Now and then it removes the objects of commits that have no tree any more.
 func (g *Git) tidy(ctx context.Context, objects, commit string) error {
 	const kept = "refs/kept/"
 	if _, err := g.gitIn(ctx, objects, "", "update-ref", kept+commit, commit); err != nil {
@@ -146,7 +133,7 @@ func (g *Git) tidy(ctx context.Context, objects, commit string) error {
 	return nil
 }
 
-// write writes the files of a commit that was fetched.
+// write writes the files of a commit that was fetched, and returns its date.
 func (g *Git) write(ctx context.Context, objects, commit, dir string) (time.Time, error) {
 	index := filepath.Join(filepath.Dir(dir), "index")
 	defer func() { _ = os.Remove(index) }()

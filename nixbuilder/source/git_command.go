@@ -10,10 +10,10 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// remoteProtocols are those that do not read from this machine.
+// remoteProtocols do not read from this machine.
 const remoteProtocols = "https:http:ssh"
 
-// gitVariables are what git is set up by, beside its files of configuration.
+// gitVariables are the variables that configure git, beside its files.
 var gitVariables = []string{
 	"PATH", "HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM",
 	"SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT",
@@ -26,8 +26,8 @@ func (g *Git) run(ctx context.Context, env, args []string) ([]byte, error) {
 	return output.Stdout, err
 }
 
-// output runs git without questions to anybody, for the protocols that URLs may have, with the
-// user's own credentials.
+// output runs git with the user's own credentials and for the protocols that URLs may have. Git
+// asks nobody anything.
 func (g *Git) output(ctx context.Context, env, args []string) (proc.Output, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
@@ -43,26 +43,28 @@ func (g *Git) output(ctx context.Context, env, args []string) (proc.Output, erro
 	g.setUpSSH.Do(func() { g.ssh = g.batchMode(ctx, inherited) })
 	env = slices.Concat(inherited, g.ssh, g.password, env)
 	options := []string{
-		"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0", "-c", "core.symlinks=true", "-c", "core.sparseCheckout=false",
+		"-c", "core.hooksPath=/dev/null", "-c", "safe.directory=*", "-c", "gc.auto=0",
+		"-c", "core.symlinks=true", "-c", "core.sparseCheckout=false",
 		"-c", "http.lowSpeedLimit=1000", "-c", fmt.Sprintf("http.lowSpeedTime=%.0f", g.silence.Seconds()),
 	}
 	if g.password != nil {
-		options = append(options, "-c", "credential.helper=") // which would come before it
+		options = append(options, "-c", "credential.helper=") // which git would ask first
 	}
 	return g.runner.Run(ctx, proc.Command{Program: "git", Args: append(options, args...), Env: env})
 }
 
-// batchMode is what keeps ssh from asking on a terminal, and from waiting for a server that is
-// gone, unless git is set up with another ssh.
+// batchMode keeps ssh from asking on a terminal and from waiting for a dead server, unless git is
+// set up with another ssh.
 func (g *Git) batchMode(ctx context.Context, env []string) []string {
 	if os.Getenv("GIT_SSH_COMMAND") != "" || os.Getenv("GIT_SSH") != "" {
 		return nil
 	}
 	// Outside of any repository this is the configuration of the user and of the machine.
-	args := []string{"config", "--get", "core.sshCommand"}
-	if _, err := g.runner.Run(
-		ctx, proc.Command{Program: "git", Args: args, Env: append(slices.Clip(env), "GIT_DIR=/nonexistent")},
-	); err == nil {
+	own := proc.Command{
+		Program: "git", Args: []string{"config", "--get", "core.sshCommand"},
+		Env: append(slices.Clip(env), "GIT_DIR=/nonexistent"),
+	}
+	if _, err := g.runner.Run(ctx, own); err == nil {
 		return nil
 	}
 	return []string{"GIT_SSH_COMMAND=ssh -oBatchMode=yes -oConnectTimeout=30 -oServerAliveInterval=15"}
@@ -78,8 +80,8 @@ func (g *Git) gitIn(ctx context.Context, objects, index string, args ...string) 
 
 func (g *Git) git(ctx context.Context, args ...string) ([]byte, error) { return g.run(ctx, nil, args) }
 
-// What new repositories begin with, submodules' too, lest files be changed when they are checked
-// out. These attributes count above those of files.
+// New repositories, those of submodules included, begin with these, so that no file changes when it
+// is checked out. These attributes override those of the files.
 const (
 	asCommitted = "* -filter -text -eol -ident -working-tree-encoding\n"
 	plainConfig = "[core]\n\tsymlinks = true\n\tsparseCheckout = false\n"
@@ -87,12 +89,11 @@ const (
 
 // init makes a bare repository, unless it is there.
 func (g *Git) init(ctx context.Context, repository string) error {
-	info := filepath.Join(g.template(), "info")
-	if err := os.MkdirAll(info, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(g.template(), "info"), 0o755); err != nil {
 		return err
 	}
-	for name, content := range map[string]string{filepath.Join(info, "attributes"): asCommitted, filepath.Join(g.template(), "config"): plainConfig} {
-		if err := writeFile(name, []byte(content)); err != nil {
+	for name, content := range map[string]string{"info/attributes": asCommitted, "config": plainConfig} {
+		if err := writeFile(filepath.Join(g.template(), name), []byte(content)); err != nil {
 			return err
 		}
 	}

@@ -18,31 +18,30 @@ import (
 )
 
 const (
-	// historyBytes is how much the commits of a repository may take. Those of nixpkgs, without
-	// files and directories, are some hundred megabytes.
+	// historyBytes is how much room the commits of a repository may take. Those of nixpkgs, without
+	// files and directories, take some hundred megabytes.
 	historyBytes = 1 << 30
-	// historyPacks is how many packs of commits there may be before they are fetched anew: each
+	// historyPacks is how many packs of commits there may be before all are fetched anew. Each
 	// fetch that brings something adds one.
 	historyPacks = 50
-	// historyAgain is how long a repository whose history is too large is not tried again.
+	// historyAgain is how long a repository is left alone whose history was too large.
 	historyAgain = time.Hour
 )
 
 // A history tells which commits the branches and tags of a repository lead to. It has a repository
-// of its own, without files where the server can leave them out, and nothing is ever fetched into
-// it but what advertised branches and tags lead to. It is safe for concurrent use, also by several
-// processes.
+// of its own, without files if the server can leave them out. Only what advertised branches and
+// tags lead to is ever fetched into it. It is safe for concurrent use, also by several processes.
 type history struct {
 	git   *Git
 	dir   string
 	bytes int64
 
-	slot     limit.Slots // one: for who asks, and what follows
+	slot     limit.Slots // one: for asking, and what follows
 	fetched  time.Time
-	tooLarge time.Time // when it was found to be
+	tooLarge time.Time // when it last was
 }
 
-// leads tells whether a branch or tag leads to a commit. The error is a *NotAllowedError if none
+// leads returns nil if a branch or tag leads to a commit. It fails with a *NotAllowedError if none
 // does, or if that can't be told.
 func (h *history) leads(ctx context.Context, commit string) error {
 	release, err := h.slot.Acquire(ctx)
@@ -66,9 +65,9 @@ func (h *history) leads(ctx context.Context, commit string) error {
 		}
 	}
 	tooLarge := notAllowed(
-		"whether commit %s is in the history of the package repository can't be told, as that takes more than %s: choose a branch or a tag, or have packages.tags list \"*\"",
-		commit,
-		units.BytesSize(float64(h.bytes)),
+		"whether commit %s is in the history of the package repository can't be told, as that takes more than %s: "+
+			"choose a branch or a tag, or have packages.tags list \"*\"",
+		commit, units.BytesSize(float64(h.bytes)),
 	)
 	if time.Since(h.tooLarge) < historyAgain {
 		return tooLarge
@@ -93,7 +92,8 @@ func (h *history) leads(ctx context.Context, commit string) error {
 
 func (h *history) repository() string { return filepath.Join(h.dir, "commits.git") }
 
-// fetch gets what is new, once more from the beginning if what is there has become too much.
+// fetch gets what is new. If the repository has become too large, it starts once more from an empty
+// one.
 func (h *history) fetch(ctx context.Context, repository string) error {
 	packs, err := filepath.Glob(filepath.Join(repository, "objects", "pack", "*.pack"))
 	if err != nil {
@@ -125,55 +125,47 @@ func (h *history) fetchInto(ctx context.Context, repository string) error {
 	if err := h.git.init(ctx, repository); err != nil {
 		return err
 	}
-	// Git notes that what is missing can be fetched from where the rest came from, and would do so
-	// for each commit that it is asked about.
+	// Git notes in its configuration that missing objects can be fetched from the server, and would
+	// fetch one for each commit that it is asked about.
 	config := filepath.Join(repository, "config")
 	plain, err := os.ReadFile(config)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.WriteFile(config, plain, 0o644) }()
-	err = cachedir.Within(
-		ctx,
-		h.bytes-cachedir.Usage(repository),
-		[]string{repository},
-		func(ctx context.Context) error {
-			_, err := h.git.gitIn(ctx, repository, "", slices.Concat(
-				[]string{
-					"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no",
-					"--prune",
-				},
-				filter,
-				[]string{"--", h.git.options.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"},
-			)...)
-			return err
-		},
+	fetch := slices.Concat(
+		[]string{"fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--prune"},
+		filter,
+		[]string{"--", h.git.options.URL, "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"},
 	)
+	left := h.bytes - cachedir.Usage(repository)
+	err = cachedir.Within(ctx, left, []string{repository}, func(ctx context.Context) error {
+		_, err := h.git.gitIn(ctx, repository, "", fetch...)
+		return err
+	})
 	if err == nil && cachedir.Usage(repository) > h.bytes {
-		err = cachedir.ErrTooMuch // it came fast
+		err = cachedir.ErrTooMuch // it came too fast to be stopped
 	}
 	return err
 }
 
-// withFilters is what a server that can leave out files says of itself, in both versions of the
-// protocol.
+// withFilters matches what a server that can leave out files says of itself, in both versions of
+// the protocol.
 var withFilters = regexp.MustCompile(`(?m)packet: .*< (?:fetch=|[0-9a-f]{40} ).*[= ]filter(?: |$)`)
 
-// filter is the option that has the server send commits alone, none where it can't. It must not be
-// asked for in vain: of a server of plain files, git 2.39 fetches each missing object with a
-// process that misses another, without end.
+// filter returns the option by which the server sends commits alone; none if it can't. Asking in
+// vain does harm: from a server of plain files, git 2.39 fetches each missing object with a process
+// that misses another, without end.
 func (h *history) filter(ctx context.Context) ([]string, error) {
-	output, err := h.git.output(
-		ctx, []string{"GIT_TRACE_PACKET=1"},
-		[]string{"ls-remote", "--heads", "--", h.git.options.URL, "HEAD"},
-	) // which lists nothing
+	list := []string{"ls-remote", "--heads", "--", h.git.options.URL, "HEAD"} // which lists nothing
+	output, err := h.git.output(ctx, []string{"GIT_TRACE_PACKET=1"}, list)
 	if !withFilters.Match(output.Stderr) {
 		return nil, err
 	}
 	return []string{"--filter=tree:0"}, err
 }
 
-// has tells whether one of the branches and tags that were fetched leads to a commit.
+// has tells whether a branch or tag that was fetched leads to a commit.
 func (h *history) has(ctx context.Context, repository, commit string) (bool, error) {
 	if _, err := h.git.gitIn(ctx, repository, "", "cat-file", "-e", commit); err != nil {
 		if failure := (*proc.Error)(nil); errors.As(err, &failure) && failure.Exit == 1 {

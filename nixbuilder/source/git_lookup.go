@@ -10,13 +10,13 @@ import (
 // lookupTime is how long a remote may take to say what a branch or tag stands for.
 const lookupTime = 2 * time.Minute
 
-// Where a remote has what names stand for; of one name, as git has it, tags go first.
+// Where a remote has tags and branches. Git, too, looks at tags first.
 const (
 	tagsPrefix  = "refs/tags/"
 	headsPrefix = "refs/heads/"
 )
 
-// ref is what a tag is to git. Empty: HEAD.
+// ref is git's name for a tag; empty: HEAD.
 func (g *Git) ref(tag string) string {
 	if tag == Latest {
 		return g.options.Ref
@@ -24,7 +24,8 @@ func (g *Git) ref(tag string) string {
 	return tag
 }
 
-// places are where a name that may be chosen is looked for.
+// places returns the prefixes under which a name may be looked up; none if clients may not choose
+// it.
 func (g *Git) places(ref string) (prefixes []string) {
 	named := ref == g.options.Ref || g.options.Tags.match(ref)
 	if named || g.options.Tags.has(GitTags) {
@@ -36,8 +37,8 @@ func (g *Git) places(ref string) (prefixes []string) {
 	return prefixes
 }
 
-// lookupOf is what a name that is looked for in places is remembered by. It is another one if it
-// may not stand for all that it could.
+// lookupOf is the key by which a look-up is remembered. A name that may only be a tag, or only a
+// branch, has another key than one that may be either.
 func lookupOf(ref string, places []string) string {
 	if len(places) == 1 {
 		return places[0] + ref
@@ -45,8 +46,8 @@ func lookupOf(ref string, places []string) string {
 	return ref
 }
 
-// allow fails unless a commit may be chosen. The remote is asked only if that takes its history; if
-// it can't be, the last answer counts, and stale says why.
+// allow fails unless clients may choose a commit. It asks the remote only if it needs the history.
+// If the remote can't be asked, the last answer counts, and stale says why.
 func (g *Git) allow(ctx context.Context, commit string) (stale, err error) {
 	if commit == g.options.Ref || g.options.Tags.has(AnyTag) {
 		return nil, nil
@@ -68,19 +69,16 @@ func (g *Git) allow(ctx context.Context, commit string) (stale, err error) {
 	return stale, err
 }
 
-// remote asks for the commit of a branch or tag, in the places where that may be. Other refs are
-// not listed: large hosts have one for each change that anybody ever proposed.
+// remote asks for the commit of a branch or tag in the given places. It does not list other refs:
+// large hosts have one for each change that anybody ever proposed.
 func (g *Git) remote(ctx context.Context, ref string, places []string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
 	names, kinds := []string{"HEAD"}, []string(nil)
 	if ref != "" {
-		names = []string{
-			tagsPrefix + ref + "^{}", tagsPrefix + ref, headsPrefix + ref,
-		} // ^{} is what an annotated tag is of
-		kinds = []string{
-			"--heads", "--tags",
-		} // which the server looks at, unlike names
+		// An annotated tag is at its commit by the name with ^{}. Servers heed kinds, unlike names.
+		names = []string{tagsPrefix + ref + "^{}", tagsPrefix + ref, headsPrefix + ref}
+		kinds = []string{"--heads", "--tags"}
 	}
 	output, err := g.git(ctx, slices.Concat([]string{"ls-remote"}, kinds, []string{"--", g.options.URL}, names)...)
 	if err != nil {
@@ -95,10 +93,9 @@ func (g *Git) remote(ctx context.Context, ref string, places []string) (string, 
 	elsewhere := false
 	for _, name := range names {
 		commit, ok := commits[name]
-		if ok &&
-			(ref == "" || slices.ContainsFunc(
-				places, func(prefix string) bool { return strings.HasPrefix(name, prefix) },
-			)) {
+		allowed := ref == "" ||
+			slices.ContainsFunc(places, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+		if ok && allowed {
 			return commit, nil
 		}
 		elsewhere = elsewhere || ok

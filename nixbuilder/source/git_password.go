@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// askpass is what git asks for users and passwords. They are in its environment: everybody can read
-// the arguments of programs. It answers for the host of the URL alone, and so not for one that this
-// host redirects to: what git asks has the host in it.
+// askpass is the program that git asks for users and passwords. It takes them from its environment,
+// since everybody can read the arguments of programs. It answers for the URL's own host alone,
+// which is part of git's question, and so not for a host that this one redirects to.
 const askpass = `#!/bin/sh
 case "$1" in
 "Username for '$REGISTRY_GIT_HOST': ") printf '%s\n' "$REGISTRY_GIT_USER" ;;
@@ -20,8 +20,8 @@ case "$1" in
 esac
 `
 
-// hidePassword takes the user and the password out of the URL of a git repository, if it has both,
-// and returns the variables that git gets them by. It writes a program for that into dir.
+// hidePassword takes user and password out of a git URL that has both. It returns the variables
+// that give them to git, and writes askpass into dir.
 func hidePassword(text, dir string) (without string, env []string, err error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" {

@@ -9,11 +9,10 @@ import (
 	"strings"
 )
 
-// withSubmodules is what trees with the files of submodules are told apart by.
+// withSubmodules marks the directory of trees that have the files of submodules.
 const withSubmodules = "submodules"
 
-// submodules are the paths of the submodules of what is in an index, not those that they have
-// themselves.
+// submodules lists the paths of the submodules in an index, without those that these have.
 func (g *Git) submodules(ctx context.Context, objects, index string) (paths []string, err error) {
 	output, err := g.gitIn(ctx, objects, index, "ls-files", "--stage", "-z")
 	if err != nil {
@@ -27,17 +26,18 @@ func (g *Git) submodules(ctx context.Context, objects, index string) (paths []st
 	return paths, nil
 }
 
-// checkOutSubmodules has git put the submodules into dir, whose other files are there. Git itself
-// refuses paths that lead out of the tree, also through links, names that lead out of its own
-// directory, URLs and paths that are options, and commands in .gitmodules. One commit of each is
-// fetched where the server gives out commits by name, else all there is.
+// checkOutSubmodules adds the files of submodules to dir, where the other files are. It fetches one
+// commit of each submodule if the server gives out commits by name, else everything.
+//
+// Git itself refuses paths that lead out of the tree (through links, too), names that lead out of
+// its own directory, URLs and paths that are options, and commands in .gitmodules.
 func (g *Git) checkOutSubmodules(ctx context.Context, objects, index, dir string) error {
 	repository := filepath.Join(filepath.Dir(dir), "submodules.git")
 	defer removeAll(repository)
 	var errs []error
 	for _, depth := range [][]string{{"--depth=1"}, nil} {
 		removeAll(repository)
-		if err := removeGitFiles(dir); err != nil { // of the first attempt, which may have come half-way
+		if err := removeGitFiles(dir); err != nil { // a first attempt may have failed half-way
 			return err
 		}
 		err := g.updateSubmodules(ctx, objects, index, repository, dir, depth)
@@ -60,7 +60,7 @@ func (g *Git) updateSubmodules(ctx context.Context, objects, index, repository, 
 	); err != nil {
 		return err
 	}
-	// What relative URLs start from.
+	// Relative URLs start from here.
 	if _, err := g.gitIn(ctx, repository, "", "config", "remote.origin.url", g.options.URL); err != nil {
 		return err
 	}
@@ -69,17 +69,15 @@ func (g *Git) updateSubmodules(ctx context.Context, objects, index, repository, 
 		// A remote has no say in what is read from this machine.
 		env = append(env, "GIT_ALLOW_PROTOCOL="+remoteProtocols)
 	}
-	args := append(
-		[]string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--force", "--checkout"},
-		depth...)
-	if _, err := g.run(ctx, env, args); err != nil {
+	update := []string{"-C", dir, "submodule", "--quiet", "update", "--init", "--recursive", "--force", "--checkout"}
+	if _, err := g.run(ctx, env, append(update, depth...)); err != nil {
 		return err
 	}
 	return removeGitFiles(dir)
 }
 
-// removeGitFiles removes what git leaves in checked-out submodules. No commit has files of that
-// name.
+// removeGitFiles removes what git leaves in submodules that it checked out. No commit has files of
+// that name.
 func removeGitFiles(dir string) error {
 	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.Name() != ".git" {

@@ -12,17 +12,18 @@ import (
 	"time"
 )
 
-// filesName is the list of a revision's files, in its directory. Unlike the tree, it is always
-// there.
+// filesName is the list of a revision's files in its directory. It is always there, unlike the
+// tree.
 const filesName = "files"
 
-// listed are the files of a revision that was listed by this process. They do not change.
+// listed are the files of a revision that this process has listed. They do not change.
 type listed struct {
 	revision string
 	files    []file
 }
 
-// list says what a revision consists of, which may be known, and its date, if it has one.
+// list writes what a revision consists of, which may be listed already, and its date, if it has
+// one.
 func (r *revisions) list(revision string, files []file, date time.Time) error {
 	staging, err := os.MkdirTemp(r.dir, ".new-")
 	if err != nil {
@@ -49,8 +50,8 @@ func (r *revisions) list(revision string, files []file, date time.Time) error {
 	return nil
 }
 
-// A listing is what gob makes of a revision's files. Of arrays it makes twice as many bytes, one by
-// one.
+// A listing is the form in which gob encodes a revision's files. Gob encodes an array of bytes one
+// by one, in twice as many bytes, so the hashes are apart.
 type listing struct {
 	Files  []file
 	Hashes []byte // of all files, in order
@@ -69,7 +70,7 @@ func writeFiles(name string, files []file) error {
 	return errors.Join(gob.NewEncoder(buffer).Encode(l), buffer.Flush(), out.Close())
 }
 
-// files are those of a revision, sorted by path.
+// files returns the files of a revision, sorted by path.
 func (r *revisions) files(revision string) ([]file, error) {
 	in, err := os.Open(filepath.Join(r.dir, revision, filesName))
 	if err != nil {
@@ -93,8 +94,8 @@ func (r *revisions) files(revision string) ([]file, error) {
 	return l.Files, nil
 }
 
-// newestFiles are those of the revision that was asked for last, sorted by path; none if there is
-// none.
+// newestFiles returns the files of the revision that was asked for last, sorted by path; none if
+// there is no revision.
 func (r *revisions) newestFiles() []file {
 	for _, revision := range r.used() {
 		if files, err := r.files(revision); err == nil {
@@ -104,7 +105,7 @@ func (r *revisions) newestFiles() []file {
 	return nil
 }
 
-// last returns the revision that was listed last, none if that can't be read.
+// last returns the revision that was listed last, none if it can't be read.
 func (r *revisions) last() (revision string, files []file) {
 	var latest time.Time
 	for _, name := range r.used() {
@@ -119,7 +120,7 @@ func (r *revisions) last() (revision string, files []file) {
 	return revision, files
 }
 
-// hashOf is the revision of files that are sorted by path.
+// hashOf is the name of the revision with these files, which are sorted by path.
 func hashOf(files []file) string {
 	set := sha256.New()
 	var line []byte

@@ -16,13 +16,13 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// maxLookups bounds what is remembered of names that clients asked for and that exist: branches,
-// channels.
+// maxLookups is how many look-ups are remembered. Clients can ask for any branch or channel that
+// exists.
 const maxLookups = 1000
 
 // lookups remember what each moving name stood for when the remote was last asked, also across
-// restarts: a remote that is gone must not stop what was served before. It is safe for concurrent
-// use; one question for a name is asked at a time.
+// restarts: without its remote, a source still serves what it served before. They are safe for
+// concurrent use. Of one name, they ask one question at a time.
 type lookups struct {
 	file    string
 	refresh time.Duration // how long an answer is believed
@@ -52,7 +52,7 @@ func newLookups(file string, refresh time.Duration) (*lookups, error) {
 	return l, nil
 }
 
-// current returns what a name stands for where there is no need to ask: a commit stands for itself.
+// current returns what a name stands for if there is no need to ask. A commit stands for itself.
 func (l *lookups) current(name string) (revision string, ok bool) {
 	if commitTag.MatchString(name) {
 		return name, true
@@ -71,8 +71,8 @@ func (l *lookups) last(name string) (revision string, ok bool) {
 	return last.Revision, ok
 }
 
-// get returns what a name stands for: what the remote said no longer than refresh before the call.
-// If it can't be asked, that is the last answer that it gave, and stale says why.
+// get returns what a name stands for, as the remote said it no longer than refresh before the call.
+// If the remote can't be asked, get returns the last answer, and stale says why.
 func (l *lookups) get(
 	ctx context.Context, name string, ask func(context.Context) (string, error),
 ) (revision string, stale, err error) {
@@ -98,23 +98,18 @@ func (l *lookups) get(
 		}
 		if got := answer.(lookup); err != nil || begun.Sub(got.Asked) < l.refresh {
 			return got.Revision, nil, err
-		} // else it was asked for somebody who came before, and may have changed since
+		} // else the question was asked too long before this call
 	}
 }
 
-// keep adds an answer, in the place of the oldest if there are very many, and writes all of them,
+// keep adds an answer, in place of the oldest if there are maxLookups, and writes all of them,
 // whole or not at all.
 func (l *lookups) keep(name string, answer lookup) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.known[name]; !ok && len(l.known) >= maxLookups {
-		delete(
-			l.known,
-			slices.MinFunc(
-				slices.Collect(maps.Keys(l.known)),
-				func(a, b string) int { return l.known[a].Asked.Compare(l.known[b].Asked) },
-			),
-		)
+		older := func(a, b string) int { return l.known[a].Asked.Compare(l.known[b].Asked) }
+		delete(l.known, slices.MinFunc(slices.Collect(maps.Keys(l.known)), older))
 	}
 	l.known[name] = answer
 	content, err := json.Marshal(l.known)

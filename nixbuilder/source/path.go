@@ -21,22 +21,23 @@ import (
 const (
 	// keptRevisions is how many revisions stay, the ones that were asked for last.
 	keptRevisions = 4
-	// raceWindow is how old a change must be before a file's times are believed to tell it from the
-	// next change: kernels stamp files with a clock that ticks every few milliseconds.
+	// raceWindow is how old a file's change must be before its times tell it from the next change:
+	// kernels stamp files with a clock that ticks every few milliseconds.
 	raceWindow = time.Second
-	// believed is how long a watch is believed that nothing has happened, for what it is not told.
+	// believed is how long a watch may replace a walk: some changes the kernel does not report.
 	believed = 10 * time.Second
-	// watchAgain is how long a set that could not be watched is not tried again: trying costs as
-	// much as a walk.
+	// watchAgain is how long it takes until watching is tried again after a failure: trying costs
+	// as much as a walk.
 	watchAgain = 5 * time.Minute
 )
 
-// Path is a package set in a directory with a default.nix or flake.nix, or in one .nix file, on
-// this machine. Its revision is the SHA-256 of its names, kinds, executable bits and contents. A
-// .git directory at its top is no part of it. Pin walks the tree, unless the kernel says that
-// nothing has happened there since the last walk, which was a few seconds ago; only files whose
-// status changed are read again, even if the process ended in between, and copies share what is the
-// same in them.
+// Path is a package set on this machine: a directory with a default.nix or flake.nix, or one .nix
+// file. Its revision is the SHA-256 of its names, kinds, executable bits and contents. A .git
+// directory at its top is no part of it.
+//
+// Pin walks the tree, unless the kernel says that nothing has changed since the last walk, a few
+// seconds ago. It reads only files whose status has changed, also across restarts, and copies share
+// equal contents.
 type Path struct {
 	origin  string // what is watched
 	single  bool   // it is a .nix file
@@ -47,15 +48,15 @@ type Path struct {
 	walking sync.Mutex // one walk at a time; guards what follows
 	files   []file     // of pinned, sorted by path
 	pinned  Pinned
-	started time.Time // when the look at the files that gave pinned began
-	walked  time.Time // when the last walk over all of them began
+	started time.Time // when the look that gave pinned began
+	walked  time.Time // when the last walk over all files began
 	watch   *watch    // of what that walk found; nil: none
 	top     place     // of that walk
-	unseen  error     // why the set could not be watched; nil: it could
-	tried   time.Time // when it could not
+	unseen  error     // why the set can't be watched; nil: it can
+	tried   time.Time // when it last could not
 }
 
-// A place is where a name leads to.
+// A place identifies the file that a name leads to.
 type place struct{ device, inode uint64 }
 
 func placeOf(name string) (place, error) {
@@ -66,8 +67,8 @@ func placeOf(name string) (place, error) {
 	return place{stat.Dev, stat.Ino}, nil
 }
 
-// NewPath watches a directory or .nix file and keeps its copies below the directory copies, which
-// it makes if need be.
+// NewPath watches a directory or .nix file. Its copies are below the directory copies, which it makes
+// if need be.
 func NewPath(watches *Watches, origin, copies string) (*Path, error) {
 	origin, err := filepath.Abs(origin)
 	if err != nil {
@@ -96,7 +97,8 @@ func NewPath(watches *Watches, origin, copies string) (*Path, error) {
 	return p, nil
 }
 
-// Current knows of latest what the kernel tells. The tag of a revision is the revision.
+// Current knows the revision of Latest if the kernel says that nothing has changed. The tag of a
+// revision is the revision.
 func (p *Path) Current(tag string) (revision string, ok bool) {
 	if tag != Latest {
 		return tag, revisionTag.MatchString(tag)
@@ -110,8 +112,8 @@ func (p *Path) Current(tag string) (revision string, ok bool) {
 
 var revisionTag = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// Pin copies what changed since the last time. An older revision can be had for as long as it is
-// kept.
+// Pin copies what has changed since the last time. The tag of an older revision stays valid while
+// that revision is stored.
 func (p *Path) Pin(ctx context.Context, tag string) (Pinned, error) {
 	if tag != Latest {
 		return p.old(ctx, tag)
@@ -135,7 +137,7 @@ func (p *Path) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, nil
 }
 
-// quiet tells whether what was pinned last is still what there is, as far as that can be told
+// quiet tells whether what was pinned last is still all there is, as far as that can be told
 // without a look at the files.
 func (p *Path) quiet() bool {
 	if p.watch == nil || time.Since(p.walked) > believed || !p.watch.quiet() {
@@ -150,8 +152,8 @@ func (p *Path) quiet() bool {
 	return there && err == nil
 }
 
-// rewatch has a walk watch what it finds, unless the set can't be watched, or is a single file,
-// which is looked at as fast.
+// rewatch begins to watch what the next walk finds. It does nothing for a set that can't be
+// watched, or for a single file, which is looked at as fast.
 func (p *Path) rewatch() {
 	if p.single || p.unseen != nil && time.Since(p.tried) < watchAgain {
 		return
@@ -166,15 +168,14 @@ func (p *Path) rewatch() {
 	p.watch.begin()
 }
 
-// unwatched says, once, that the set can't be watched.
+// unwatched logs, once, that the set can't be watched.
 func (p *Path) unwatched(err error) {
 	p.unwatch()
 	if p.unseen == nil || p.unseen.Error() != err.Error() {
-		logrus.WithError(err).
-			Warnf(
-				"nix: every pull looks at all files of the package set, as their directories can't be watched: %s",
-				advice(err),
-			)
+		logrus.WithError(err).Warnf(
+			"nix: every pull looks at all files of the package set, as their directories can't be watched: %s",
+			advice(err),
+		)
 	}
 	p.unseen, p.tried = err, time.Now()
 }
@@ -196,8 +197,8 @@ func (p *Path) old(ctx context.Context, tag string) (Pinned, error) {
 	return p.at(tag), nil
 }
 
-// Hold makes the tree of a revision again if an edit has taken it since Pin. There is none if the
-// set has changed several times.
+// Hold makes the tree of a revision again if an edit has taken it since Pin. If the set has changed
+// several times meanwhile, it fails.
 func (p *Path) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
 	for {
 		release, there, err := p.kept.hold(pinned.Revision)
@@ -223,7 +224,7 @@ func (p *Path) at(revision string) Pinned {
 	return pinned
 }
 
-// look finds out what there is, and makes a copy of it if there is none of that revision.
+// look finds what there is, and copies it if that revision is not stored.
 func (p *Path) look(ctx context.Context) (Pinned, error) {
 	origin, err := filepath.EvalSymlinks(p.origin)
 	if err != nil {
@@ -260,9 +261,8 @@ func (p *Path) look(ctx context.Context) (Pinned, error) {
 	return p.at(revision), nil
 }
 
-// relist returns what walk would, from the last walk and the directories in which something has
-// happened since. It can't where directories came or went, or where that walk is not believed any
-// more.
+// relist returns what a walk would, from the last walk and the directories that have changed since.
+// It is false if directories have come or gone, or if the last walk is too old to be believed.
 func (p *Path) relist(origin string) (found []file, ok bool) {
 	if p.watch == nil || time.Since(p.walked) > believed {
 		return nil, false
@@ -303,7 +303,7 @@ func (p *Path) relist(origin string) (found []file, ok bool) {
 	return found, len(subdirs) == 0
 }
 
-// walk finds all there is, and has it watched.
+// walk lists all files, and watches them if possible.
 func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
 	if p.single {
 		status, err := statusAt(unix.AT_FDCWD, origin)
@@ -329,13 +329,13 @@ func (p *Path) walk(ctx context.Context, origin string) ([]file, error) {
 	return found, nil
 }
 
-// changed tells whether a walk found anything else than the last one that was copied.
+// changed tells whether a walk found anything else than the one that was copied last.
 func (p *Path) changed(found []file) bool {
 	return !slices.EqualFunc(found, p.files, func(a, b file) bool { return a.Rel == b.Rel && a.Status == b.Status })
 }
 
-// known notes the hashes of files whose status is still what it was when they were copied last, and
-// tells which those are.
+// known sets the hashes of files whose status is the same as when they were copied last, and
+// returns a function that tells which these are.
 func (p *Path) known(found []file) func(i int) bool {
 	known := make([]bool, len(found))
 	j := 0

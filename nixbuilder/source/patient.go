@@ -9,29 +9,29 @@ import (
 	"time"
 )
 
-// patience is how long is waited for a server to send so many bytes. What it takes to use them does
-// not count.
+// patience is how long a server may take to send so many bytes. The time that it takes to use them
+// does not count.
 type patience struct {
 	time  time.Duration
 	bytes int64
 }
 
-// defaultPatience is less than any server needs that could send nixpkgs within fetchTime.
+// defaultPatience ends only servers that could not send nixpkgs within fetchTime either.
 func defaultPatience() patience { return patience{30 * time.Second, 64 << 10} }
 
-// A patient body is read until its server keeps silent, or nearly so. Only one Read may run at a
-// time.
+// A patientBody ends its request when the server sends nothing, or nearly nothing, for too long.
+// Only one Read may run at a time.
 type patientBody struct {
 	io.ReadCloser
 	allowed patience
-	left    time.Duration // for the next bytes
-	got     int64         // of them
+	left    time.Duration // for the next patience.bytes
+	got     int64         // how many of these have come
 	cancel  context.CancelCauseFunc
-	cause   func() error // why the request was cancelled, nil if it was not
+	cause   func() error // of the request's end; nil: it goes on
 }
 
-// getPatiently has a client do a request that may take as long as its ctx says but for which nobody
-// waits in vain. The answer's Body must be closed.
+// getPatiently does a request that may take as long as ctx says, but ends when the server keeps
+// silent. The caller closes the answer's Body.
 func getPatiently(ctx context.Context, client *http.Client, from string, allowed patience) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	body := &patientBody{
@@ -73,7 +73,7 @@ func (b *patientBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// wait does what waits for the server.
+// wait does something that waits for the server, and counts the time.
 func (b *patientBody) wait(do func()) {
 	started := time.Now()
 	timer := time.AfterFunc(b.left, func() {
@@ -84,7 +84,7 @@ func (b *patientBody) wait(do func()) {
 	b.left -= time.Since(started)
 }
 
-// explain returns why a request was cancelled instead of that it was.
+// explain replaces an error by the cause of the request's end, if it was cancelled.
 func (b *patientBody) explain(err error) error {
 	if cause := b.cause(); cause != nil {
 		return cause

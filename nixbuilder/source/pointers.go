@@ -17,8 +17,8 @@ const (
 	attributesBytes = 1 << 20
 )
 
-// pointers are the paths of files of a tree whose content is in git LFS. A tree that does not use
-// that is not looked at closely.
+// pointers lists the files of a tree whose content is in git LFS. It reads no files of a tree whose
+// .gitattributes do not mention LFS.
 func pointers(tree string) (paths []string, err error) {
 	uses := false
 	err = walkFiles(tree, func(path string, _ fs.DirEntry) error {
@@ -62,7 +62,7 @@ func walkFiles(tree string, visit func(path string, entry fs.DirEntry) error) er
 	})
 }
 
-// head is the beginning of a file, at most limit bytes.
+// head reads the beginning of a file, at most limit bytes.
 func head(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -18,23 +18,23 @@ import (
 )
 
 const (
-	// readyTrees is how many revisions have a tree even though nobody holds one: the newest, and
-	// another that somebody asks for in turn.
+	// readyTrees is how many revisions have a tree although nobody holds one: the newest, and
+	// another that clients ask for in turn with it.
 	readyTrees = 2
-	// sweepBytes is how much is added to the contents before they are searched for what no revision
-	// has any more.
+	// sweepBytes is how much is added to the contents before those are searched for what no
+	// revision has any more.
 	sweepBytes = 64 << 20
-	// sweepShare is which part of a set's files may be added before that: so searching costs each
-	// of them little.
+	// sweepShare is which part of a set's files, 1/50, may be added before that. So searching costs
+	// each of them little.
 	sweepShare = 50
 )
 
-// revisions keep those of a path: a list of the files that each consists of, and the contents of
-// all together. A tree, which is made of links to contents, costs as much as its directories do, so
-// only few revisions have one; the others get it when they are asked for. The next revision's tree
-// is made out of one that nobody holds, by what differs.
+// revisions store the revisions of a set: for each a list of its files, and the contents of all of
+// them together. A tree is made of links to contents and costs as much as its directories do, so
+// few revisions have one. The others get theirs when they are asked for. The next revision's tree
+// is made from one that nobody holds, by changing what differs.
 //
-// What is on disk is whole at every moment: lists and contents appear by renaming, and a tree that
+// What is on disk is whole at every moment. Lists and contents appear by renaming, and a tree that
 // is being changed has no revision's name.
 type revisions struct {
 	*trees
@@ -43,7 +43,7 @@ type revisions struct {
 	making sync.Mutex // one tree at a time
 	newest atomic.Pointer[listed]
 
-	addedFiles, addedBytes atomic.Int64 // since contents were searched
+	addedFiles, addedBytes atomic.Int64 // since the contents were searched
 }
 
 func newRevisions(dir string, keep int) (*revisions, error) {
@@ -52,13 +52,13 @@ func newRevisions(dir string, keep int) (*revisions, error) {
 		return nil, err
 	}
 	r := &revisions{trees: kept, contents: &contents{dir: filepath.Join(dir, "contents")}}
-	r.addedBytes.Store(sweepBytes) // whoever was here before may not have come to it
+	r.addedBytes.Store(sweepBytes) // the process before may have ended without a search
 	return r, nil
 }
 
-// put makes found, sorted by path, a revision with a tree. Contents of files for which have returns
-// false are copied from where source says they are; hashes of all are noted. The error is a
-// *missingContent if one that is known is not kept any more.
+// put makes the files in found, sorted by path, a revision with a tree. It copies the files for
+// which have is false from where source says they are, and sets the hashes of all. It fails with a
+// *missingContent if a file that have is true for is not stored any more.
 func (r *revisions) put(
 	ctx context.Context, found []file, have func(i int) bool, source func(rel string) string,
 ) (revision string, err error) {
@@ -95,14 +95,14 @@ func (r *revisions) put(
 	revision = hashOf(found)
 	for i, f := range found {
 		if age := begun.Sub(time.Unix(f.Status.Ctime.Unix())); age < raceWindow && !f.isDir() {
-			found[i].Status = status{Mode: f.Status.Mode} // equals nothing: looked at again next time
+			found[i].Status = status{Mode: f.Status.Mode} // equals no status: the next walk reads the file again
 		}
 	}
 	return revision, d.publish(ctx, revision, found, time.Time{})
 }
 
-// parallel does the work that prepare returns for the numbers below n, in order, on several
-// threads. There may be none.
+// parallel calls prepare for each number below n, in order, and runs the work that it returns, if
+// any, on several threads.
 func parallel(ctx context.Context, n int, prepare func(i int) (work func() error)) error {
 	threads, unfailed := errgroup.WithContext(ctx)
 	threads.SetLimit(runtime.GOMAXPROCS(0))
@@ -120,8 +120,8 @@ func parallel(ctx context.Context, n int, prepare func(i int) (work func() error
 	return context.Cause(ctx)
 }
 
-// revive makes the tree of a revision that was kept, unless it is there. The error is ErrUnknownTag
-// if the revision was not kept.
+// revive makes the tree of a revision that is listed, unless it is there. It fails with
+// ErrUnknownTag if the revision is not listed.
 func (r *revisions) revive(ctx context.Context, revision string) error {
 	if there, err := r.have(revision); there || err != nil {
 		return err
@@ -147,9 +147,9 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 	return err
 }
 
-// ready makes the tree of a revision that is listed, or moves it from made if that is not empty,
-// unless it is there. Whether the revision is older than others matters for what it is made of. The
-// error is a *missingContent if some content is not there.
+// ready gives a revision that is listed its tree, unless it has one. Made is a whole tree to move
+// there; empty: one is made, and whether the revision is older than others decides from what. It
+// fails with a *missingContent if a content is gone.
 func (r *revisions) ready(ctx context.Context, revision string, files []file, made string, older bool) error {
 	r.making.Lock()
 	defer r.making.Unlock()
@@ -163,7 +163,7 @@ func (r *revisions) ready(ctx context.Context, revision string, files []file, ma
 		}
 		defer removeAll(staging)
 		made = filepath.Join(staging, treeName)
-		was, taken := r.take(revision, made, older)
+		was, taken := r.reuseTree(revision, made, older)
 		if !taken {
 			err = os.Mkdir(made, 0o755)
 		}
@@ -181,11 +181,10 @@ func (r *revisions) ready(ctx context.Context, revision string, files []file, ma
 	return err
 }
 
-// take moves the tree of another revision to where nothing is yet, and returns what the tree
-// consists of. It takes one that nobody holds: for a new revision the one that was asked for last,
-// which has most in common with it; for an older one the one that was not asked for longest, if it
-// is not the only one.
-func (r *revisions) take(revision, to string, older bool) (files []file, ok bool) {
+// reuseTree moves the tree of another revision, which nobody holds, to a free name, and returns its
+// files. For a new revision it takes the tree that was asked for last, as that has most in common
+// with it. For an older one it takes the tree that was not asked for longest, if there are others.
+func (r *revisions) reuseTree(revision, to string, older bool) (files []file, ok bool) {
 	others := slices.DeleteFunc(r.used(), func(other string) bool {
 		_, err := os.Stat(r.path(other))
 		return err != nil || other == revision
@@ -205,8 +204,8 @@ func (r *revisions) take(revision, to string, older bool) (files []file, ok bool
 	return nil, false
 }
 
-// unheld does something to a tree unless somebody holds it. What it returns is whether that was so,
-// and succeeded.
+// unheld does something to a tree unless somebody holds it. It returns whether it did, with
+// success.
 func (r *revisions) unheld(revision string, do func(tree string) bool) bool {
 	lock, err := lockTree(filepath.Join(r.dir, revision), unix.LOCK_EX|unix.LOCK_NB)
 	if lock == nil || err != nil {
@@ -216,10 +215,10 @@ func (r *revisions) unheld(revision string, do func(tree string) bool) bool {
 	return do(r.path(revision))
 }
 
-// build makes a tree of some files one of others. Both are sorted by path, so that a directory
-// comes before what it holds.
+// build changes a tree that has the files of was into one of files. Both are sorted by path, so a
+// directory comes before what it holds.
 func (r *revisions) build(ctx context.Context, tree string, was, files []file) error {
-	stays := make([]bool, len(files)) // what is there already
+	stays := make([]bool, len(files)) // by index of files: it is there already
 	var gone []string
 	for i, j := 0, 0; i < len(was); i++ {
 		for j < len(files) && files[j].Rel < was[i].Rel {
@@ -257,13 +256,12 @@ func (r *revisions) build(ctx context.Context, tree string, was, files []file) e
 	return errors.Join(failed, err)
 }
 
-// missingContent is that the content of a file is not kept any more.
+// A missingContent means that the content of a file is not stored any more.
 type missingContent struct{ rel string }
 
 func (m *missingContent) Error() string { return fmt.Sprintf("the content of %s is gone", m.rel) }
 
-// prune forgets the oldest revisions, and takes away the trees of those that stay without being
-// used.
+// prune forgets the oldest revisions, and removes trees beyond readyTrees that nobody holds.
 func (r *revisions) prune(current string) error {
 	if err := r.trees.prune(current); err != nil {
 		return err
@@ -281,8 +279,8 @@ func (r *revisions) prune(current string) error {
 	return nil
 }
 
-// sweep removes contents that no revision has, now and then, unless another process is adding some:
-// it will see to it.
+// sweep removes, now and then, contents that no revision has. It leaves that to another process
+// that is adding some.
 func (r *revisions) sweep(files int) {
 	if r.addedBytes.Load() < sweepBytes && r.addedFiles.Load()*sweepShare < int64(files) {
 		return

@@ -11,13 +11,13 @@ import (
 	"slices"
 )
 
-// shapeDepth is how many levels of directories below the set's own are listed for a Shape: of
-// nixpkgs, some dozens, and the times of some hundreds.
+// shapeDepth is how many levels of directories below the set's own a Shape lists. Of nixpkgs these
+// are some dozens of directories, with the times of some hundreds.
 const shapeDepth = 1
 
-// Shape is what a pinned set's files look like from above. It differs once somebody removes them or
-// moves them away, who does not care whether they are held; deeper changes it does not see. The
-// error is that they are gone. It costs half a millisecond where a set is as large as nixpkgs.
+// Shape tells what a pinned set's files look like from above. It changes when somebody who ignores
+// locks removes them or moves them away; it does not see deeper changes. An error means that the
+// files are gone. For a set as large as nixpkgs it takes half a millisecond.
 func (p Pinned) Shape() (string, error) {
 	sum := sha256.New()
 	paths := []string{p.Path}
@@ -42,7 +42,7 @@ func addShape(sum hash.Hash, path string, levels int) {
 	if !info.IsDir() || levels < 0 {
 		return
 	}
-	entries, _ := os.ReadDir(path) // those that it could read
+	entries, _ := os.ReadDir(path) // as far as they can be read
 	for _, entry := range entries {
 		if entry.IsDir() {
 			addShape(sum, filepath.Join(path, entry.Name()), levels-1)

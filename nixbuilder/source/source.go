@@ -9,51 +9,52 @@ import (
 // Latest is the tag of the configured channel, branch or path.
 const Latest = "latest"
 
-// ErrUnknownTag is that a tag stands for nothing that the source has.
+// ErrUnknownTag means that a tag stands for nothing that the source has.
 var ErrUnknownTag = errors.New("no such revision of the package set")
 
 // Pinned is a package set at one revision.
 type Pinned struct {
-	// Name says which package set it is, to people: neither credentials nor paths of the host.
+	// Name tells people which package set it is. It has no credentials and no path of the host.
 	Name string
-	// Revision is immutable and is a valid tag. It tells apart all that results may differ by: the
-	// set and its Variant.
+	// Revision is immutable and a valid tag. Two pinned sets whose results may differ have
+	// different revisions: it covers the set and its Variant.
 	Revision string
-	// Commit is the git commit that the files are of, empty if they are of none.
+	// Commit is the files' git commit; empty if they have none.
 	Commit string
-	// Variant is what the results depend on beside the set.
+	// Variant lists what the results depend on beside the set.
 	Variant Variant
-	// NixPath are the immutable copies of what the set can look up between angle brackets, by name.
+	// NixPath maps each name that the set can look up between angle brackets to an immutable copy.
 	NixPath map[string]string
-	// Origin tells, among the sets of this machine, what the operator has configured that had this
-	// revision; empty if a client chose it. It is not for people.
+	// Origin identifies the operator's setting that had this revision, among all sets of this
+	// machine; empty if a client chose the revision. It is not for people.
 	Origin string
-	// Absent are paths of submodules that the source was not asked to fetch.
+	// Absent lists the paths of submodules that the source was not asked to fetch.
 	Absent []string
-	// Pointers are paths of files whose content is in git LFS, which is not fetched: they hold what
-	// git has, the name of the content.
+	// Pointers lists the paths of files whose content is in git LFS. That content is not fetched:
+	// the files hold what git has, the content's name.
 	Pointers []string
-	// Date is when the revision was made, by its own account; zero where it has none.
+	// Date is the revision's own date; zero if it has none.
 	Date time.Time
-	// Stale is why the source could not be asked, when the revision is the one that it last had;
+	// Stale says why the source could not be asked, if the revision is the one that it last had;
 	// nil otherwise.
 	Stale error
 	// Path is the immutable copy: a directory with a default.nix or flake.nix, or a .nix file. It
-	// is there for sure while somebody holds it (Source.Hold).
+	// is sure to be there only while somebody holds it (Source.Hold).
 	Path string
 }
 
 // A Source is where package sets come from. It is safe for concurrent use.
 type Source interface {
-	// Pin tells what a tag stands for now. The error is ErrUnknownTag if the source has nothing of
-	// that name, an *ArchiveError if what it has is of no use; anything else means that the source
-	// can't be read at the moment.
+	// Pin tells what a tag stands for now. It fails with ErrUnknownTag if the source has nothing of
+	// that name, and with an *ArchiveError if the source has only an archive of no use. Any other
+	// error means that the source can't be read at the moment.
 	Pin(ctx context.Context, tag string) (Pinned, error)
-	// Hold keeps the files at pinned.Path until release is called, whatever else is pinned
-	// meanwhile and by whichever process. It makes them anew if they are gone since Pin. An error
-	// means that they can't be had any more, or not at the moment.
+	// Hold keeps the files at pinned.Path until release is called, whatever this or another process
+	// pins meanwhile. If the files have gone since Pin, it makes them anew. An error means that
+	// they can't be had any more, or not at the moment.
 	Hold(ctx context.Context, pinned Pinned) (release func(), err error)
-	// Current returns the revision of Pin where that can be told at once: without a walk, without
-	// asking a remote, and not behind others who do. The files of the revision need not be there.
+	// Current returns the revision that Pin would, if that can be told at once: without a walk,
+	// without asking a remote, and without waiting for others who do. The files of the revision
+	// need not be there.
 	Current(tag string) (revision string, ok bool)
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Tags are what clients may choose beside Latest, since whoever chooses a package set runs code:
-// the words below, which are about git repositories, and globs (path.Match) of the names of
-// branches, tags and channels. What the operator has configured may be chosen by its name, too, and
-// so may the commits that it was seen at.
+// Tags are what clients may choose beside Latest. They are limited because whoever chooses a
+// package set runs code. Each is one of the words below, which are about git repositories, or a
+// glob (path.Match) of names of branches, tags or channels. Clients may also choose the operator's
+// own branch, tag or channel by its name, and the commits that it was seen at.
 type Tags []string
 
 const (
@@ -28,11 +28,11 @@ const (
 	AnyTag = "*"
 )
 
-// defaultGitTags are those of a git repository that say nothing else: what whoever may write to it
-// has put there.
+// defaultGitTags are the Tags of a git repository whose options list none: everything that those
+// who may write to it have put there.
 var defaultGitTags = Tags{Branches, GitTags, Ancestors}
 
-// Check tells what is impossible about the tags of a git repository, or else of a channel.
+// Check reports tags that are impossible, for a git repository or else for a channel.
 func (t Tags) Check(git bool) error {
 	var faults []error
 	for _, one := range t {
@@ -40,13 +40,9 @@ func (t Tags) Check(git bool) error {
 		case err != nil || one == "":
 			faults = append(faults, fmt.Errorf("%q is not a glob, such as release-*", one))
 		case !git && slices.Contains(defaultGitTags, one):
-			faults = append(
-				faults,
-				fmt.Errorf(
-					"%q is about git repositories, and this is a channel: list globs of the names of channels",
-					one,
-				),
-			)
+			faults = append(faults, fmt.Errorf(
+				"%q is about git repositories, and this is a channel: list globs of the names of channels", one,
+			))
 		}
 	}
 	return errors.Join(faults...)
@@ -62,8 +58,8 @@ func (t Tags) match(name string) bool {
 	})
 }
 
-// A NotAllowedError is that a tag may stand for something, but not for clients to choose. Its text
-// is for them.
+// A NotAllowedError means that a tag may stand for something, but clients may not choose it. Its
+// text is for them.
 type NotAllowedError struct{ reason string }
 
 func (e *NotAllowedError) Error() string { return e.reason }
@@ -72,14 +68,14 @@ func notAllowed(format string, args ...any) error {
 	return &NotAllowedError{fmt.Sprintf(format, args...)}
 }
 
-// A Memory knows the commits that what the operator has configured stood at once, for all replicas.
-// It is safe for concurrent use.
+// A Memory knows, for all replicas, the commits at which the operator's channel, branch or tag once
+// stood. It is safe for concurrent use.
 type Memory interface {
 	Seen(ctx context.Context, commit string) (bool, error)
 	See(ctx context.Context, commit string) error
 }
 
-// seen tells whether a commit is in a memory, of which there may be none.
+// seen tells whether a commit is in a memory. The memory may be nil.
 func seen(ctx context.Context, memory Memory, commit string) (bool, error) {
 	if memory == nil {
 		return false, nil
@@ -87,8 +83,8 @@ func seen(ctx context.Context, memory Memory, commit string) (bool, error) {
 	return memory.Seen(ctx, commit)
 }
 
-// see puts a commit into a memory, unless it is there. It is only missed by those who choose it
-// when it is no longer what is configured.
+// see puts a commit into a memory, unless it is there. A failure is only logged: it matters to
+// clients who choose the commit when it is no longer the latest.
 func see(ctx context.Context, memory Memory, commit string) {
 	known, err := seen(ctx, memory, commit)
 	if err == nil && !known && memory != nil {

@@ -13,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stagingAge is how old an unfinished tree is when whoever made it must have been killed.
+// stagingAge is the age at which an unfinished tree must be a killed process's.
 const stagingAge = time.Hour
 
-// trees keeps the files of revisions on this machine: a directory for each, which appears whole and
-// never changes. Several processes may share them. A tree that somebody holds is neither removed
-// nor changed by any of them.
+// trees store the files of revisions on this machine: a directory for each, which appears whole and
+// never changes. Several processes may share them. None of them removes or changes a tree that
+// somebody holds.
 type trees struct {
 	dir  string
-	keep int // how many stay beside those that are held: the ones that were asked for last
+	keep int // how many stay beside those that are held, the ones that were asked for last
 }
 
 func newTrees(dir string, keep int) (*trees, error) {
@@ -32,14 +32,17 @@ func newTrees(dir string, keep int) (*trees, error) {
 const (
 	treeName = "tree"
 	dateName = "date" // a file with the revision's date, if it has one
-	// files with paths, each with a zero byte behind it: of what is not in the tree though it
-	// belongs there, and of what stands for content that is elsewhere. There are seldom any.
+	// These two files list paths, each with a zero byte behind it: of what belongs into the tree
+	// but is not there, and of files that only point to content elsewhere. Most revisions have
+	// neither.
 	absentName   = "absent"
 	pointersName = "pointers"
-	lockName     = "lock" // an empty file: whoever uses the tree has a shared lock on it (flock), whoever removes it an exclusive one
+	// lockName is an empty file. Whoever uses the tree has a shared lock on it (flock), whoever
+	// removes the tree an exclusive one.
+	lockName = "lock"
 )
 
-// path is where the tree of a revision is, or would be.
+// path is the name of a revision's tree, whether it is there or not.
 func (t *trees) path(revision string) string { return filepath.Join(t.dir, revision, treeName) }
 
 // date is when a revision that is there was made, zero if it does not say.
@@ -54,7 +57,7 @@ func (t *trees) date(revision string) (date time.Time, err error) {
 	return date, err
 }
 
-// paths are those that a file of a revision's directory has.
+// paths reads one of the files that list paths, absentName or pointersName.
 func (t *trees) paths(revision, name string) ([]string, error) {
 	text, err := os.ReadFile(filepath.Join(t.dir, revision, name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +69,7 @@ func (t *trees) paths(revision, name string) ([]string, error) {
 	return strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00"), nil
 }
 
-// writePaths notes paths of the tree in dir, while it is filled. There may be none.
+// writePaths writes a file that paths reads, for the tree in dir, unless there are no paths.
 func writePaths(dir, name string, paths []string) error {
 	if len(paths) == 0 {
 		return nil
@@ -74,8 +77,8 @@ func writePaths(dir, name string, paths []string) error {
 	return os.WriteFile(filepath.Join(filepath.Dir(dir), name), []byte(strings.Join(paths, "\x00")+"\x00"), 0o644)
 }
 
-// have tells whether there is a tree of a revision, and keeps it for a while if so: the time of the
-// lock is when it was asked for last.
+// have tells whether a revision has a tree. If so, it sets the time of the lock, which is when the
+// revision was asked for last.
 func (t *trees) have(revision string) (bool, error) {
 	if _, err := os.Stat(t.path(revision)); err != nil {
 		return false, ignore(err, fs.ErrNotExist)
@@ -85,7 +88,8 @@ func (t *trees) have(revision string) (bool, error) {
 	return true, ignore(err, fs.ErrNotExist) // it may be from before there were locks
 }
 
-// hold keeps the tree of a revision as it is until release is called. There may be none.
+// hold keeps the tree of a revision as it is until release is called. There is false if the
+// revision has none.
 func (t *trees) hold(revision string) (release func(), there bool, err error) {
 	lock, err := lockTree(filepath.Join(t.dir, revision), unix.LOCK_SH)
 	if lock == nil || err != nil {
@@ -99,7 +103,7 @@ func (t *trees) hold(revision string) (release func(), there bool, err error) {
 	return func() { _ = lock.Close() }, true, nil
 }
 
-// makeHeld has a revision's tree filled as make does, and holds it.
+// makeHeld makes a revision's tree as make does, and holds it.
 func (t *trees) makeHeld(revision string, fill func(dir string) (time.Time, error)) (release func(), err error) {
 	for {
 		if err := t.make(revision, fill); err != nil {
@@ -113,9 +117,8 @@ func (t *trees) makeHeld(revision string, fill func(dir string) (time.Time, erro
 	}
 }
 
-// lockTree locks the directory of a revision (flock(2)). It returns nil if the directory is not
-// there, or if others have locked it and how says not to wait for them. A process that ends unlocks
-// what it has locked.
+// lockTree locks a directory with flock(2). It returns nil if the directory is not there, or if
+// others have locked it and how says not to wait. A process that ends unlocks what it has locked.
 func lockTree(dir string, how int) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -128,7 +131,7 @@ func lockTree(dir string, how int) (*os.File, error) {
 		_ = lock.Close()
 		return nil, ignore(&fs.PathError{Op: "lock", Path: lock.Name(), Err: err}, unix.EWOULDBLOCK)
 	}
-	// While the lock was waited for, the directory may have been renamed, to be removed.
+	// While this waited for the lock, the directory may have been renamed, to be removed.
 	locked, err := lock.Stat()
 	if err == nil {
 		var now fs.FileInfo
@@ -139,7 +142,7 @@ func lockTree(dir string, how int) (*os.File, error) {
 	return nil, errors.Join(ignore(err, fs.ErrNotExist), lock.Close())
 }
 
-// remove removes a revision, unless somebody holds its tree or removes it, too.
+// remove removes a revision, unless somebody holds its tree or is removing it.
 func (t *trees) remove(revision string) bool {
 	dir := filepath.Join(t.dir, revision)
 	lock, err := lockTree(dir, unix.LOCK_EX|unix.LOCK_NB)
@@ -151,7 +154,7 @@ func (t *trees) remove(revision string) bool {
 	return true
 }
 
-// discard removes a directory that is locked. Nobody finds it any more once it is renamed.
+// discard removes a directory that is locked. Once it is renamed, nobody finds it any more.
 func (t *trees) discard(dir string) {
 	old, err := os.MkdirTemp(t.dir, ".old-")
 	if err != nil {
@@ -169,8 +172,8 @@ func ignore(err, expected error) error {
 	return err
 }
 
-// make has a revision's tree filled unless it is there. Fill gets an empty directory and returns
-// the revision's date, if it has one.
+// make makes a revision's tree unless it is there. Fill puts the files into an empty directory and
+// returns the revision's date, if it has one.
 func (t *trees) make(revision string, fill func(dir string) (time.Time, error)) error {
 	if there, err := t.have(revision); there || err != nil {
 		return err
@@ -190,7 +193,7 @@ func (t *trees) make(revision string, fill func(dir string) (time.Time, error)) 
 	return t.publish(staging, revision)
 }
 
-// writeDate says when a revision was made, in what becomes its directory.
+// writeDate writes when a revision was made into the directory that becomes the revision's.
 func writeDate(dir string, date time.Time) error {
 	if date.IsZero() {
 		return nil
@@ -202,24 +205,21 @@ func writeDate(dir string, date time.Time) error {
 	return os.WriteFile(filepath.Join(dir, dateName), text, 0o644)
 }
 
-// stage makes a directory with an empty tree. Whoever fills it removes it in the end, published or
-// not.
+// stage makes a directory with an empty tree. The caller removes the directory in the end,
+// published or not.
 func (t *trees) stage() (string, error) {
 	staging, err := os.MkdirTemp(t.dir, ".new-")
 	if err != nil {
 		return "", err
 	}
 	return staging, errors.Join(
-		os.Chmod(
-			staging, 0o755,
-		),
+		os.Chmod(staging, 0o755),
 		os.Mkdir(filepath.Join(staging, treeName), 0o755),
 		os.WriteFile(filepath.Join(staging, lockName), nil, 0o644),
 	)
 }
 
-// publish makes what is staged the tree of a revision, unless there is one, and removes the oldest
-// trees.
+// publish makes a staged tree that of a revision, unless it has one, and removes the oldest trees.
 func (t *trees) publish(staging, revision string) error {
 	dir := filepath.Join(t.dir, revision)
 	err := os.Rename(staging, dir)
@@ -236,10 +236,10 @@ func (t *trees) publish(staging, revision string) error {
 	return t.prune(revision)
 }
 
-// exists tells whether a directory could not be renamed to another because that is there.
+// exists tells whether a directory could not be renamed because the new name is taken.
 func exists(err error) bool { return errors.Is(err, fs.ErrExist) || errors.Is(err, unix.ENOTEMPTY) }
 
-// used are the revisions that are kept, the one that was asked for last first.
+// used lists the revisions that are stored, the one that was asked for last first.
 func (t *trees) used() (revisions []string) {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {
@@ -259,8 +259,7 @@ func (t *trees) used() (revisions []string) {
 	return revisions
 }
 
-// prune removes the oldest revisions whose trees nobody holds, and what killed processes left
-// behind.
+// prune removes the oldest revisions that nobody holds, and what killed processes left.
 func (t *trees) prune(current string) error {
 	entries, err := os.ReadDir(t.dir)
 	if err != nil {

@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// A Variant is what the results of a package set depend on beside the set itself: the operator's
-// settings and the revisions of other sets that it can look up, each as NAME=VALUE, sorted. It is
-// mostly empty.
+// A Variant lists what the results of a package set depend on beside the set itself: the operator's
+// settings, and the revisions of other sets that it can look up. Each is NAME=VALUE; they are
+// sorted. Mostly there are none.
 type Variant []string
 
-// ID stands for a variant in tags: 12 hexadecimal digits. That of none is empty.
+// ID stands for a variant in tags: 12 hexadecimal digits, or none for an empty variant.
 func (v Variant) ID() string {
 	if len(v) == 0 {
 		return ""
@@ -27,10 +27,10 @@ func (v Variant) ID() string {
 	return fmt.Sprintf("%x", set.Sum(nil))[:12]
 }
 
-// nixPathPart begins the parts of a variant that are revisions of other sets.
+// nixPathPart is the prefix of NAME for the revisions of other sets.
 const nixPathPart = "nixpath."
 
-// nixPath is the revision of the other set of a name, empty if there is none.
+// nixPath returns the revision of the other set of that name, empty if the variant has none.
 func (v Variant) nixPath(name string) string {
 	for _, part := range v {
 		if revision, found := strings.CutPrefix(part, nixPathPart+name+"="); found {
@@ -40,21 +40,22 @@ func (v Variant) nixPath(name string) string {
 	return ""
 }
 
-// variantTag is a revision as Variants has it.
+// variantTag matches the revisions of Variants that have an ID.
 var variantTag = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})-([0-9a-f]{12})$`)
 
-// attachedTag is what clients ask for that look for signatures, attestations and other things that
-// were pushed for an image of a digest: cosign's tags, and those that stand in for the API of
-// referrers. No revision has such a name.
+// attachedTag matches tags by which clients look for what was pushed for an image of some digest,
+// such as signatures and attestations: cosign's tags, and those that replace the API of referrers.
+// No revision has such a name.
 var attachedTag = regexp.MustCompile(`^sha(256|384|512)-[0-9a-f]{64,128}(\.[A-Za-z0-9._-]*)?$`)
 
-// Recall returns the variant that was once made into an ID, false if that is not known.
+// Recall returns the variant that once had an ID, false if that is not known.
 type Recall func(ctx context.Context, id string) (Variant, bool, error)
 
-// Variants is a package set with all that its results depend on. A revision is that of the set,
-// with a dash and the ID of the variant behind it unless that is empty. A tag may also be a
-// revision of the set: it is then with the variant of now. With the ID, it is with the variant that
-// had it.
+// Variants is a package set with all that its results depend on. Its revision is the set's,
+// followed by a dash and the ID of the variant if that is not empty.
+//
+// A tag with an ID stands for the set at that revision with the variant of that ID. A tag without
+// one may also be a revision of the set; the variant is then today's.
 type Variants struct {
 	set      Source
 	settings Variant
@@ -63,8 +64,8 @@ type Variants struct {
 	recall   Recall
 }
 
-// NewVariants has set depend on settings, and on what it can look up by the names of nixPath, as
-// <nixpkgs>, at their Latest.
+// NewVariants makes a set's results depend on settings, and on the Latest of each set in nixPath,
+// which the set can look up as <NAME>.
 func NewVariants(set Source, settings Variant, nixPath map[string]Source, recall Recall) *Variants {
 	v := &Variants{set: set, settings: settings, nixPath: nixPath, recall: recall}
 	for name := range nixPath {
@@ -74,7 +75,7 @@ func NewVariants(set Source, settings Variant, nixPath map[string]Source, recall
 	return v
 }
 
-// qualified is the revision of the set with a variant.
+// qualified returns the set's revision with the ID of the variant, and that variant.
 func (v *Variants) qualified(revision string, revisions []string) (string, Variant) {
 	variant := slices.Clone(v.settings)
 	for i, name := range v.names {
@@ -86,7 +87,7 @@ func (v *Variants) qualified(revision string, revisions []string) (string, Varia
 	return revision, variant
 }
 
-// Current knows the tag of a revision, and else what all sources know.
+// Current knows tags with an ID. For others, it knows what all sources know.
 func (v *Variants) Current(tag string) (revision string, ok bool) {
 	if variantTag.MatchString(tag) {
 		return tag, true
@@ -153,8 +154,8 @@ func (v *Variants) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, nil
 }
 
-// recalled are the revisions that a variant had, by the order of names. The error is ErrUnknownTag
-// if there is no such variant.
+// recalled returns the revisions that a variant had, in the order of names. It fails with
+// ErrUnknownTag if there is no such variant.
 func (v *Variants) recalled(ctx context.Context, id string) ([]string, error) {
 	variant, ok, err := v.recall(ctx, id)
 	if err != nil {

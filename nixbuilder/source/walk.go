@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A file is what a walk found, and the hash of its content by then. Fields are exported for gob.
+// A file is an entry that a walk found, later with the hash of its content. Fields are exported for
+// gob.
 type file struct {
 	Rel    string // path below the top of the walk
 	Status status
@@ -26,13 +27,13 @@ type file struct {
 func (f file) isDir() bool      { return f.Status.Mode.IsDir() }
 func (f file) executable() bool { return f.Status.Mode.IsRegular() && f.Status.Mode&0o111 != 0 }
 
-// sameContent tells whether two files are the same but for their names.
+// sameContent tells whether two files are equal but for their names.
 func sameContent(a, b file) bool {
 	return a.Status.Mode.Type() == b.Status.Mode.Type() && a.executable() == b.executable() && a.hash == b.hash
 }
 
-// A status is all that changes when a file does. Of a directory it is the mode alone: what it holds
-// is walked itself.
+// A status is all that changes when a file does. Of a directory it is the mode alone, since what it
+// holds is walked itself.
 type status struct {
 	Mode         fs.FileMode // type and permissions
 	Size         int64
@@ -40,8 +41,7 @@ type status struct {
 	Mtime, Ctime syscall.Timespec
 }
 
-// statusAt asks for the status of a name in an open directory, or of a path if dir is
-// unix.AT_FDCWD.
+// statusAt returns the status of a name in an open directory, or of a path if dir is unix.AT_FDCWD.
 func statusAt(dir int, name string) (status, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstatat(dir, name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -63,9 +63,9 @@ func statusAt(dir int, name string) (status, error) {
 	return s, nil
 }
 
-// walk lists what is below the directory top, sorted by path, without a .git at the top, and has w
-// watch it, if not nil. A set like nixpkgs has 100,000 files and more, each a system call, so
-// several threads do it.
+// walk lists everything below the directory top but a .git at the top, sorted by path. If w is not
+// nil, it watches all directories. Several threads do it: a set like nixpkgs has 100,000 files and
+// more, each of which takes a system call.
 func walk(ctx context.Context, top string, w *watch) (files []file, err error) {
 	var mu sync.Mutex // guards files
 	threads, ctx := errgroup.WithContext(ctx)

@@ -11,20 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watched is what can happen in a directory that a walk would find.
-const watched = unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_DELETE_SELF | unix.IN_MODIFY | unix.IN_CLOSE_WRITE |
-	unix.IN_MOVE_SELF | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
+// watched are the events by which a directory's content or a file's status changes.
+const watched = unix.IN_ATTRIB | unix.IN_CREATE | unix.IN_DELETE | unix.IN_DELETE_SELF | unix.IN_MODIFY |
+	unix.IN_CLOSE_WRITE | unix.IN_MOVE_SELF | unix.IN_MOVED_FROM | unix.IN_MOVED_TO |
+	unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW
 
-// zfsMagic is what statfs(2) tells of ZFS, which is not part of Linux.
+// zfsMagic is the type that statfs(2) gives for ZFS, which is not part of Linux.
 const zfsMagic = 0x2fc12fc1
 
-// Watches are told by the kernel what happens in directories (inotify(7)), before whoever does it
-// goes on: an edit is not followed by a moment in which it is not known. Libraries for inotify read
-// it in a goroutine, later. All package sets of a process share one instance, of which a user may
-// have few (fs.inotify.max_user_instances, mostly 128). It is safe for concurrent use.
+// Watches know what has happened in directories. The kernel (inotify(7)) notes an event before the
+// process that caused it goes on, and Watches read events when they are asked: no edit is ever
+// overlooked. Libraries for inotify read events later, in a goroutine. All package sets of a
+// process share one instance, since a user may have few (fs.inotify.max_user_instances, mostly
+// 128). Watches are safe for concurrent use.
 //
-// The kernel does not tell what is written through a mapping of a file that is no longer open for
-// writing, or through another hard link, nor that something is mounted over what is in a directory.
+// The kernel tells nothing of three changes: a write through the mapping of a file that is no
+// longer open for writing, a write through another hard link, and a mount over something in a
+// directory.
 type Watches struct {
 	open func() (fd int, err error)
 
@@ -34,13 +37,13 @@ type Watches struct {
 	events [16 << 10]byte
 }
 
-// A watchedPlace is a directory, where one of the sets has it.
+// A watchedPlace is a directory with its path in one of the sets.
 type watchedPlace struct {
 	of  *watch
 	rel string
 }
 
-// NewWatches makes one that watches nothing yet.
+// NewWatches makes Watches of nothing.
 func NewWatches() *Watches {
 	return &Watches{
 		open:   func() (int, error) { return unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC) },
@@ -49,7 +52,7 @@ func NewWatches() *Watches {
 	}
 }
 
-// A watch is of the directories of one set. Its fields are guarded by the Watches' mutex.
+// A watch is of the directories of one set. The Watches' mutex guards its fields.
 type watch struct {
 	all *Watches
 
@@ -60,7 +63,7 @@ type watch struct {
 	edited map[string]bool  // directories in which something has happened to files alone
 }
 
-// newWatch fails where the user has as many instances as the host permits.
+// newWatch fails if the user has as many instances as the host permits.
 func (all *Watches) newWatch() (*watch, error) {
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -74,7 +77,7 @@ func (all *Watches) newWatch() (*watch, error) {
 	return &watch{all: all, places: make(map[int32]uint64), moved: true}, nil
 }
 
-// begin is called before a walk, which then adds all that it finds.
+// begin is called before a walk, which then adds each directory.
 func (w *watch) begin() {
 	w.all.mu.Lock()
 	defer w.all.mu.Unlock()
@@ -84,7 +87,8 @@ func (w *watch) begin() {
 	w.edited = nil
 }
 
-// end is called after a walk that failed nowhere. What it did not find is not watched any more.
+// end is called after a walk without failures. It ends the watch of directories that the walk did
+// not find.
 func (w *watch) end() error {
 	w.all.mu.Lock()
 	defer w.all.mu.Unlock()
@@ -99,8 +103,9 @@ func (w *watch) close() {
 	w.forget(func(uint64) bool { return true })
 }
 
-// add watches a directory from now on. Its name leads over no symbolic link. If it can't be
-// watched, or the host permits no more, nothing is quiet any more. It is safe for concurrent use.
+// add watches a directory from now on. Its name must lead over no symbolic link. If it can't be
+// watched, or the host permits no more, the watch is never quiet again. It is safe for concurrent
+// use.
 func (w *watch) add(dir, rel string) {
 	w.all.mu.Lock()
 	defer w.all.mu.Unlock()
@@ -130,7 +135,7 @@ func (w *watch) add(dir, rel string) {
 	w.places[place] = w.walk
 }
 
-// errNotLocal is that a directory is where others may write to unseen.
+// errNotLocal: others may write to the directory without this kernel's knowledge.
 var errNotLocal = errors.New("it is on a file system that not only this kernel writes to")
 
 // isLocal tells whether a directory is on a file system that only this kernel writes to.
@@ -140,20 +145,14 @@ func isLocal(dir string) bool {
 		return false
 	}
 	switch uint32(stat.Type) {
-	case unix.EXT4_SUPER_MAGIC,
-		unix.XFS_SUPER_MAGIC,
-		unix.BTRFS_SUPER_MAGIC,
-		unix.F2FS_SUPER_MAGIC,
-		unix.TMPFS_MAGIC,
-		unix.OVERLAYFS_SUPER_MAGIC,
-		zfsMagic:
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC,
+		unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC, zfsMagic:
 		return true
 	}
 	return false
 }
 
-// forget ends the watch of some places. Those that are watched for other sets, too, go on for
-// these.
+// forget ends the watch of some places. Places of other sets, too, stay watched for these.
 func (w *watch) forget(old func(walk uint64) bool) {
 	removed := 0
 	for place, walk := range w.places {
@@ -168,7 +167,7 @@ func (w *watch) forget(old func(walk uint64) bool) {
 		}
 		delete(w.all.places, place)
 		_, _ = unix.InotifyRmWatch(w.all.fd, uint32(place)) // it fails if the directory is gone
-		// The kernel tells of each that it is no longer watched, and keeps 16,384 events at most.
+		// The kernel sends an event for each end of a watch, and keeps 16,384 events at most.
 		if removed++; removed%1000 == 0 {
 			w.all.poll()
 		}
@@ -183,8 +182,8 @@ func (w *watch) quiet() bool {
 	return w.failed == nil && !w.moved && len(w.edited) == 0
 }
 
-// takeEdited returns the directories in which something has happened, if it has happened to files
-// alone. They count as quiet from now on.
+// takeEdited returns the directories in which files alone have changed, and counts them as quiet
+// from now on. It is false if anything else has happened.
 func (w *watch) takeEdited() (dirs []string, ok bool) {
 	w.all.mu.Lock()
 	defer w.all.mu.Unlock()
@@ -197,7 +196,7 @@ func (w *watch) takeEdited() (dirs []string, ok bool) {
 	return dirs, true
 }
 
-// poll takes note of what has happened.
+// poll reads the events since the last call.
 func (all *Watches) poll() {
 	for {
 		n, err := unix.Read(all.fd, all.events[:])
@@ -220,8 +219,7 @@ func (all *Watches) poll() {
 	}
 }
 
-// note takes note of an event, of something that has a name in a directory or of the directory
-// itself.
+// note takes in an event. Named: it is about an entry of the directory, not the directory itself.
 func (all *Watches) note(place int32, mask uint32, named bool) {
 	if mask&unix.IN_Q_OVERFLOW != 0 {
 		all.lose()
@@ -245,7 +243,7 @@ func (all *Watches) note(place int32, mask uint32, named bool) {
 	}
 }
 
-// lose has all sets walked again.
+// lose makes all sets be walked again.
 func (all *Watches) lose() {
 	for _, places := range all.places {
 		for _, at := range places {
@@ -254,7 +252,7 @@ func (all *Watches) lose() {
 	}
 }
 
-// advice is what the operator can do about a set that can't be watched.
+// advice says what the operator can do about a set that can't be watched.
 func advice(err error) string {
 	switch {
 	case errors.Is(err, errNotLocal):
@@ -262,7 +260,8 @@ func advice(err error) string {
 	case errors.Is(err, unix.ENOSPC):
 		return "raise fs.inotify.max_user_watches with sysctl, to more than the set has directories"
 	case errors.Is(err, unix.EMFILE):
-		return "raise fs.inotify.max_user_instances with sysctl, or end what else watches files as the user of the registry"
+		return "raise fs.inotify.max_user_instances with sysctl, " +
+			"or end what else watches files as the user of the registry"
 	}
 	return "it is tried again later"
 }

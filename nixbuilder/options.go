@@ -154,7 +154,7 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 		p.Git.Dir = filepath.Join(dir, "git-"+records.Key(p.Git.URL)[:16])
 		return source.NewGit(runner, p.Git)
 	default:
-		return source.NewPath(watches, p.Path, filepath.Join(dir, "paths"))
+		return source.NewPath(watches, p.Path, filepath.Join(dir, "paths"), 0)
 	}
 }
 

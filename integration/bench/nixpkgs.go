@@ -184,7 +184,7 @@ func (b *bench) evaluations(ctx context.Context, evaluator *eval.Evaluator, set 
 
 // pathRevisions edits a set in a path.
 func (b *bench) pathRevisions(ctx context.Context, set, copies string) error {
-	path, err := source.NewPath(source.NewWatches(), set, copies)
+	path, err := source.NewPath(source.NewWatches(), set, copies, 0)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func TestGitObjects(t *testing.T) {
 		}
 	}
 	// The trees that are kept have a file each and one in common.
-	if usage := cachedir.Usage(g.objects()); usage > 2*(keptRevisions+2)*size+tidyBytes {
+	if usage := cachedir.Usage(g.objects()); usage > 2*(defaultKeep+2)*size+tidyBytes {
 		t.Errorf("objects take %d bytes", usage)
 	}
 	if got, err := g.Pin(t.Context(), r.git("rev-parse", "main~9")); err != nil ||
@@ -92,7 +92,7 @@ func TestParts(t *testing.T) {
 	c := channel(t, options)
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", noise(t, size))
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,7 +107,7 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 	}
 	options.Channels = strings.TrimRight(cmp.Or(options.Channels, DefaultChannels), "/")
 	options.Archives = strings.TrimRight(cmp.Or(options.Archives, DefaultArchives), "/")
-	options.Keep = cmp.Or(options.Keep, keptRevisions)
+	options.Keep = cmp.Or(options.Keep, defaultKeep)
 	kept, err := newRevisions(options.Dir, options.Keep)
 	if err != nil {
 		return nil, err

@@ -96,7 +96,7 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err := options.Tags.Check(true); err != nil {
 		return nil, err
 	}
-	options.Keep = cmp.Or(options.Keep, keptRevisions)
+	options.Keep = cmp.Or(options.Keep, defaultKeep)
 	trees := "trees"
 	if options.Submodules {
 		trees = "trees-" + withSubmodules

@@ -31,7 +31,7 @@ func movings(t *testing.T) map[string]moving {
 	paths := make([]*Path, 2)
 	for i := range paths {
 		var err error
-		if paths[i], err = NewPath(NewWatches(), origin, copies); err != nil {
+		if paths[i], err = NewPath(NewWatches(), origin, copies, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -113,12 +113,12 @@ func TestHold(t *testing.T) {
 					}
 				}
 			}
-			move(keptRevisions + 3)
+			move(defaultKeep + 3)
 			if after := contentOf(t, pinned.Path); !maps.Equal(before, after) || inode(t, pinned.Path) != top {
 				t.Errorf("what is held became %q, was %q", after, before)
 			}
 			release()
-			move(keptRevisions + 3)
+			move(defaultKeep + 3)
 			if _, err := os.Stat(pinned.Path); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("what nobody holds any more is still there: %v", err)
 			}
@@ -187,7 +187,7 @@ func TestKeepsWhatIsAskedFor(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {
 			var all []Pinned
-			for i := range keptRevisions + 2 {
+			for i := range defaultKeep + 2 {
 				m.move(i)
 				pinned, err := m.holder.Pin(t.Context(), Latest)
 				if err != nil {

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,8 +20,6 @@ import (
 )
 
 const (
-	// keptRevisions is how many revisions stay, the ones that were asked for last.
-	keptRevisions = 4
 	// raceWindow is how old a file's change must be before its times tell it from the next change:
 	// kernels stamp files with a clock that ticks every few milliseconds.
 	raceWindow = time.Second
@@ -67,9 +66,9 @@ func placeOf(name string) (place, error) {
 	return place{stat.Dev, stat.Ino}, nil
 }
 
-// NewPath watches a directory or .nix file. Its copies are below the directory copies, which it makes
-// if need be.
-func NewPath(watches *Watches, origin, copies string) (*Path, error) {
+// NewPath watches a directory or .nix file. Its copies are below the directory copies, which it
+// makes if need be; keep is how many stay, zero: 4.
+func NewPath(watches *Watches, origin, copies string, keep int) (*Path, error) {
 	origin, err := filepath.Abs(origin)
 	if err != nil {
 		return nil, err
@@ -87,7 +86,7 @@ func NewPath(watches *Watches, origin, copies string) (*Path, error) {
 		return nil, fmt.Errorf("%s is neither a directory with a default.nix or flake.nix nor a .nix file", origin)
 	}
 	id := sha256.Sum256([]byte(origin))
-	kept, err := newRevisions(filepath.Join(copies, hex.EncodeToString(id[:8])), keptRevisions)
+	kept, err := newRevisions(filepath.Join(copies, hex.EncodeToString(id[:8])), cmp.Or(keep, defaultKeep))
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func TestPathRevisions(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "{ a=1; }")
 	write(t, origin+"/sub/x.nix", "1")
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestPathRevisions(t *testing.T) {
 		if (now.Revision != last.Revision) != step.moves {
 			t.Errorf("%s: revision changed: %t, want %t", step.name, !step.moves, step.moves)
 		}
-		fresh, err := NewPath(NewWatches(), origin, t.TempDir())
+		fresh, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestPathCopyIsImmutable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestPathSharesUnchangedFiles(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "old")
 	write(t, origin+"/same.nix", "same")
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestPathRestarts(t *testing.T) {
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/sub/x.nix", "1")
 	time.Sleep(raceWindow + 100*time.Millisecond)
-	p, err := NewPath(NewWatches(), origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestPathRestarts(t *testing.T) {
 		if err := test.prepare(); err != nil {
 			t.Fatal(err)
 		}
-		restarted, err := NewPath(NewWatches(), origin, copies)
+		restarted, err := NewPath(NewWatches(), origin, copies, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +215,7 @@ func TestPathRestarts(t *testing.T) {
 		}
 	}
 	write(t, origin+"/sub/x.nix", "2")
-	restarted, err := NewPath(NewWatches(), origin, copies)
+	restarted, err := NewPath(NewWatches(), origin, copies, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestPathIsSymlink(t *testing.T) {
 				if err := errors.Join(os.RemoveAll(link), os.Symlink(release, link)); err != nil {
 					t.Fatal(err)
 				}
-				p, err := NewPath(NewWatches(), link, t.TempDir())
+				p, err := NewPath(NewWatches(), link, t.TempDir(), 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -258,7 +258,7 @@ func TestPathSingleFile(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir+"/set.nix", "{ }")
 	write(t, dir+"/unrelated", "x")
-	p, err := NewPath(NewWatches(), dir+"/set.nix", t.TempDir())
+	p, err := NewPath(NewWatches(), dir+"/set.nix", t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,18 +275,18 @@ func TestPathSingleFile(t *testing.T) {
 func TestPathKeepsFewCopies(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "")
-	p, err := NewPath(NewWatches(), origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var pinned Pinned
-	for i := range keptRevisions + 3 {
+	for i := range defaultKeep + 3 {
 		write(t, origin+"/default.nix", strings.Repeat("#", i))
 		pinned = pin(t, p)
 	}
 	found, err := filepath.Glob(copies + "/*/trees/*")
-	if err != nil || len(found) != keptRevisions {
-		t.Errorf("%d revisions (%v), want %d", len(found), err, keptRevisions)
+	if err != nil || len(found) != defaultKeep {
+		t.Errorf("%d revisions (%v), want %d", len(found), err, defaultKeep)
 	}
 	if _, err := os.Stat(pinned.Path); err != nil {
 		t.Errorf("the current copy: %v", err)
@@ -296,7 +296,7 @@ func TestPathKeepsFewCopies(t *testing.T) {
 func TestPathVanishes(t *testing.T) {
 	origin := filepath.Join(t.TempDir(), "set")
 	write(t, origin+"/default.nix", "{ }")
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestPathConcurrentPins(t *testing.T) {
 	copies := t.TempDir()
 	var wg sync.WaitGroup
 	for range 4 { // processes that share a directory of copies
-		p, err := NewPath(NewWatches(), origin, copies)
+		p, err := NewPath(NewWatches(), origin, copies, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -339,7 +339,7 @@ func TestPathConcurrentPins(t *testing.T) {
 func TestPathOfAFlake(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/flake.nix", "{ }")
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,7 @@ func TestNewPathRefuses(t *testing.T) {
 	empty := t.TempDir()
 	write(t, empty+"/set.txt", "")
 	for _, origin := range []string{empty, empty + "/set.txt", empty + "/missing"} {
-		if _, err := NewPath(NewWatches(), origin, t.TempDir()); err == nil || !strings.Contains(err.Error(), origin) {
+		if _, err := NewPath(NewWatches(), origin, t.TempDir(), 0); err == nil || !strings.Contains(err.Error(), origin) {
 			t.Errorf("NewPath(%q) = %v, want an error that names it", origin, err)
 		}
 	}
@@ -379,7 +379,7 @@ func inode(t *testing.T, path string) uint64 {
 // settled is a Path whose set has not changed for long enough to be believed, and which is pinned.
 func settled(t *testing.T, origin string) *Path {
 	t.Helper()
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -566,7 +566,7 @@ func TestWatchesAreOneInstance(t *testing.T) {
 	write(t, top+"/inner/sub/x.nix", "x")
 	var sets []*Path // of which one is in the other
 	for _, origin := range []string{top, top + "/inner"} {
-		p, err := NewPath(watches, origin, t.TempDir())
+		p, err := NewPath(watches, origin, t.TempDir(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -616,7 +616,7 @@ func TestPathWithoutWatch(t *testing.T) {
 			watches := NewWatches()
 			tried, open := 0, watches.open
 			watches.open = func() (int, error) { tried++; return test.open() }
-			p, err := NewPath(watches, origin, t.TempDir())
+			p, err := NewPath(watches, origin, t.TempDir(), 0)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -21,7 +21,7 @@ func TestPathEditCostsWhatChanged(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "old")
 	write(t, origin+"/a/b/same.nix", "same")
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +78,10 @@ func TestPathOldRevisions(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/same/x.nix", "same")
-	p, err := NewPath(NewWatches(), origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies, len(sets)+1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.kept.keep = len(sets) + 1
 	known := make(map[string]map[string]string)
 	first := pin(t, p)
 	known[first.Revision] = contentOf(t, first.Path)
@@ -96,11 +95,10 @@ func TestPathOldRevisions(t *testing.T) {
 			t.Errorf("after edit %d, the copy has %q, want %q", i, known[now.Revision], want)
 		}
 	}
-	restarted, err := NewPath(NewWatches(), origin, copies)
+	restarted, err := NewPath(NewWatches(), origin, copies, len(sets)+1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	restarted.kept.keep = p.kept.keep
 	for name, p := range map[string]*Path{"the same process": p, "another process": restarted} {
 		for revision, want := range known {
 			old, err := p.Pin(t.Context(), revision)
@@ -124,7 +122,7 @@ func TestPathOldRevisionBesideTheNewest(t *testing.T) {
 	origin := t.TempDir()
 	var revisions []Pinned
 	write(t, origin+"/default.nix", "")
-	p, err := NewPath(NewWatches(), origin, t.TempDir())
+	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +151,7 @@ func TestPathForgets(t *testing.T) {
 		write(t, fmt.Sprintf("%s/same/%d", origin, i), fmt.Sprint(i))
 	}
 	write(t, origin+"/default.nix", "")
-	p, err := NewPath(NewWatches(), origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,13 +169,13 @@ func TestPathForgets(t *testing.T) {
 	}
 	// One content in each of the revisions, and as many as may be added before the contents are
 	// searched.
-	if most := 200 + keptRevisions + 200/sweepShare + 1; kept() > most {
+	if most := 200 + defaultKeep + 200/sweepShare + 1; kept() > most {
 		t.Errorf("after %d edits, %d contents are kept, want %d at most", edits, kept(), most)
 	}
 	// One that is large is not kept until there are many.
 	write(t, origin+"/large", strings.Repeat("x", sweepBytes))
 	pin(t, p)
-	for i := range keptRevisions + 1 {
+	for i := range defaultKeep + 1 {
 		write(t, origin+"/large", strings.Repeat("x", sweepBytes)+fmt.Sprint(i))
 		pin(t, p)
 	}
@@ -214,7 +212,7 @@ func TestPathIsTidiedUp(t *testing.T) {
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/sub/x.nix", "x")
 	for _, gone := range []string{"contents/*/*", "trees/*", "trees/*/tree", "trees/*/files", "trees/*/lock", "*/*", "contents", ""} {
-		p, err := NewPath(NewWatches(), origin, copies)
+		p, err := NewPath(NewWatches(), origin, copies, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,7 +247,7 @@ func TestPathIsTidiedUp(t *testing.T) {
 func TestPathOfManyEqualFiles(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "equal")
-	p, err := NewPath(NewWatches(), origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +290,7 @@ func TestPathKilled(t *testing.T) {
 		_ = command.Process.Kill()
 		_ = command.Wait()
 
-		p, err := NewPath(NewWatches(), origin, copies)
+		p, err := NewPath(NewWatches(), origin, copies, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -334,7 +332,7 @@ func revisionOf(t *testing.T, tree string) string {
 // edit edits a set and pins it until it is killed.
 func edit(t *testing.T, dirs []string) {
 	origin, copies := dirs[0], dirs[1]
-	p, err := NewPath(NewWatches(), origin, copies)
+	p, err := NewPath(NewWatches(), origin, copies, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

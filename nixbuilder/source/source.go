@@ -9,6 +9,10 @@ import (
 // Latest is the tag of the configured channel, branch or path.
 const Latest = "latest"
 
+// defaultKeep is how many revisions a source stores, the ones that were asked for last, unless its
+// options say otherwise.
+const defaultKeep = 4
+
 // ErrUnknownTag means that a tag stands for nothing that the source has.
 var ErrUnknownTag = errors.New("no such revision of the package set")
 

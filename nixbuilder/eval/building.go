@@ -18,16 +18,16 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// stopsAt is how Nix says, in one version or another, that a set has to read what a derivation
-// would make: the derivation is not in the store, as nothing is written, or may not be built.
+// stopsAt matches what versions of Nix say when a set has to read the outputs of a derivation that
+// is not in the store, as nothing is written, or may not be built.
 var stopsAt = regexp.MustCompile(`^(?:path '(?:/nix/store/)?([^/' ]+\.drv)' is not valid|` +
 	`cannot build '/nix/store/([^/'^]+\.drv)(?:\^[^']*)?' during evaluation|` +
 	`unknown pre-build hook command '/nix/store/([^/' ]+\.drv)[ ']|` +
 	`a '[^']*' with features \{[^}]*\} is required to build '/nix/store/([^/']+\.drv)'|` +
 	`Cannot build '/nix/store/([^/']+\.drv)')`)
 
-// neededDerivation is the derivation that an evaluation stopped at, empty if that is not what an
-// error is about.
+// neededDerivation is the derivation that an evaluation stopped at; empty if the message is about
+// something else.
 func neededDerivation(message string) store.Path {
 	found := stopsAt.FindStringSubmatch(message)
 	if found == nil {
@@ -40,11 +40,12 @@ func neededDerivation(message string) store.Path {
 	return path
 }
 
-// explainNeeds says in plain words what who, a package or "it" for the set, needs that is not to be
-// had here. Other messages stay as they are.
+// explainNeeds says in plain words what a package needs that this registry does not have. Who is
+// the package, or "it" for the set. Other messages stay as they are.
 func explainNeeds(who, message string) string {
 	if neededDerivation(message) != "" {
-		return who + " needs import from derivation, which is off: nix.importfromderivation of this registry can switch it on"
+		return who + " needs import from derivation, which is off: " +
+			"nix.importfromderivation of this registry can switch it on"
 	}
 	switch found := experimental.FindStringSubmatch(message); {
 	case found == nil:
@@ -58,34 +59,34 @@ func explainNeeds(who, message string) string {
 	}
 }
 
-// experimental is how Nix says that it has something, but not switched on.
+// experimental matches what Nix says of a feature that is not switched on.
 var experimental = regexp.MustCompile(`experimental Nix feature '([a-z0-9-]+)' is disabled`)
 
-// maxRounds is how often an evaluation goes on after it was given what it stopped at.
+// maxRounds is how often an evaluation goes on after what it stopped at was built.
 const maxRounds = 20
 
-// A Realise builds what an evaluation has to read. It returns the outputs of a derivation that is
-// in Options.Store, and keeps them there until release is called; or else, in refused, why a client
-// can't have them. An error is nobody's fault but Nix's or the host's.
+// A Realise builds a derivation in Options.Store for an evaluation that has to read its outputs. It
+// keeps the outputs there until release is called. If a client can't have them, refused says why.
+// An error is the fault of Nix or of the host.
 type Realise func(ctx context.Context, derivation store.Path) (
 	outputs []store.Path, refused string, release func(), err error,
 )
 
-// stores are what is known of persistent stores whose sets read what is built: which derivations
-// evaluations may read the outputs of. One evaluation uses each at a time, as the derivations that
-// it writes are removed again: what is valid there would be built by Nix itself.
+// stores remember which derivations' outputs evaluations may read, for each persistent store. Only
+// one evaluation uses such a store at a time. The derivations that it writes are removed again,
+// since Nix itself would build what is valid there.
 type stores struct {
 	mu    sync.Mutex
 	known map[string]*readStore
 }
 
 type readStore struct {
-	slot  limit.Slots // one: for who uses it, and what follows
+	slot  limit.Slots // one: for using the store, and what follows
 	read  map[store.Path]bool
 	clean bool // no other derivations are there
 }
 
-// acquire returns when nobody else uses a store.
+// acquire waits until nobody else uses a store.
 func (s *stores) acquire(ctx context.Context, dir string) (_ *readStore, release func(), err error) {
 	s.mu.Lock()
 	this, ok := s.known[dir]
@@ -100,7 +101,7 @@ func (s *stores) acquire(ctx context.Context, dir string) (_ *readStore, release
 	return this, release, nil
 }
 
-// needed are the derivations that an evaluation stopped at, sorted.
+// needed lists the derivations that an evaluation stopped at, sorted.
 func needed(results map[string]Result, err error) []store.Path {
 	var all []store.Path
 	if fault := (*SourceError)(nil); errors.As(err, &fault) && fault.needs != "" {
@@ -115,7 +116,7 @@ func needed(results map[string]Result, err error) []store.Path {
 	return slices.Compact(all)
 }
 
-// A reading is a set's evaluation that may read what is built, in a persistent store.
+// A reading is an evaluation of a set that may read what is built, in a persistent store.
 type reading struct {
 	*Evaluator
 	source Source
@@ -126,8 +127,8 @@ type reading struct {
 	known  *readStore
 }
 
-// run evaluates, has what the evaluation stops at built, and evaluates again. Nothing is written to
-// the store in the end but what may be read.
+// run evaluates, has the derivations built at which the evaluation stopped, and evaluates again. In
+// the end, the store has nothing new but what may be read.
 func (r *reading) run(ctx context.Context) (map[string]Result, error) {
 	for round := 0; ; round++ {
 		results, err := r.evaluate(ctx, r.source, r.system, r.names, r.store, r.walk)
@@ -152,7 +153,7 @@ func (r *reading) run(ctx context.Context) (map[string]Result, error) {
 	}
 }
 
-// refuse says why what stopped at derivations goes no further.
+// refuse puts why derivations can't be built into the results that stopped at them.
 func refuse(results map[string]Result, err error, derivations []store.Path, why string) {
 	text := func(who string) string { return who + " needs import from derivation: " + why }
 	if fault := (*SourceError)(nil); errors.As(err, &fault) && slices.Contains(derivations, fault.needs) {
@@ -165,7 +166,8 @@ func refuse(results map[string]Result, err error, derivations []store.Path, why 
 	}
 }
 
-// provide has derivations built in Options.Store and puts what they make into the persistent store.
+// provide has derivations built in Options.Store and copies their outputs into the persistent
+// store.
 func (r *reading) provide(ctx context.Context, derivations []store.Path) (refused map[store.Path]string, err error) {
 	dir, err := r.scratch(r.store.apart)
 	if err != nil {
@@ -182,7 +184,7 @@ func (r *reading) provide(ctx context.Context, derivations []store.Path) (refuse
 	var written []store.Path
 	for _, derivation := range derivations {
 		if _, err := os.Lstat(filepath.Join(r.store.cache, "root", string(derivation))); err != nil {
-			refused[derivation] = "it has no derivation " + derivation.Name() // a set can say anything in Nix's words
+			refused[derivation] = "it has no derivation " + derivation.Name() // a set can claim anything in Nix's words
 			continue
 		}
 		written = append(written, derivation)
@@ -205,8 +207,8 @@ func (r *reading) provide(ctx context.Context, derivations []store.Path) (refuse
 	return refused, r.forget(ctx)
 }
 
-// build has one derivation built, and puts its outputs into the persistent store, through a binary
-// cache that the set has no hold on.
+// build has one derivation built, and copies its outputs into the persistent store, through a
+// binary cache that the set can't influence.
 func (r *reading) build(ctx context.Context, derivation store.Path) (refused string, err error) {
 	outputs, refused, release, err := r.options.Realise(ctx, derivation)
 	if err != nil || refused != "" {
@@ -225,14 +227,13 @@ func (r *reading) build(ctx context.Context, derivation store.Path) (refused str
 	if err := r.copy(ctx, copying{from: r.options.Store, to: cache, paths: outputs}); err != nil {
 		return "", err
 	}
-	return "", r.copy(
-		ctx,
-		copying{from: cache, to: r.store.uri, paths: outputs, believe: true, confine: r.confinement(r.store)},
-	)
+	return "", r.copy(ctx, copying{
+		from: cache, to: r.store.uri, paths: outputs, believe: true, confine: r.confinement(r.store),
+	})
 }
 
-// forget removes the derivations that were written to the store, but for those whose outputs may be
-// read, and what these need.
+// forget removes derivations from the store, except those whose outputs may be read, and what these
+// need.
 func (r *reading) forget(ctx context.Context) error {
 	entries, err := os.ReadDir(filepath.Join(r.store.cache, "root", store.Dir))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -243,12 +244,13 @@ func (r *reading) forget(ctx context.Context) error {
 	}
 	var written, kept []string
 	for _, entry := range entries {
-		if p, err := store.ParsePath(store.Dir + "/" + entry.Name()); err == nil &&
-			strings.HasSuffix(entry.Name(), ".drv") {
-			written = append(written, string(p))
-			if r.known.read[p] {
-				kept = append(kept, string(p))
-			}
+		p, err := store.ParsePath(store.Dir + "/" + entry.Name())
+		if err != nil || !strings.HasSuffix(entry.Name(), ".drv") {
+			continue
+		}
+		written = append(written, string(p))
+		if r.known.read[p] {
+			kept = append(kept, string(p))
 		}
 	}
 	if len(kept) > 0 {
@@ -259,22 +261,22 @@ func (r *reading) forget(ctx context.Context) error {
 		kept = strings.Fields(string(closure))
 	}
 	slices.Sort(kept)
-	written = slices.DeleteFunc(written, func(p string) bool { _, ok := slices.BinarySearch(kept, p); return ok })
+	isKept := func(p string) bool { _, ok := slices.BinarySearch(kept, p); return ok }
+	written = slices.DeleteFunc(written, isKept)
 	if len(written) == 0 {
 		return nil
 	}
-	// Outputs may stay, which another process has put there to be read.
+	// Outputs stay that another process has put there to be read.
 	_, err = r.nixStore(ctx, append([]string{"--option", "keep-derivations", "false", "--delete"}, written...))
 	return err
 }
 
-// nixStore runs nix-store on the persistent store, as its user.
+// nixStore runs nix-store on the persistent store, as the store's user.
 func (r *reading) nixStore(ctx context.Context, args []string) ([]byte, error) {
+	options := []string{"--store", r.store.uri, "--option", "extra-experimental-features", r.features}
 	output, err := r.runner.Run(ctx, proc.Command{
 		Program: filepath.Join(filepath.Dir(r.nix), "nix-store"),
-		Args: append(
-			[]string{"--store", r.store.uri, "--option", "extra-experimental-features", r.features},
-			args...),
+		Args:    append(options, args...),
 		Env: []string{
 			"HOME=/nonexistent", "USER=registry", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent",
 		},
@@ -287,13 +289,14 @@ func (r *reading) nixStore(ctx context.Context, args []string) ([]byte, error) {
 	return output.Stdout, nil
 }
 
-// confinement is that of programs that look after a persistent store.
+// confinement is the one of programs that look after a persistent store.
 func (e *Evaluator) confinement(s evalStore) *proc.Confinement {
 	return &proc.Confinement{Memory: e.options.Memory, Apart: s.apart}
 }
 
-// refusal are the settings by which Nix, when it is about to build something in a persistent store,
-// asks a program about it whose answer it does not understand. So it builds nothing, and says what.
+// refusal returns settings by which Nix asks a program before it builds in a persistent store. Nix
+// does not understand the program's answer, so it builds nothing, and says what it was about to
+// build.
 func (e *Evaluator) refusal() []string {
 	return []string{
 		"--option", "sandbox", "false", "--option", "build-users-group", "", "--option", "builders", "",

@@ -22,42 +22,41 @@ const (
 
 // Options say how to evaluate.
 type Options struct {
-	// NixInstantiate is the program's file name; empty: nix-instantiate of PATH. nix itself is
+	// NixInstantiate is the program's file name; empty: nix-instantiate of PATH. The program nix is
 	// expected beside it.
 	NixInstantiate string
 	// CPU is the processor time for all names of one call together, in whole seconds; zero: 30 s.
 	CPU time.Duration
-	// FetchTime is how much longer a call may take that fetches, of a processor and by the clock,
-	// in whole seconds; zero: 5 min.
+	// FetchTime is how much longer a call that fetches may take, in processor time and by the
+	// clock, in whole seconds; zero: 5 min.
 	FetchTime time.Duration
 	// Memory is the address space of the evaluating process in bytes; zero: 2 GiB.
 	Memory int64
-	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated; none: they
-	// have no network.
+	// AllowedURIs are prefixes of what package sets may fetch during evaluation; none: they have no
+	// network.
 	AllowedURIs []string
-	// Realise builds what package sets have to read while they are evaluated; nil: nothing is, and
-	// such packages are refused.
+	// Realise builds what package sets read during evaluation; nil: such packages are refused.
 	Realise Realise
-	// Config is the argument of that name of package sets, as JSON; empty: {} for those that take
-	// it. A set that does not take what is here is at fault.
+	// Config is the argument config of package sets, as JSON; empty: {} for sets that take it. If
+	// it is not empty, a set that does not take it is at fault.
 	Config string
 	// ScratchDir is a directory for throw-away stores, which unprivileged users must be able to
-	// pass through; empty: that of os.TempDir.
+	// pass through; empty: os.TempDir.
 	ScratchDir string
-	// MaxBytes is how much a store may hold that sets fetch into, and one evaluation may add to it;
-	// zero: 4 GiB, which is also the most. Grown is called when something was added; nil: nobody is
-	// told.
+	// MaxBytes is how much a persistent store may hold, and how much one evaluation may add to it;
+	// zero: 4 GiB, which is also the maximum. Grown is called when something was added; nil: nobody
+	// is told.
 	MaxBytes int64
 	Grown    func()
 	// Store is the URI of the store that Instantiate adds derivations to; empty: Nix's default.
 	Store string
 	// HostEnv is the environment, as KEY=value, in which Nix finds the configuration of that store;
-	// none: that of a user without one.
+	// none: the environment of a user without any.
 	HostEnv []string
 }
 
-// Evaluator evaluates package sets. It is safe for concurrent use: every call has processes of its
-// own.
+// Evaluator evaluates package sets. It is safe for concurrent use: every call has its own
+// processes.
 type Evaluator struct {
 	runner  *proc.Runner
 	gate    *egress.Gate
@@ -76,25 +75,25 @@ type Evaluator struct {
 
 // A Source is a package set: a directory with a default.nix or else a flake.nix, or a single .nix
 // file that needs no other. Unprivileged users must be able to read it, and nothing may change it
-// while it is evaluated.
+// during evaluation.
 type Source struct {
 	// Path is absolute.
 	Path string
-	// Commit is the git commit that it is, empty if it is none, and Date is when it was made.
-	// Flakes may ask for both.
+	// Commit is the set's git commit, empty if it has none, and Date is the commit's. Flakes may
+	// ask for both.
 	Commit string
 	Date   time.Time
-	// NixPath are absolute paths of what the set can look up between angle brackets, by name. They
-	// are as its own.
+	// NixPath maps the names that the set can look up between angle brackets to absolute paths.
+	// What holds for Path holds for these.
 	NixPath map[string]string
-	// Shares is set if all of this content is what the operator has chosen. Sets with the same text
-	// here then share what they fetch, and are evaluated as another user than sets without. Empty:
-	// it shares nothing.
+	// Shares is not empty if the operator has chosen all of this content. Sets with the same Shares
+	// share what they fetch, and are evaluated as another user than sets without. Empty: the set
+	// shares nothing.
 	Shares string
 }
 
-// isFlake tells whether a set at an absolute path is a flake. One that works without flakes, too,
-// is not taken for one.
+// isFlake tells whether the set at an absolute path is a flake. One that also works without flakes
+// does not count.
 func isFlake(path string) bool {
 	exists := func(name string) bool {
 		_, err := os.Stat(filepath.Join(path, name))
@@ -105,31 +104,20 @@ func isFlake(path string) bool {
 
 // New finds Nix and asks for its version.
 func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator, error) {
-	if options.NixInstantiate == "" {
-		options.NixInstantiate = "nix-instantiate"
-	}
-	program, err := proc.Find(options.NixInstantiate)
+	program, err := proc.Find(cmp.Or(options.NixInstantiate, "nix-instantiate"))
 	if err != nil {
 		return nil, fmt.Errorf("finding Nix: %w", err)
 	}
 	if options.NixInstantiate, err = filepath.Abs(program); err != nil {
 		return nil, fmt.Errorf("finding Nix: %w", err)
 	}
-	if options.CPU == 0 {
-		options.CPU = defaultCPU
-	}
-	if options.FetchTime == 0 {
-		options.FetchTime = defaultFetchTime
-	}
-	if options.Memory == 0 {
-		options.Memory = defaultMemory
-	}
+	options.CPU = cmp.Or(options.CPU, defaultCPU)
+	options.FetchTime = cmp.Or(options.FetchTime, defaultFetchTime)
+	options.Memory = cmp.Or(options.Memory, defaultMemory)
 	if options.Grown == nil {
 		options.Grown = func() {}
 	}
-	if options.ScratchDir == "" {
-		options.ScratchDir = os.TempDir()
-	}
+	options.ScratchDir = cmp.Or(options.ScratchDir, os.TempDir())
 	if !regexp.MustCompile(`^(/[0-9A-Za-z_-][0-9A-Za-z._-]*)+$`).MatchString(options.ScratchDir) {
 		return nil, fmt.Errorf(
 			"making scratch directories in %q: it must be absolute, of letters, digits, dots, dashes and underscores",
@@ -138,19 +126,24 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 	}
 	most := min(persistentBytes, cmp.Or(options.MaxBytes, persistentBytes))
 	e := &Evaluator{
-		runner: runner, gate: egress.New(options.AllowedURIs), options: options, nix: filepath.Join(filepath.Dir(options.NixInstantiate), "nix"), copying: limit.NewSlots(1),
-		revisions: newRevisions(), persistentBytes: most, fetchBytes: most, stores: &stores{known: make(map[string]*readStore)},
+		runner:          runner,
+		gate:            egress.New(options.AllowedURIs),
+		options:         options,
+		nix:             filepath.Join(filepath.Dir(options.NixInstantiate), "nix"),
+		copying:         limit.NewSlots(1),
+		revisions:       newRevisions(),
+		stores:          &stores{known: make(map[string]*readStore)},
+		persistentBytes: most,
+		fetchBytes:      most,
 	}
-
 	if options.Realise != nil {
 		if e.refuser, err = proc.Find("echo"); err != nil {
 			return nil, fmt.Errorf("finding what keeps evaluations from building: %w", err)
 		}
 	}
-	output, err := runner.Run(
-		ctx,
-		proc.Command{Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"}},
-	)
+	output, err := runner.Run(ctx, proc.Command{
+		Program: options.NixInstantiate, Args: []string{"--version"}, Env: []string{"HOME=/nonexistent"},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("asking for Nix's version: %w", err)
 	}
@@ -173,7 +166,8 @@ func (e *Evaluator) Version() string { return e.version }
 func (e *Evaluator) Features() string { return e.features }
 
 // Shared tells why what package sets fetch comes through the host's network, by a proxy with a
-// password; empty if it comes by that proxy alone, in a network that has nothing else.
+// password. It is empty if evaluations have a network of their own in which there is only the
+// proxy.
 func (e *Evaluator) Shared() string {
 	switch {
 	case len(e.options.AllowedURIs) == 0 || e.ownNetwork():

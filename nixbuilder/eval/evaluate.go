@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// maxName is the longest name that is looked up, in bytes: the registry's own limit for a whole
+	// maxName is the longest name that is looked up, in bytes: the registry's limit for a whole
 	// repository name.
 	maxName = 255
 	// MaxNames is how many names one call takes. It keeps the list of names within what one
@@ -19,28 +19,29 @@ const (
 )
 
 // Evaluate finds names in a package set and says what they stand for on system, such as
-// x86_64-linux. A name is an attribute, with _ before it or in another case if there is none of
-// that name, or several joined by dots, the last of which may be an output; 64 at most. Every name
-// gets a result; repetition does not matter, and order only where one takes all the time that there
-// is: those after it get none then. Nothing is written. It fails with a *SourceError if the set is
-// at fault, and with ctx.
+// x86_64-linux. A name is an attribute, or several joined by dots, the last of which may be an
+// output. If there is no attribute of that name, it is tried with _ before it and in another case.
+// There may be 64 names; repetition does not matter. Every name gets a result. Order matters only
+// if one name takes all the time that there is: those after it get none then.
+//
+// Evaluate writes nothing. It fails with a *SourceError if the set is at fault, and when ctx ends.
 //
 // It starts one process. Each package that ends the whole evaluation (Crashes, Limit) costs
 // another, and so does each that refuses (Unfree, Broken, Throws, ...).
 //
-// A set that fetches while it is evaluated (fetchTarball, fetchGit) gets a network and a persistent
+// A set that fetches during evaluation (fetchTarball, fetchGit) gets a network and a persistent
 // store, if Options.AllowedURIs lets it fetch anything. The first time, that costs one more
-// evaluation: the one that shows the need. A flake has a persistent store in any case. The evaluation
-// that fetches first may take Options.FetchTime longer. A later one that is still fetching when its
-// time is over begins again with that time.
+// evaluation: the one that shows the need. A flake has a persistent store in any case. The
+// evaluation that fetches first may take Options.FetchTime longer. A later one that is still
+// fetching when its time is over begins again with that time.
 func (e *Evaluator) Evaluate(
 	ctx context.Context, source Source, system string, names []string,
 ) (map[string]Result, error) {
 	return e.readOnly(ctx, source, system, names, false)
 }
 
-// Walk does what Evaluate does, for a caller that goes through a whole set: the name "" stands for
-// the set itself, results tell of sets what is in them, and packages that refuse to be evaluated
+// Walk does what Evaluate does, for a caller that goes through a whole set. The name "" stands for
+// the set itself, and results of sets tell what is in them. Packages that refuse to be evaluated
 // all have the kind Throws, since finding out why would take a process for each.
 func (e *Evaluator) Walk(ctx context.Context, source Source, system string, names []string) (map[string]Result, error) {
 	return e.readOnly(ctx, source, system, names, true)
@@ -53,7 +54,7 @@ func (e *Evaluator) readOnly(
 	if err != nil {
 		return nil, err
 	}
-	// A store that is only imagined: paths are computed, nothing is kept.
+	// An imagined store: Nix computes paths and keeps nothing.
 	target := evalStore{uri: "dummy://", cache: "/nonexistent", apart: persistent.apart}
 	switch {
 	case persistent.fetches && persistent.exists():
@@ -70,7 +71,8 @@ func (e *Evaluator) readOnly(
 	}
 }
 
-// evaluateOrRead is evaluate, and more where a set has to read what is built, if it may.
+// evaluateOrRead does what evaluate does. If the set has to read what is built, and may, it has
+// that built.
 func (e *Evaluator) evaluateOrRead(
 	ctx context.Context, source Source, system string, names []string, target evalStore, walk bool,
 ) (map[string]Result, error) {
@@ -154,7 +156,7 @@ func (e *Evaluator) evaluate(
 }
 
 // plausible reports whether a set may have an attribute of this name that a client would ask for.
-// Nix is not asked for others: not all of their bytes would reach it as they are.
+// Nix is not asked for other names: some bytes would not reach it as they are.
 func plausible(name string) bool {
 	return name != "" && len(name) <= maxName && utf8.ValidString(name) &&
 		!strings.ContainsFunc(name, unicode.IsControl)

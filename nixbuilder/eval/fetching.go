@@ -15,10 +15,10 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// forbidden is how Nix refuses to fetch what it was not allowed to.
+// forbidden is part of what Nix says if it may not fetch something.
 const forbidden = "is forbidden in restricted mode"
 
-// wantsToFetch reports whether an evaluation without a network failed for that.
+// wantsToFetch reports whether an evaluation without a network failed for want of one.
 func wantsToFetch(results map[string]Result, err error) bool {
 	if fault := (*SourceError)(nil); errors.As(err, &fault) {
 		return isFetch(fault.Message)
@@ -35,8 +35,8 @@ func isFetch(message string) bool {
 	return strings.Contains(message, "access to URI") && strings.Contains(message, forbidden)
 }
 
-// allowedURIs is the value of Nix's option of that name. Newer Nix (2.26, not 2.8) asks for the URI
-// of a git repository with git+ before it.
+// allowedURIs is the value of Nix's option of that name. Newer Nix (2.26, not 2.8) asks for a git
+// repository's URI with git+ before it.
 func allowedURIs(prefixes []string) string {
 	all := slices.Clone(prefixes)
 	for _, prefix := range prefixes {
@@ -47,9 +47,10 @@ func allowedURIs(prefixes []string) string {
 	return strings.Join(all, " ")
 }
 
-// UselessForGit returns those of Options.AllowedURIs that name a repository which this Nix refuses
-// to fetch all the same. Newer Nix puts a question mark behind a repository's URL, and lets a
-// prefix end before a slash only: the repository can't be allowed, but the directory that it is in.
+// UselessForGit returns those of Options.AllowedURIs that name a git repository which this Nix
+// refuses to fetch all the same. Newer Nix puts a question mark behind a repository's URL, and
+// requires that a prefix ends before a slash. So the directory of such a repository can be allowed,
+// but not the repository alone.
 func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err error) {
 	for _, uri := range e.options.AllowedURIs {
 		if !strings.HasSuffix(uri, ".git") {
@@ -58,17 +59,16 @@ func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err er
 		output, err := e.runner.Run(ctx, proc.Command{
 			Program: e.options.NixInstantiate,
 			Args: []string{
-				"--eval", "--store", "dummy://", "--option", "restrict-eval", "true", "--option", "allowed-uris", allowedURIs(e.options.AllowedURIs),
-				"--expr", "{ url }: (builtins.fetchGit { inherit url; }).outPath", "--argstr", "url", strings.TrimPrefix(uri, "git+"),
+				"--eval", "--store", "dummy://",
+				"--option", "restrict-eval", "true", "--option", "allowed-uris", allowedURIs(e.options.AllowedURIs),
+				"--expr", "{ url }: (builtins.fetchGit { inherit url; }).outPath",
+				"--argstr", "url", strings.TrimPrefix(uri, "git+"),
 			},
+			// Nothing is fetched: there is neither git nor a network.
 			Env: []string{
-				"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent",
-				"PATH=/nonexistent",
+				"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "XDG_CACHE_HOME=/nonexistent", "PATH=/nonexistent",
 			},
-			Confine: &proc.Confinement{
-				CPU:    e.options.CPU,
-				Memory: e.options.Memory,
-			}, // nothing is fetched: there is neither git nor a network
+			Confine: &proc.Confinement{CPU: e.options.CPU, Memory: e.options.Memory},
 		})
 		if err != nil && ctx.Err() != nil {
 			return nil, err
@@ -80,9 +80,9 @@ func (e *Evaluator) UselessForGit(ctx context.Context) (useless []string, err er
 	return useless, nil
 }
 
-// persistent is the store of a package set that fetches or is a flake, a directory of the unprivileged
-// user's. It is not made yet. Evaluations of other sets don't see it, nor those of other revisions,
-// unless their sources share.
+// persistent is the store of a package set that fetches or is a flake: a directory of the
+// unprivileged user's, which need not be there yet. Other sets have other stores, and so have other
+// revisions, unless their sources share.
 func (e *Evaluator) persistent(source Source) (evalStore, error) {
 	path, err := filepath.EvalSymlinks(source.Path)
 	if err != nil {
@@ -94,8 +94,8 @@ func (e *Evaluator) persistent(source Source) (evalStore, error) {
 	if apart {
 		name = sharedPrefix + name
 	}
-	dir := filepath.Join(e.Dir(), name)
-	return persistentIn(dir, evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path), apart: apart}), nil
+	s := evalStore{fetches: len(e.options.AllowedURIs) > 0, flake: isFlake(path), apart: apart}
+	return persistentIn(filepath.Join(e.Dir(), name), s), nil
 }
 
 // persistentIn is a persistent store in a directory.
@@ -105,7 +105,7 @@ func persistentIn(dir string, s evalStore) evalStore {
 	return s
 }
 
-// offline is another persistent store for the same set, which it has while it is not known to fetch.
+// offline is another persistent store for the same set, for as long as it is not known to fetch.
 func (s evalStore) offline() evalStore {
 	s.fetches = false
 	return persistentIn(s.cache+"-offline", s)

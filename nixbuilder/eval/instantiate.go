@@ -16,12 +16,13 @@ import (
 // lockName is a file in the scratch directory.
 const lockName = "copying.lock"
 
-// Instantiate does what Evaluate does, and adds the derivations of the packages that it finds to
-// Options.Store, with all that they need to be built there.
+// Instantiate does what Evaluate does. It also adds the derivations of the packages that it finds
+// to Options.Store, with all that building them needs.
 //
-// The set's evaluation writes them to a throw-away binary cache of plain files. A process of its
-// own, which the set has no hold on, copies them: each path's name there is a hash of its content,
-// which is checked, so that a set cannot put anything into the store under another's name.
+// The set's evaluation writes them to a throw-away binary cache of plain files. Another process,
+// which the set can't influence, copies them from there. A derivation's name is a hash of its
+// content, which that process checks, so a set cannot put anything into the store under another's
+// name.
 func (e *Evaluator) Instantiate(
 	ctx context.Context, source Source, system string, names []string,
 ) (results map[string]Result, err error) {
@@ -64,7 +65,7 @@ func (e *Evaluator) Instantiate(
 	return results, e.export(ctx, target, cache, derivationsOf(results))
 }
 
-// derivationsOf are those of the packages among results.
+// derivationsOf lists the derivations of the packages among results, sorted.
 func derivationsOf(results map[string]Result) []store.Path {
 	var derivations []store.Path
 	for _, result := range results {
@@ -76,7 +77,8 @@ func derivationsOf(results map[string]Result) []store.Path {
 	return slices.Compact(derivations)
 }
 
-// instantiateRead is Instantiate for a set that has to read what is built, or may have to.
+// instantiateRead does what Instantiate does, for a set that has to read what is built, or may have
+// to.
 func (e *Evaluator) instantiateRead(
 	ctx context.Context, source Source, system string, names []string, cache string,
 ) (map[string]Result, error) {
@@ -110,19 +112,17 @@ func (e *Evaluator) instantiateRead(
 	return results, errors.Join(e.export(ctx, target, cache, derivationsOf(results)), r.forget(ctx))
 }
 
-// export adds derivations that were written to a store to Options.Store, by way of a cache if that
-// is not where they are.
+// export adds derivations that were written to a store to Options.Store. It puts them into a binary
+// cache first, unless they are there.
 func (e *Evaluator) export(ctx context.Context, from evalStore, cache string, derivations []store.Path) error {
 	if len(derivations) == 0 {
 		return nil
 	}
 	if from.persistent {
-		// The persistent store is a database that untrusted work has made, so its own user takes the
-		// derivations out of it.
-		if err := e.copy(
-			ctx,
-			copying{from: from.uri, to: cache, paths: derivations, derivation: true, confine: e.confinement(from)},
-		); err != nil {
+		// The persistent store is a database that untrusted work has made, so a process of that
+		// user takes the derivations out of it.
+		take := copying{from: from.uri, to: cache, paths: derivations, derivation: true, confine: e.confinement(from)}
+		if err := e.copy(ctx, take); err != nil {
 			return err
 		}
 	}
@@ -134,8 +134,8 @@ func (e *Evaluator) export(ctx context.Context, from evalStore, cache string, de
 	return e.copy(ctx, copying{from: cache, to: e.options.Store, paths: derivations, derivation: true})
 }
 
-// lockStore waits until nobody else on this machine, that has the same ScratchDir, copies
-// derivations: two at a time that share some make one of them fail, with Nix 2.8.
+// lockStore waits until nobody else on this machine with the same ScratchDir copies derivations.
+// With Nix 2.8, of two copies at a time that have derivations in common, one fails.
 func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
 	release, err := e.copying.Acquire(ctx)
 	if err != nil {
@@ -157,12 +157,12 @@ func (e *Evaluator) lockStore(ctx context.Context) (unlock func(), err error) {
 	}, nil
 }
 
-// A copying is of paths, with all that they refer to, from one store to another. Empty URIs are of
-// Nix's default.
+// A copying copies paths, and all that they refer to, from one store to another. An empty URI is
+// Nix's default store.
 type copying struct {
 	from, to   string
 	paths      []store.Path
-	derivation bool // they are derivations that are meant themselves
+	derivation bool // copy derivations themselves, not their outputs
 	believe    bool // without signatures
 	confine    *proc.Confinement
 }

@@ -14,8 +14,8 @@ import (
 // maxMessage is the longest text of a failure, in bytes.
 const maxMessage = 2 << 10
 
-// A nixMessage is a line of Nix's internal-json log format. Only errors have a RawMsg. What Nix
-// starts to do has a Type, and as Text what people are shown.
+// A nixMessage is a line of Nix's internal-json log format. Only errors have a RawMsg. An action
+// that Nix starts has a Type, and as Text what people are shown.
 type nixMessage struct {
 	Action string `json:"action"`
 	Type   int    `json:"type"`
@@ -23,7 +23,7 @@ type nixMessage struct {
 	Level  int    `json:"level"`
 	Msg    string `json:"msg"`
 	nixFrame
-	// Trace is what was being evaluated, innermost first. It is there with the option --show-trace.
+	// Trace tells what was being evaluated, innermost first, if the option --show-trace is set.
 	Trace []nixFrame `json:"trace"`
 }
 
@@ -34,8 +34,8 @@ type nixFrame struct {
 	Column int    `json:"column"`
 }
 
-// position is where an error is, in the package set's files. What newer versions of Nix call a file
-// has line and column already.
+// position is where an error is in the package set's files. Newer versions of Nix already have line
+// and column in File.
 func (f nixFrame) position() string {
 	if !strings.HasPrefix(f.File, "/") {
 		return ""
@@ -49,8 +49,8 @@ var (
 	assertion = regexp.MustCompile(`^while evaluating the condition of the (assertion '.*')$`)
 )
 
-// text is the error with its position. Of an assertion that two values are equal, newer versions of
-// Nix tell the values; the assertion is in the trace.
+// text is the error with its position. If two values are asserted to be equal and are not, newer
+// versions of Nix tell the values, and the assertion is in the trace.
 func (m nixMessage) text() string {
 	if unequal.MatchString(plain(m.RawMsg)) {
 		for _, frame := range m.Trace {
@@ -67,8 +67,8 @@ var colours = regexp.MustCompile(`\x1b\[[0-9;]*m`)
 // plain is a text of Nix without colours.
 func plain(text string) string { return colours.ReplaceAllString(text, "") }
 
-// words are what versions of Nix say in different words, and what is said instead: advice about
-// options of its command line is left out, too.
+// words give texts of different versions of Nix one wording, and leave out advice about options of
+// its command line.
 var words = []struct {
 	pattern *regexp.Regexp
 	text    string
@@ -106,8 +106,8 @@ func (m nixMessage) fetches() bool {
 		(m.Type == fileTransfer || m.Type == fetchTree || strings.HasPrefix(m.Text, "fetching Git repository"))
 }
 
-// hidePaths replaces what a host's user calls the place of a package set, and what is around it, by
-// what its clients may know.
+// hidePaths replaces the place of a package set on this host, and the directories around it, by
+// names that clients may know.
 func hidePaths(set Source, resolved string, isFile bool, scratch string) *strings.Replacer {
 	type place struct{ path, name string }
 	places := []place{{scratch + "/root" + store.Dir, store.Dir}, {scratch, "scratch"}}
@@ -119,7 +119,8 @@ func hidePaths(set Source, resolved string, isFile bool, scratch string) *string
 			path = filepath.Dir(path)
 		}
 		places = append(places, place{path, "packages"})
-		// Those right below the root directory every host has, unless the set lies there.
+		// Directories right below the root are on every host: they stay as they are, unless the set
+		// is in one.
 		for above := "packages/.."; filepath.IsAbs(path); above += "/.." {
 			path = filepath.Dir(path)
 			if path == "/" || path == store.Dir || filepath.Dir(path) == "/" && above != "packages/.." {
@@ -136,8 +137,8 @@ func hidePaths(set Source, resolved string, isFile bool, scratch string) *string
 	return strings.NewReplacer(pairs...) // where several fit, the first one
 }
 
-// clean makes a text of Nix fit for clients: without colours, in the words of any version, with the
-// package set's place on this host shown as "packages", and no longer than anyone reads.
+// clean makes a text of Nix fit for clients: without colours, in the same words for all versions,
+// with the package set's place shown as "packages", and no longer than anyone reads.
 func (s *session) clean(text string) string {
 	text = strings.TrimSpace(s.hostPaths.Replace(s.explainLookup(plain(text))))
 	text = cut(text, maxMessage)
@@ -147,10 +148,11 @@ func (s *session) clean(text string) string {
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
-// notFound is how Nix says that a name between angle brackets leads nowhere.
+// notFound matches what Nix says if a name between angle brackets leads nowhere.
 var notFound = regexp.MustCompile(`file '(([^/']+)[^']*)' was not found in the Nix search path( \([^)]*\))?`)
 
-// explainLookup names the way out where a set looks up what it can't: Nix's own is none here.
+// explainLookup names a way out if a set looks up a name in vain. Nix's own advice does not apply
+// here.
 func (s *session) explainLookup(text string) string {
 	found := notFound.FindStringSubmatch(text)
 	if found == nil {
@@ -169,8 +171,8 @@ func (s *session) explainLookup(text string) string {
 	)
 }
 
-// kinds are what refusals are known by. The words are those of nixpkgs, which other sets use too,
-// and of Nix.
+// kinds tell refusals by their words. These are the words of nixpkgs, which other sets use too, and
+// of Nix.
 var kinds = []struct {
 	words string
 	kind  Kind

@@ -17,11 +17,11 @@ type nearMiss struct {
 	family   int    // how many attributes begin with it
 }
 
-// nearMisses are the names that may have been meant by one whose parts lead to path, and none
-// further: the next part is none of attrs, but resembles some. First come those that begin with it,
-// then those that are a letter or two away or that it begins with. Among equals, the one that most
-// attributes begin with is the likeliest: nodejs before nodejs_24. What is a single mistake away
-// has a place in any case.
+// nearMisses returns the names that may have been meant by a name that leads to path and no
+// further, because its next part is not among attrs. First come attributes that begin with that
+// part, then those that are a letter or two away or that it begins with. Among equals, the one that
+// most attributes begin with is the likeliest: nodejs before nodejs_24. An attribute that is a
+// single mistake away always has a place.
 func nearMisses(name string, path, attrs []string) []string {
 	parts := strings.Split(name, ".")
 	if len(path) >= len(parts) || parts[len(path)] == "" {
@@ -70,7 +70,7 @@ func nearMisses(name string, path, attrs []string) []string {
 	return names
 }
 
-// distance is that of a nearMiss. It is false if an attribute has too little in common with a name.
+// distance is a nearMiss's. It is false if an attribute has too little in common with the name.
 func distance(wanted, attr string) (distance int, resembles bool) {
 	tolerated := 1 + len(attr)/5
 	difference := len(attr) - len(wanted)
@@ -94,7 +94,7 @@ func sameLetters(a, b string) bool {
 }
 
 // mistakes is how many bytes must be inserted, removed, replaced, or exchanged with their neighbour
-// to make b of a, where none is part of two mistakes (the distance of optimal string alignment).
+// to turn a into b. No byte is part of two mistakes (the distance of optimal string alignment).
 func mistakes(a, b string) int {
 	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
@@ -117,12 +117,12 @@ func mistakes(a, b string) int {
 	return row[len(b)]
 }
 
-// component is what may stand between the slashes of a registry's name, by the distribution
+// component matches what may stand between the slashes of a registry's name, by the distribution
 // specification.
 var component = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*$`)
 
-// askable is the name by which clients can ask for an attribute path, if there is one: registries'
-// names are in lower case, and don't begin with `_`.
+// askable is the name by which clients can ask for an attribute path, if there is one: names of
+// registries are in lower case, and don't begin with `_`.
 func askable(path []string) (string, bool) {
 	parts := make([]string, len(path))
 	for i, attr := range path {

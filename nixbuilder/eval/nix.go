@@ -13,7 +13,10 @@ import (
 
 // askFeatures asks Nix whether it is configured to build content-addressed derivations.
 func (e *Evaluator) askFeatures(ctx context.Context) (string, error) {
-	const example = `(derivation { name = "example"; system = "none"; builder = "none"; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }).outPath`
+	const example = `(derivation {
+		name = "example"; system = "none"; builder = "none";
+		__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";
+	}).outPath`
 	output, err := e.runner.Run(ctx, proc.Command{
 		Program: e.options.NixInstantiate,
 		Args:    []string{"--eval", "--store", "dummy://", "--expr", example},
@@ -30,14 +33,17 @@ func (e *Evaluator) askFeatures(ctx context.Context) (string, error) {
 	return "ca-derivations", nil
 }
 
-// Derive adds a derivation that an expression of this program makes to Options.Store.
+// Derive adds a derivation to Options.Store. The expression is this program's own.
 func (e *Evaluator) Derive(ctx context.Context, expression string) (store.Path, error) {
 	args := []string{"--expr", expression}
 	if e.options.Store != "" {
 		args = append(args, "--store", e.options.Store)
 	}
 	output, err := e.runner.Run(ctx, proc.Command{
-		Program: e.options.NixInstantiate, Args: args, Env: slices.Concat([]string{"HOME=/nonexistent", "USER=registry", "NIX_PATH="}, e.options.HostEnv), Kill: syscall.SIGTERM,
+		Program: e.options.NixInstantiate,
+		Args:    args,
+		Env:     slices.Concat([]string{"HOME=/nonexistent", "USER=registry", "NIX_PATH="}, e.options.HostEnv),
+		Kill:    syscall.SIGTERM,
 	})
 	if err != nil {
 		return "", fmt.Errorf("adding a derivation: %w", err)
@@ -45,11 +51,12 @@ func (e *Evaluator) Derive(ctx context.Context, expression string) (store.Path, 
 	return store.ParsePath(strings.TrimSpace(string(output.Stdout)))
 }
 
-// Setting is the value of a setting as nix.conf has it.
+// Setting returns the value of a setting, in the words of nix.conf.
 func (e *Evaluator) Setting(ctx context.Context, name string) (string, error) {
 	output, err := e.runner.Run(ctx, proc.Command{
-		Program: e.nix, Args: []string{"--extra-experimental-features", "nix-command", "show-config"}, // newer Nix calls it config show, too
-		Env: slices.Concat([]string{"HOME=/nonexistent", "USER=registry"}, e.options.HostEnv),
+		Program: e.nix,
+		Args:    []string{"--extra-experimental-features", "nix-command", "show-config"}, // newer Nix: also config show
+		Env:     slices.Concat([]string{"HOME=/nonexistent", "USER=registry"}, e.options.HostEnv),
 	})
 	if err != nil {
 		return "", fmt.Errorf("asking for the setting %s: %w", name, err)

@@ -21,18 +21,18 @@ import (
 )
 
 const (
-	// persistentKept is how many persistent stores stay, those used last, of sets that share and of
-	// others.
+	// persistentKept is how many persistent stores stay, those used last: so many of sets that
+	// share, and so many of others.
 	persistentKept = 4
-	// persistentBytes is how much a persistent store may hold before it is made anew. The nixpkgs of one
-	// revision takes 0.5 GB.
+	// persistentBytes is how much a persistent store may hold before it is made anew. The nixpkgs
+	// of one revision takes 0.5 GB.
 	persistentBytes = 4 << 30
-	// weighedEvery is at how many new revisions of a set it is looked at how much its store holds,
-	// which takes a second where that is much.
+	// weighedEvery is how many new revisions of a set pass between two looks at the size of its
+	// store. A look takes a second if the store is large.
 	weighedEvery = 8
-	// revisionsKnown is of how many revisions it is known that they were evaluated.
+	// revisionsKnown is how many revisions are known to have been evaluated.
 	revisionsKnown = 1000
-	// fetchedName is the directory of all of them.
+	// fetchedName is the directory of all persistent stores.
 	fetchedName = "fetched"
 	// sharedPrefix begins the names of stores that sets share.
 	sharedPrefix = "shared-"
@@ -40,9 +40,9 @@ const (
 	removedPrefix = ".removed-"
 )
 
-// revisions tell which package sets have been evaluated with which persistent stores. The first
-// evaluation of each, which may fetch, is alone, so that nothing is fetched twice. It is safe for
-// concurrent use.
+// revisions know which package sets were evaluated with which persistent stores. The first
+// evaluation of each, which may fetch, is alone, so that nothing is fetched twice. They are safe
+// for concurrent use.
 type revisions struct {
 	mu    sync.Mutex
 	known map[[2]string]*revision // by the directories of store and set
@@ -50,7 +50,7 @@ type revisions struct {
 }
 
 type revision struct {
-	slot limit.Slots // one: for who evaluates it, while done is false
+	slot limit.Slots // one: for evaluating it, while done is false
 	done bool
 }
 
@@ -58,10 +58,10 @@ func newRevisions() *revisions {
 	return &revisions{known: make(map[[2]string]*revision), count: make(map[string]int)}
 }
 
-// acquire returns when an evaluation may begin: at once if the set was evaluated before, else when
-// nobody else does. Done says how it ended. Nth counts the sets that were new to the store, from 1;
-// it is 0 for one that is not.
-func (r *revisions) acquire(ctx context.Context, store, set string) (nth int, done func(well bool), err error) {
+// acquire waits until an evaluation may begin: not at all if the set was evaluated before, else
+// until nobody else evaluates it. Done ends the evaluation; evaluated says that it took place. Nth
+// counts the sets that were new to the store, from 1; it is 0 for a set that was not.
+func (r *revisions) acquire(ctx context.Context, store, set string) (nth int, done func(evaluated bool), err error) {
 	r.mu.Lock()
 	key := [2]string{store, set}
 	this, ok := r.known[key]
@@ -85,10 +85,10 @@ func (r *revisions) acquire(ctx context.Context, store, set string) (nth int, do
 		release()
 		return nth, func(bool) {}, nil
 	}
-	return nth, func(well bool) {
+	return nth, func(evaluated bool) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		this.done = this.done || well
+		this.done = this.done || evaluated
 		release()
 	}, nil
 }
@@ -121,9 +121,9 @@ func (s *session) acquireStore(ctx context.Context) (release func(), err error) 
 	}, nil
 }
 
-// hold makes the directory of a persistent store, unless it is there, and keeps it from being removed
-// until release. The first is told that it is fresh. Those that were not used for longest are
-// removed then.
+// hold keeps a persistent store from being removed until release is called. It makes the store's
+// directory if need be; the caller that did is told that it is fresh. Then the stores that were not
+// used for longest are removed.
 func (e *Evaluator) hold(s evalStore) (fresh bool, release func(), err error) {
 	all := filepath.Dir(s.cache)
 	for {
@@ -153,8 +153,8 @@ func (e *Evaluator) hold(s evalStore) (fresh bool, release func(), err error) {
 	}
 }
 
-// makePersistent makes the directory of a persistent store. Whoever else does so at the same time makes
-// the same.
+// makePersistent makes the directory of a persistent store. If others do so at the same time,
+// theirs is as good.
 func (e *Evaluator) makePersistent(s evalStore) error {
 	if err := os.MkdirAll(filepath.Dir(s.cache), 0o755); err != nil {
 		return err
@@ -174,8 +174,8 @@ func (e *Evaluator) makePersistent(s evalStore) error {
 	return err
 }
 
-// lockDir opens a directory and locks it, as flock does. A lock of what is no longer there by that
-// name is none.
+// lockDir opens a directory and locks it (flock(2)). It fails with fs.ErrNotExist if the directory
+// no longer has that name.
 func lockDir(dir string, how int) (*os.File, error) {
 	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
@@ -203,8 +203,8 @@ func lockDir(dir string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// removeOldest removes all persistent stores but those used last, and what is left of others that were
-// being removed when the process was killed.
+// removeOldest removes the persistent stores beyond persistentKept, and what is left of others
+// whose removal was interrupted.
 func removeOldest(all string) error {
 	entries, err := os.ReadDir(all)
 	if err != nil {
@@ -228,7 +228,7 @@ func removeOldest(all string) error {
 	return nil
 }
 
-// remove removes a persistent store, and returns false if it is in use.
+// remove removes a persistent store. It returns false if the store is in use.
 func remove(dir string) bool {
 	lock, err := lockDir(dir, unix.LOCK_EX|unix.LOCK_NB)
 	if err != nil {
@@ -254,20 +254,17 @@ func (e *Evaluator) Items() (items []cachedir.Item) {
 	}
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), removedPrefix) {
-			items = append(
-				items,
-				cachedir.Item{
-					Used:   modified(entry),
-					Remove: func() bool { return remove(filepath.Join(e.Dir(), entry.Name())) },
-				},
-			)
+			items = append(items, cachedir.Item{
+				Used:   modified(entry),
+				Remove: func() bool { return remove(filepath.Join(e.Dir(), entry.Name())) },
+			})
 		}
 	}
 	return items
 }
 
-// removeTree removes what Nix has made read-only, too. What can't be removed is tried again some
-// time.
+// removeTree removes a directory, also what Nix has made read-only. What can't be removed is tried
+// again some other time.
 func removeTree(dir string) {
 	if os.Geteuid() != 0 { // root need not ask, and had better not change what a link leads to
 		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

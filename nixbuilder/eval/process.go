@@ -16,11 +16,10 @@ import (
 
 	"github.com/docker/go-units"
 
-	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
-
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
+	prepareimage "github.com/nixery-registry/nixery-registry/prepare-image"
 )
 
 var (
@@ -28,19 +27,19 @@ var (
 	errSlowFetch = errors.New("what it fetches takes too long")
 )
 
-// maxOutput is how much an evaluation may write, in bytes. The attributes that resemble an unknown
-// name are the bulk of it.
+// maxOutput is how much an evaluation may write, in bytes. Most of it is the attributes that
+// resemble unknown names.
 const maxOutput = 64 << 20
 
-// An ending is how far a process came, and why it went no further.
+// An ending tells how far a process came, and why it went no further.
 type ending struct {
 	begun   bool     // Nix has come as far as the package set
 	set     string   // the type of the package set; empty: it fails before it is one
 	config  bool     // the set takes an argument config
-	reports []report // one per name, in order, up to the culprit
+	reports []report // one for each name, in order, up to the culprit
 	well    bool
 	limit   bool   // it ran into one of its limits
-	cpu     bool   // which was that of processor time
+	cpu     bool   // namely that of processor time
 	fetches bool   // it began to fetch something
 	message string // Nix's error
 }
@@ -82,7 +81,7 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 	return end, nil
 }
 
-// command runs packages.nix for names, without a network.
+// command is the process that evaluates packages.nix for names, without a network.
 func (s *session) command(names []string, nonce string, rethrow bool) (proc.Command, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
@@ -126,8 +125,8 @@ func (s *session) execute(ctx context.Context, command proc.Command) (output pro
 	return output, err
 }
 
-// conclude adds to an ending what Nix itself did not say of it: that it is a good one, or which limit
-// it ran into. Failure is nil for a process that ended well or whose store grew too much.
+// conclude completes an ending with what Nix itself did not say: whether the process ended well, or
+// which limit it ran into. Failure is nil if the process ended well or tooMuch is true.
 func (s *session) conclude(end *ending, tooMuch bool, failure *proc.Error) {
 	switch {
 	case tooMuch:
@@ -155,7 +154,7 @@ func (s *session) conclude(end *ending, tooMuch bool, failure *proc.Error) {
 	}
 }
 
-// allowed are the prefixes of what may be fetched.
+// allowed are the prefixes of what may be fetched, as Nix's option has them.
 func (s *session) allowed() string {
 	if !s.store.fetches {
 		return ""
@@ -175,8 +174,8 @@ func (s *session) arguments() []string {
 		"--option", "extra-experimental-features", s.features,
 	}
 	if len(s.source.NixPath) > 0 {
-		// What <nixpkgs> is for, where the set doesn't say it. Other sets may want to know which
-		// platform builds.
+		// <nixpkgs> is evaluated for this system unless the set says for which. A set without a
+		// NixPath may want to know which platform builds.
 		args = append(args, "--option", "system", s.system)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.source.NixPath)) {
@@ -190,7 +189,7 @@ func (s *session) arguments() []string {
 		args = append(args, "--read-write-mode")
 	}
 	if s.store.persistent {
-		args = append(args, "--option", "fsync-metadata", "false") // what is lost with a power failure can be had again
+		args = append(args, "--option", "fsync-metadata", "false") // what a power failure loses can be had again
 		for _, uri := range s.options.AllowedURIs {
 			if directory, ok := strings.CutPrefix(uri, "path:"); ok && strings.HasPrefix(directory, "/") {
 				args = append(args, "-I", "allowed="+directory)
@@ -206,7 +205,7 @@ func (s *session) arguments() []string {
 	return args
 }
 
-// environment gives neither the host's configuration nor its channels a say in what a package is.
+// environment keeps the host's configuration and channels from changing what a package is.
 func (s *session) environment() []string {
 	env := []string{
 		"HOME=/nonexistent", "NIX_CONF_DIR=/nonexistent", "NIX_USER_CONF_FILES=", "NIX_PATH=",
@@ -219,10 +218,10 @@ func (s *session) environment() []string {
 	return env
 }
 
-// wayOut gives a process that fetches its way to the network: a proxy of this process, by which Nix
-// and git find what they may. Where the host permits, there is nothing else in a network of the
-// process's own; where not, or if the list has something that is fetched by ssh, the proxy has a
-// password.
+// wayOut connects a process that fetches to the network, by a proxy in this process. It returns the
+// variables by which Nix and git find the proxy, and completes confine. If the host permits, the
+// proxy is all there is in the process's own network. If not, or if something may be fetched by
+// ssh, the process has the host's network, and the proxy has a password.
 func (s *session) wayOut(confine *proc.Confinement) (way *egress.Server, environment []string, err error) {
 	address := proc.LoopbackAddress
 	if s.ownNetwork() {
@@ -247,14 +246,14 @@ func (s *session) wayOut(confine *proc.Confinement) (way *egress.Server, environ
 	return way, append(environment, way.Environment(address)...), nil
 }
 
-// read takes what a process has written to stderr apart. Nix's messages are lines of JSON behind a
-// mark; a set's own messages are inside them.
+// read parses what a process has written to stderr. Nix's messages are lines of JSON behind a mark;
+// messages of the set are inside these.
 func (s *session) read(stderr []byte, nonce string) (*ending, error) {
 	end := new(ending)
 	for line := range strings.Lines(string(stderr)) {
 		text, isMessage := strings.CutPrefix(line, "@nix ")
 		if !isMessage {
-			// What Nix says when it is too late for more.
+			// Nix says this when it is too late for JSON.
 			if strings.HasPrefix(line, "GC Warning: Out of Memory") {
 				end.limit = true
 			} else if text, ok := strings.CutPrefix(line, "error: "); ok {

@@ -10,8 +10,8 @@ import (
 // maxRefusal is the longest text about a package that nixpkgs refuses, in characters.
 const maxRefusal = 300
 
-// A remedy is what makes nixpkgs take a package that it refuses, and by what word its advice is
-// known: other sets have none of nixpkgs' settings.
+// A remedy is a setting by which nixpkgs takes a package that it refuses. Advice matches the text
+// of nixpkgs; other sets, which have no such settings, do not give it.
 type remedy struct {
 	advice *regexp.Regexp
 	yaml   string // for the registry's configuration; %s is the package's name with its version
@@ -33,9 +33,9 @@ var (
 	refusedPosition = regexp.MustCompile(` in \S+:\d+`)
 )
 
-// shortRefusal takes from what nixpkgs says about a package that it refuses what is of use to those
-// who pull: the reason, known issues, and who can change that. That is 300 characters at most.
-// takesConfig is whether the registry's operator can, by the option packages.config.
+// shortRefusal shortens what nixpkgs says about a package that it refuses to what clients can use:
+// the reason, known issues, and who can change that, in 300 characters at most. TakesConfig is
+// whether the registry's operator can, by the option packages.config.
 //
 // What nixpkgs advises instead is for users of its command line and of NixOS.
 func shortRefusal(kind Kind, message string, takesConfig bool) string {
@@ -79,7 +79,7 @@ func shortRefusal(kind Kind, message string, takesConfig bool) string {
 	return reason + way
 }
 
-// paragraph is the lines up to an empty one, without what sets them off.
+// paragraph returns the lines up to an empty one, without indentation and bullets.
 func paragraph(lines []string) []string {
 	var taken []string
 	for _, line := range lines {
@@ -93,15 +93,17 @@ func paragraph(lines []string) []string {
 }
 
 var (
-	// renamed finds the attribute that a text says to use in another's place.
+	// renamed finds an attribute that a text tells people to use in place of another.
 	renamed = regexp.MustCompile(
-		"((?:renamed to|replaced by|superseded by|moved to|merged into|upgrading to|available at|available as|favor of|[Uu]se|using|[Uu]se instead) )(['`‘\"])([A-Za-z0-9_.+-]+)(['`’\"])",
+		"((?:renamed to|replaced by|superseded by|moved to|merged into|upgrading to|available at|available as|favor of|" +
+			"[Uu]se|using|[Uu]se instead) )(['`‘\"])([A-Za-z0-9_.+-]+)(['`’\"])",
 	)
-	// underscored finds words that only Nix begins with `_`, as its names do not begin with digits.
+	// underscored finds words that begin with `_` only because names in Nix can't begin with
+	// digits.
 	underscored = regexp.MustCompile(`(^|[^A-Za-z0-9_./-])_([0-9])`)
 )
 
-// asked writes attributes in a text of the package set as clients can ask for them.
+// asked rewrites the attributes in a text of the package set as clients can ask for them.
 func asked(message string) string {
 	message = renamed.ReplaceAllStringFunc(message, func(match string) string {
 		parts := renamed.FindStringSubmatch(match)

@@ -17,8 +17,8 @@ import (
 // defaultPriority is what nixpkgs and Nix give a package that says nothing.
 const defaultPriority = 5
 
-// How much a package may say of itself, in bytes and entries. All of it is kept, and most of it is
-// in images. What only people read is cut.
+// These bound what a package may say of itself, in bytes and entries. All of it is stored, and most
+// of it is in images. What only people read is cut.
 const (
 	maxField       = 256
 	maxDescription = 4 << 10
@@ -26,8 +26,8 @@ const (
 	maxSettings    = 64 << 10 // of passthru.image, as JSON
 )
 
-// A report is what the expression answers: that it has begun, what the set is, and then for each
-// name. See packages.nix.
+// A report is one answer of the expression (see packages.nix): first that it has begun, then what
+// the set is, and then one for each name.
 type report struct {
 	Begun  bool
 	Set    string
@@ -47,7 +47,7 @@ type report struct {
 	Pname, Version, System, DrvPath string
 	Outputs                         []string
 	OutPaths                        map[string]string
-	Output                          string // that was named
+	Output                          string // the one that was named
 	OutputsToInstall                []string
 	MainProgram, Description        string
 	Priority                        *int
@@ -58,7 +58,8 @@ type report struct {
 	}
 }
 
-// result judges a report. Nothing in it is to be trusted: the set has computed it.
+// result turns a report into a Result. Nothing in a report is to be trusted: the set has computed
+// it.
 func (r *report) result() Result {
 	switch r.Failure {
 	case "":
@@ -111,7 +112,7 @@ func (r *report) insidePackage() Result {
 	return result
 }
 
-// placeholder is what stands for the path of an output in derivations until that is known.
+// placeholder matches what stands for the path of an output in derivations until the path is known.
 var placeholder = regexp.MustCompile(`^/[0-9a-df-np-sv-z]{52}$`)
 
 func (r *report) pkg() Result {
@@ -155,13 +156,23 @@ func (r *report) pkg() Result {
 		licenses[i] = cut(license, maxField)
 	}
 	return Result{Package: &Package{
-		Attr: r.Path, Output: r.Output, Derivation: derivation, Outputs: outputs, OutputsToInstall: r.OutputsToInstall, System: r.System,
-		Pname: r.Pname, Version: r.Version, MainProgram: r.MainProgram, Description: cut(r.Description, maxDescription), Priority: priority,
-		Licenses: licenses, Image: image,
+		Attr:             r.Path,
+		Output:           r.Output,
+		Derivation:       derivation,
+		Outputs:          outputs,
+		OutputsToInstall: r.OutputsToInstall,
+		System:           r.System,
+		Pname:            r.Pname,
+		Version:          r.Version,
+		MainProgram:      r.MainProgram,
+		Description:      cut(r.Description, maxDescription),
+		Priority:         priority,
+		Licenses:         licenses,
+		Image:            image,
 	}}
 }
 
-// oversize names what an image can't go without and is longer than it may be, with the limit;
+// oversize names something that an image needs and that is longer than it may be, with the limit;
 // empty: nothing is.
 func (r *report) oversize() string {
 	for _, field := range []struct{ name, text string }{
@@ -189,8 +200,8 @@ func (r *report) oversize() string {
 	return ""
 }
 
-// cut shortens a text to so many bytes, or a few less, so that no letter is halved. The rest is not
-// kept in memory.
+// cut shortens a text to so many bytes, or a few less, so that no letter is halved. The rest does
+// not stay in memory.
 func cut(text string, most int) string {
 	if len(text) <= most {
 		return text
@@ -198,7 +209,7 @@ func cut(text string, most int) string {
 	return strings.ToValidUTF8(strings.Clone(text[:most-len("…")]), "") + "…"
 }
 
-// faults names the settings whose types are right, but that no image can have.
+// faults names the settings that have the right type but that no image can have.
 func (i *Image) faults() (faults []string) {
 	if i == nil {
 		return nil
@@ -237,13 +248,13 @@ func (i *Image) faults() (faults []string) {
 	return faults
 }
 
-// size is that of all settings as JSON, as images have them.
+// size is the size of all settings as JSON, which is how images have them.
 func (i *Image) size() int {
 	text, _ := json.Marshal(i) // texts, and lists and maps of them, are JSON
 	return len(text)
 }
 
-// port is a number with an optional protocol.
+// port matches a number with an optional protocol.
 var port = regexp.MustCompile(`^([1-9][0-9]{0,4})(/(tcp|udp|sctp))?$`)
 
 func isPort(text string) bool {

@@ -13,8 +13,8 @@ type Result struct {
 	Failure *Failure `json:"failure,omitempty"`
 }
 
-// A Package is a derivation that has been found in a package set, and what the set says of it: in
-// texts of up to 256 bytes and lists of up to 64 entries where nothing else is said.
+// A Package is a derivation that was found in a package set, with what the set says of it. Texts
+// have up to 256 bytes and lists up to 64 entries, unless a field says otherwise.
 type Package struct {
 	// Attr is the attribute path in the set, in the set's own spelling. Different paths may lead to
 	// the same Derivation.
@@ -23,11 +23,11 @@ type Package struct {
 	// install; empty: the name was the package's.
 	Output     string     `json:"output,omitempty"`
 	Derivation store.Path `json:"derivation"`
-	// Outputs are the store paths of all outputs, by name. Those are empty that only building
-	// tells: of what is content-addressed, or made of what is.
+	// Outputs are the store paths of all outputs, by name. A path is empty if only building tells
+	// it: if the output is content-addressed, or made of what is.
 	Outputs map[string]store.Path `json:"outputs"`
-	// OutputsToInstall are the names of those outputs that a user of the package gets, in the
-	// package's order; at least one.
+	// OutputsToInstall names the outputs that a user of the package gets, in the package's order;
+	// at least one.
 	OutputsToInstall []string `json:"outputsToInstall"`
 	// System is the platform that it runs on, such as x86_64-linux.
 	System string `json:"system"`
@@ -38,8 +38,8 @@ type Package struct {
 	MainProgram string `json:"mainProgram"`
 	// Description ends with an ellipsis where it was longer than 4 KiB.
 	Description string `json:"description"`
-	// Priority decides which package a file comes from that several have: the lowest wins. It is 5
-	// unless the package says otherwise.
+	// Priority decides between packages that have the same file: the lowest wins. It is 5 unless
+	// the package says otherwise.
 	Priority int `json:"priority"`
 	// Licenses are short names, SPDX identifiers where the set has them, the first 64.
 	Licenses []string `json:"licenses"`
@@ -47,13 +47,13 @@ type Package struct {
 	Image *Image `json:"image,omitempty"`
 }
 
-// Floats reports whether only building tells the store paths of what a user of the package gets.
+// Floats reports whether only building tells the store paths of OutputsToInstall.
 func (p *Package) Floats() bool {
 	return slices.ContainsFunc(p.OutputsToInstall, func(output string) bool { return p.Outputs[output] == "" })
 }
 
 // An Image is what a package sets of the image that it is in, as passthru.image. A nil field is not
-// set. All of it is up to 64 KiB as JSON.
+// set. As JSON, all of it has up to 64 KiB.
 type Image struct {
 	Entrypoint []string `json:"entrypoint"`
 	Cmd        []string `json:"cmd"`
@@ -87,30 +87,30 @@ const (
 	Limit       Kind = "limit"         // evaluating it takes too much memory, processor time or output
 )
 
-// A Failure is why a name gives no package. Its texts are fit for clients: they carry no path of
+// A Failure says why a name gives no package. Its texts are fit for clients: they carry no path of
 // the host, and no more than 2 KiB each.
 type Failure struct {
 	Kind    Kind   `json:"kind"`
 	Message string `json:"message"`
 	// Candidates are the attributes that an ambiguous name may mean, sorted, the first 64.
 	Candidates []string `json:"candidates,omitempty"`
-	// NearMisses are up to three names that one that was not found may have meant, as clients can
-	// ask for them, the likeliest first.
+	// NearMisses are up to three names that may have been meant by one that was not found, as
+	// clients can ask for them, the likeliest first.
 	NearMisses []string `json:"nearMisses,omitempty"`
-	// Transient says that the package's evaluation could fetch, or was not allowed to, so that it may
-	// succeed on another day.
+	// Transient says that evaluating the package may succeed on another day: it could fetch
+	// something, or was not allowed to.
 	Transient bool `json:"-"`
 
-	// Attributes are what a set has that is not a package, and Recurse is whether it says that
-	// there are packages among them (recurseForDerivations). Only Walk tells.
+	// Attributes are those of a set that is not a package. Recurse says that the set declares
+	// packages among them (recurseForDerivations). Only Walk tells.
 	Attributes []string `json:"-"`
 	Recurse    bool     `json:"-"`
 
 	needs store.Path // the derivation that its evaluation stopped at
 }
 
-// Cacheable reports whether evaluating the same package set again must give the same result. What
-// ran into a limit may succeed on another day, and so may what fetches.
+// Cacheable reports whether evaluating the same package set again must give the same result. A
+// package that ran into a limit may succeed on another day, and so may one that fetches.
 func (r Result) Cacheable() bool {
 	return r.Failure == nil || r.Failure.Kind != Limit && !r.Failure.Transient
 }
@@ -119,18 +119,17 @@ func failed(kind Kind, format string, args ...any) Result {
 	return Result{Failure: &Failure{Kind: kind, Message: cut(fmt.Sprintf(format, args...), maxMessage)}}
 }
 
-// A SourceError is a package set that cannot be used at all: it does not parse, it fails before any
-// package is looked at, or it is not an attribute set. Its text carries no path of the host.
+// A SourceError means that a package set cannot be used at all: it does not parse, it fails before
+// any package is looked at, or it is not an attribute set. Its text carries no path of the host.
 type SourceError struct {
 	Message string
-	// Limit says that it took too much memory, processor time or output, so that trying again may
+	// Limit says that the set took too much memory, processor time or output, so trying again may
 	// help.
 	Limit bool
-	// Unfetched says that what the set is made of could not be fetched, which may be possible
-	// later.
+	// Unfetched says that something that the set fetches could not be fetched. Later it may be.
 	Unfetched bool
-	// Setup says that neither the set nor who asks is at fault, but how it is evaluated here: with
-	// too old a Nix, or with a config that it doesn't take.
+	// Setup says that the fault is neither the set's nor the client's: this registry evaluates it
+	// with too old a Nix, or with a config that it doesn't take.
 	Setup bool
 
 	needs store.Path // the derivation that it stopped at

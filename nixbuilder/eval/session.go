@@ -21,11 +21,11 @@ type evalStore struct {
 	persistent bool   // whether it is there the next time
 	flake      bool   // whether the set is a flake
 	reads      bool   // whether the set may read what was built
-	apart      bool   // whether its user is another than that of sets that clients choose
+	apart      bool   // whether its user is another than the one for sets that clients choose
 }
 
-// A session is one call's work on one package set: as many processes as it takes, within one budget
-// of processor time.
+// A session is the work of one call on one package set. It takes several processes if need be,
+// within one budget of processor time.
 type session struct {
 	*Evaluator
 	store     evalStore
@@ -35,7 +35,7 @@ type session struct {
 	system    string
 	walk      bool
 	cpu       time.Duration // left
-	longer    bool          // it has got the time for fetching
+	longer    bool          // the time for fetching was added
 	overgrown bool          // the store took more room than it may
 }
 
@@ -72,15 +72,13 @@ func (e *Evaluator) newSession(source Source, system string, nixStore evalStore,
 	}, nil
 }
 
-// findAll evaluates names, each of which is there once, as often as it takes for each to have a
-// result.
+// findAll evaluates names, without repetition, until each has a result.
 func (s *session) findAll(ctx context.Context, names []string, results map[string]Result) error {
 	for len(names) > 0 {
 		if s.cpu <= 0 {
 			for _, name := range names {
 				results[name] = failed(
-					Limit, "the package set's evaluation was out of processor time before it came to %s",
-					name,
+					Limit, "the package set's evaluation was out of processor time before it came to %s", name,
 				)
 			}
 			return nil
@@ -147,11 +145,11 @@ func (s *session) fault(end *ending) error {
 	return &SourceError{Message: fmt.Sprintf("it is a %s, not an attribute set of packages", typeName(end.set))}
 }
 
-// noConfig is what packages.nix throws where a set takes no config and one is chosen.
+// noConfig is part of what packages.nix throws if a config was chosen and the set takes none.
 const noConfig = "takes no argument config"
 
-// newerNix is how nixpkgs says that it is too new for a Nix: before and since August 2025. A
-// version is not always what it misses.
+// newerNix and newerNixFeature match what nixpkgs says if it is too new for this Nix, before and
+// since August 2025. It does not always name a version.
 var (
 	newerNix = regexp.MustCompile(
 		`requires (?:Nix >= ([0-9.]*[0-9])|an implementation of Nix with the following features)`,
@@ -159,7 +157,8 @@ var (
 	newerNixFeature = regexp.MustCompile("(?m)`builtins.nixVersion` reports at least ([0-9.]*[0-9])")
 )
 
-// setupFault is what the operator has to mend where a set ends the evaluation before it is one.
+// setupFault tells what the operator has to mend, if the evaluation ended before it came to a set;
+// nil if there is nothing.
 func (s *session) setupFault(end *ending) error {
 	if strings.Contains(end.message, noConfig) {
 		return &SourceError{Message: end.message, Setup: true}
@@ -181,8 +180,8 @@ func (s *session) setupFault(end *ending) error {
 	}
 }
 
-// explainAll finds out why packages refuse to be evaluated: what is caught has no text, so each
-// ends an evaluation of its own.
+// explainAll finds out why packages refuse to be evaluated. An error that Nix code catches has no
+// text, so each package ends an evaluation of its own.
 func (s *session) explainAll(ctx context.Context, results map[string]Result) error {
 	for _, name := range slices.Sorted(maps.Keys(results)) {
 		failure := results[name].Failure
@@ -209,7 +208,7 @@ func (s *session) explainAll(ctx context.Context, results map[string]Result) err
 	return nil
 }
 
-// mayFetch gives the session the time that fetching may take, once.
+// mayFetch adds the time for fetching to the session's, once.
 func (s *session) mayFetch() {
 	if !s.longer {
 		s.longer = true
@@ -217,8 +216,8 @@ func (s *session) mayFetch() {
 	}
 }
 
-// run evaluates names in one process, and once more if that was short of time for what it had to
-// fetch. It fails only if that is nobody's fault but Nix's or the host's.
+// run evaluates names in one process. It does so once more if the time was too short for fetching.
+// It fails only if that is the fault of Nix or of the host.
 func (s *session) run(ctx context.Context, names []string, rethrow bool) (*ending, error) {
 	end, err := s.start(ctx, names, rethrow)
 	if err == nil && end.cpu && end.fetches && !s.longer {

@@ -9,10 +9,10 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// Status is how the work for one target ended. The values are Nix's.
+// Status tells how the work for one target ended. The values are Nix's.
 type Status uint64
 
-// All that Nix 2.8 knows. Some are no longer, or not yet, sent.
+// These are all that Nix 2.8 knows. Some are not sent any more, or not yet.
 const (
 	Built Status = iota
 	Substituted
@@ -76,13 +76,14 @@ type Result struct {
 	Outputs map[string]store.Path
 }
 
-// Build builds or fetches targets that are not in the store, and gives every line of the builders'
-// output, and the daemon's warnings, to onLog as it comes; onLog may be nil and holds the builds up
-// while it runs. There is one result per target, in the order of targets: a build that fails is a
-// result, not an error.
+// Build builds or fetches targets that are not in the store. It passes every line that builders
+// write, and the daemon's warnings, to onLog as they come; onLog may be nil, and delays the builds
+// while it runs. There is one result for each target, in the order of targets. A build that fails
+// is a result, not an error.
 //
-// A failure ends the other builds under way, whose results are then miscellaneous failures without
-// a message (from Nix 2.34 on the daemon has none for them), unless the setting keep-going is true.
+// A failure ends the other builds under way, unless the setting keep-going is true. Their results
+// are miscellaneous failures without a message; from Nix 2.34 on, the daemon itself sends none for
+// them.
 func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (results []Result, err error) {
 	const modeNormal = 0
 	err = c.do(ctx, "building", func() error {
@@ -117,7 +118,7 @@ func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogL
 	return results, nil
 }
 
-// buildResults reads results by their target's key. Which outputs a result names is up to the
+// buildResults reads results by their target's key. Which outputs a result names depends on the
 // version of Nix.
 func (r *reader) buildResults() map[key]Result {
 	results := map[key]Result{}
@@ -135,9 +136,9 @@ func (r *reader) buildResults() map[key]Result {
 	return results
 }
 
-// realisations reads the store paths of outputs, by the outputs' names:
-// HASH-OF-THE-DERIVATION!OUTPUT, and JSON about it. Most derivations tell their paths themselves,
-// so what is not understood is left out.
+// realisations reads the store paths of outputs, by the outputs' names. They come as
+// HASH-OF-THE-DERIVATION!OUTPUT with JSON. It skips what it does not understand, since most
+// derivations tell their outputs' paths themselves.
 func (r *reader) realisations() map[string]store.Path {
 	outputs := map[string]store.Path{}
 	for n := r.count(); n > 0 && r.err == nil; n-- {

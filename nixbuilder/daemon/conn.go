@@ -14,16 +14,16 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// endGrace is how long the daemon may take to end by itself once nothing more will be asked of it.
+// endGrace is how long the daemon may take to end by itself after its last request.
 const endGrace = 2 * time.Second
 
-// requestBuffer is how much is written ahead of reading answers, in bytes. It is the smallest size
-// of a pipe: while no answer is under way, that much can be written without waiting for the daemon,
-// so neither side can wait for the other.
+// requestBuffer is how many bytes of requests are written before their answers are read. It is the
+// smallest size of a pipe: as no answer is under way, the daemon need not read for that much to be
+// written, so neither side can wait for the other.
 const requestBuffer = 4 << 10
 
-// ErrGone is that the daemon ended in the middle of an operation, for a reason of its own: it
-// crashed, was killed, or is being restarted. Another Conn may fare better.
+// ErrGone means that the daemon ended in the middle of an operation for a reason of its own: it
+// crashed, was killed, or is being restarted. Another Conn may succeed.
 var ErrGone = errors.New("the Nix daemon has ended")
 
 // Options say how to start a daemon.
@@ -33,30 +33,30 @@ type Options struct {
 	// Store is Nix's address of the store; empty: the host's own. Its paths must begin with
 	// /nix/store.
 	Store string
-	// Settings override nix.conf, by the names used there. A daemon of the system, where one is
-	// asked, takes only some of them from users that it does not trust. These are never read from
-	// nix.conf, as for every client of Nix, and are Nix's defaults when not set: cores, fallback,
+	// Settings override nix.conf, by the names used there. A system's daemon takes only some of
+	// them from users that it does not trust. Nix's clients never read these from nix.conf, and
+	// neither does this package; unless they are set, Nix's defaults hold: cores, fallback,
 	// keep-failed, keep-going, max-jobs, max-silent-time, substitute.
 	Settings map[string]string
-	// Env is the daemon's whole environment, as KEY=value. Nix wants HOME, the programs of builders
-	// and of substituters want PATH.
+	// Env is the daemon's whole environment, as KEY=value. Nix needs HOME; the programs of builders
+	// and of substituters need PATH.
 	Env []string
 }
 
-// Error is what the daemon reports when it cannot do what it was asked. It does not break the Conn.
+// An Error is the daemon's report that it cannot do something. It does not break the Conn.
 type Error struct {
-	// Message has no colours or other control characters, but paths of the host.
+	// Message has no colours or other control characters. It may have paths of the host.
 	Message string
 }
 
 func (e *Error) Error() string { return "nix: " + e.Message }
 
-// Conn is a conversation with one daemon process. It does one operation at a time and is not safe
+// Conn is a conversation with one daemon process. It does one operation at a time. It is not safe
 // for concurrent use, except for Close.
 //
-// A context that ends in the middle of an operation ends the process and with it the builders that
-// it started: the protocol cannot take a request back. That, and anything unexpected from the
-// process, breaks the Conn; a broken one can only be closed.
+// If a context ends in the middle of an operation, so do the process and the builders that it
+// started, since the protocol cannot take a request back. That breaks the Conn, and so does
+// anything unexpected from the process. A broken Conn can only be closed.
 type Conn struct {
 	peer       peer
 	r          reader
@@ -99,8 +99,8 @@ func Open(ctx context.Context, runner *proc.Runner, o Options) (*Conn, error) {
 	return converse(ctx, process, o.Settings)
 }
 
-// converse begins a conversation with a process that has just started. It ends the process if that
-// fails.
+// converse begins a conversation with a process that has just started. If that fails, it ends the
+// process.
 func converse(ctx context.Context, p peer, settings map[string]string) (*Conn, error) {
 	c := &Conn{
 		peer: p,
@@ -125,8 +125,8 @@ func converse(ctx context.Context, p peer, settings map[string]string) (*Conn, e
 // NixVersion is what the daemon calls itself, such as 2.8.0.
 func (c *Conn) NixVersion() string { return c.nixVersion }
 
-// Warnings are what the daemon had to say about the settings, one line each: what it does not take
-// or understand.
+// Warnings are the daemon's own about the settings, one line each: which it does not take or
+// understand.
 func (c *Conn) Warnings() []string { return slices.Clone(c.warnings) }
 
 // TempRoots is how many temporary roots were added so far. The daemon keeps them all until the Conn
@@ -142,8 +142,8 @@ func (c *Conn) Retire() { c.retired = true }
 // Close ends the process and returns when it has ended. Temporary roots end with it.
 func (c *Conn) Close() { c.peer.Stop(endGrace) }
 
-// do runs one operation: requests written, answers read. Any error but the daemon's own breaks the
-// Conn, because what would be read next is not known any more.
+// do runs one operation: it writes requests and reads answers. Any error but the daemon's own
+// breaks the Conn, because nobody knows what would be read next.
 func (c *Conn) do(ctx context.Context, doing string, operation func() error) error {
 	if c.err != nil {
 		return c.err

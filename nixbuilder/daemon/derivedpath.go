@@ -11,8 +11,8 @@ import (
 // allOutputs stands for every output of a derivation, in this package as on the wire.
 const allOutputs = "*"
 
-// DerivedPath is something that can be asked of Nix: a store path as it is, or outputs of a
-// derivation. The zero value is neither; DerivedPaths compare with ==.
+// A DerivedPath is a target of a request to Nix: a store path as it is, or outputs of a derivation.
+// The zero value is neither. DerivedPaths can be compared with ==.
 type DerivedPath struct {
 	path    store.Path
 	outputs string // sorted, joined by commas; empty: the path itself
@@ -21,8 +21,8 @@ type DerivedPath struct {
 // Opaque asks for a store path as it is: it can be fetched, not built.
 func Opaque(p store.Path) DerivedPath { return DerivedPath{path: p} }
 
-// Outputs asks for the named outputs of a derivation, all of them when none is named. It fails
-// if drv is not a derivation's path or an output has a name that Nix does not allow.
+// Outputs asks for the named outputs of a derivation; for all if none is named. It fails if drv is
+// not the path of a derivation, or if Nix does not allow an output's name.
 func Outputs(drv store.Path, outputs ...string) (DerivedPath, error) {
 	if !strings.HasSuffix(string(drv), ".drv") {
 		return DerivedPath{}, fmt.Errorf("asking for outputs of %s: not a derivation", drv)
@@ -39,8 +39,8 @@ func Outputs(drv store.Path, outputs ...string) (DerivedPath, error) {
 	return DerivedPath{drv, strings.Join(slices.Compact(sorted), ",")}, nil
 }
 
-// isOutputName says whether s follows Nix's rules for names in the store, of which an output's name
-// is a part.
+// isOutputName tells whether s follows Nix's rules for names in the store, which an output's name
+// is a part of.
 func isOutputName(s string) bool {
 	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-._?="
 	return s != "" && len(s) <= 211 && strings.Trim(s, alphabet) == ""
@@ -58,7 +58,7 @@ func (d DerivedPath) String() string {
 	return string(d.path) + "!" + d.outputs
 }
 
-// key is what the daemon tells targets apart by.
+// A key identifies a target in the daemon's answers.
 type key struct {
 	path  store.Path
 	built bool
@@ -66,8 +66,8 @@ type key struct {
 
 func (d DerivedPath) key() key { return key{d.path, d.outputs != ""} }
 
-// merge leaves one target per derivation, with all outputs that were asked for, sorted by path: the
-// daemon answers once per derivation, whatever was asked.
+// merge joins the targets of each derivation into one, with all outputs, sorted by path: the daemon
+// answers once for each derivation, however often it is asked.
 func merge(targets []DerivedPath) []DerivedPath {
 	outputs := map[key][]string{}
 	for _, t := range targets {

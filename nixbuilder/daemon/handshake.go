@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// The worker protocol's greeting. A daemon that knows a newer version answers in the one that it is
-// told.
+// This is the worker protocol's greeting. A daemon that knows a newer version uses the version that
+// it is told.
 const (
 	clientMagic = 0x6e697863
 	daemonMagic = 0x6478696f
@@ -69,8 +69,8 @@ func (c *Conn) setOptions(settings map[string]string, onLog func(LogLine)) error
 	return c.request(onLog)
 }
 
-// fixedOptions are the settings that have a place of their own in SetOptions: whatever stands there
-// replaces what the daemon has from nix.conf.
+// fixedOptions are the settings that have a place of their own in SetOptions. The value there
+// replaces that of nix.conf.
 func fixedOptions(settings map[string]string) ([]uint64, error) {
 	var err error
 	number := func(name string, preset uint64) uint64 {

@@ -7,7 +7,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// What the daemon says while it works on a request, and how it ends.
+// The daemon sends these messages while it works on a request, and at its end.
 const (
 	msgLast          = 0x616c7473
 	msgError         = 0x63787470
@@ -17,7 +17,7 @@ const (
 	msgResult        = 0x52534c54
 )
 
-// Of the activities and their results, those that carry the log of a build.
+// These activities and results carry the log of a build.
 const (
 	activityBuild = 105
 
@@ -25,8 +25,8 @@ const (
 	resultPostBuildLogLine = 107
 )
 
-// maxActivities is how many builds are told apart at a time. The lines of further ones come without
-// a derivation.
+// maxActivities is how many builds are told apart at a time. Lines of further builds come without a
+// derivation.
 const maxActivities = 1 << 10
 
 // LogLine is a line that a builder wrote, or the daemon itself.
@@ -38,8 +38,8 @@ type LogLine struct {
 	Text string
 }
 
-// messages reads up to the end of the daemon's work and gives lines to onLog, which may be nil. The
-// error is an *Error if the daemon reports one.
+// messages reads to the end of the daemon's work and passes lines to onLog, which may be nil. It
+// fails with an *Error if the daemon reports one.
 func (r *reader) messages(onLog func(LogLine)) error {
 	if onLog == nil {
 		onLog = func(LogLine) {}

@@ -11,7 +11,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// The protocol's numbers of the operations used here.
+// These are the protocol's numbers of the operations used here.
 const (
 	opAddTempRoot           = 11
 	opSetOptions            = 19
@@ -26,10 +26,10 @@ const (
 // length, path.
 const maxPathRequest = 8 + 8 + 256
 
-// maxHashBytes is how much is kept of the text of a hash. Nix's are 71 bytes.
+// maxHashBytes is how much of a hash's text is kept. Nix's have 71 bytes.
 const maxHashBytes = 128
 
-// request sends what was written and reads up to where the answer begins.
+// request sends what was written and reads until the answer begins.
 func (c *Conn) request(onLog func(LogLine)) error {
 	if err := c.w.flush(); err != nil {
 		return err
@@ -37,8 +37,8 @@ func (c *Conn) request(onLog func(LogLine)) error {
 	return c.r.messages(onLog)
 }
 
-// AddTempRoots protects paths, there or not yet, from the garbage collector for as long as the Conn
-// lives. A path that ValidPaths finds afterwards stays.
+// AddTempRoots protects paths from the garbage collector for as long as the Conn lives, whether
+// they are there yet or not. If ValidPaths finds a path afterwards, the path stays.
 func (c *Conn) AddTempRoots(ctx context.Context, paths []store.Path) error {
 	return c.do(ctx, "adding temporary roots", func() error {
 		return c.each(opAddTempRoot, paths, func(store.Path) {
@@ -48,7 +48,7 @@ func (c *Conn) AddTempRoots(ctx context.Context, paths []store.Path) error {
 	})
 }
 
-// ValidPaths returns those of paths that are in the store, sorted. Nothing is fetched for that.
+// ValidPaths returns those of paths that are in the store, sorted. It fetches nothing.
 func (c *Conn) ValidPaths(ctx context.Context, paths []store.Path) (valid []store.Path, err error) {
 	err = c.do(ctx, "looking for valid paths", func() error {
 		c.w.uint(opQueryValidPaths)
@@ -70,7 +70,7 @@ func (c *Conn) ValidPaths(ctx context.Context, paths []store.Path) (valid []stor
 	return valid, nil
 }
 
-// Missing is what Build would have to do. Lists are sorted, sizes in bytes.
+// Missing is the work that Build would have. Lists are sorted, sizes are in bytes.
 type Missing struct {
 	// WillBuild are the derivations to build.
 	WillBuild []store.Path
@@ -78,16 +78,16 @@ type Missing struct {
 	WillSubstitute []store.Path
 	// Unknown are paths that can neither be built nor fetched.
 	Unknown []store.Path
-	// DownloadSize is what would be transferred for WillSubstitute, NarSize what that makes in the
-	// store.
+	// DownloadSize is how much would be transferred for WillSubstitute, NarSize how much that is in
+	// the store.
 	DownloadSize, NarSize int64
 }
 
-// QueryMissing says what Build would do for targets. It asks the binary caches that are set; one
-// that does not answer costs as long as connect-timeout, stalled-download-timeout and
+// QueryMissing tells what work Build would have for targets. It asks the binary caches that are
+// set. One that does not answer costs as much time as connect-timeout, stalled-download-timeout and
 // download-attempts allow. What the daemon says of that goes to onLog, which may be nil.
 //
-// The first time that binary caches are asked, a daemon leaves those out that do not answer, for as
+// A daemon that asks binary caches for the first time leaves out those that do not answer, for as
 // long as it lives.
 func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (m Missing, err error) {
 	err = c.do(ctx, "asking what is missing", func() error {
@@ -112,9 +112,9 @@ func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath, onLog fu
 	return m, nil
 }
 
-// Override changes settings, such as max-jobs, which is how many derivations are built at a time
-// and, before Nix 2.16, how many paths are downloaded. All others are as Options said it, and all
-// are if changes are nil.
+// Override changes settings. The others become what Options said; all do if changes are nil. An
+// example is max-jobs: how many derivations are built at a time and, before Nix 2.16, how many
+// paths are downloaded.
 func (c *Conn) Override(ctx context.Context, changes map[string]string) error {
 	settings := make(map[string]string)
 	maps.Copy(settings, c.settings)
@@ -137,16 +137,16 @@ func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.Pat
 	return infos, nil
 }
 
-// A Registration is what the store knows about a path, and since when. While it is the same, so is
-// the path's closure: Nix does not delete what a valid path refers to.
+// A Registration tells since when a path is in the store. As long as it stays the same, so does the
+// path's closure, since Nix does not delete what a valid path refers to.
 type Registration struct {
 	Path    store.Path
 	NarHash string
 	Since   time.Time // in seconds
 }
 
-// Registrations are those of paths, in their order. It fails with an *Error if one of them is not
-// in the store.
+// Registrations returns those of paths, in their order. It fails with an *Error if a path is not in
+// the store.
 func (c *Conn) Registrations(ctx context.Context, paths []store.Path) (registrations []Registration, err error) {
 	err = c.do(ctx, "asking since when paths are there", func() error {
 		var invalid error
@@ -168,9 +168,10 @@ func (c *Conn) Registrations(ctx context.Context, paths []store.Path) (registrat
 func notValid(p store.Path) error { return &Error{fmt.Sprintf("path '%s' is not valid", p)} }
 
 // SubstitutableInfos returns what binary caches say about those of paths that they have, sorted by
-// path. Nothing is fetched but that: a request for each path and cache, one after the other. A
-// cache that says no size gives 0. One that does not answer is taken for one that has nothing, or
-// is an *Error, by when it fails; what the daemon says of it goes to onLog, which may be nil.
+// path. It makes one request for each path and cache, one after the other, and fetches nothing
+// else. The size is 0 if a cache does not tell it. A cache that does not answer either counts as
+// empty or causes an *Error; that depends on when it fails. What the daemon says of it goes to
+// onLog, which may be nil.
 func (c *Conn) SubstitutableInfos(
 	ctx context.Context, paths []store.Path, onLog func(LogLine),
 ) (infos []store.PathInfo, err error) {
@@ -202,8 +203,8 @@ func (c *Conn) SubstitutableInfos(
 	return infos, nil
 }
 
-// Closure returns the roots with all that they refer to, sorted by path. It fails with an *Error if
-// one of them is not in the store.
+// Closure returns the roots and all that they refer to, sorted by path. It fails with an *Error if
+// a path is not in the store.
 func (c *Conn) Closure(ctx context.Context, roots []store.Path) (closure []store.PathInfo, err error) {
 	err = c.do(ctx, "asking for a closure", func() error {
 		seen := map[store.Path]bool{}
@@ -238,7 +239,7 @@ func (c *Conn) Closure(ctx context.Context, roots []store.Path) (closure []store
 	return closure, nil
 }
 
-// unseen returns the paths that are not seen yet, and marks them.
+// unseen returns the paths that are not in seen, and adds them.
 func unseen(seen map[store.Path]bool, paths []store.Path) (unseen []store.Path) {
 	for _, p := range paths {
 		if !seen[p] {
@@ -257,14 +258,14 @@ func (r *reader) info(p store.Path) (info store.PathInfo, ok bool) {
 	return info, ok
 }
 
-// registration is info without references, which to check takes most of the time.
+// registration is info without references: checking these takes most of the time.
 func (r *reader) registration(p store.Path) (registration Registration, ok bool) {
 	registration, _, ok = r.known(p, r.skipTexts)
 	return registration, ok
 }
 
-// known reads what the store knows about p, its references by a function. It is false if p is not
-// in the store.
+// known reads what the store knows about p, and calls a function for the references. Ok is false if
+// p is not in the store.
 func (r *reader) known(p store.Path, readReferences func()) (registration Registration, narSize int64, ok bool) {
 	registration.Path = p
 	if r.uint() == 0 {
@@ -281,9 +282,9 @@ func (r *reader) known(p store.Path, readReferences func()) (registration Regist
 	return registration, narSize, true
 }
 
-// each sends one request per path, as many at a time as can be on their way without waiting, and
-// gives the paths whose answers come to answer, which reads them. An error that the daemon reports
-// is returned after the answers to all that was sent.
+// each sends one request for each path, as many at a time as fit into the buffer, and calls answer
+// for each path whose answer comes, to read it. If the daemon reports an error, each returns it
+// after reading the answers to all that was sent.
 func (c *Conn) each(op uint64, paths []store.Path, answer func(store.Path)) error {
 	for len(paths) > 0 {
 		n := 0

@@ -20,18 +20,18 @@ var ErrClosed = errors.New("the pool of connections to Nix is closed")
 type Limits struct {
 	// Conns is how many connections may be in use at a time; zero: 4. Get waits for one.
 	Conns int
-	// Idle is how many are kept while nobody uses them; zero: 2.
+	// Idle is how many unused connections are kept; zero: 2.
 	Idle int
-	// TempRoots is how many temporary roots a connection may have gathered when it is put back and
-	// kept; zero: 10,000. Roots cost the daemon a file that the garbage collector reads, and hold
-	// what nobody needs any more.
+	// TempRoots is how many temporary roots a connection may have and still be kept when it is put
+	// back; zero: 10,000. Roots cost the daemon a file that the garbage collector reads, and keep
+	// paths that nobody needs any more.
 	TempRoots int
 }
 
-// replacementTimeout ends the opening of a replacement that hangs; Close waits for it.
+// replacementTimeout ends the opening of a replacement that hangs. Close waits for it.
 const replacementTimeout = 30 * time.Second
 
-// Pool keeps connections for many users. It is safe for concurrent use.
+// A Pool keeps connections for many users. It is safe for concurrent use.
 type Pool struct {
 	open       func(context.Context) (*Conn, error)
 	limits     Limits
@@ -42,12 +42,11 @@ type Pool struct {
 
 	mu   sync.Mutex
 	idle []*Conn
-	// worn has the connections that have gathered too many roots, and whether their replacement is
-	// ready.
+	// worn has the connections with too many roots, and whether their replacement is ready.
 	worn map[*Conn]bool
 }
 
-// NewPool makes a pool of connections opened with o. None is opened before the first Get.
+// NewPool makes a pool of connections opened with o. It opens none before the first Get.
 func NewPool(runner *proc.Runner, o Options, l Limits) *Pool {
 	return newPool(func(ctx context.Context) (*Conn, error) { return Open(ctx, runner, o) }, l)
 }
@@ -68,9 +67,9 @@ func newPool(open func(context.Context) (*Conn, error), l Limits) *Pool {
 // Started is how many connections, each with a process of its own, were opened so far.
 func (p *Pool) Started() int64 { return p.started.Load() }
 
-// Get returns a connection that has just answered, for the caller alone until it is given to Put.
-// It waits while as many as may be are in use, and fails when ctx ends, when the Pool is closed, or
-// when no daemon can be started.
+// Get returns a connection that has just answered, for the caller alone until Put. It waits while
+// Limits.Conns are in use. It fails when ctx ends, when the Pool is closed, or if no daemon can be
+// started.
 func (p *Pool) Get(ctx context.Context) (*Conn, error) {
 	select {
 	case p.inUse <- struct{}{}:
@@ -93,7 +92,7 @@ func (p *Pool) reuseOrOpen(ctx context.Context) (*Conn, error) {
 		if c == nil {
 			break
 		}
-		// A question without content is the only way to be sure that the process lives.
+		// Only an answer shows that the process lives, so it is asked about no path.
 		if _, err := c.ValidPaths(ctx, nil); err == nil {
 			return c, nil
 		}
@@ -155,8 +154,8 @@ func (p *Pool) drop(c *Conn) {
 	c.Close()
 }
 
-// replace opens another connection for one that has too many roots, which is used until the other
-// is ready: nobody waits.
+// replace opens another connection for one with too many roots. That one stays in use until the
+// other is ready, so nobody waits.
 func (p *Pool) replace(worn *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -183,8 +182,8 @@ func (p *Pool) replace(worn *Conn) {
 	})
 }
 
-// retire says whether a connection whose replacement is ready can be ended now. One that is in use
-// is ended by Put.
+// retire tells whether a connection whose replacement is ready can be ended now. Put ends one that
+// is in use.
 func (p *Pool) retire(worn *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,12 +10,11 @@ import (
 // two-character ones.
 var escapes = regexp.MustCompile("\x1b(\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|[ -/]*[0-~])")
 
-// passwords matches those in URLs, as binary caches may have them.
+// passwords matches passwords in URLs. Those of binary caches may have one.
 var passwords = regexp.MustCompile(`(://[^\s/:@]*):[^\s/@]+@`)
 
-// plain makes a text that others wrote safe to show: valid UTF-8 without escape sequences, control
-// characters, except newline and tab, and passwords of URLs, which are shown as url.URL.Redacted
-// does.
+// plain makes a foreign text safe to show: valid UTF-8 without escape sequences, and without
+// control characters except newline and tab. Passwords of URLs become those of url.URL.Redacted.
 func plain(s string) string {
 	s = escapes.ReplaceAllString(strings.ToValidUTF8(s, "\uFFFD"), "")
 	s = strings.Map(func(r rune) rune {

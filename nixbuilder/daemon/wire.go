@@ -12,8 +12,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// Limits on what the daemon sends. The first two end the conversation, the others cut a text short:
-// how long a line or an error message gets is up to whoever wrote the package.
+// These limit what the daemon sends. The first two end the conversation. The others cut a text
+// short: how long a line or an error message is depends on whoever wrote the package.
 const (
 	maxStringBytes = 1 << 30
 	maxCount       = 1 << 17
@@ -21,12 +21,12 @@ const (
 	keepPathBytes  = 1 << 10
 	keepLineBytes  = 16 << 10
 	keepErrorBytes = 64 << 10
-	// What is kept of the JSON about an output, which lists those of its dependencies.
+	// The JSON about an output also lists the outputs that it depends on.
 	keepRealisationBytes = 1 << 20
 )
 
-// reader reads the protocol's primitives. The first error sticks, and from then on everything is
-// zero: callers read a whole answer and look at err once.
+// A reader reads the protocol's primitives. After the first error, every value is zero, so callers
+// read a whole answer and look at err once.
 type reader struct {
 	r   *bufio.Reader
 	err error
@@ -62,7 +62,7 @@ func (r *reader) size() int64 {
 	return int64(n)
 }
 
-// count reads how many elements follow. It bounds loops, never allocations.
+// count reads how many elements follow. It bounds loops, and is never used to allocate.
 func (r *reader) count() int {
 	n := r.uint()
 	if n > maxCount {
@@ -123,8 +123,8 @@ func (r *reader) paths() []store.Path {
 	return paths
 }
 
-// writer writes the protocol's primitives. The first error sticks in the bufio.Writer: flush
-// returns it.
+// A writer writes the protocol's primitives. The bufio.Writer keeps the first error; flush returns
+// it.
 type writer struct{ w *bufio.Writer }
 
 func (w writer) uint(n uint64)   { _ = wire.WriteUint64(w.w, n) }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A start is what is to be known to start a program. The launcher is told of it with package gob.
+// A start describes a program that is to be started. It goes to the launcher as gob.
 type start struct {
 	Path    string
 	Args    []string // with the program's name first
@@ -22,22 +22,22 @@ type start struct {
 	Dir     string
 	Kill    syscall.Signal
 	Confine *Confinement
-	// Alone says that it gets a network of its own, with a listener.
+	// Alone gives it a network of its own, with a listener.
 	Alone bool
 }
 
 // A child is a program that was started.
 type child struct {
 	pid      int
-	listener net.Listener // of the network of its own, if it was asked for
+	listener net.Listener // of the program's own network, if it has one
 	done     chan struct{}
 	// after done
 	status syscall.WaitStatus
 	cpu    time.Duration
-	err    error // that it could not be waited for, or was ended because it could not be limited
+	err    error // why it could not be waited for, or could not be limited and so was ended
 }
 
-// ending is how the child has ended: nil if it has ended well.
+// ending is the error with which the child has ended, nil if it has ended well.
 func (c *child) ending() error {
 	switch {
 	case c.err != nil:
@@ -50,18 +50,18 @@ func (c *child) ending() error {
 
 // A host is what the kernel lets this process do for confined programs.
 type host struct {
-	confine   syscall.SysProcAttr // what a confined program gets: a user, namespaces
+	confine   syscall.SysProcAttr // the user and namespaces of a confined program
 	apart     *syscall.Credential // the other user; nil: there is none
-	noNetwork uintptr             // the further namespace of one that may not use the network; zero: not permitted here
-	alone     bool                // whether one can have a network of its own with a listener
+	noNetwork uintptr             // the namespace that takes the network away; zero: not permitted here
+	alone     bool                // whether a program can have a network of its own with a listener
 }
 
-// begin starts a program, with files as its stdin, stdout and stderr, and waits for it in the
+// begin starts a program, with files as its stdin, stdout and stderr, and waits for its end in the
 // background.
 //
-// A thread that lasts until the program has ended does all of it. Linux tells a program that its
-// parent has died when the *thread* that started it ends. And a promise never to gain privileges
-// belongs to a thread, too, as a network does: this one is not used again.
+// One thread does all of this, and lasts until the program has ended: Linux tells a program that
+// its parent has died when the *thread* that started it ends. The promise never to gain privileges,
+// and the network, belong to the thread as well, so it is used for nothing else.
 func (h *host) begin(s start, files [3]*os.File) (*child, error) {
 	attributes := h.attributes(s)
 	c := &child{done: make(chan struct{})}
@@ -111,8 +111,8 @@ func (h *host) begin(s start, files [3]*os.File) (*child, error) {
 	return c, nil
 }
 
-// confineThread has what this thread starts as another than root give up all capabilities, and the
-// ways to gain some.
+// confineThread makes programs that this thread starts, as another user than root, give up all
+// capabilities and the ways to gain some.
 func confineThread() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("giving up new privileges: %w", err)
@@ -122,7 +122,7 @@ func confineThread() error {
 	if err := unix.Capget(&header, &capabilities[0]); err != nil {
 		return fmt.Errorf("giving up capabilities: %w", err)
 	}
-	capabilities[0].Inheritable, capabilities[1].Inheritable = 0, 0 // and with them what the launcher has
+	capabilities[0].Inheritable, capabilities[1].Inheritable = 0, 0 // the launcher has some
 	if err := unix.Capset(&header, &capabilities[0]); err != nil {
 		return fmt.Errorf("giving up capabilities: %w", err)
 	}
@@ -144,8 +144,8 @@ func (c *child) wait() {
 	c.cpu = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// onThreadOfItsOwn runs f in the background, on a thread that ends with it and is not the process's
-// first, which never does.
+// onThreadOfItsOwn runs f in the background, on a thread that ends with it. That is never the
+// process's first thread, which does not end.
 func onThreadOfItsOwn(f func()) {
 	go func() {
 		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
@@ -154,7 +154,7 @@ func onThreadOfItsOwn(f func()) {
 			return
 		}
 		other := make(chan struct{})
-		go func() { // on another thread, as this one is taken
+		go func() { // on another thread, as the goroutine has locked this one
 			defer close(other)
 			runtime.LockOSThread()
 			f()
@@ -164,7 +164,7 @@ func onThreadOfItsOwn(f func()) {
 	}()
 }
 
-// attributes are what is asked of the kernel for a new process.
+// attributes are the kernel's attributes of the new process.
 func (h *host) attributes(s start) *syscall.SysProcAttr {
 	var attr syscall.SysProcAttr
 	if s.Confine != nil {
@@ -179,7 +179,7 @@ func (h *host) attributes(s start) *syscall.SysProcAttr {
 	return &attr
 }
 
-// credential is who confined programs run as; nil: who this process is.
+// credential is the user of confined programs; nil: this process's own.
 func (h *host) credential(apart bool) *syscall.Credential {
 	if apart {
 		return h.apart
@@ -187,8 +187,8 @@ func (h *host) credential(apart bool) *syscall.Credential {
 	return h.confine.Credential
 }
 
-// endFirst has the kernel, when it is out of memory, end a process before this one. Where that is
-// not permitted, nothing is lost but the order.
+// endFirst makes the kernel end a process before this one when memory runs out. If the host does
+// not permit that, only the order is lost.
 func endFirst(pid int) {
 	const more = 500
 	own, err := os.ReadFile("/proc/self/oom_score_adj")
@@ -196,20 +196,21 @@ func endFirst(pid int) {
 		return
 	}
 	if score, err := strconv.Atoi(strings.TrimSpace(string(own))); err == nil {
-		_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(strconv.Itoa(min(score+more, 1000))), 0)
+		higher := strconv.Itoa(min(score+more, 1000))
+		_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(higher), 0)
 	}
 }
 
-// maxFile is how large a file that a confined program writes may be, in bytes: as large as an
-// archive that is unpacked.
+// maxFile is how large a file of a confined program may be, in bytes. Unpacking an archive takes as
+// much.
 const maxFile = 4 << 30
 
-// limit sets the limits of a program that has just begun. It must be called on a thread that is not
-// used for anything else.
+// limit sets the limits of a program that has just begun. It must be called on a thread that is
+// used for nothing else.
 //
-// A process may limit others of its own real user; root may do so only where it has kept
-// CAP_SYS_RESOURCE, which containers take away. So this thread is that user for a moment, in name
-// only: its effective user stays.
+// A process may limit others of its own real user. Root may limit all only with CAP_SYS_RESOURCE,
+// which containers take away. So this thread becomes the program's user for a moment, in name only:
+// its effective user stays.
 func (h *host) limit(pid int, confine *Confinement) (err error) {
 	if confine == nil {
 		return nil
@@ -239,8 +240,8 @@ func (h *host) limit(pid int, confine *Confinement) (err error) {
 	return nil
 }
 
-// setRealUser changes the real user and group of this thread alone; the calls of package syscall
-// change all threads.
+// setRealUser changes the real user and group of this thread alone. The functions of package
+// syscall would change all threads.
 func setRealUser(uid, gid int) error {
 	const keep = ^uintptr(0)
 	if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESGID, uintptr(gid), keep, keep); errno != 0 {
@@ -252,8 +253,8 @@ func setRealUser(uid, gid int) error {
 	return nil
 }
 
-// signalGroup sends a signal to the process group that pid leads. A group that has ended already is
-// no error.
+// signalGroup sends a signal to the process group that pid leads. It is no error if the group has
+// ended.
 func signalGroup(pid int, signal syscall.Signal) error {
 	if err := syscall.Kill(-pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err

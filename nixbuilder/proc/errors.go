@@ -13,7 +13,7 @@ const stderrTail = 4 << 10
 
 var errOutputLimit = errors.New("too much output")
 
-// exitError is a program that has not ended well.
+// exitError means that a program has not ended well.
 type exitError syscall.WaitStatus
 
 func (e exitError) Error() string {
@@ -24,8 +24,8 @@ func (e exitError) Error() string {
 	return fmt.Sprintf("exit status %d", status.ExitStatus())
 }
 
-// An Error is a program that could not be started or did not end well. It unwraps to the cause: the
-// context's error when that ended the program.
+// An Error means that a program could not be started or did not end well. It unwraps to the cause,
+// which is the context's error if that ended the program.
 type Error struct {
 	Program string
 	// Args have names in place of those in Command.ArgNames. Neither they nor Stderr have the users
@@ -35,8 +35,8 @@ type Error struct {
 	Exit int
 	// Signal is the signal that ended the program, zero if none did.
 	Signal syscall.Signal
-	// CPULimit says that the kernel has ended a program with a limit on processor time. It has one
-	// other reason to: a host without memory.
+	// CPULimit says that the kernel has ended a program that has a limit on processor time. The
+	// kernel has one other reason to do that: a host without memory.
 	CPULimit bool
 	// OutputLimit says that the program was ended because it wrote more than it may.
 	OutputLimit bool
@@ -82,7 +82,7 @@ func newError(command Command, status *syscall.WaitStatus, stderr []byte, cause 
 		e.Exit = status.ExitStatus()
 	}
 	if c := command.Confine; c != nil && c.CPU > 0 && e.Signal == syscall.SIGKILL {
-		// How much was used does not tell: by the kernel's own account, which ends programs, it may
+		// The time that was used does not tell: by the kernel's own account, which decides, it may
 		// be twice as much on a busy host.
 		var exit exitError
 		e.CPULimit = errors.As(cause, &exit) // else it was this process that ended it, for another cause
@@ -90,8 +90,8 @@ func newError(command Command, status *syscall.WaitStatus, stderr []byte, cause 
 	return e
 }
 
-// userinfo is what stands before the host of a URL. That of ssh is no secret unless it has a
-// password.
+// userinfo matches user and password before the host of a URL. That of ssh is no secret unless it
+// has a password.
 var userinfo = regexp.MustCompile(`(?i)\b([a-z][a-z0-9+.-]*://)([^\s/?#"'<>]*)@`)
 
 // Redact replaces users and passwords of the URLs in a text, so that it can be logged.

@@ -14,32 +14,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process that is not root makes namespaces in a user namespace of its own. It has to map itself
-// into that, which the kernel lets only root do for a process that is protected (see Protect). So
-// another process, which has no secrets, starts confined programs for it: the launcher.
+// A process that is not root makes namespaces inside a user namespace of its own. To do so it has
+// to map itself into that namespace, which for a protected process (see Protect) the kernel lets
+// only root do. So another process, which has no secrets, starts confined programs for it: the
+// launcher.
 //
-// It is this program again, twice in a row. The first one is not protected, as a program that has
-// just begun is not, and maps the second one, which is in the user namespace and may do there what
-// root does on a host. The launcher ends when nobody has the other end of its socket any more, and
-// with it all that it has started.
+// The launcher is this program, started twice in a row. The first process is not protected, as it
+// has just begun. It maps the second one, which is in the user namespace and may do there what root
+// does on a host. The launcher ends when the other end of its socket is closed, and all that it has
+// started ends with it.
 
-// launcherName is what this program is called when it is to be the launcher.
+// launcherName is the name by which this program is called to be the launcher.
 const launcherName = "registry-launcher"
 
 // launcherSocket is the launcher's end of its socket.
 const launcherSocket = 3
 
-// helloTime is how long the launcher may take until it says what it may do.
+// helloTime is how long the launcher may take to say hello.
 const helloTime = 30 * time.Second
 
-// A hello is the first that the launcher says.
+// A hello is the launcher's first message: what it may do.
 type hello struct {
 	Fault    string // why there is none
 	Warnings []string
 	Alone    bool
 }
 
-// An answer is what the launcher says about a program: that it has begun, and that it has ended.
+// An answer is the launcher's message about a program. The first says that it has begun, the second
+// that it has ended.
 type answer struct {
 	Fault  string // why it has not begun, or could not be waited for
 	PID    int
@@ -47,8 +49,8 @@ type answer struct {
 	CPU    time.Duration
 }
 
-// init takes the launcher's part where that is what the program was started for. It has to come
-// before main, in every program that has this package.
+// init makes this process the launcher if it was started for that. It has to run before main, in
+// every program that imports this package.
 func init() {
 	if len(os.Args) == 2 && os.Args[0] == launcherName {
 		os.Exit(beLauncher(os.Args[1]))
@@ -98,7 +100,7 @@ func beLauncher(place string) int {
 	}
 }
 
-// serve starts a program for who holds the other end of a connection, and tells how it ends.
+// serve starts a program for the other end of a connection, and reports its end.
 func (h *host) serve(connection *os.File, files [3]*os.File) {
 	conn, err := unixConn(connection)
 	connection.Close()
@@ -136,7 +138,8 @@ func (h *host) serve(connection *os.File, files [3]*os.File) {
 	_ = answers.Encode(last)
 }
 
-// startLauncher starts this program as the launcher, and waits for it if it is to start another.
+// startLauncher starts this program as the launcher. It waits for the first process, which only
+// starts the second.
 func startLauncher(socket *os.File, place string, attributes *syscall.SysProcAttr) error {
 	pid, err := syscall.ForkExec("/proc/self/exe", []string{launcherName, place}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{}, Sys: attributes, Files: []uintptr{0, 1, 2, launcherSocket: socket.Fd()},
@@ -155,7 +158,7 @@ type launcher struct {
 	socket *net.UnixConn // nil: it has to be started
 }
 
-// errGone is that the launcher has ended, and with it what it was about to start.
+// errGone means that the launcher has ended, and with it the program that it was about to start.
 var errGone = errors.New("the launcher has ended")
 
 // launch starts a launcher.
@@ -191,7 +194,7 @@ func (l *launcher) open() (said hello, err error) {
 	return said, nil
 }
 
-// begin is host.begin, in the launcher. One that has ended is replaced.
+// begin does what host.begin does, in the launcher. If the launcher has ended, it starts another.
 func (l *launcher) begin(s start, files [3]*os.File) (*child, error) {
 	for again := false; ; again = true {
 		l.mu.Lock()
@@ -216,7 +219,7 @@ func (l *launcher) begin(s start, files [3]*os.File) (*child, error) {
 	}
 }
 
-// ask has the launcher start a program, over a connection of its own.
+// ask makes the launcher start a program, over a connection of its own.
 func ask(socket *net.UnixConn, s start, files [3]*os.File) (*child, error) {
 	conn, theirs, err := socketPair()
 	if err != nil {
@@ -270,7 +273,7 @@ func listenerOf(passed []*os.File) (net.Listener, error) {
 	return net.FileListener(passed[0])
 }
 
-// socketPair is a connection: this process's end, and the end for another one.
+// socketPair makes a connection: this process's end, and the end for another process.
 func socketPair() (*net.UnixConn, *os.File, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -287,7 +290,7 @@ func socketPair() (*net.UnixConn, *os.File, error) {
 	return ours, theirs, nil
 }
 
-// unixConn is a file that is a socket, as one. The file is still to be closed.
+// unixConn makes a connection of a file that is a socket. The caller still closes the file.
 func unixConn(file *os.File) (*net.UnixConn, error) {
 	conn, err := net.FileConn(file)
 	if err != nil {
@@ -350,8 +353,7 @@ func (r reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A writer writes to a connection, with files, which go with the first that is written. It may have
-// none.
+// A writer writes to a connection. Its files, if it has any, go with the first write.
 type writer struct {
 	conn  *net.UnixConn
 	files *[]*os.File

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// LoopbackAddress is where the listener of a network of one's own is.
+// LoopbackAddress is the address of the listener in a network of a program's own.
 const LoopbackAddress = "127.0.0.1:3128"
 
-// newNetwork gives this thread a new network, in which there is nothing but a listener on
-// LoopbackAddress. Programs that it starts are in it.
+// newNetwork puts this thread into a new network, in which there is only a listener on
+// LoopbackAddress. Programs that the thread starts are in it.
 func newNetwork() (net.Listener, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("making a network: %w", err)
@@ -20,10 +20,8 @@ func newNetwork() (net.Listener, error) {
 	if err := loopbackUp(); err != nil {
 		return nil, fmt.Errorf("making a network: %w", err)
 	}
-	return new(
-		net.ListenConfig,
-	).Listen(context.Background(), "tcp4", LoopbackAddress)
-	// a socket stays in the network of the thread that made it
+	// A socket stays in the network of the thread that made it.
+	return new(net.ListenConfig).Listen(context.Background(), "tcp4", LoopbackAddress)
 }
 
 func loopbackUp() error {

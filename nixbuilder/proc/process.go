@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"cmp"
 	"io"
 	"os"
 	"sync"
@@ -8,9 +9,9 @@ import (
 	"time"
 )
 
-// A Process is a program that is spoken to: what is written goes to its stdin, what it writes on
-// stdout is read. Reads give io.EOF once it has ended. One goroutine may read while another writes;
-// the other methods can be called at any time.
+// A Process is a running program. Writes go to its stdin, reads come from its stdout. Reads give
+// io.EOF once it has ended. One goroutine may read while another writes; the other methods can be
+// called at any time.
 type Process struct {
 	command Command
 	pipes   pipes
@@ -37,8 +38,8 @@ func (r *Runner) Start(command Command) (*Process, error) {
 	go func() {
 		defer close(p.done)
 		<-child.done
-		if !endsWithin(copied, orDefault(command.Grace, defaultGrace)) {
-			ours[2].Close() // for a process that has left the group, and keeps it open
+		if !endsWithin(copied, cmp.Or(command.Grace, defaultGrace)) {
+			ours[2].Close() // a process that has left the group keeps it open
 			<-copied
 		}
 		if err := child.ending(); err != nil {
@@ -51,13 +52,13 @@ func (r *Runner) Start(command Command) (*Process, error) {
 func (p *Process) Read(b []byte) (int, error)  { return p.pipes[1].Read(b) }
 func (p *Process) Write(b []byte) (int, error) { return p.pipes[0].Write(b) }
 
-// Stderr is the end of what the program has written there so far, 4 KiB at most.
+// Stderr is the end of the program's stderr so far, 4 KiB at most.
 func (p *Process) Stderr() string { return string(p.stderr.bytes()) }
 
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err is the *Error of a program that has not ended well, nil while it runs.
+// Err is the *Error of a program that has not ended well; nil while it runs.
 func (p *Process) Err() error {
 	select {
 	case <-p.done:
@@ -67,15 +68,15 @@ func (p *Process) Err() error {
 	}
 }
 
-// Stop ends the program: it closes stdin, sends the command's Kill signal if the program has not
-// ended after wait, and SIGKILL after the command's Grace. It returns when the program has ended;
-// reads fail from then on.
+// Stop ends the program. It closes stdin, sends the command's Kill signal if the program has not
+// ended after wait, and sends SIGKILL after the command's Grace. It returns when the program has
+// ended; reads fail from then on.
 func (p *Process) Stop(wait time.Duration) {
 	p.stop.Do(func() {
 		p.pipes[0].Close()
 		if !endsWithin(p.done, wait) {
 			_ = signalGroup(p.child.pid, killSignal(p.command))
-			if !endsWithin(p.done, orDefault(p.command.Grace, defaultGrace)) {
+			if !endsWithin(p.done, cmp.Or(p.command.Grace, defaultGrace)) {
 				_ = signalGroup(p.child.pid, syscall.SIGKILL)
 			}
 		}

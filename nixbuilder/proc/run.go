@@ -2,6 +2,7 @@ package proc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -17,15 +18,15 @@ const (
 	defaultMaxOutput = 16 << 20
 )
 
-// Output is what a program wrote, complete only if it ended well.
+// Output is what a program wrote. It is complete only if the program ended well.
 type Output struct {
 	Stdout, Stderr []byte
-	// CPU is the processor time that it used, with that of its children.
+	// CPU is the processor time of the program and its children.
 	CPU time.Duration
 }
 
 // Run runs a program to its end, with nothing on stdin. It fails with an *Error unless the program
-// exits with status 0; what was written until then is returned in any case. When ctx ends, so does
+// exits with status 0. Run returns what was written until then in any case. When ctx ends, so does
 // the program.
 func (r *Runner) Run(ctx context.Context, command Command) (Output, error) {
 	if err := ctx.Err(); err != nil {
@@ -34,7 +35,7 @@ func (r *Runner) Run(ctx context.Context, command Command) (Output, error) {
 	runCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	limit := orDefault(command.MaxOutput, defaultMaxOutput)
+	limit := cmp.Or(command.MaxOutput, defaultMaxOutput)
 	exceeded := func() { cancel(errOutputLimit) }
 	stdout := &limitedBuffer{left: limit, exceeded: exceeded}
 	stderr := &limitedBuffer{left: limit, exceeded: exceeded}
@@ -57,13 +58,13 @@ func (r *Runner) Run(ctx context.Context, command Command) (Output, error) {
 	case <-child.done:
 	case <-runCtx.Done():
 		_ = signalGroup(child.pid, killSignal(command))
-		if !endsWithin(child.done, orDefault(command.Grace, defaultGrace)) {
+		if !endsWithin(child.done, cmp.Or(command.Grace, defaultGrace)) {
 			_ = signalGroup(child.pid, syscall.SIGKILL)
 			<-child.done
 		}
 	}
-	if !endsWithin(copied, orDefault(command.Grace, defaultGrace)) {
-		ours.close() // for a process that has left the group, and keeps them open
+	if !endsWithin(copied, cmp.Or(command.Grace, defaultGrace)) {
+		ours.close() // a process that has left the group keeps them open
 		<-copied
 	}
 	output := Output{stdout.kept.Bytes(), stderr.kept.Bytes(), child.cpu}
@@ -77,8 +78,7 @@ func (r *Runner) Run(ctx context.Context, command Command) (Output, error) {
 	return output, nil
 }
 
-// pipes are this process's ends of a program's stdin, stdout and stderr. An end that is not there
-// is nil.
+// pipes are this process's ends of a program's stdin, stdout and stderr; nil: there is none.
 type pipes [3]*os.File
 
 func (p pipes) close() {
@@ -89,8 +89,8 @@ func (p pipes) close() {
 	}
 }
 
-// start starts a program as command asks, with ours as this process's ends of its pipes. Its stdin
-// is empty unless it has a pipe for that.
+// start starts a command. It returns this process's ends of the pipes. Stdin makes the pipe of that
+// name; nil: stdin is empty.
 func (r *Runner) start(
 	command Command, stdin func() (theirs, our *os.File, err error),
 ) (_ *child, ours pipes, err error) {
@@ -120,8 +120,13 @@ func (r *Runner) start(
 		return nil, ours, err
 	}
 	s := start{
-		Path: path, Args: append([]string{command.Program}, command.Args...), Env: lastValues(command.Env), Dir: orDefault(command.Dir, "/"), Kill: killSignal(command),
-		Confine: command.Confine, Alone: command.Confine != nil && command.Confine.Loopback != nil,
+		Path:    path,
+		Args:    append([]string{command.Program}, command.Args...),
+		Env:     lastValues(command.Env),
+		Dir:     cmp.Or(command.Dir, "/"),
+		Kill:    killSignal(command),
+		Confine: command.Confine,
+		Alone:   command.Confine != nil && command.Confine.Loopback != nil,
 	}
 	begin := r.host.begin
 	if command.Confine != nil && r.launcher != nil {
@@ -149,10 +154,10 @@ func endsWithin(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-func killSignal(command Command) syscall.Signal { return orDefault(command.Kill, syscall.SIGKILL) }
+func killSignal(command Command) syscall.Signal { return cmp.Or(command.Kill, syscall.SIGKILL) }
 
-// limitedBuffer keeps what is written to it up to a limit and says once that there was more. The
-// rest is read and dropped, so that the program can end in its own way.
+// limitedBuffer keeps what is written to it up to a limit, and calls exceeded if there is more. It
+// drops the rest, so that the program can end in its own way.
 type limitedBuffer struct {
 	kept     bytes.Buffer // not embedded: its ReadFrom would go around the limit
 	left     int64
@@ -170,15 +175,7 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 	return b.kept.Write(p)
 }
 
-func orDefault[T comparable](value, preset T) T {
-	var zero T
-	if value == zero {
-		return preset
-	}
-	return value
-}
-
-// lastValues leaves the last of several values of a variable: programs take the first.
+// lastValues removes all but the last value of each variable: programs take the first.
 func lastValues(env []string) []string {
 	last := make(map[string]int, len(env))
 	for i, variable := range env {

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// Confined programs run as one of two users, with the group of the same number, when this process
-// is root. On the host they own no file: the first is everybody's nobody, the second a number that
-// Debian reserves. The first is in the group of the second, too, so that directories can be opened
-// to both.
+// When this process is root, confined programs run as one of two users, with the group of the same
+// number. On the host these own no file: the first is everybody's nobody, the second a number that
+// Debian reserves. The first is also in the group of the second, so a directory can be opened to
+// both.
 const (
 	nobody  = 65534
 	another = 65533
 )
 
-// Runner starts programs and counts them. It is safe for concurrent use.
+// A Runner starts programs and counts them. It is safe for concurrent use.
 type Runner struct {
 	started  atomic.Int64
 	host     host
@@ -40,9 +40,9 @@ type Command struct {
 	Env []string
 	// Dir is the working directory; empty: the root directory.
 	Dir string
-	// Kill is the signal that the program's process group gets when its context ends, when it is to
-	// stop, or when this process dies; zero: SIGKILL. Programs that must clean up, such as Nix
-	// while it builds, want SIGTERM. SIGKILL follows after Grace.
+	// Kill is the signal that ends the program's process group: when its context ends, when it is
+	// stopped, or when this process dies; zero: SIGKILL. Programs that must clean up, such as Nix
+	// while it builds, need SIGTERM. SIGKILL follows after Grace.
 	Kill syscall.Signal
 	// Grace is the time between Kill and SIGKILL; zero: 5 seconds.
 	Grace time.Duration
@@ -53,32 +53,32 @@ type Command struct {
 	Confine *Confinement
 }
 
-// Confinement says what untrusted work may use. It also runs as an unprivileged user and in process
-// and IPC namespaces of its own, where the host permits that, and can never gain privileges.
+// Confinement limits untrusted work. Such work also runs as an unprivileged user, and in process
+// and IPC namespaces of its own, if the host permits that, and can never gain privileges.
 type Confinement struct {
-	// Memory is the address space that each process may have, in bytes; zero: no limit.
+	// Memory is the address space of each process, in bytes; zero: no limit.
 	Memory int64
-	// CPU is the processor time that each process may use, rounded up to seconds; zero: no limit.
-	// SIGKILL ends one that exceeds it.
+	// CPU is the processor time of each process, rounded up to seconds; zero: no limit. SIGKILL
+	// ends a process that exceeds it.
 	CPU time.Duration
-	// Apart runs it as a second unprivileged user, where this process is root: what others run as
-	// the first has no hold on its processes and files.
+	// Apart runs it as a second unprivileged user, if this process is root. Programs of the first
+	// user can't touch its processes and files.
 	Apart bool
-	// Network leaves it the host's network. Without it there is none, not even loopback.
+	// Network lets it use the host's network. Otherwise it has none, not even loopback.
 	Network bool
-	// Loopback, if set, gives it a network of its own instead, in which there is nothing but one
-	// listener at LoopbackAddress. Loopback gets that when the program has begun, and has to close
-	// it. It takes a Runner with OwnNetworks.
+	// Loopback, if set, gives it a network of its own, in which there is only a listener at
+	// LoopbackAddress. Loopback is called with the listener when the program has begun, and has to
+	// close it. It needs a Runner with OwnNetworks.
 	Loopback func(net.Listener)
 }
 
 // New finds out which parts of a confinement the host permits. Confined programs run without the
-// others, each of which is one line of warnings, for the caller to log.
+// others. Warnings has a line for each of these, for the caller to log.
 func New() (r *Runner, warnings []string) {
 	r = new(Runner)
 	if uid := os.Geteuid(); uid != 0 {
-		// Anyone may make the other namespaces inside a user namespace of his own, where that is
-		// permitted.
+		// Anyone may make the other namespaces inside a user namespace, where the host permits
+		// that.
 		launcher, hello, err := launch()
 		if err != nil {
 			return r, []string{fmt.Sprintf("no user namespace, and so no isolation, for untrusted work: %v", err)}
@@ -101,8 +101,8 @@ func New() (r *Runner, warnings []string) {
 	return r, warnings
 }
 
-// isolate finds out which namespaces the host permits, and returns a line for each that it does
-// not.
+// isolate finds out which namespaces the host permits. It returns a line for each that the host
+// does not.
 func (h *host) isolate() (warnings []string) {
 	for _, part := range []struct {
 		name string
@@ -141,9 +141,8 @@ func (h *host) isolate() (warnings []string) {
 	return warnings
 }
 
-// permitted reports why the host would not start a program with attr, nil if it would. It tries
-// that with an empty file name: being refused that name is the last thing that happens to a new
-// process, after all that attr asks for.
+// permitted reports why the host would not start a program with attr, nil if it would. It tries an
+// empty file name: the kernel refuses that only after it has done all that attr asks for.
 func permitted(attr syscall.SysProcAttr) error {
 	_, err := syscall.ForkExec("", []string{""}, &syscall.ProcAttr{Sys: &attr})
 	if errors.Is(err, syscall.ENOENT) {
@@ -158,8 +157,8 @@ func (r *Runner) Started() int64 { return r.started.Load() }
 // OwnNetworks tells whether the host permits Confinement.Loopback.
 func (r *Runner) OwnNetworks() bool { return r.alone }
 
-// ConfinedUser is the user and the group that confined programs run as, apart or not. They need the
-// right to read what they are given and to write where they are told to.
+// ConfinedUser is the user and the group of confined programs, apart or not. Programs need the
+// right to read their input and to write their output.
 func (r *Runner) ConfinedUser(apart bool) (uid, gid int) {
 	if c := r.host.credential(apart); c != nil {
 		return int(c.Uid), int(c.Gid)
@@ -167,9 +166,8 @@ func (r *Runner) ConfinedUser(apart bool) (uid, gid int) {
 	return os.Geteuid(), os.Getegid()
 }
 
-// Enclose keeps other users of this machine out of a directory, whatever the modes below it: those
-// that confined programs run as can pass it, and nobody else but its owner. It makes the directory
-// if need be.
+// Enclose keeps other users of this machine out of a directory, whatever the modes below it. Only
+// its owner and the users of confined programs can pass it. It makes the directory if need be.
 func (r *Runner) Enclose(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -183,6 +181,6 @@ func (r *Runner) Enclose(dir string) error {
 	return os.Chmod(dir, 0o710)
 }
 
-// Find tells which file a Program is: one that holds a slash is itself, another is looked up in
+// Find returns the file of a Program. A name with a slash is a file itself; another is looked up in
 // this process's PATH.
 func Find(program string) (string, error) { return exec.LookPath(program) }

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// newEndpoint is an endpoint in one spelling. An empty port is the scheme's own.
+// newEndpoint makes an endpoint in one spelling. An empty port is the scheme's own.
 func newEndpoint(scheme, host, port string) endpoint {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if address, err := netip.ParseAddr(host); err == nil {
@@ -26,9 +26,9 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 	return all
 }
 
-// isPublic tells whether an address is one of the Internet, and not of this machine or of a network
-// that it is in, in any way of writing that. The ranges are those of IANA's registries of
-// special-purpose addresses, with multicast.
+// isPublic tells whether an address is on the Internet, and not of this machine or of a network
+// that it is in, in whatever form. The ranges are those of IANA's registries of special-purpose
+// addresses, with multicast.
 func isPublic(a netip.Addr) bool {
 	if a.Zone() != "" {
 		return false
@@ -36,20 +36,9 @@ func isPublic(a netip.Addr) bool {
 	a = a.Unmap()
 	if a.Is4() {
 		return !within(a, prefixes(
-			"0.0.0.0/8",
-			"10.0.0.0/8",
-			"100.64.0.0/10",
-			"127.0.0.0/8",
-			"169.254.0.0/16",
-			"172.16.0.0/12",
-			"192.0.0.0/24",
-			"192.0.2.0/24",
-			"192.88.99.0/24",
-			"192.168.0.0/16",
-			"198.18.0.0/15",
-			"198.51.100.0/24",
-			"203.0.113.0/24",
-			"224.0.0.0/3",
+			"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+			"192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15",
+			"198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
 		))
 	}
 	bytes := a.As16()

@@ -43,12 +43,12 @@ func New(uris []string) *Gate {
 	}
 }
 
-// A refusal is what a Gate does not let through, for clients to read.
+// A refusal says what a Gate does not let through, for clients to read.
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
 
-// admit returns the addresses by which an endpoint may be reached, or why it may not.
+// admit returns the addresses at which an endpoint may be reached, or why it may not be.
 func (g *Gate) admit(ctx context.Context, e endpoint) ([]netip.Addr, error) {
 	named := g.named[e]
 	if e.scheme == "http" && !named && !g.any["http"] {
@@ -67,19 +67,17 @@ func (g *Gate) admit(ctx context.Context, e endpoint) ([]netip.Addr, error) {
 		}
 		private := func(a netip.Addr) bool { return !isPublic(a) || slices.Contains(own, a.Unmap()) }
 		if slices.ContainsFunc(addresses, private) || len(addresses) == 0 {
-			return nil, refusal(
-				fmt.Sprintf(
-					"nix.alloweduris of this registry does not let it reach %v, which is no public address: its host can be named there",
-					e,
-				),
-			)
+			return nil, refusal(fmt.Sprintf(
+				"nix.alloweduris of this registry does not let it reach %v, which is no public address: "+
+					"its host can be named there", e,
+			))
 		}
 	}
 	return addresses[:min(len(addresses), maxAddresses)], nil
 }
 
 // dial connects to an endpoint that the list admits, by the operator's proxy if there is one for
-// it.
+// the endpoint.
 func (g *Gate) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	proxy, err := g.proxyOf(e)
 	if err != nil {
@@ -97,9 +95,8 @@ func (g *Gate) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	}
 	var faults []error
 	for _, address := range addresses {
-		conn, err := (&net.Dialer{Timeout: dialTime}).DialContext(
-			ctx, "tcp", net.JoinHostPort(address.String(), e.port),
-		)
+		target := net.JoinHostPort(address.String(), e.port)
+		conn, err := (&net.Dialer{Timeout: dialTime}).DialContext(ctx, "tcp", target)
 		if err == nil {
 			return conn, nil
 		}
@@ -108,8 +105,8 @@ func (g *Gate) dial(ctx context.Context, e endpoint) (net.Conn, error) {
 	return nil, errors.Join(faults...)
 }
 
-// forProxy is what remains of an error of admit where the operator's proxy makes the connection: it
-// may know names that are unknown here.
+// forProxy returns the error of admit that holds if the operator's proxy makes the connection. The
+// proxy may know names that are unknown here.
 func (g *Gate) forProxy(err error) error {
 	if unknown := (*net.DNSError)(nil); errors.As(err, &unknown) {
 		return nil
@@ -132,7 +129,7 @@ func (g *Gate) proxyOf(e endpoint) (*url.URL, error) {
 	return proxy, nil
 }
 
-// connect has a proxy make a connection.
+// connect makes a connection by a proxy.
 func connect(ctx context.Context, proxy *url.URL, e endpoint) (conn net.Conn, err error) {
 	at := newEndpoint(proxy.Scheme, proxy.Hostname(), proxy.Port())
 	if conn, err = (&net.Dialer{Timeout: dialTime}).DialContext(ctx, "tcp", at.address()); err != nil {
@@ -177,7 +174,7 @@ func connect(ctx context.Context, proxy *url.URL, e endpoint) (conn net.Conn, er
 		return nil, fmt.Errorf("it answers %s", response.Status)
 	}
 	if reader.Buffered() > 0 {
-		return nil, errors.New("it says more than it was asked for") // who is connected to waits for us to speak
+		return nil, errors.New("it says more than it was asked for") // the endpoint itself waits for the client to speak
 	}
 	return conn, conn.SetDeadline(time.Time{})
 }

@@ -14,15 +14,15 @@ type Rules struct {
 	any      map[string]bool // schemes of which all hosts are admitted
 }
 
-// An endpoint is what a connection is wanted to.
+// An endpoint is the target of a connection.
 type endpoint struct{ scheme, host, port string }
 
 func (e endpoint) String() string { return e.scheme + "://" + e.address() }
 
 var ports = map[string]string{"http": "80", "https": "443"}
 
-// NewRules reads a list as nix.alloweduris has it. Entries that no connection can come of, such as
-// path:/srv, say nothing here.
+// NewRules reads a list in the form of nix.alloweduris. It skips entries that allow no connection,
+// such as path:/srv.
 func NewRules(uris []string) Rules {
 	r := Rules{named: make(map[endpoint]bool), any: make(map[string]bool)}
 	for _, uri := range uris {
@@ -53,14 +53,14 @@ func (r Rules) has(scheme string) bool {
 // SSH tells whether something may be fetched by ssh, which asks no proxy.
 func (r Rules) SSH() bool { return r.has("ssh") }
 
-// GitEnvironment are variables that keep git to the list, submodules and their submodules included,
-// with the protocols of its entries alone. In the directories in own, repositories of this machine
-// may be read.
+// GitEnvironment returns variables that restrict git to the list, also for submodules and theirs,
+// and to the protocols of its entries. In the directories in own, git may read repositories of this
+// machine.
 func (r Rules) GitEnvironment(own ...string) []string {
 	var settings [][2]string
 	var protocols []string
-	// Of the settings that fit a URL, the longest one holds. So what no entry begins is taken for a
-	// protocol that there is not.
+	// Git applies the longest setting that fits a URL. A URL that no entry begins is rewritten to a
+	// protocol that does not exist.
 	for _, scheme := range []string{"https", "http", "ssh"} {
 		if r.has(scheme) {
 			protocols = append(protocols, scheme)
@@ -82,7 +82,7 @@ func (r Rules) GitEnvironment(own ...string) []string {
 		}
 	}
 	if len(protocols) == 0 {
-		protocols = []string{"none"} // of no protocol at all, git makes all
+		protocols = []string{"none"} // to git, no protocols mean all
 	}
 	environment := []string{
 		"GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
@@ -90,8 +90,8 @@ func (r Rules) GitEnvironment(own ...string) []string {
 		fmt.Sprintf("GIT_CONFIG_COUNT=%d", len(settings)),
 	}
 	for i, setting := range settings {
-		environment = append(
-			environment, fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, setting[0]),
+		environment = append(environment,
+			fmt.Sprintf("GIT_CONFIG_KEY_%d=%s", i, setting[0]),
 			fmt.Sprintf("GIT_CONFIG_VALUE_%d=%s", i, setting[1]),
 		)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 )
 
-// A Server is the proxy of one evaluation. Its user is the one that Proxy names.
+// A Server is the proxy of one evaluation.
 type Server struct {
 	gate     *Gate
 	password string
@@ -28,19 +28,23 @@ type Server struct {
 	refused string
 }
 
-// Server makes the proxy of one evaluation, which asks for a password unless that is empty. The
-// caller must call Close.
+// Server makes the proxy of one evaluation. It asks for a password unless that is empty. The caller
+// must call Close.
 func (g *Gate) Server(password string) *Server {
 	s := &Server{gate: g, password: password}
 	s.ctx, s.close = context.WithCancel(context.Background())
 	s.server = http.Server{
-		Handler: s, ReadHeaderTimeout: greetingTime, IdleTimeout: idleTime, MaxHeaderBytes: 64 << 10, ErrorLog: log.New(io.Discard, "", 0),
-		BaseContext: func(net.Listener) context.Context { return s.ctx },
+		Handler:           s,
+		ReadHeaderTimeout: greetingTime,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          log.New(io.Discard, "", 0),
+		BaseContext:       func(net.Listener) context.Context { return s.ctx },
 	}
 	return s
 }
 
-// Serve answers what comes in through a listener, in the background, until Close.
+// Serve answers requests that come through a listener, in the background, until Close.
 func (s *Server) Serve(listener net.Listener) {
 	go func() { _ = s.server.Serve(&fewConns{listener, limit.NewSlots(maxConns)}) }()
 }
@@ -94,7 +98,7 @@ func (s *Server) knows(r *http.Request) bool {
 	return subtle.ConstantTimeCompare([]byte(password), []byte(s.password)) == 1
 }
 
-// fail answers a request that comes to nothing.
+// fail answers a request that failed.
 func (s *Server) fail(w http.ResponseWriter, err error) {
 	if refused := refusal(""); errors.As(err, &refused) {
 		s.mu.Lock()
@@ -106,12 +110,13 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 	http.Error(w, err.Error(), http.StatusBadGateway)
 }
 
-// forward passes a request of plain http on, and the answer back. Where that leads, its client asks
-// for anew.
+// forward passes a request of plain http on, and the answer back. If that is a redirection, the
+// client makes a new request.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	wanted := newEndpoint("http", r.URL.Hostname(), r.URL.Port())
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return s.gate.dial(ctx, wanted) }
 	transport := &http.Transport{
-		DialContext:           func(ctx context.Context, _, _ string) (net.Conn, error) { return s.gate.dial(ctx, wanted) },
+		DialContext:           dial,
 		DisableKeepAlives:     true,
 		DisableCompression:    true,
 		ResponseHeaderTimeout: idleTime,
@@ -129,7 +134,7 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 	}
 	(&httputil.ReverseProxy{
 		Transport:    transport,
-		Rewrite:      func(*httputil.ProxyRequest) {}, // that is without headers of the connection, and with no others
+		Rewrite:      func(*httputil.ProxyRequest) {}, // headers of the connection go, and no others come
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { s.fail(w, err) },
 		ErrorLog:     s.server.ErrorLog,
 	}).ServeHTTP(w, r)
@@ -183,7 +188,7 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request) {
 	both.Wait()
 }
 
-// activity is a reader that says so before each read.
+// activity is a reader that calls alive before each read.
 type activity struct {
 	io.Reader
 	alive func()

@@ -14,51 +14,51 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// A Part is a directory of what can be got again. It is safe for concurrent use.
+// A Part is a directory of things that can be had again. It is safe for concurrent use.
 type Part interface {
-	// Dir is where all of it is.
+	// Dir is the directory that holds all of it.
 	Dir() string
-	// Items are what could be removed, in any order.
+	// Items lists what could be removed, in any order.
 	Items() []Item
 }
 
 // An Item is something that is removed as a whole.
 type Item struct {
-	// Used is when it was used last.
+	// Used is the time of its last use.
 	Used time.Time
 	// Remove removes it, and returns false if it is in use or can't be removed.
 	Remove func() bool
 }
 
 const (
-	// restShare is how much longer is waited between two looks at how much there is than the last
-	// one took.
+	// restShare: a pause between two looks at the sizes takes this many times as long as the look
+	// before.
 	restShare = 20
-	// inUse is how long is waited, at least, for something to be no longer in use.
+	// inUse is the shortest pause while too much is in use.
 	inUse = 10 * time.Second
 )
 
-// A Bound keeps several parts together below a number of bytes. It is safe for concurrent use.
+// A Bound keeps several parts, together, below a number of bytes. It is safe for concurrent use.
 type Bound struct {
 	bytes int64
-	parts []Part // those that were there before the first Grown
+	parts []Part // does not change after the first Grown
 
 	mu     sync.Mutex // guards what follows
-	busy   bool       // somebody looks, or waits to look
-	grown  bool       // since somebody began to look
-	rested time.Time  // when to look next, at the earliest
-	told   bool       // that all is in use
+	busy   bool       // watch runs
+	grown  bool       // since the last look began
+	rested time.Time  // when the next look may begin
+	told   bool       // the log says that too much is in use
 }
 
-// NewBound keeps what is added to it below a number of bytes, zero: no bound. Nothing is removed
-// before the first Grown.
+// NewBound bounds the parts that are added to it to a number of bytes; zero: to none. It removes
+// nothing before the first Grown.
 func NewBound(bytes int64) *Bound { return &Bound{bytes: bytes} }
 
 // Add adds parts. It is called before the first Grown.
 func (b *Bound) Add(parts ...Part) { b.parts = append(b.parts, parts...) }
 
-// Grown is called when something was added. It returns at once. What is too much is removed a
-// moment later, or somewhat later where finding that out takes long.
+// Grown says that something was added. It returns at once. Removing what is too much begins a
+// moment later, or somewhat later if finding that out takes long.
 func (b *Bound) Grown() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -90,14 +90,14 @@ func (b *Bound) watch() {
 		b.mu.Lock()
 		rest = restShare * time.Since(begun)
 		if !fits {
-			b.grown, rest = true, max(rest, inUse) // until what is in use is so no longer
+			b.grown, rest = true, max(rest, inUse) // look again, until less is in use
 		}
 		b.rested = time.Now().Add(rest)
 		b.mu.Unlock()
 	}
 }
 
-// Shrink removes what is too much, and returns false if more than the bound is in use.
+// Shrink removes what is too much. It returns false if more than the bound is in use.
 func (b *Bound) Shrink() (fits bool) {
 	type item struct {
 		Item
@@ -134,8 +134,8 @@ func (b *Bound) Shrink() (fits bool) {
 	}
 	if removed > 0 {
 		logrus.Infof(
-			"nix: of %s in the cache directory, %s stay (cachesize)", units.BytesSize(float64(before)),
-			units.BytesSize(float64(total)),
+			"nix: of %s in the cache directory, %s stay (cachesize)",
+			units.BytesSize(float64(before)), units.BytesSize(float64(total)),
 		)
 	}
 	fits = total <= b.bytes
@@ -149,14 +149,14 @@ func (b *Bound) Shrink() (fits bool) {
 	return fits
 }
 
-// ErrTooMuch is that something takes more room than it may.
+// ErrTooMuch means that something takes more room than it may.
 var ErrTooMuch = errors.New("it takes too much room")
 
-// watchedEvery is how often it is looked at how much something has grown, at most.
+// watchedEvery is the shortest time between two looks at how much a directory has grown.
 const watchedEvery = 200 * time.Millisecond
 
-// Within does something that fills directories, and ends its context when they take so many bytes
-// more than when it began, which is seen a moment later. The error is ErrTooMuch then.
+// Within calls do, which fills directories, and ends do's context when these take so many bytes
+// more than at the beginning, or a moment later. It then fails with ErrTooMuch.
 func Within(ctx context.Context, bytes int64, dirs []string, do func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -191,7 +191,8 @@ func Within(ctx context.Context, bytes int64, dirs []string, do func(context.Con
 	return err
 }
 
-// Usage is how many bytes the files below a directory take on disk, each once, whatever its names.
+// Usage is how many bytes the files below a directory take on disk. A file with several names
+// counts once.
 func Usage(dir string) (total int64) {
 	seen := make(map[uint64]bool) // inodes with several names
 	_ = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {

@@ -1,3 +1,3 @@
-// Package prepareimage holds the Nix expressions that images are prepared with. They need nothing
-// of nixpkgs, and are files of their own so that they can be tried by hand with nix-instantiate.
+// Package prepareimage holds the Nix expressions by which images are prepared. They need nothing of
+// nixpkgs. They are files of their own, so that people can try them by hand with nix-instantiate.
 package prepareimage

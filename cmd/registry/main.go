@@ -1,5 +1,5 @@
-// Command registry is the CNCF Distribution registry with images from Nix packages: what nobody
-// pushed, under a name made of package names, is built when it is pulled.
+// Command registry is the CNCF Distribution registry with images from Nix packages. A name that is
+// made of package names, and that nobody has pushed, is built when it is pulled.
 package main
 
 import (

@@ -18,24 +18,21 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// nixCommand has what an operator does for images of Nix packages before anyone asks for them.
+// nixCommand has the commands by which an operator prepares images before anyone asks for them.
 func nixCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "nix",
 		Short: "Prepare images of Nix packages before anyone asks for them",
 		Long: `Prepare images of Nix packages before anyone asks for them.
 
-These commands work on the storage and the Nix store that the configuration names, whether or not registries serve it meanwhile. Run them as the
-user that the registry runs as.`,
+These commands work on the storage and the Nix store that the configuration names, whether or not registries serve it
+meanwhile. Run them as the user that the registry runs as.`,
 		Args: cobra.NoArgs, // names of other commands
 		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	var config string
-	command.PersistentFlags().
-		StringVar(
-			&config, "config", "",
-			"the registry's configuration `FILE` (default: what registry serve would take, see there)",
-		)
+	const use = "the registry's configuration `FILE` (default: what registry serve would take, see there)"
+	command.PersistentFlags().StringVar(&config, "config", "", use)
 	command.AddCommand(buildCommand(&config), layoutCommand(&config))
 	return command
 }
@@ -46,23 +43,21 @@ func buildCommand(config *string) *cobra.Command {
 		Short: "Build images and store them, as a pull of each would",
 		Long: `Build images and store them, as a pull of each would.
 
-NAME is what is pulled, without the host. Packages are those of the set that the configuration names, TAG (latest) says of which revision.
+NAME is what is pulled, without the host. Packages are those of the set that the configuration names, TAG (latest) says
+of which revision.
 
-For every image that is there in the end, one line on stdout has its name and tag, its digest, and one of: built; unchanged, if it was there and the
-package set is still the same; pushed, if somebody has pushed an image under that tag, which is then left alone. What goes wrong is on stderr.
-The exit status is 1 if any image failed.`,
+For every image that is there in the end, one line on stdout has its name and tag, its digest, and one of: built;
+unchanged, if it was there and the package set is still the same; pushed, if somebody has pushed an image under that
+tag, which is then left alone. What goes wrong is on stderr. The exit status is 1 if any image failed.`,
 		Example:       "  registry nix build --config config.yml shell/git/htop hello:latest",
 		Args:          cobra.MinimumNArgs(1),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, images []string) error {
-			return withService(
-				command.Context(),
-				*config,
-				func(ctx context.Context, service *middleware.Service) error {
-					return build(ctx, service, images, command.OutOrStdout(), command.ErrOrStderr())
-				},
-			)
+			work := func(ctx context.Context, service *middleware.Service) error {
+				return build(ctx, service, images, command.OutOrStdout(), command.ErrOrStderr())
+			}
+			return withService(command.Context(), *config, work)
 		},
 	}
 }
@@ -74,36 +69,34 @@ func layoutCommand(config *string) *cobra.Command {
 		Short: "Decide which packages share layers, for the whole package set at once",
 		Long: `Decide which packages share layers, for the whole package set at once.
 
-Without this, the first image that has a package decides. With it, images do not depend on what was asked for first, and share more.
-Decisions that were made before stay; packages that come later are decided about when they come, or when this is run again.
+Without this, the first image that has a package decides. With it, images do not depend on what was asked for first,
+and share more. Decisions that were made before stay; packages that come later are decided about when they come, or
+when this is run again.
 
-Every NAME is a package, or a set of packages such as perlPackages; none stands for the whole set. What a package refers to is known from the
-Nix store, or else from binary caches, of which nothing is downloaded. A package that neither has is skipped and counted.`,
-		Example:       "  registry nix layout --config config.yml\n  registry nix layout --config config.yml --build git htop perlPackages",
+Every NAME is a package, or a set of packages such as perlPackages; none stands for the whole set. What a package refers
+to is known from the Nix store, or else from binary caches, of which nothing is downloaded. A package that neither has
+is skipped and counted.`,
+		Example: "  registry nix layout --config config.yml\n" +
+			"  registry nix layout --config config.yml --build git htop perlPackages",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, names []string) error {
 			options.Names = names
-			return withService(
-				command.Context(),
-				*config,
-				func(ctx context.Context, service *middleware.Service) error {
-					return layout(ctx, service, options, command.OutOrStdout())
-				},
-			)
+			work := func(ctx context.Context, service *middleware.Service) error {
+				return layout(ctx, service, options, command.OutOrStdout())
+			}
+			return withService(command.Context(), *config, work)
 		},
 	}
-	command.Flags().
-		BoolVar(
-			&options.Build, "build", false,
-			"download and build packages, so that none is skipped that can be built",
-		)
+	const use = "download and build packages, so that none is skipped that can be built"
+	command.Flags().BoolVar(&options.Build, "build", false, use)
 	return command
 }
 
-// withService runs work with the Service of a configuration, until that ends or the process is told
-// to end.
-func withService(ctx context.Context, config string, work func(context.Context, *middleware.Service) error) error {
+// withService runs work with the Service of a configuration, until work or the process is to end.
+func withService(
+	ctx context.Context, config string, work func(ctx context.Context, service *middleware.Service) error,
+) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -137,7 +130,7 @@ func withService(ctx context.Context, config string, work func(context.Context, 
 	return err
 }
 
-// setLevel has as much logged as the registry would. Where to and in which form is a terminal's.
+// setLevel logs at the registry's level. Where the log goes, and its form, suit a terminal.
 func setLevel(config *configuration.Configuration) error {
 	level := string(config.Log.Level)
 	if level == "" {
@@ -151,7 +144,7 @@ func setLevel(config *configuration.Configuration) error {
 	return nil
 }
 
-// build makes images, several at a time, and prints each as it is done.
+// build builds images, several at a time, and prints each as it is done.
 func build(ctx context.Context, service *middleware.Service, images []string, out, errOut io.Writer) error {
 	var all errgroup.Group
 	all.SetLimit(service.Concurrency())
@@ -184,7 +177,7 @@ func build(ctx context.Context, service *middleware.Service, images []string, ou
 	return err
 }
 
-// layout decides about layers, and prints what came of it.
+// layout decides about layers, and prints a summary.
 func layout(ctx context.Context, service *middleware.Service, options nixbuilder.LayoutOptions, out io.Writer) error {
 	revision, made, err := service.Layout(ctx, options)
 	if err != nil {
@@ -200,10 +193,8 @@ func layout(ctx context.Context, service *middleware.Service, options nixbuilder
 		logrus.Warnf("%d packages are skipped: neither the Nix store nor a binary cache has them%s", made.Absent, way)
 	}
 	if made.Failed+made.Denied > 0 {
-		logrus.Infof(
-			"%d names are skipped that give no package, and %d packages that are denied", made.Failed,
-			made.Denied,
-		)
+		const skipped = "%d names are skipped that give no package, and %d packages that are denied"
+		logrus.Infof(skipped, made.Failed, made.Denied)
 	}
 	return err
 }

@@ -35,9 +35,10 @@ func serveCommand() *cobra.Command {
 CONFIG is a Distribution configuration file; REGISTRY_CONFIGURATION_PATH names it otherwise. Images are built from
 packages where it has a stanza middleware.repository with the name nix: see config.yml.example.
 
-Without a file, and with NIXERY_STORAGE_BACKEND set, the registry is configured by Nixery's variables: NIXERY_STORAGE_BACKEND
-(gcs or filesystem), STORAGE_PATH or GCS_BUCKET, PORT, one of NIXERY_CHANNEL, NIXERY_PKGS_REPO and NIXERY_PKGS_PATH, and if need be
-WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=false has nothing built: packages are those of cache.nixos.org.`,
+Without a file, and with NIXERY_STORAGE_BACKEND set, the registry is configured by Nixery's variables:
+NIXERY_STORAGE_BACKEND (gcs or filesystem), STORAGE_PATH or GCS_BUCKET, PORT, one of NIXERY_CHANNEL, NIXERY_PKGS_REPO
+and NIXERY_PKGS_PATH, and if need be WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=false
+has nothing built: packages are those of cache.nixos.org.`,
 		Example:       "  registry serve config.yml\n  docker pull localhost:5000/shell/git/htop",
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
@@ -58,19 +59,17 @@ WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=fals
 			return prefixed(name, err)
 		},
 	}
-	command.Flags().
-		BoolVar(
-			&check, "check", false,
-			"read the configuration, evaluate the package set, report what is wrong with them and how packages are built, and do not serve",
-		)
+	const use = "read the configuration, evaluate the package set, " +
+		"report what is wrong with them and how packages are built, and do not serve"
+	command.Flags().BoolVar(&check, "check", false, use)
 	return command
 }
 
 // tryTime is how long --check tries to get at a package set.
 const tryTime = 2 * time.Minute
 
-// tryOut tells what is wrong with the package set, where that can be found out on this machine;
-// where it can't, it says so on errOut. On out, it tells how packages are built.
+// tryOut returns what is wrong with the package set. If that can't be found out on this machine, it
+// says so on errOut. On out, it tells how packages are built.
 func tryOut(ctx context.Context, service *middleware.Service, name string, out, errOut io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -90,7 +89,7 @@ func tryOut(ctx context.Context, service *middleware.Service, name string, out, 
 	return fault
 }
 
-// find returns the configuration's text, and where it is from.
+// find returns the configuration's text and where it is from.
 func find(args []string) (name string, text []byte, err error) {
 	name = os.Getenv("REGISTRY_CONFIGURATION_PATH")
 	if len(args) > 0 {
@@ -101,9 +100,8 @@ func find(args []string) (name string, text []byte, err error) {
 		return name, text, err
 	}
 	if _, ok := os.LookupEnv(backend); !ok {
-		return "", nil, errors.New(
-			"no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, or Nixery's variables; see registry serve --help",
-		)
+		return "", nil, errors.New("no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, " +
+			"or Nixery's variables; see registry serve --help")
 	}
 	text, notes, err := fromEnvironment(os.LookupEnv)
 	for _, note := range notes {
@@ -112,8 +110,8 @@ func find(args []string) (name string, text []byte, err error) {
 	return "environment", text, prefixed("environment", err)
 }
 
-// load reads a configuration and checks what the registry would only find out when it serves. There
-// is no service without a stanza for it.
+// load reads a configuration, and checks what the registry would only notice while serving. Without
+// a stanza for it, there is no service.
 func load(text []byte) (*configuration.Configuration, *middleware.Service, error) {
 	config, err := configuration.Parse(bytes.NewReader(text))
 	if err != nil {
@@ -122,10 +120,8 @@ func load(text []byte) (*configuration.Configuration, *middleware.Service, error
 	var faults []error
 	for i, stanza := range config.Middleware["repository"] {
 		if stanza.Name != "nix" {
-			faults = append(
-				faults,
-				fmt.Errorf("middleware.repository[%d].name: there is no repository middleware %q", i, stanza.Name),
-			)
+			const unknown = "middleware.repository[%d].name: there is no repository middleware %q"
+			faults = append(faults, fmt.Errorf(unknown, i, stanza.Name))
 		}
 	}
 	service, err := middleware.Setup(config)
@@ -135,7 +131,7 @@ func load(text []byte) (*configuration.Configuration, *middleware.Service, error
 	return config, service, errors.Join(faults...)
 }
 
-// prefixed puts where a configuration is from before every line of an error.
+// prefixed begins every line of an error with the place that a configuration is from.
 func prefixed(name string, err error) error {
 	if err == nil {
 		return nil
@@ -149,9 +145,8 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	if err := quietTracing(config.Log.Level); err != nil {
 		return err
 	}
-	ctx := context.WithValue(
-		context.Background(), "version", version.Version(),
-	) //nolint:revive,staticcheck // the key that the registry logs by
+	//nolint:revive,staticcheck // the key that the registry logs by
+	ctx := context.WithValue(context.Background(), "version", version.Version())
 	served, err := newRegistry(ctx, config)
 	if err != nil {
 		return err
@@ -163,9 +158,9 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	return served.ListenAndServe()
 }
 
-// quietTracing keeps the registry from sending traces to this machine's port 4318 when nobody asked
-// for that, and from writing every call of the storage as JSON for a log that has no room for it,
-// which is a tenth of what a stored image costs.
+// quietTracing keeps the registry from sending traces to this machine's port 4318 unless somebody
+// asked for that. It also keeps it from writing every call of the storage as JSON for a log that
+// does not show it, which is a tenth of what a stored image costs.
 func quietTracing(level configuration.Loglevel) error {
 	for _, variable := range os.Environ() {
 		if strings.HasPrefix(variable, "OTEL_") {
@@ -178,7 +173,7 @@ func quietTracing(level configuration.Loglevel) error {
 	return os.Setenv("OTEL_TRACES_EXPORTER", "none")
 }
 
-// newRegistry returns as an error what upstream says about a configuration in a panic.
+// newRegistry turns upstream's panics about a configuration into errors.
 func newRegistry(ctx context.Context, config *configuration.Configuration) (r *registry.Registry, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -188,8 +183,8 @@ func newRegistry(ctx context.Context, config *configuration.Configuration) (r *r
 	return registry.NewRegistry(ctx, config)
 }
 
-// serveDebug does what upstream's own serve command does: expvar, profiles and, if asked for,
-// metrics on another address.
+// serveDebug serves what upstream's own serve command does: expvar, profiles and, if asked for,
+// metrics, on another address.
 func serveDebug(config *configuration.Configuration) {
 	debug := config.HTTP.Debug
 	if debug.Addr == "" {

@@ -22,7 +22,7 @@ func write(t *testing.T, name string, blocks int) {
 	}
 }
 
-// A part has items that are files, used at so many minutes past some time.
+// A part has files as items, used at so many minutes past some time.
 type part struct {
 	dir  string
 	used map[string]int

@@ -48,8 +48,7 @@ func TestGreeting(t *testing.T) {
 	}
 }
 
-// An error about one of several requests under way leaves the answers to the others where they
-// belong.
+// An error about one of several requests does not take the answers of the others.
 func TestErrorAmongAnswers(t *testing.T) {
 	c := connect(t, words(
 		msgLast, 1,
@@ -108,7 +107,7 @@ func connect(t *testing.T, answers []byte) *Conn {
 	return c
 }
 
-// A daemon that says nothing any more is ended with the context.
+// A silent daemon is ended with the context.
 func TestCancelSilentDaemon(t *testing.T) {
 	answers, daemon := io.Pipe()
 	go func() { _, _ = daemon.Write(words(daemonMagic, protocolVersion, "2.8.0", msgLast, msgLast)) }()
@@ -140,7 +139,7 @@ func (s *stoppable) Write(b []byte) (int, error) {
 	return s.script.Write(b)
 }
 
-// Lists are sorted whatever order the daemon sends them in.
+// Lists are sorted, whatever the order in which the daemon sends them.
 func TestSorted(t *testing.T) {
 	c := connect(t, words(
 		msgLast, 2, drvB, pathA,

@@ -336,7 +336,8 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// A binary cache knows what a store does not have. One that does not answer is heard of.
+// A binary cache knows paths that a store does not have. If a cache does not answer, the log says
+// so.
 func TestInfos(t *testing.T) {
 	h := newHost(t)
 	h.mustBuild(h.open(nil), "program")
@@ -430,7 +431,7 @@ func TestBuildStopsAtFailure(t *testing.T) {
 	}
 }
 
-// What one connection builds and the collector deletes, another sees at once.
+// One connection sees at once what another builds and the collector deletes.
 func TestTempRoots(t *testing.T) {
 	h := newHost(t)
 	watcher, holder := h.open(nil), h.open(nil)
@@ -528,8 +529,8 @@ func TestPoolReplacesKilled(t *testing.T) {
 	pool.Put(get(3))
 }
 
-// processes are the running processes that have part in their command line, except those that
-// merely mention it: the test itself.
+// processes lists the running processes that have part in their command line, but not those that
+// merely mention it, such as the test itself.
 func (h *host) processes(part string) (pids []int) {
 	h.t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")

@@ -14,7 +14,7 @@ import (
 )
 
 // answering is a peer that answers every request: yes, nothing is missing, nothing is valid. It
-// stands for a daemon where only the Pool is looked at.
+// replaces a daemon in tests of the Pool alone.
 type answering struct {
 	mu      sync.Mutex
 	out     bytes.Buffer
@@ -74,7 +74,7 @@ func (f *fakes) open(ctx context.Context) (*Conn, error) {
 	return converse(ctx, a, nil)
 }
 
-// live says of each connection, in the order in which they were opened, whether it is still open.
+// live tells of each connection, in the order of opening, whether it is still open.
 func (f *fakes) live() []bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -223,7 +223,7 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// TestPoolEndsTheRetired looks at a connection that is good and shall not be used again.
+// TestPoolEndsTheRetired puts back a connection that is good but shall not be used again.
 func TestPoolEndsTheRetired(t *testing.T) {
 	f := &fakes{}
 	p := newPool(f.open, Limits{})

@@ -27,7 +27,7 @@ const (
 	recordedTranscript = "transcript.txt"
 )
 
-// script is a peer that says what it was given, whatever it is told.
+// script is a peer that sends what it was given, whatever it receives.
 type script struct {
 	answers  io.Reader
 	requests bytes.Buffer
@@ -42,8 +42,8 @@ func recordedSettings() map[string]string {
 	return map[string]string{"keep-going": "true", "max-jobs": "1", "substituters": ""}
 }
 
-// talk does every operation and writes down what comes of it. The paths are derivations and, for
-// each, an output.
+// talk does every operation and writes down the results. The paths are derivations and, for each,
+// an output.
 func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 	var transcript strings.Builder
 	note := func(what string, result any, err error) {
@@ -191,8 +191,8 @@ func record(t *testing.T, feature string, attributes ...string) {
 	}
 }
 
-// Whatever a daemon sends, an operation ends with a result, an *Error, or a broken Conn; and what
-// it gave out is well-formed.
+// Whatever a daemon sends, an operation ends with a result, an *Error, or a broken Conn, and its
+// results are well-formed.
 func FuzzAnswers(f *testing.F) {
 	dirs, _ := filepath.Glob("testdata/nix-*")
 	for _, dir := range dirs {

@@ -110,7 +110,7 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
-// A binary cache's URL may have a password, and what Nix says of the cache has the URL.
+// The password in a binary cache's URL is not in Nix's messages about the cache.
 func TestPlainHidesPasswords(t *testing.T) {
 	for text, want := range map[string]string{
 		"unable to download 'https://user:secret@cache.example.org/x.narinfo': HTTP error 500": "unable to download 'https://user:xxxxx@cache.example.org/x.narinfo': HTTP error 500",

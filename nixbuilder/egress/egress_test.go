@@ -114,7 +114,7 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-// start serves what a Gate lets through, and returns a client that uses it.
+// start serves a Gate, and returns a client that uses it.
 func start(t *testing.T, g *Gate, password, says string, trusted *x509.Certificate) (*Server, *http.Client) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -151,7 +151,7 @@ func get(t *testing.T, client *http.Client, url string) (string, error) {
 	return string(body), err
 }
 
-// What the list names is reached, and from there nothing that it does not name.
+// Connections reach what the list names, and from there nothing that it does not name.
 func TestServer(t *testing.T) {
 	secrets := 0
 	inner := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -191,7 +191,7 @@ func TestServer(t *testing.T) {
 	}
 }
 
-// Connections do not outlive the evaluation that they are for.
+// Connections end with their evaluation.
 func TestCloseEndsTunnels(t *testing.T) {
 	ended := make(chan error, 1)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -225,8 +225,7 @@ func TestCloseEndsTunnels(t *testing.T) {
 	<-ended
 }
 
-// The operator's proxy gets what is admitted, and only that. Names that are unknown here may be
-// known there.
+// The operator's proxy gets only what is admitted. It may know names that are unknown here.
 func TestUpstream(t *testing.T) {
 	var asked []string
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -262,7 +261,7 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
-// git itself refuses what no entry begins, before it connects to anything.
+// git itself refuses URLs that no entry begins, before it connects to anything.
 func TestGitEnvironment(t *testing.T) {
 	needs.Tool(t, "git")
 	dir := t.TempDir()

@@ -22,8 +22,8 @@ import (
 // generated is a derivation whose output would have to be read to go on.
 const generated = `(derivation { name = "generated.nix"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ "-c" "echo '{ name = \"generated\"; }' > $out" ]; })`
 
-// TestNeeds has sets that need what an evaluation does not have. They say so in plain words, with
-// every Nix, and what does not need it works.
+// TestNeeds evaluates sets that need something that evaluations do not have. They say so in plain
+// words with every Nix, and packages that do not need it work.
 func TestNeeds(t *testing.T) {
 	own := func(name, more string) string {
 		return `derivation { name = ` + name + `; system = "x86_64-linux"; builder = "/bin/sh"; ` + more + ` }`
@@ -107,7 +107,7 @@ func realising(t *testing.T, target string) (realise Realise, built map[string]i
 	}, built
 }
 
-// TestReading has sets that read what is built.
+// TestReading evaluates sets that read what is built.
 func TestReading(t *testing.T) {
 	archive, requests := remoteSet(t)
 	own := func(name, more string) string {
@@ -250,8 +250,8 @@ func TestReading(t *testing.T) {
 	}
 }
 
-// TestFloating has packages whose store paths only building tells, where Nix is configured to build
-// such.
+// TestFloating evaluates packages whose store paths only building tells, if Nix is configured to
+// build such.
 func TestFloating(t *testing.T) {
 	const floats = `__contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256";`
 	own := func(name, more string) string {

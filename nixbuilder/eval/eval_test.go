@@ -124,7 +124,8 @@ func writeSet(t *testing.T, file, text string) Source {
 	return Source{Path: path}
 }
 
-// TestGolden compares with what Nix says when it is asked in its own words; see testdata/golden.sh.
+// TestGolden compares results with those that Nix gave when it was asked directly; see
+// testdata/golden.sh.
 func TestGolden(t *testing.T) {
 	text, err := os.ReadFile("testdata/golden.json")
 	if err != nil {
@@ -305,7 +306,7 @@ func TestPackages(t *testing.T) {
 	}
 }
 
-// A walk sees what is in sets, and loses no time with what refuses.
+// A walk lists what is in sets, and does not ask again about packages that refuse.
 func TestWalk(t *testing.T) {
 	e, runner := newEvaluator(t, Options{})
 	before := runner.Started()
@@ -715,10 +716,9 @@ func TestInstantiate(t *testing.T) {
 	}
 }
 
-// TestForgedDerivationsAreRefused shows why a store that a package set's evaluation has written to
-// can be copied from: Nix checks names against contents, and asks for signatures where it cannot.
-// Derivations that several images need come into the store from several evaluations, and processes,
-// at a time.
+// TestForgedDerivationsAreRefused shows why derivations may be copied from a store that a package
+// set's evaluation has written to: Nix checks names against contents, and asks for signatures if it
+// cannot.
 func TestInstantiateAtOnce(t *testing.T) {
 	target, scratch := openDir(t, "target"), openDir(t, "scratch")
 	source := testSet(t)

@@ -27,7 +27,7 @@ import (
 // inner is the package set that others fetch.
 const inner = `{ system, ... }: { inner = derivation { name = "inner-1"; inherit system; builder = "/bin/sh"; args = [ ./file ]; }; }`
 
-// remoteSet serves inner as an archive and counts.
+// remoteSet serves inner as an archive and counts requests.
 func remoteSet(t *testing.T) (url string, requests *atomic.Int32) {
 	t.Helper()
 	var b bytes.Buffer
@@ -83,7 +83,7 @@ func remoteRepository(t *testing.T) (url, directory string) {
 	return server.URL + "/bare.git", server.URL + "/"
 }
 
-// fetchingSet is a package set that is another one, which an expression fetches.
+// fetchingSet makes a package set that an expression fetches.
 func fetchingSet(t *testing.T, expression string) Source {
 	t.Helper()
 	dir := openDir(t, "fetching")
@@ -152,8 +152,8 @@ func TestFetching(t *testing.T) {
 	}
 }
 
-// A repository that is allowed by its own URL can't be fetched with newer Nix, and only then that
-// is said.
+// A repository that is allowed by its own URL can't be fetched with newer Nix. The registry says so
+// with newer Nix alone.
 func TestUselessForGit(t *testing.T) {
 	repository, directory := remoteRepository(t)
 	source := fetchingSet(t, `builtins.fetchGit { url = "`+repository+`"; ref = "main"; }`)
@@ -172,7 +172,7 @@ func TestUselessForGit(t *testing.T) {
 	}
 }
 
-// A set that does not fetch has no network, whatever it would be allowed to.
+// A set that does not fetch has no network, whatever it might fetch.
 func TestNoNetworkUnlessNeeded(t *testing.T) {
 	e, _ := newEvaluator(t, Options{ScratchDir: openDir(t, "scratch"), AllowedURIs: []string{"https://"}})
 	source := testSet(t)
@@ -185,7 +185,7 @@ func TestNoNetworkUnlessNeeded(t *testing.T) {
 	}
 }
 
-// A package whose source could not be fetched may be had on another day.
+// A package whose source could not be fetched may be evaluated on another day.
 func TestFailedFetchIsNotKept(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
@@ -216,7 +216,7 @@ func TestFailedFetchIsNotKept(t *testing.T) {
 // burning is an expression that takes more than a second of a processor.
 const burning = `(builtins.foldl' (sum: n: builtins.foldl' (a: b: a + b) sum (builtins.genList (x: n) 5000)) 0 (builtins.genList (x: x) 5000))`
 
-// burningSet is a package set that fetches, with a package whose name takes long to compute.
+// burningSet is a package set that fetches and has a package whose name takes long to compute.
 func burningSet(t *testing.T, archive string) Source {
 	t.Helper()
 	source := writeSet(
@@ -229,8 +229,8 @@ func burningSet(t *testing.T, archive string) Source {
 	return source
 }
 
-// Fetching has time of its own, also where something was fetched before; evaluation alone keeps to
-// its limit.
+// Fetching has time of its own, also after something was fetched. Evaluation alone keeps to its
+// limit.
 func TestFetchTime(t *testing.T) {
 	one, _ := remoteSet(t)
 	two, _ := remoteSet(t)
@@ -256,7 +256,7 @@ func TestFetchTime(t *testing.T) {
 	}
 }
 
-// A server that does not answer is given up.
+// An evaluation stops waiting for a server that does not answer.
 func TestSlowFetch(t *testing.T) {
 	end := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-end }))
@@ -279,7 +279,7 @@ func TestSlowFetch(t *testing.T) {
 	}
 }
 
-// What a set fetches may take only so much room, and what has taken more does not stay.
+// The room that a set may fetch into is limited, and a store that has taken more is removed.
 func TestTooMuchIsFetched(t *testing.T) {
 	content := make([]byte, 8<<20)
 	for i := range content {
@@ -340,8 +340,7 @@ func TestTooMuchIsFetched(t *testing.T) {
 	}
 }
 
-// What revisions of one origin fetch is fetched once, also at the same time. Nobody else has a part
-// in it.
+// Revisions of one origin fetch a thing once, also at the same time. Other sets have no part in it.
 func TestSharedFetches(t *testing.T) {
 	archive, requests := remoteSet(t)
 	e, _ := newEvaluator(
@@ -459,8 +458,8 @@ func TestFetchedIsRemoved(t *testing.T) {
 	}
 }
 
-// TestPinnedSets has sets in the shape that npins and niv give them: a list of sources, and
-// expressions that fetch what is in it.
+// TestPinnedSets evaluates sets in the form of npins and niv: a list of sources, and expressions
+// that fetch them.
 func TestPinnedSets(t *testing.T) {
 	archive, _ := remoteSet(t)
 	repository, directory := remoteRepository(t)

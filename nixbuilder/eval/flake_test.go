@@ -19,7 +19,7 @@ func aPackage(name, needs string) string {
 	return `derivation { name = "` + name + `-1"; system = "x86_64-linux"; builder = "/bin/sh"; args = [ ` + needs + ` ]; }`
 }
 
-// flakeOf is a directory with files that everybody can read, by name.
+// flakeOf makes a directory with files that everybody can read, by name.
 func flakeOf(t *testing.T, files map[string]string) (dir string) {
 	t.Helper()
 	dir = openDir(t, "flake")
@@ -34,7 +34,7 @@ func flakeOf(t *testing.T, files map[string]string) (dir string) {
 	return dir
 }
 
-// nixFlake runs a command of Nix's own flakes, which are what these tests compare with.
+// nixFlake runs a command of Nix's own flakes. These tests compare with its results.
 func nixFlake(t *testing.T, args ...string) string {
 	t.Helper()
 	command := exec.CommandContext(
@@ -169,8 +169,8 @@ func TestFlakeLikeNix(t *testing.T) {
 	}
 }
 
-// TestFlakeSiblings has flakes whose inputs are beside them and below. Lock files of Nix 2.8 can't
-// say that.
+// TestFlakeSiblings evaluates flakes whose inputs are beside them and below. Lock files of Nix 2.8
+// can't express that.
 func TestFlakeSiblings(t *testing.T) {
 	dir := openDir(t, "flake")
 	if err := os.CopyFS(dir, os.DirFS("testdata/siblings")); err != nil {
@@ -189,7 +189,7 @@ func TestFlakeSiblings(t *testing.T) {
 	}
 }
 
-// TestFlakeFile has an input that is a file. Nix 2.8 has none of that type.
+// TestFlakeFile evaluates a flake with an input that is a file. Nix 2.8 has none of that type.
 func TestFlakeFile(t *testing.T) {
 	server := httptest.NewServer(
 		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "key = 1\n") }),

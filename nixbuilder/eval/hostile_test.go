@@ -8,9 +8,9 @@ import (
 	"testing"
 )
 
-// TestHostileExpressions evaluates what wants to read the host, run programs or reach servers, in
-// sets that may fetch and in sets that have not been seen to. Whatever they come to know they would
-// say.
+// TestHostileExpressions evaluates expressions that try to read the host, run programs or reach
+// servers, in sets that may fetch and in sets that are not known to. Anything that they found out
+// would be in their results.
 func TestHostileExpressions(t *testing.T) {
 	const canary = "CANARY"
 	t.Setenv("AWS_SECRET_ACCESS_KEY", canary)

@@ -34,8 +34,7 @@ func settings(name string, value any) map[string]any {
 	return map[string]any{"image": map[string]any{"settings": map[string]any{name: value}}}
 }
 
-// What is wrong with a package is told with the field and its limit, and remembered: nothing of it
-// is stored.
+// A failure names the package's faulty field and its limit, and nothing of the field is stored.
 func TestPackagesThatSayTooMuch(t *testing.T) {
 	long := func(n int) string { return strings.Repeat("x", n) }
 	outputs := func(n int) map[string]string {
@@ -120,7 +119,7 @@ func TestPackagesThatSayTooMuch(t *testing.T) {
 	}
 }
 
-// What only people read is cut, between letters.
+// Texts that only people read are cut, between letters.
 func TestLongTextsAreCut(t *testing.T) {
 	licenses := strings.Split(strings.Repeat("mit ", 99)+strings.Repeat("x", 1000), " ")
 	licenses[1] = strings.Repeat("é", 500)
@@ -141,7 +140,7 @@ func TestLongTextsAreCut(t *testing.T) {
 	}
 }
 
-// Failures are bounded too, whatever a set calls its attributes.
+// Failures are bounded, too, whatever the names of a set's attributes.
 func TestLongFailures(t *testing.T) {
 	var many []string
 	for i := range 1000 {

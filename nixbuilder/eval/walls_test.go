@@ -19,7 +19,7 @@ import (
 // the host permits it, and by that of the host.
 var walled = map[string][]string{"own network": nil, "host's network": {"ssh://nobody.example/"}}
 
-// innerService is a service of this machine that no list names. It counts who comes to it.
+// innerService is a service of this machine that no list names. It counts its visitors.
 func innerService(
 	t *testing.T, start func(http.Handler) *httptest.Server,
 ) (server *httptest.Server, visits *atomic.Int32) {
@@ -33,8 +33,7 @@ func innerService(
 	return server, visits
 }
 
-// A set reaches what the list names, and nothing else of this machine, whichever way it goes about
-// it.
+// A set reaches what the list names, and nothing else of this machine, by any way.
 func TestWallsOfFetching(t *testing.T) {
 	plain, visits := innerService(t, httptest.NewServer)
 	safe, safeVisits := innerService(t, httptest.NewTLSServer)
@@ -115,7 +114,7 @@ func TestWallsOfFetching(t *testing.T) {
 	}
 }
 
-// Submodules are fetched where the list has them, and not elsewhere.
+// Submodules are fetched if the list has them, and only then.
 func TestWallsOfSubmodules(t *testing.T) {
 	one, directory := remoteRepository(t)
 	plain, visits := innerService(t, httptest.NewServer)

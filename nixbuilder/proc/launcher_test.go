@@ -16,8 +16,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
-// asUser runs a test of this package again as another user than root, in a process with a secret,
-// and returns when it has ended well.
+// asUser runs a test of this package again, as another user than root, in a process with a secret.
 func asUser(t *testing.T, test string) {
 	t.Helper()
 	self, err := os.Executable()
@@ -48,8 +47,8 @@ func asUser(t *testing.T, test string) {
 	}
 }
 
-// A registry that is protected keeps its secrets from other processes of its user, and its
-// evaluations keep their isolation.
+// A protected registry keeps its secrets from other processes of its user, and its evaluations keep
+// their isolation.
 func TestProtect(t *testing.T) {
 	if os.Getenv("PROC_TEST_USER") == "" {
 		needs.Root(t, "to start a process of another user")
@@ -119,8 +118,8 @@ func TestProtect(t *testing.T) {
 	}
 }
 
-// TestLauncher runs the other tests of this package as a user whose confined programs are the
-// launcher's.
+// TestLauncher runs other tests of this package as a user whose confined programs the launcher
+// starts.
 func TestLauncher(t *testing.T) {
 	needs.Root(t, "to start a process of another user")
 	for _, test := range []string{"TestRun", "TestConfinement", "TestOwnNetwork", "TestCancelEndsTheWholeGroup", "TestProcess", "TestProcessThatDies", "TestDiesWithParent"} {
@@ -128,7 +127,7 @@ func TestLauncher(t *testing.T) {
 	}
 }
 
-// A launcher that has died is replaced, and what it had started has died with it.
+// A launcher that has died is replaced, and the programs that it had started have died with it.
 func TestLauncherDies(t *testing.T) {
 	if os.Geteuid() == 0 {
 		asUser(t, "TestLauncherDies")
@@ -169,8 +168,7 @@ func TestLauncherDies(t *testing.T) {
 	}
 }
 
-// A program with a network of its own reaches the listener that it comes with, and nothing of the
-// host's.
+// A program with a network of its own reaches the listener there, and nothing of the host's.
 func TestOwnNetwork(t *testing.T) {
 	r, _ := New()
 	if !r.OwnNetworks() {

@@ -260,8 +260,8 @@ func TestConfinement(t *testing.T) {
 	})
 }
 
-// TestThreadsKeepTheirUser makes sure that what a confined program's thread gives up is not given
-// up by this process.
+// TestThreadsKeepTheirUser checks that this process keeps what the thread of a confined program
+// gives up.
 func TestThreadsKeepTheirUser(t *testing.T) {
 	r, _ := New()
 	for range 20 {

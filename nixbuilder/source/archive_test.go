@@ -30,8 +30,8 @@ func raw(t *testing.T, fill func(z io.Writer, w *tar.Writer)) []byte {
 	return b.Bytes()
 }
 
-// Whatever is wrong with an archive, the error names it and the reason, nothing of it stays, what
-// was there before does, and once the archive is mended it is had.
+// The error about a bad archive names it and the reason. Nothing of the archive stays, what was
+// there before does, and a mended archive is accepted.
 func TestChannelBadArchives(t *testing.T) {
 	good := archive(t, nixpkgs(commitB)...)
 	outside := filepath.Join(t.TempDir(), "outside")
@@ -194,7 +194,7 @@ func TestChannelBadArchives(t *testing.T) {
 	}
 }
 
-// With the limits that there are, too, an archive that is larger than any set is refused.
+// With the product's own limits, an archive that is larger than any set is refused.
 func TestChannelLargeArchive(t *testing.T) {
 	m, options := newMirror(t)
 	m.set(func() {
@@ -208,7 +208,8 @@ func TestChannelLargeArchive(t *testing.T) {
 	}
 }
 
-// What two commits have in common is stored once, and what has not changed is not made again.
+// Two commits store once what they have in common, and a file that has not changed is not made
+// again.
 func TestChannelSharesFiles(t *testing.T) {
 	m, options := newMirror(t)
 	entries := func(commit string) []tar.Header {
@@ -262,7 +263,8 @@ func TestChannelSharesFiles(t *testing.T) {
 
 var commitC = strings.Repeat("c", 40)
 
-// A server that keeps silent, or nearly so, is not waited for, and keeps nobody from what is there.
+// A request to a server that sends nothing, or nearly nothing, ends. Meanwhile revisions that are
+// there are served.
 func TestChannelHangs(t *testing.T) {
 	good := archive(t, nixpkgs(commitB)...)
 	for name, hang := range map[string]func(w http.ResponseWriter, r *http.Request){
@@ -331,7 +333,7 @@ func TestChannelHangs(t *testing.T) {
 	})
 }
 
-// A server may be slow as long as it goes on.
+// A server may be slow if it keeps sending.
 func TestChannelIsSlow(t *testing.T) {
 	m, options := newMirror(t)
 	c := channel(t, options)

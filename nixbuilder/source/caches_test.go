@@ -23,8 +23,8 @@ func noise(t *testing.T, bytes int) string {
 	return string(b)
 }
 
-// TestGitObjects pins many large commits. Those that no tree is of any more leave nothing behind,
-// and what is the same in two is fetched once.
+// TestGitObjects pins many large commits. Commits without a tree leave nothing behind, and two
+// commits fetch once what they have in common.
 func TestGitObjects(t *testing.T) {
 	t.Parallel()
 	const size = 4 << 20
@@ -57,7 +57,7 @@ func TestGitObjects(t *testing.T) {
 	}
 }
 
-// TestGitTooLarge chooses a commit that does not fit, by what is fetched or by what that becomes.
+// TestGitTooLarge chooses a commit that is too large: to fetch, or when it is written.
 func TestGitTooLarge(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -82,8 +82,8 @@ func TestGitTooLarge(t *testing.T) {
 	}
 }
 
-// TestParts has sets of all kinds removed, oldest first, until they fit. What is held stays, and
-// what is gone is had again.
+// TestParts removes sets of all kinds, oldest first, until the rest fits. Sets that are held stay,
+// and removed ones can be had again.
 func TestParts(t *testing.T) {
 	t.Parallel()
 	const size = 3 << 20

@@ -12,8 +12,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// FuzzUnpack checks that an archive makes nothing outside of its tree, and no link that leads out
-// of it, and that the files that it is said to have are there.
+// FuzzUnpack checks that no archive writes outside its tree or makes a link that leads out of it,
+// and that the files that unpack returns are there.
 func FuzzUnpack(f *testing.F) {
 	for _, entries := range [][]tar.Header{
 		{

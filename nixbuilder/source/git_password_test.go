@@ -15,8 +15,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// TestGitPassword asks a server for a repository with the password of a URL, and one that redirects
-// to it.
+// TestGitPassword asks a server for a repository with the password of a URL, and another server
+// that redirects there.
 func TestGitPassword(t *testing.T) {
 	const user, password = "us er@x", "CANARY' $(id)\""
 	var mu sync.Mutex

@@ -13,14 +13,14 @@ import (
 	"testing"
 )
 
-// A moving is a set that changes, in the eyes of two processes that share what they keep.
+// A moving is a set that changes, in two processes that share its copies.
 type moving struct {
 	holder, other Source
 	// move changes the set; pins of other are then of another revision.
 	move func(i int)
 }
 
-// movings are one of each kind of source.
+// movings returns one of each kind of source.
 func movings(t *testing.T) map[string]moving {
 	t.Helper()
 	all := make(map[string]moving)
@@ -57,7 +57,7 @@ func movings(t *testing.T) map[string]moving {
 	return all
 }
 
-// contentOf is all that a tree holds, by path.
+// contentOf returns all that a tree holds, by path.
 func contentOf(t *testing.T, tree string) map[string]string {
 	t.Helper()
 	found := make(map[string]string)
@@ -88,8 +88,8 @@ func contentOf(t *testing.T, tree string) map[string]string {
 	return found
 }
 
-// What somebody holds stays whole while the set moves on, whoever pins that. What nobody holds does
-// not stay for ever.
+// A tree that somebody holds stays whole while the set moves on, whichever process pins that. A
+// tree that nobody holds goes in the end.
 func TestHold(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// What is gone between Pin and Hold is made again, where it can be.
+// A tree that is gone between Pin and Hold is made again if it can be.
 func TestHoldMakesAgain(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {
@@ -182,7 +182,7 @@ func TestHoldMakesAgain(t *testing.T) {
 	}
 }
 
-// Of revisions, those stay that were asked for last.
+// The revisions stay that were asked for last.
 func TestKeepsWhatIsAskedFor(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {
@@ -208,8 +208,8 @@ func TestKeepsWhatIsAskedFor(t *testing.T) {
 	}
 }
 
-// Whatever is pinned and held at the same time, by several processes, a held tree is of its
-// revision.
+// A held tree has the files of its revision, whatever several processes pin and hold at the same
+// time.
 func TestHoldConcurrently(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// What was asked for somebody else before is believed for as long as any answer is, and no longer.
+// An answer that another caller is waiting for is believed for as long as any answer is, and no
+// longer.
 func TestLookupsJoin(t *testing.T) {
 	for _, test := range []struct {
 		name    string

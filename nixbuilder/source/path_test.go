@@ -134,7 +134,7 @@ func TestPathCopyIsImmutable(t *testing.T) {
 	}
 }
 
-// What did not change is neither read nor stored again.
+// Files that have not changed are neither read nor stored again.
 func TestPathSharesUnchangedFiles(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "old")
@@ -164,8 +164,8 @@ func TestPathSharesUnchangedFiles(t *testing.T) {
 	}
 }
 
-// What another process has read and copied is not read again: a file that can be told to be the
-// same counts as the same.
+// Files that another process has read and copied are not read again, if their status shows that
+// they are the same.
 func TestPathRestarts(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -376,7 +376,8 @@ func inode(t *testing.T, path string) uint64 {
 	return info.Sys().(*syscall.Stat_t).Ino
 }
 
-// settled is a Path whose set has not changed for long enough to be believed, and which is pinned.
+// settled returns a Path that is pinned and whose set has not changed for long enough to be
+// believed.
 func settled(t *testing.T, origin string) *Path {
 	t.Helper()
 	p, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
@@ -390,7 +391,7 @@ func settled(t *testing.T, origin string) *Path {
 	return p
 }
 
-// What nobody has touched is not walked again, and whatever is done to it is seen by the next Pin.
+// A set that nobody has touched is not walked again, and the next Pin sees any change.
 func TestPathIsWatched(t *testing.T) {
 	top := t.TempDir()
 	origin := top + "/set"
@@ -445,7 +446,7 @@ func TestPathIsWatched(t *testing.T) {
 	}
 }
 
-// What the kernel does not tell is found a little later.
+// A change that the kernel does not report is found a little later.
 func TestPathIsWalkedNowAndThen(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -461,7 +462,7 @@ func TestPathIsWalkedNowAndThen(t *testing.T) {
 	}
 }
 
-// A set that can't be read is not answered for by what it was before.
+// Pin does not answer with an old revision of a set that can't be read.
 func TestPathFailsAgain(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -480,7 +481,7 @@ func TestPathFailsAgain(t *testing.T) {
 	pin(t, p)
 }
 
-// Where others may write unseen, or there is nothing to watch, every Pin walks.
+// Every Pin walks if others may write to the set unseen, or if there is nothing to watch.
 func TestWatchRefuses(t *testing.T) {
 	for _, dir := range []string{"/proc/self", "/sys", t.TempDir() + "/missing"} {
 		w, err := NewWatches().newWatch()
@@ -497,7 +498,7 @@ func TestWatchRefuses(t *testing.T) {
 	}
 }
 
-// An edit of files has their directories looked at, and no other.
+// After an edit of files, only their directories are listed.
 func TestPathEditIsNoWalk(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -555,7 +556,7 @@ func TestPathEditIsNoWalk(t *testing.T) {
 	}
 }
 
-// All sets of a process have one inotify instance between them, whatever is done to them.
+// All sets of a process share one inotify instance.
 func TestWatchesAreOneInstance(t *testing.T) {
 	watches, opened := NewWatches(), 0
 	open := watches.open
@@ -598,7 +599,7 @@ func TestWatchesAreOneInstance(t *testing.T) {
 	}
 }
 
-// A set that can't be watched is served all the same; the operator is told once, with the way out.
+// A set that can't be watched is served all the same. The operator is told once, with the way out.
 func TestPathWithoutWatch(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -23,7 +23,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// archive makes a .tar.gz of entries; those without a type are files that hold their own names.
+// archive makes a .tar.gz of entries. The content of a file without a type is its own name.
 func archive(t *testing.T, entries ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -48,7 +48,7 @@ func archive(t *testing.T, entries ...tar.Header) []byte {
 	return b.Bytes()
 }
 
-// A mirror serves channels and archives, and counts.
+// A mirror serves channels and archives, and counts requests.
 type mirror struct {
 	mu        sync.Mutex
 	channels  map[string]string
@@ -103,7 +103,7 @@ var (
 	day     = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 )
 
-// nixpkgs is what an archive of a commit has.
+// nixpkgs is the content of a commit's archive.
 func nixpkgs(commit string) []tar.Header {
 	return []tar.Header{
 		{Name: "nixpkgs-" + commit + "/", Typeflag: tar.TypeDir, Mode: 0o755, ModTime: day},
@@ -358,8 +358,8 @@ func TestGit(t *testing.T) {
 	}
 }
 
-// What clients choose by tags is told apart from what the operator has configured, which a tag may
-// name, too.
+// A revision that clients choose by tag differs from the operator's own, whose name may also be a
+// tag.
 func TestOrigin(t *testing.T) {
 	r := newRemote(t)
 	one := r.git("rev-parse", "HEAD")
@@ -396,7 +396,7 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-// A repository may have very many refs that nobody asks for.
+// A repository may have many refs that nobody asks for.
 func TestGitManyRefs(t *testing.T) {
 	t.Parallel()
 	r := newRemote(t)
@@ -453,7 +453,7 @@ func TestGitMovesAndVanishes(t *testing.T) {
 	}
 }
 
-// A server that keeps silent is not waited for, and keeps nobody from what is there.
+// A request to a silent server ends. Meanwhile revisions that are there are served.
 func TestGitHangs(t *testing.T) {
 	r := newRemote(t)
 	r.git("update-server-info")
@@ -485,7 +485,7 @@ func TestGitHangs(t *testing.T) {
 	}
 }
 
-// Nothing that a repository brings is run while it is checked out.
+// Checking a repository out runs nothing of it.
 func TestGitRunsNothing(t *testing.T) {
 	r := newRemote(t)
 	marker := filepath.Join(t.TempDir(), "marker")
@@ -509,8 +509,8 @@ func TestGitRunsNothing(t *testing.T) {
 	}
 }
 
-// submodules makes a repository with a submodule, which has one itself, and returns the three and
-// the first's commit.
+// submodules makes a repository with a submodule that has a submodule itself. It returns the three,
+// and the commit of the first.
 func submodules(t *testing.T, url func(inner, repository string) string) (outer, middle, inner remote, commit string) {
 	t.Helper()
 	outer, middle, inner = newRemote(t), newRemote(t), newRemote(t)
@@ -528,8 +528,8 @@ func submodules(t *testing.T, url func(inner, repository string) string) (outer,
 	return outer, middle, inner, commit
 }
 
-// TestGitFilesAsCommitted sets git up as machines are for people who edit files, and as CI images
-// are that have git LFS. The same commit has the same files all the same.
+// TestGitFilesAsCommitted sets git up as on machines of people who edit files, and as in CI images
+// that have git LFS. The files of a commit do not depend on that.
 func TestGitFilesAsCommitted(t *testing.T) {
 	outer, middle, inner, _ := submodules(t, func(submodule, _ string) string { return submodule })
 	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nsize 12345\n"
@@ -682,7 +682,7 @@ func TestGitSubmodules(t *testing.T) {
 	}
 }
 
-// A server that gives out no single commits gives all, of submodules too.
+// A server that gives out no single commits sends everything, of submodules too.
 func TestGitSubmodulesOfAPlainServer(t *testing.T) {
 	t.Parallel()
 	outer, middle, inner, commit := submodules(
@@ -703,8 +703,8 @@ func TestGitSubmodulesOfAPlainServer(t *testing.T) {
 	}
 }
 
-// Whoever may write to the repository can neither run anything here, nor write outside of the tree,
-// nor read what is no submodule's.
+// Writers to the repository can't run anything here, write outside the tree, or read anything but
+// submodules.
 func TestGitHostileSubmodules(t *testing.T) {
 	t.Parallel()
 	marker := filepath.Join(t.TempDir(), "marker")
@@ -762,7 +762,7 @@ func TestGitHostileSubmodules(t *testing.T) {
 	}
 }
 
-// A repository elsewhere has no say in which repositories of this machine are read.
+// A repository elsewhere can't make this machine's repositories be read.
 func TestGitRemoteSubmodulesAreRemote(t *testing.T) {
 	t.Parallel()
 	outer, _, _, _ := submodules(t, func(submodule, _ string) string { return submodule })
@@ -793,7 +793,7 @@ func (r remote) replace(old, text string) {
 	r.git("commit", "--quiet", "--all", "-m", "hostile")
 }
 
-// Ssh is the one that git is set up with, and asks nobody in any case.
+// Git uses the ssh that it is set up with, which asks nobody in any case.
 func TestGitSSH(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// An edit makes what changed, and nothing else, unless somebody reads the last tree.
+// An edit writes only what has changed, unless somebody reads the last tree.
 func TestPathEditCostsWhatChanged(t *testing.T) {
 	origin := t.TempDir()
 	write(t, origin+"/default.nix", "old")
@@ -72,8 +72,7 @@ var sets = []func(dir string) error{
 	func(d string) error { return errors.Join(os.Remove(d+"/x"), os.Mkdir(d+"/x", 0o755)) },
 }
 
-// Every revision that is kept can be had again as it was, whatever came after it, after a restart
-// too.
+// Every stored revision can be had again as it was, after later edits and after a restart.
 func TestPathOldRevisions(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -117,7 +116,7 @@ func TestPathOldRevisions(t *testing.T) {
 	}
 }
 
-// An older revision that is asked for does not cost the newest its tree.
+// Asking for an older revision does not take the newest one's tree.
 func TestPathOldRevisionBesideTheNewest(t *testing.T) {
 	origin := t.TempDir()
 	var revisions []Pinned
@@ -144,7 +143,7 @@ func TestPathOldRevisionBesideTheNewest(t *testing.T) {
 	}
 }
 
-// What no revision has any more does not stay.
+// Contents that no revision has are removed.
 func TestPathForgets(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	for i := range 200 {
@@ -206,7 +205,7 @@ func TestPathForgets(t *testing.T) {
 	}
 }
 
-// Whatever of the cache directory is removed by hand costs time alone.
+// Removing any part of the cache directory by hand costs nothing but time.
 func TestPathIsTidiedUp(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
@@ -243,7 +242,7 @@ func TestPathIsTidiedUp(t *testing.T) {
 	}
 }
 
-// A file system has a limit to the links that a file may have.
+// Files whose links reach the file system's limit are copied.
 func TestPathOfManyEqualFiles(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "equal")
@@ -267,8 +266,8 @@ func TestPathOfManyEqualFiles(t *testing.T) {
 
 const editor = "SOURCE_TEST_EDITOR"
 
-// TestPathKilled has processes that pin edits killed at any moment. Nothing that is there
-// afterwards is half.
+// TestPathKilled kills processes that pin edits, at any moment. Everything that is there afterwards
+// is whole.
 func TestPathKilled(t *testing.T) {
 	if dirs := os.Getenv(editor); dirs != "" {
 		edit(t, filepath.SplitList(dirs))

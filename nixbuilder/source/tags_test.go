@@ -15,7 +15,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// memories are what all replicas remember.
+// memories are the Memory of all replicas.
 type memories struct{ commits sync.Map }
 
 func (m *memories) Seen(_ context.Context, commit string) (bool, error) {
@@ -28,8 +28,8 @@ func (m *memories) See(_ context.Context, commit string) error {
 	return nil
 }
 
-// A proposed repository gives out a commit that nobody with a say in it has put there, as large
-// hosts do.
+// A proposed repository gives out a commit that nobody with a right to write has put there, as
+// large hosts do.
 type proposed struct {
 	remote
 	old, tagged, tip, side, stranger string // commits
@@ -52,7 +52,7 @@ func newProposed(t *testing.T) proposed {
 	return p
 }
 
-// whole tells which of the repositories in a directory have a commit.
+// whole lists the repositories in a directory that have a commit.
 func whole(t *testing.T, dir, commit string) (has []string) {
 	t.Helper()
 	repositories, err := filepath.Glob(filepath.Join(dir, "*", "*.git"))
@@ -77,8 +77,8 @@ func whole(t *testing.T, dir, commit string) (has []string) {
 	return has
 }
 
-// TestGitTags chooses branches, tags and commits. Who chooses a commit runs its code, so those of
-// strangers are for nobody to choose unless the operator says so.
+// TestGitTags chooses branches, tags and commits. Choosing a commit runs its code, so nobody may
+// choose those of strangers unless the operator says so.
 func TestGitTags(t *testing.T) {
 	t.Parallel()
 	p := newProposed(t)
@@ -165,7 +165,7 @@ func TestGitTags(t *testing.T) {
 	}
 }
 
-// TestGitTagsOfOtherServers has servers that don't give out single commits: an old protocol, and
+// TestGitTagsOfOtherServers uses servers that don't give out single commits: an old protocol, and
 // plain files.
 func TestGitTagsOfOtherServers(t *testing.T) {
 	p := newProposed(t)
@@ -189,8 +189,8 @@ func TestGitTagsOfOtherServers(t *testing.T) {
 	}
 }
 
-// TestGitSeen has a branch leave its commit. Whoever chose that by its tag may do so for good, on
-// all replicas, and nobody is asked for it.
+// TestGitSeen moves a branch away from its commit. Clients may still choose the commit by its tag,
+// on all replicas, and no server is asked.
 func TestGitSeen(t *testing.T) {
 	t.Parallel()
 	p := newProposed(t)
@@ -239,7 +239,7 @@ func TestGitSeen(t *testing.T) {
 	}
 }
 
-// TestGitHistoryIsLarge has more history than is fetched for it. That is found out once.
+// TestGitHistoryIsLarge makes more history than may be fetched. That is found out once.
 func TestGitHistoryIsLarge(t *testing.T) {
 	t.Parallel()
 	p := newProposed(t)
@@ -282,7 +282,7 @@ func TestGitHistoryIsLarge(t *testing.T) {
 	}
 }
 
-// TestGitHistoryFollows looks at commits that came after the history was fetched, and at those that
+// TestGitHistoryFollows chooses commits that came after the history was fetched, and commits that
 // left it.
 func TestGitHistoryFollows(t *testing.T) {
 	t.Parallel()
@@ -316,7 +316,8 @@ func TestGitHistoryFollows(t *testing.T) {
 	}
 }
 
-// TestChannelTags chooses channels and commits. An archive of any commit can be had, of forks, too.
+// TestChannelTags chooses channels and commits. The server has an archive of any commit, also of
+// forks.
 func TestChannelTags(t *testing.T) {
 	t.Parallel()
 	m, options := newMirror(t)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// A fake is a source that stands at a revision and has had others.
+// A fake is a source that is at a revision and has had others.
 type fake struct {
 	now   *string
 	had   []string
@@ -151,8 +151,7 @@ func TestVariants(t *testing.T) {
 	}
 }
 
-// Tags of signatures are nothing that a source is asked for, so it doesn't matter whether it can
-// answer.
+// Sources are not asked for the tags of signatures, so it doesn't matter whether they could answer.
 func TestAttachedTags(t *testing.T) {
 	hash := strings.Repeat("0a", 32)
 	v := NewVariants(asked{t}, nil, nil, nil)
@@ -171,7 +170,7 @@ func TestAttachedTags(t *testing.T) {
 	}
 }
 
-// An asked source complains.
+// An asked source fails the test when it is asked.
 type asked struct{ t *testing.T }
 
 func (a asked) Pin(_ context.Context, tag string) (Pinned, error) {

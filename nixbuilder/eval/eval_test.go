@@ -716,9 +716,8 @@ func TestInstantiate(t *testing.T) {
 	}
 }
 
-// TestForgedDerivationsAreRefused shows why derivations may be copied from a store that a package
-// set's evaluation has written to: Nix checks names against contents, and asks for signatures if it
-// cannot.
+// TestInstantiateAtOnce adds the same derivations from several evaluations, and evaluators, at a time,
+// as images do that have packages in common.
 func TestInstantiateAtOnce(t *testing.T) {
 	target, scratch := openDir(t, "target"), openDir(t, "scratch")
 	source := testSet(t)
@@ -736,6 +735,9 @@ func TestInstantiateAtOnce(t *testing.T) {
 	all.Wait()
 }
 
+// TestForgedDerivationsAreRefused shows why derivations may be copied from a store that a package
+// set's evaluation has written to: Nix checks names against contents, and asks for signatures if it
+// cannot.
 func TestForgedDerivationsAreRefused(t *testing.T) {
 	e, _ := newEvaluator(t, Options{})
 	for _, test := range []struct {

@@ -35,77 +35,109 @@ func TestFromEnvironment(t *testing.T) {
 		return all
 	}
 	gcs := with(files, "NIXERY_STORAGE_BACKEND", "gcs", "GCS_BUCKET", "images-of-ours", "STORAGE_PATH", "")
+	type check func(*testing.T, *configuration.Configuration, middleware.Options)
+	nothing := func(*testing.T, *configuration.Configuration, middleware.Options) {}
 	for _, test := range []struct {
 		name   string
 		env    map[string]string
-		check  func(*testing.T, *configuration.Configuration, middleware.Options)
+		check  check
 		faults []string // how the lines begin
 		notes  int
 	}{
-		{name: "filesystem and path", env: files, check: func(
-			t *testing.T, c *configuration.Configuration, o middleware.Options,
-		) {
-			if c.Storage.Type() != "filesystem" || c.Storage.Parameters()["rootdirectory"] != "/srv/images" || c.HTTP.Addr != ":8080" ||
-				o.Packages.Path != set || o.Web.Dir != "/srv/web" || o.Build.Timeout != time.Minute {
-				t.Errorf("storage %v, address %s, options %+v", c.Storage, c.HTTP.Addr, o)
-			}
-		}},
-		{name: "bucket", env: gcs, check: func(t *testing.T, c *configuration.Configuration, _ middleware.Options) {
-			if c.Storage.Type() != "gcs" || c.Storage.Parameters()["bucket"] != "images-of-ours" || c.Storage.Parameters()["keyfile"] != nil ||
-				c.Storage["redirect"]["disable"] != true {
-				t.Errorf("storage %v", c.Storage)
-			}
-		}},
-		{name: "bucket with a key", env: with(gcs, "GOOGLE_APPLICATION_CREDENTIALS", "/etc/key.json"), check: func(t *testing.T, c *configuration.Configuration, _ middleware.Options) {
-			if c.Storage.Parameters()["keyfile"] != "/etc/key.json" || c.Storage["redirect"] != nil {
-				t.Errorf("storage %v", c.Storage)
-			}
-		}},
-		{name: "channel", env: with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", "nixos-26.05"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
-			if o.Packages.Channel != "nixos-26.05" {
-				t.Errorf("packages %+v", o.Packages)
-			}
-		}},
+		{
+			name: "filesystem and path",
+			env:  files,
+			check: func(t *testing.T, c *configuration.Configuration, o middleware.Options) {
+				if c.Storage.Type() != "filesystem" || c.Storage.Parameters()["rootdirectory"] != "/srv/images" ||
+					c.HTTP.Addr != ":8080" || o.Packages.Path != set || o.Web.Dir != "/srv/web" || o.Build.Timeout != time.Minute {
+					t.Errorf("storage %v, address %s, options %+v", c.Storage, c.HTTP.Addr, o)
+				}
+			},
+		},
+		{
+			name: "bucket",
+			env:  gcs,
+			check: func(t *testing.T, c *configuration.Configuration, _ middleware.Options) {
+				if c.Storage.Type() != "gcs" || c.Storage.Parameters()["bucket"] != "images-of-ours" ||
+					c.Storage.Parameters()["keyfile"] != nil || c.Storage["redirect"]["disable"] != true {
+					t.Errorf("storage %v", c.Storage)
+				}
+			},
+		},
+		{
+			name: "bucket with a key",
+			env:  with(gcs, "GOOGLE_APPLICATION_CREDENTIALS", "/etc/key.json"),
+			check: func(t *testing.T, c *configuration.Configuration, _ middleware.Options) {
+				if c.Storage.Parameters()["keyfile"] != "/etc/key.json" || c.Storage["redirect"] != nil {
+					t.Errorf("storage %v", c.Storage)
+				}
+			},
+		},
+		{
+			name: "channel",
+			env:  with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", "nixos-26.05"),
+			check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+				if o.Packages.Channel != "nixos-26.05" {
+					t.Errorf("packages %+v", o.Packages)
+				}
+			},
+		},
 		{
 			name:  "commit as a channel",
 			env:   with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", strings.Repeat("a", 40)),
-			check: func(*testing.T, *configuration.Configuration, middleware.Options) {},
+			check: nothing,
 		},
-		{name: "repository", env: with(files, "NIXERY_PKGS_PATH", "", "NIXERY_PKGS_REPO", "git@example.org:pkgs.git"), check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
-			if o.Packages.Git.URL != "git@example.org:pkgs.git" || o.Packages.Git.Ref != "" {
-				t.Errorf("packages %+v", o.Packages)
-			}
-		}},
-		{name: "timeout", env: with(files, "NIX_TIMEOUT", "300"), check: func(
-			t *testing.T, _ *configuration.Configuration, o middleware.Options,
-		) {
-			if o.Build.Timeout != 5*time.Minute {
-				t.Errorf("timeout %v", o.Build.Timeout)
-			}
-		}},
-		{name: "no site", env: with(files, "WEB_DIR", ""), check: func(
-			t *testing.T, _ *configuration.Configuration, o middleware.Options,
-		) {
-			if o.Web.Dir != "" {
-				t.Errorf("site %q", o.Web.Dir)
-			}
-		}},
-		{name: "nothing is built", env: with(files, "NIXERY_BUILD_LOCAL", "false"), notes: 1, check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
-			if o.Build.Local || !o.Build.Storeless || len(o.Nix.Substituters) != 1 || len(o.Nix.TrustedPublicKeys) != 1 {
-				t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
-			}
-		}},
-		{name: "all is built", env: with(files, "NIXERY_BUILD_LOCAL", "true"), check: func(
-			t *testing.T, _ *configuration.Configuration, o middleware.Options,
-		) {
-			if !o.Build.Local || o.Build.Storeless || o.Nix.Substituters != nil {
-				t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
-			}
-		}},
+		{
+			name: "repository",
+			env:  with(files, "NIXERY_PKGS_PATH", "", "NIXERY_PKGS_REPO", "git@example.org:pkgs.git"),
+			check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+				if o.Packages.Git.URL != "git@example.org:pkgs.git" || o.Packages.Git.Ref != "" {
+					t.Errorf("packages %+v", o.Packages)
+				}
+			},
+		},
+		{
+			name: "timeout",
+			env:  with(files, "NIX_TIMEOUT", "300"),
+			check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+				if o.Build.Timeout != 5*time.Minute {
+					t.Errorf("timeout %v", o.Build.Timeout)
+				}
+			},
+		},
+		{
+			name: "no site",
+			env:  with(files, "WEB_DIR", ""),
+			check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+				if o.Web.Dir != "" {
+					t.Errorf("site %q", o.Web.Dir)
+				}
+			},
+		},
+		{
+			name:  "nothing is built",
+			env:   with(files, "NIXERY_BUILD_LOCAL", "false"),
+			notes: 1,
+			check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+				if o.Build.Local || !o.Build.Storeless ||
+					len(o.Nix.Substituters) != 1 || len(o.Nix.TrustedPublicKeys) != 1 {
+					t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
+				}
+			},
+		},
+		{
+			name: "all is built",
+			env:  with(files, "NIXERY_BUILD_LOCAL", "true"),
+			check: func(t *testing.T, _ *configuration.Configuration, o middleware.Options) {
+				if !o.Build.Local || o.Build.Storeless || o.Nix.Substituters != nil {
+					t.Errorf("build %+v, nix %+v", o.Build, o.Nix)
+				}
+			},
+		},
 		{
 			name: "popularity is not needed",
 			env:  with(files, "NIX_POPULARITY_URL", "https://example.org/x.json"), notes: 1,
-			check: func(*testing.T, *configuration.Configuration, middleware.Options) {},
+			check: nothing,
 		},
 
 		{

@@ -30,7 +30,10 @@ func TestRedaction(t *testing.T) {
 }
 
 func TestCloseToOthers(t *testing.T) {
-	for _, test := range []struct{ before, want os.FileMode }{{0, 0o700}, {0o755, 0o750}, {0o777, 0o770}, {0o700, 0o700}, {0o710, 0o710}, {os.ModeSetgid | 0o775, os.ModeSetgid | 0o770}} {
+	for _, test := range []struct{ before, want os.FileMode }{
+		{0, 0o700}, {0o755, 0o750}, {0o777, 0o770}, {0o700, 0o700}, {0o710, 0o710},
+		{os.ModeSetgid | 0o775, os.ModeSetgid | 0o770},
+	} {
 		dir := filepath.Join(t.TempDir(), "a", "storage")
 		if test.before != 0 {
 			if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, test.before)); err != nil {

@@ -36,7 +36,8 @@ func ExampleBound() {
 	defer os.RemoveAll(dir)
 	for i, name := range []string{"oldest", "older", "newest"} {
 		file, used := filepath.Join(dir, name), time.Now().Add(time.Duration(i-3)*time.Hour)
-		if err := errors.Join(os.WriteFile(file, make([]byte, 1<<20), 0o600), os.Chtimes(file, used, used)); err != nil {
+		err := errors.Join(os.WriteFile(file, make([]byte, 1<<20), 0o600), os.Chtimes(file, used, used))
+		if err != nil {
 			log.Fatal(err)
 		}
 	}

@@ -229,7 +229,8 @@ func TestCloseEndsTunnels(t *testing.T) {
 func TestUpstream(t *testing.T) {
 	var asked []string
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		user, password, _ := (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth()
+		basic := http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}
+		user, password, _ := basic.BasicAuth()
 		asked = append(asked, fmt.Sprintf("%s %s %s:%s", r.Method, r.Host, user, password))
 		if r.Method != http.MethodConnect {
 			fmt.Fprint(w, "by proxy")
@@ -248,13 +249,17 @@ func TestUpstream(t *testing.T) {
 			t.Errorf("%s: %q, %v", url, text, err)
 		}
 	}
-	for _, url := range []string{"https://public.example/", "https://elsewhere.example/", "https://localhost/", "http://169.254.169.254/", "https://10.0.0.1/"} {
+	for _, url := range []string{
+		"https://public.example/", "https://elsewhere.example/", "https://localhost/", "http://169.254.169.254/",
+		"https://10.0.0.1/",
+	} {
 		if text, err := get(t, client, url); err == nil {
 			t.Errorf("%s: %q", url, text)
 		}
 	}
 	want := []string{
-		"GET elsewhere.example user:word", "GET inner.example user:word", "CONNECT public.example:443 user:word", "CONNECT elsewhere.example:443 user:word",
+		"GET elsewhere.example user:word", "GET inner.example user:word",
+		"CONNECT public.example:443 user:word", "CONNECT elsewhere.example:443 user:word",
 	}
 	if strings.Join(asked, ", ") != strings.Join(want, ", ") {
 		t.Errorf("the proxy was asked for %q, want %q", asked, want)

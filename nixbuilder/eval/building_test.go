@@ -95,9 +95,9 @@ func realising(t *testing.T, target string) (realise Realise, built map[string]i
 			return nil, "it fails", nil, nil
 		}
 		built[derivation.Name()]++
-		output, err := exec.CommandContext(ctx, "nix-store", "--store", target, "--option", "substituters", "", "--option", "build-users-group", "",
-			"--option", "sandbox-paths", "/bin/sh="+busybox, "--realise", string(derivation)).
-			Output()
+		output, err := exec.CommandContext(ctx, "nix-store", "--store", target,
+			"--option", "substituters", "", "--option", "build-users-group", "",
+			"--option", "sandbox-paths", "/bin/sh="+busybox, "--realise", string(derivation)).Output()
 		if err != nil {
 			return nil, "", nil, err
 		}

@@ -173,11 +173,10 @@ func TestPackages(t *testing.T) {
 	names := map[string]Package{
 		"hello": {
 			Attr: []string{"hello"}, Pname: "hello", Version: "2.12.1", MainProgram: "hello", Priority: 4,
-			Description: "A program that greets", Licenses: []string{"GPL-3.0-or-later"}, OutputsToInstall: []string{"out"},
+			Description: "A program that greets", Licenses: []string{"GPL-3.0-or-later"},
+			OutputsToInstall: []string{"out"},
 			Image: &Image{
-				Entrypoint: []string{
-					"hello", "-g",
-				}, Cmd: []string{}, Env: map[string]string{"LANG": "C.UTF-8"}, User: value("1000:1000"),
+				Entrypoint: []string{"hello", "-g"}, Cmd: []string{}, Env: map[string]string{"LANG": "C.UTF-8"}, User: value("1000:1000"),
 				WorkingDir: value(
 					"/srv",
 				), Labels: map[string]string{"org.example.a": "b"}, ExposedPorts: []string{"80", "53/udp"},
@@ -484,7 +483,8 @@ func TestFailures(t *testing.T) {
 			if strings.Contains(got.Message, source.Path) || strings.Contains(got.Message, "\x1b") {
 				t.Errorf("unfit for clients: %q", got.Message)
 			}
-			if cacheable := results[test.name].Cacheable(); cacheable != (test.want.Kind != Limit && !test.want.Transient) {
+			permanent := test.want.Kind != Limit && !test.want.Transient
+			if cacheable := results[test.name].Cacheable(); cacheable != permanent {
 				t.Errorf("cacheable: %v", cacheable)
 			}
 			want := 1 + test.processes
@@ -656,8 +656,9 @@ func TestInfrastructureErrors(t *testing.T) {
 		}
 	}
 	// Nix fails before it comes to the set: not the set's fault.
-	if _, err := e.evaluate(t.Context(), source, system, []string{"hello"}, evalStore{uri: "no such store", cache: "/nonexistent"}, false); err == nil ||
-		errors.As(err, new(*SourceError)) {
+	wrong := evalStore{uri: "no such store", cache: "/nonexistent"}
+	_, err := e.evaluate(t.Context(), source, system, []string{"hello"}, wrong, false)
+	if err == nil || errors.As(err, new(*SourceError)) {
 		t.Errorf("error %v, want another than a *SourceError", err)
 	}
 }
@@ -702,10 +703,9 @@ func TestInstantiate(t *testing.T) {
 		}
 	}
 	slices.Sort(stored)
-	if want := []string{"dependency-1.drv", "files", "fixed", "hello-2.12.1.drv", "needy-1.drv", "text", "text"}; !slices.Equal(
-		stored, want,
-	) {
-		t.Errorf("the store has %q, want %q", stored, want)
+	all := []string{"dependency-1.drv", "files", "fixed", "hello-2.12.1.drv", "needy-1.drv", "text", "text"}
+	if !slices.Equal(stored, all) {
+		t.Errorf("the store has %q, want %q", stored, all)
 	}
 	if left, err := os.ReadDir(scratch); err != nil || len(left) != 1 || left[0].Name() != lockName {
 		t.Errorf("left behind: %v, %v", left, err)

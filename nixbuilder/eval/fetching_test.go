@@ -34,7 +34,8 @@ func remoteSet(t *testing.T) (url string, requests *atomic.Int32) {
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
 	for name, content := range map[string]string{"set/default.nix": inner, "set/file": "a file"} {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(1, 0)}); err != nil {
+		header := tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: time.Unix(1, 0)}
+		if err := w.WriteHeader(&header); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.Write([]byte(content)); err != nil {
@@ -59,7 +60,9 @@ func remoteRepository(t *testing.T) (url, directory string) {
 	t.Helper()
 	needs.Tool(t, "git")
 	dir := openDir(t, "repository")
-	for name, content := range map[string]string{"default.nix": inner, "file": "a file", "unreleased": "", ".gitattributes": "unreleased export-ignore"} {
+	for name, content := range map[string]string{
+		"default.nix": inner, "file": "a file", "unreleased": "", ".gitattributes": "unreleased export-ignore",
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -288,7 +291,9 @@ func TestTooMuchIsFetched(t *testing.T) {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	w := tar.NewWriter(z)
-	for name, content := range map[string][]byte{"set/default.nix": []byte(inner), "set/file": []byte("a file"), "set/large": content} {
+	for name, content := range map[string][]byte{
+		"set/default.nix": []byte(inner), "set/file": []byte("a file"), "set/large": content,
+	} {
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
 			t.Fatal(err)
 		}
@@ -463,8 +468,8 @@ func TestFetchedIsRemoved(t *testing.T) {
 func TestPinnedSets(t *testing.T) {
 	archive, _ := remoteSet(t)
 	repository, directory := remoteRepository(t)
-	output, err := exec.CommandContext(t.Context(), "nix-prefetch-url", "--unpack", "--store", "local?root="+t.TempDir(), archive).
-		Output()
+	store := "local?root=" + t.TempDir()
+	output, err := exec.CommandContext(t.Context(), "nix-prefetch-url", "--unpack", "--store", store, archive).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -100,9 +100,10 @@ func TestFlakeLikeNix(t *testing.T) {
 
 	target := openDir(t, "target")
 	e, runner := newEvaluator(t, Options{
-		ScratchDir: openDir(
-			t, "scratch",
-		), AllowedURIs: []string{archive, directory, "path:" + elsewhere}, CPU: 20 * time.Second, Store: "local?root=" + target,
+		ScratchDir:  openDir(t, "scratch"),
+		AllowedURIs: []string{archive, directory, "path:" + elsewhere},
+		CPU:         20 * time.Second,
+		Store:       "local?root=" + target,
 	})
 	source := Source{Path: dir}
 	results, err := e.Evaluate(t.Context(), source, system, names)
@@ -157,7 +158,9 @@ func TestFlakeLikeNix(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, refused := range map[string]string{"self": "", "part": "", "archive": "", "repository": repository, "elsewhere": elsewhere} {
+	for name, refused := range map[string]string{
+		"self": "", "part": "", "archive": "", "repository": repository, "elsewhere": elsewhere,
+	} {
 		failure := results[name].Failure
 		if (failure != nil) != (refused != "") ||
 			failure != nil && !strings.Contains(failure.Message, "forbidden in restricted mode") {

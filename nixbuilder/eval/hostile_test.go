@@ -96,11 +96,9 @@ func TestHostileExpressions(t *testing.T) {
 			e, _ := newEvaluator(t, options)
 			for _, p := range append(probes, quiet...) {
 				t.Run(p.name, func(t *testing.T) {
-					expression := strings.NewReplacer("OUT", outside, "BASE", filepath.Base(outside), "VALID", valid[0]).
-						Replace(p.expression)
-					set := writeSet(
-						t, "default.nix", "{ ... }: { probe = throw (\"it is known: \" + "+expression+"); }",
-					)
+					words := strings.NewReplacer("OUT", outside, "BASE", filepath.Base(outside), "VALID", valid[0])
+					expression := words.Replace(p.expression)
+					set := writeSet(t, "default.nix", "{ ... }: { probe = throw (\"it is known: \" + "+expression+"); }")
 					if err := os.Symlink(
 						filepath.Join(outside, "secret"), filepath.Join(set.Path, "link"),
 					); err != nil {

@@ -80,9 +80,9 @@ func TestWallsOfFetching(t *testing.T) {
 		} {
 			t.Run(way+"/"+test.name, func(t *testing.T) {
 				e, _ := newEvaluator(t, Options{
-					ScratchDir: openDir(
-						t, "scratch",
-					), AllowedURIs: append([]string{"https://", public.URL + "/"}, further...), FetchTime: 20 * time.Second,
+					ScratchDir:  openDir(t, "scratch"),
+					AllowedURIs: append([]string{"https://", public.URL + "/"}, further...),
+					FetchTime:   20 * time.Second,
 				})
 				source := writeSet(
 					t,
@@ -135,7 +135,10 @@ func TestWallsOfSubmodules(t *testing.T) {
 	}
 	branch := func(name, url string) {
 		t.Helper()
-		for file, text := range map[string]string{".gitmodules": "[submodule \"sub\"]\n\tpath = sub\n\turl = " + url + "\n", "default.nix": "import ./sub"} {
+		for file, text := range map[string]string{
+			".gitmodules": "[submodule \"sub\"]\n\tpath = sub\n\turl = " + url + "\n",
+			"default.nix": "import ./sub",
+		} {
 			if err := os.WriteFile(filepath.Join(dir, "work", file), []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}

@@ -122,7 +122,10 @@ func TestProtect(t *testing.T) {
 // starts.
 func TestLauncher(t *testing.T) {
 	needs.Root(t, "to start a process of another user")
-	for _, test := range []string{"TestRun", "TestConfinement", "TestOwnNetwork", "TestCancelEndsTheWholeGroup", "TestProcess", "TestProcessThatDies", "TestDiesWithParent"} {
+	for _, test := range []string{
+		"TestRun", "TestConfinement", "TestOwnNetwork", "TestCancelEndsTheWholeGroup", "TestProcess",
+		"TestProcessThatDies", "TestDiesWithParent",
+	} {
 		t.Run(test, func(t *testing.T) { asUser(t, test) })
 	}
 }

@@ -110,10 +110,10 @@ func TestRun(t *testing.T) {
 			if got.Unwrap() == nil {
 				t.Error("no cause")
 			}
-			if want := fmt.Sprintf("%d %v %v %v %q", test.want.Exit, test.want.Signal, test.want.CPULimit, test.want.OutputLimit, test.want.Stderr); want !=
-				fmt.Sprintf(
-					"%d %v %v %v %q", got.Exit, got.Signal, got.CPULimit, got.OutputLimit, got.Stderr,
-				) {
+			text := func(e *Error) string {
+				return fmt.Sprintf("%d %v %v %v %q", e.Exit, e.Signal, e.CPULimit, e.OutputLimit, e.Stderr)
+			}
+			if text(got) != text(test.want) {
 				t.Errorf("error %#v, want %#v", got, test.want)
 			}
 			if !strings.Contains(got.Error(), test.command.Program) {

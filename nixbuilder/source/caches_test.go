@@ -63,7 +63,10 @@ func TestGitTooLarge(t *testing.T) {
 	r := newRemote(t)
 	r.git("config", "uploadpack.allowFilter", "true")
 	small := r.git("rev-parse", "HEAD")
-	for name, content := range map[string]string{"what is fetched": noise(t, 20<<20), "what that becomes": strings.Repeat("x", 32<<20)} {
+	for name, content := range map[string]string{
+		"what is fetched":   noise(t, 20<<20),
+		"what that becomes": strings.Repeat("x", 32<<20),
+	} {
 		r.git("reset", "--quiet", "--hard", small)
 		r.commit("large", content)
 		r.git("gc", "--quiet")
@@ -139,7 +142,9 @@ func TestParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
-	for _, file := range []string{pinned.Path + "/large", pinned.NixPath["path"] + "/default.nix", pinned.NixPath["channel"] + "/pkgs/run.sh"} {
+	for _, file := range []string{
+		pinned.Path + "/large", pinned.NixPath["path"] + "/default.nix", pinned.NixPath["channel"] + "/pkgs/run.sh",
+	} {
 		if info, err := os.Stat(file); err != nil || info.Size() == 0 {
 			t.Errorf("%s: %v", file, err)
 		}

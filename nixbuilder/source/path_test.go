@@ -352,7 +352,8 @@ func TestNewPathRefuses(t *testing.T) {
 	empty := t.TempDir()
 	write(t, empty+"/set.txt", "")
 	for _, origin := range []string{empty, empty + "/set.txt", empty + "/missing"} {
-		if _, err := NewPath(NewWatches(), origin, t.TempDir(), 0); err == nil || !strings.Contains(err.Error(), origin) {
+		_, err := NewPath(NewWatches(), origin, t.TempDir(), 0)
+		if err == nil || !strings.Contains(err.Error(), origin) {
 			t.Errorf("NewPath(%q) = %v, want an error that names it", origin, err)
 		}
 	}

@@ -227,7 +227,9 @@ func TestChannelCurrent(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.set(func() { m.down = true })
-	for tag, want := range map[string]string{Latest: commitA, "nixos-26.05": commitA, commitB: commitB, "nixos-unstable": "", "nonsense": ""} {
+	for tag, want := range map[string]string{
+		Latest: commitA, "nixos-26.05": commitA, commitB: commitB, "nixos-unstable": "", "nonsense": "",
+	} {
 		if got, ok := c.Current(tag); ok != (want != "") || got != want {
 			t.Errorf("Current(%q) = %s, %t, want %q", tag, got, ok, want)
 		}
@@ -244,7 +246,8 @@ func TestChannelCurrent(t *testing.T) {
 
 func TestNewChannelRefuses(t *testing.T) {
 	for _, options := range []ChannelOptions{
-		{}, {Name: "../x"}, {Name: "nixos-26.05/.."}, {Name: "abc"}, {Name: "nixos-26.05", Channels: "file:///etc"}, {Name: "nixos-26.05", Archives: "x"},
+		{}, {Name: "../x"}, {Name: "nixos-26.05/.."}, {Name: "abc"},
+		{Name: "nixos-26.05", Channels: "file:///etc"}, {Name: "nixos-26.05", Archives: "x"},
 	} {
 		options.Dir = t.TempDir()
 		if _, err := NewChannel(options); err == nil {
@@ -443,7 +446,8 @@ func TestGitMovesAndVanishes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Rename(r.dir+"-away", r.dir)
-	for name, g := range map[string]*Git{"the same process": g, "another process": newGit(t, GitOptions{URL: r.dir, Refresh: time.Nanosecond, Dir: dir})} {
+	another := newGit(t, GitOptions{URL: r.dir, Refresh: time.Nanosecond, Dir: dir})
+	for name, g := range map[string]*Git{"the same process": g, "another process": another} {
 		if got, err := g.Pin(t.Context(), Latest); err != nil || got.Revision != want || got.Stale == nil {
 			t.Errorf("with the remote gone, in %s, Pin = %+v, %v", name, got, err)
 		}
@@ -532,11 +536,14 @@ func submodules(t *testing.T, url func(inner, repository string) string) (outer,
 // that have git LFS. The files of a commit do not depend on that.
 func TestGitFilesAsCommitted(t *testing.T) {
 	outer, middle, inner, _ := submodules(t, func(submodule, _ string) string { return submodule })
-	const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nsize 12345\n"
+	const pointer = "version https://git-lfs.github.com/spec/v1\n" +
+		"oid sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\nsize 12345\n"
 	for _, r := range []remote{inner, middle, outer} {
 		for name, content := range map[string]string{
-			".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n*.id ident\n*.enc working-tree-encoding=UTF-16\n*.eol text eol=crlf\n*.old crlf\n*.auto text=auto\n",
-			"data.bin":       pointer, "not.bin": "content\n", "text": "a\nb\n", "x.id": "$Id$\n", "x.enc": "text\n", "x.eol": "a\nb\n", "x.old": "a\n", "x.auto": "a\n",
+			".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n*.id ident\n*.enc working-tree-encoding=UTF-16\n" +
+				"*.eol text eol=crlf\n*.old crlf\n*.auto text=auto\n",
+			"data.bin": pointer, "not.bin": "content\n", "text": "a\nb\n", "x.id": "$Id$\n",
+			"x.enc": "text\n", "x.eol": "a\nb\n", "x.old": "a\n", "x.auto": "a\n",
 		} {
 			write(t, filepath.Join(r.dir, name), content)
 		}
@@ -614,7 +621,10 @@ func TestGitFilesAsCommitted(t *testing.T) {
 			})
 		}
 	}
-	for _, file := range []string{`/middle/deep/inner/x.id ---------- "$Id$\n"`, `/x.enc ---------- "text\n"`, `/x.eol ---------- "a\nb\n"`, `/link L--------- "a link"`} {
+	for _, file := range []string{
+		`/middle/deep/inner/x.id ---------- "$Id$\n"`, `/x.enc ---------- "text\n"`,
+		`/x.eol ---------- "a\nb\n"`, `/link L--------- "a link"`,
+	} {
 		if !slices.Contains(want, file) {
 			t.Errorf("the files are %q, want %s among them", want, file)
 		}
@@ -631,7 +641,8 @@ func TestGitSubmodules(t *testing.T) {
 		return path
 	}
 	t.Parallel()
-	for name, url := range map[string]func(string, string) string{"absolute URLs": absolute, "relative URLs": relative} {
+	ways := map[string]func(string, string) string{"absolute URLs": absolute, "relative URLs": relative}
+	for name, url := range ways {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			outer, middle, inner, commit := submodules(t, url)

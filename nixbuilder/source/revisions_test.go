@@ -210,7 +210,9 @@ func TestPathIsTidiedUp(t *testing.T) {
 	origin, copies := t.TempDir(), t.TempDir()
 	write(t, origin+"/default.nix", "{ }")
 	write(t, origin+"/sub/x.nix", "x")
-	for _, gone := range []string{"contents/*/*", "trees/*", "trees/*/tree", "trees/*/files", "trees/*/lock", "*/*", "contents", ""} {
+	for _, gone := range []string{
+		"contents/*/*", "trees/*", "trees/*/tree", "trees/*/files", "trees/*/lock", "*/*", "contents", "",
+	} {
 		p, err := NewPath(NewWatches(), origin, copies, 0)
 		if err != nil {
 			t.Fatal(err)

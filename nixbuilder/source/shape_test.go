@@ -27,7 +27,10 @@ func TestShape(t *testing.T) {
 			write(t, dir+"/default.nix", "{ }")
 			write(t, dir+"/pkgs/a/default.nix", "{ }")
 			other := t.TempDir()
-			for name, pinned := range map[string]Pinned{"set": {Path: dir}, "what it looks up": {Path: other, NixPath: map[string]string{"nixpkgs": dir}}} {
+			for name, pinned := range map[string]Pinned{
+				"set":              {Path: dir},
+				"what it looks up": {Path: other, NixPath: map[string]string{"nixpkgs": dir}},
+			} {
 				before, err := pinned.Shape()
 				if err != nil {
 					t.Fatal(err)

@@ -374,8 +374,14 @@ func TestCheckTags(t *testing.T) {
 		tags        Tags
 		git, faulty bool
 	}{
-		{nil, true, false}, {nil, false, false}, {Tags{Branches, GitTags, Ancestors, "v*"}, true, false}, {Tags{"nixos-*"}, false, false}, {Tags{AnyTag}, false, false},
-		{Tags{"["}, true, true}, {Tags{""}, true, true}, {Tags{Branches}, false, true},
+		{nil, true, false},
+		{nil, false, false},
+		{Tags{Branches, GitTags, Ancestors, "v*"}, true, false},
+		{Tags{"nixos-*"}, false, false},
+		{Tags{AnyTag}, false, false},
+		{Tags{"["}, true, true},
+		{Tags{""}, true, true},
+		{Tags{Branches}, false, true},
 	} {
 		if err := test.tags.Check(test.git); (err != nil) != test.faulty {
 			t.Errorf("Check(%q, %v) = %v", test.tags, test.git, err)

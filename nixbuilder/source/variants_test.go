@@ -20,12 +20,8 @@ type fake struct {
 
 func (f fake) Pin(_ context.Context, tag string) (Pinned, error) {
 	if *f.down != nil {
-		return Pinned{
-			Name:     "fake",
-			Revision: *f.now,
-			Path:     "/" + *f.now,
-			Stale:    *f.down,
-		}, nil //nolint:nilerr // it says why
+		stale := Pinned{Name: "fake", Revision: *f.now, Path: "/" + *f.now, Stale: *f.down}
+		return stale, nil //nolint:nilerr // it says why
 	}
 	switch {
 	case tag == Latest:
@@ -164,7 +160,8 @@ func TestAttachedTags(t *testing.T) {
 	}
 	now, well := "x", error(nil)
 	for _, tag := range []string{"sha256-", "sha256-x", "sha256", "sha256-" + hash[1:]} {
-		if _, err := NewVariants(fake{now: &now, had: []string{tag}, down: &well}, nil, nil, nil).Pin(t.Context(), tag); err != nil {
+		set := fake{now: &now, had: []string{tag}, down: &well}
+		if _, err := NewVariants(set, nil, nil, nil).Pin(t.Context(), tag); err != nil {
 			t.Errorf("a branch %q is %v", tag, err)
 		}
 	}

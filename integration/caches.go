@@ -27,7 +27,7 @@ type binaryCache struct {
 	asked []string
 }
 
-// newBinaryCache is an empty cache, which has no nix-cache-info either before something is added.
+// newBinaryCache makes an empty cache. It has no nix-cache-info either until something is added.
 func newBinaryCache(t testing.TB) *binaryCache {
 	t.Helper()
 	Needs(t, "nix", "nix-store")
@@ -46,8 +46,7 @@ func newBinaryCache(t testing.TB) *binaryCache {
 	return c
 }
 
-// cacheOf has attributes of a package set, which were built where the machine's store has nothing
-// of it.
+// cacheOf makes a cache of attributes of a package set. They are built in a store of their own.
 func cacheOf(t testing.TB, packages string, attributes ...string) *binaryCache {
 	t.Helper()
 	c := newBinaryCache(t)
@@ -55,14 +54,14 @@ func cacheOf(t testing.TB, packages string, attributes ...string) *binaryCache {
 	return c
 }
 
-// build adds attributes of a package set, which are built in a store of their own, by a machine
-// that says that it has a lamp. Empty, the compression is xz.
+// build adds attributes of a package set. It builds them in a store of their own, on a machine that
+// claims to have a lamp. The compression is xz if it is empty.
 func (c *binaryCache) build(t testing.TB, packages, compression string, attributes ...string) {
 	t.Helper()
 	Needs(t, "nix-build")
 	own := "local?root=" + filepath.Join(Dir(t), "store")
-	// It has no users to build as: Nix ends all that runs as such a user, also what another store
-	// builds.
+	// Without users to build as: Nix ends everything that runs as such a user, also builds of
+	// another store.
 	build := []string{
 		"--no-out-link", "--option", "substituters", "", "--option", "build-users-group", "", "--option",
 		"system-features", "lamp",
@@ -94,26 +93,26 @@ func (c *binaryCache) add(t testing.TB, from, compression string, paths ...store
 	Exec(t, "nix", args...)
 }
 
-// settings are those of a registry that takes packages from the cache and believes its key.
+// settings make a registry take packages from the cache and trust its key.
 func (c *binaryCache) settings(more ...string) []string {
 	return append(
 		[]string{`nix.nix.substituters=["` + c.url + `"]`, `nix.nix.trustedpublickeys=["` + c.publicKey + `"]`},
 		more...)
 }
 
-// storeless are the settings of a registry that packs straight from the cache.
+// storeless are settings by which a registry packs straight from the cache.
 func (c *binaryCache) storeless(more ...string) []string {
 	return c.settings(append([]string{"nix.build.storeless=true"}, more...)...)
 }
 
-// setFault has something else answer instead of the cache; nil: nothing does.
+// setFault makes something else answer instead of the cache; nil: the cache itself.
 func (c *binaryCache) setFault(fault http.HandlerFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fault = fault
 }
 
-// setDown has the cache refuse all that is asked.
+// setDown makes the cache refuse every request.
 func (c *binaryCache) setDown(down bool) {
 	if !down {
 		c.setFault(nil)
@@ -122,7 +121,7 @@ func (c *binaryCache) setDown(down bool) {
 	c.setFault(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "down", http.StatusServiceUnavailable) })
 }
 
-// requests are the paths that were asked for since the last call, and that match.
+// requests are the requested paths since the last call that match.
 func (c *binaryCache) requests(pattern string) (matching []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -28,7 +28,7 @@ type channelMirror struct {
 	asked    map[string]int // how often, by path
 }
 
-// serveChannel begins with a revision, which is a commit.
+// serveChannel starts at a revision, which is a commit.
 func serveChannel(t testing.TB, dir, revision string) *channelMirror {
 	t.Helper()
 	m := &channelMirror{t: t, dir: dir, revision: revision, asked: make(map[string]int)}
@@ -75,7 +75,7 @@ func (m *channelMirror) ServeHTTP(w http.ResponseWriter, request *http.Request) 
 	}
 }
 
-// writeArchive writes a directory as GitHub does a commit.
+// writeArchive writes a directory as GitHub archives a commit.
 func writeArchive(w io.Writer, dir, top string) error {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)

@@ -13,7 +13,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// An Image is a manifest as a client gets it.
+// An Image is a manifest in the form that a client gets.
 type Image struct {
 	Name   string
 	Digest digest.Digest
@@ -96,8 +96,8 @@ func (r *Registry) Blob(t testing.TB, image Image, blob v1.Descriptor) []byte {
 	return body
 }
 
-// Linked waits until the layers of all images are linked into their repositories, which begins when
-// an image is served.
+// Linked waits until the layers of all images are linked into their repositories. Linking begins
+// when an image is served.
 func (r *Registry) Linked(t testing.TB) {
 	t.Helper()
 	Eventually(t, commandTime, "all layers are linked", func() bool {

@@ -20,8 +20,8 @@ func DemoPackages(t testing.TB) string {
 	return dir
 }
 
-// CopyDemoPackages is a copy of the demo package set whose Nix files may be edited. The others are
-// shared with it.
+// CopyDemoPackages copies the demo package set. The copy's Nix files may be edited; it shares the
+// other files with the original.
 func CopyDemoPackages(t testing.TB) string {
 	t.Helper()
 	demo, dir := DemoPackages(t), Dir(t)
@@ -50,8 +50,8 @@ func CopyDemoPackages(t testing.TB) string {
 	return dir
 }
 
-// FreshPackages is a copy of testdata/fresh, whose packages no store has built yet. Its program
-// quick prints what the file text says.
+// FreshPackages copies testdata/fresh, whose packages no store has built yet. Its program quick
+// prints the content of the file text.
 func FreshPackages(t testing.TB) string {
 	t.Helper()
 	dir := freshSet(t, "fresh")
@@ -59,8 +59,7 @@ func FreshPackages(t testing.TB) string {
 	return dir
 }
 
-// freshSet is a copy of the default.nix of a directory in testdata, with a busybox and a salt of
-// its own.
+// freshSet copies the default.nix of a directory in testdata, with a busybox and a salt of its own.
 func freshSet(t testing.TB, name string) string {
 	t.Helper()
 	busybox, err := filepath.Glob(filepath.Join(DemoPackages(t), "*", "bootstrap", "busybox"))

@@ -22,8 +22,8 @@ const (
 	pollTime  = 10 * time.Millisecond
 )
 
-// What the registry logs when Nix begins to build one derivation for an image, and when an image is
-// made.
+// These are the log's lines when Nix begins to build one derivation for an image, and when an image
+// is made.
 const (
 	logBuilding = "nix: building 1 derivations"
 	logBuilt    = "nix: built "
@@ -31,18 +31,18 @@ const (
 	logReadOnly = "nix: in read-only mode"
 )
 
-// A Registry is one that a test has to itself: on a loopback port and with a storage and a cache
-// directory of its own. It shares the machine's Nix store with all others. Its methods fail the
-// test instead of returning errors.
+// A Registry belongs to one test: it has a loopback port, a storage and a cache directory of its
+// own. It shares the machine's Nix store with all others. Its methods fail the test instead of
+// returning errors.
 type Registry struct {
 	t testing.TB
-	// Dir has what is the registry's: config.yml, storage, cache, log and bin.
+	// Dir holds the registry's files: config.yml, storage, cache, log and bin.
 	Dir string
 	// Addr is its host:port, another one after each start.
 	Addr string
-	// Program is another one to start than the product's own, from the next Start on.
+	// Program replaces the product's own program from the next Start on.
 	Program string
-	// Env are variables, NAME=VALUE, that its commands have beside those of all tests, from the
+	// Env are variables, NAME=VALUE, which its commands have beside those of all tests, from the
 	// next Start on.
 	Env []string
 
@@ -50,7 +50,7 @@ type Registry struct {
 	ended chan struct{} // closed when cmd has ended
 }
 
-// StartRegistry starts a registry that is stopped when the test ends. Settings are as for
+// StartRegistry starts a registry, which is stopped when the test ends. Settings are those of
 // NewRegistry.
 func StartRegistry(t testing.TB, settings ...string) *Registry {
 	t.Helper()
@@ -59,7 +59,7 @@ func StartRegistry(t testing.TB, settings ...string) *Registry {
 	return r
 }
 
-// NewRegistry configures a registry that is stopped when the test ends, and does not start it. A
+// NewRegistry configures a registry without starting it. It is stopped when the test ends. A
 // setting is KEY=VALUE as in the package's documentation; VALUE is JSON, or else a text. Packages
 // are the demo set's unless nix.packages.path says otherwise.
 func NewRegistry(t testing.TB, settings ...string) *Registry {
@@ -124,7 +124,7 @@ func options(config map[string]any) map[string]any {
 	return stanza["options"].(map[string]any)
 }
 
-// set sets what is at a key path. Maps on the way are made.
+// set sets the value at a key path. It makes maps on the way.
 func set(config map[string]any, path, text string) {
 	var value any
 	if err := json.Unmarshal([]byte(text), &value); err != nil {
@@ -191,8 +191,8 @@ func (r *Registry) Start() {
 	r.awaitPackages(before)
 }
 
-// awaitPackages returns when the registry has looked at its package set, which it does once it
-// listens, unless that takes long: what tests count is what they have asked for.
+// awaitPackages waits until the registry has looked at its package set, unless that takes long. The
+// registry does so once it listens, and tests count only what they have asked for.
 func (r *Registry) awaitPackages(before int) {
 	r.t.Helper()
 	for deadline := time.Now().Add(lookTime); time.Now().Before(deadline); time.Sleep(pollTime) {
@@ -252,7 +252,7 @@ func (r *Registry) Log() string {
 	return string(log)
 }
 
-// AwaitLog returns when the log has a text that often.
+// AwaitLog waits until the log has a text so many times.
 func (r *Registry) AwaitLog(text string, times int) {
 	r.t.Helper()
 	Eventually(r.t, commandTime, fmt.Sprintf("the log has %q %d times", text, times), func() bool {
@@ -260,8 +260,8 @@ func (r *Registry) AwaitLog(text string, times int) {
 	})
 }
 
-// countPrograms puts programs into the registry's PATH that write a line before they do what is
-// expected of those of Nix in a directory, or those in PATH.
+// countPrograms puts programs into the registry's PATH that write a line and then run the program
+// of Nix of the same name, from a directory or from PATH.
 func (r *Registry) countPrograms(nix string) {
 	r.t.Helper()
 	bin := filepath.Join(r.Dir, "bin")
@@ -277,7 +277,7 @@ func (r *Registry) countPrograms(nix string) {
 	}
 }
 
-// useNix has the registry use the Nix of a Debian suite, over a store of its own, from the next
+// useNix makes the registry use the Nix of a Debian suite, with a store of its own, from the next
 // Start on.
 func (r *Registry) useNix(suite string) {
 	r.t.Helper()
@@ -323,7 +323,7 @@ func (r *Registry) Programs() []string {
 	return strings.Fields(string(content))
 }
 
-// check is done at the end of every test.
+// check runs at the end of every test.
 func (r *Registry) check() {
 	r.Stop()
 	log := r.Log()

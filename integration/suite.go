@@ -12,7 +12,7 @@ import (
 // shared is set by TestMain and not changed by tests.
 var shared *suite
 
-// A suite is what all tests share: each part is made when the first test asks for it.
+// A suite holds what all tests share. Each part is made when the first test asks for it.
 type suite struct {
 	root string // of the checkout
 	dir  string // all that the tests write is below, but for what is kept in build/. Anyone can read it, as evaluations are nobody's.
@@ -43,7 +43,7 @@ func newSuite() (*suite, error) {
 
 // close ends what the suite has started and removes what it has written.
 func (s *suite) close() {
-	// In this order; what fails leaves the rest to be looked at.
+	// The order matters. A failure leaves the rest to be looked at.
 	for _, step := range []func() error{
 		s.docker.stop,
 		func() error { return unmount(s.dir) },
@@ -56,7 +56,8 @@ func (s *suite) close() {
 	}
 }
 
-// environ is for commands: the machine's, without what its user has configured for container tools.
+// environ is the environment of commands: the machine's, without its user's configuration of
+// container tools.
 func (s *suite) environ() []string {
 	return append(os.Environ(), s.variables()...)
 }
@@ -67,7 +68,7 @@ func (s *suite) variables() []string {
 		"DOCKER_HOST="+s.docker.host(),
 		"DOCKER_CONFIG="+s.dockerConfig(),
 		"LC_ALL=C",
-		// What upstream's registry would otherwise send its traces to.
+		// Otherwise, upstream's registry would send its traces somewhere.
 		"OTEL_TRACES_EXPORTER=none",
 	)
 }
@@ -82,7 +83,7 @@ func (s *suite) buildRegistry() (string, error) {
 	return program, nil
 }
 
-// makeDemo makes the demo package set where it stays for the next time.
+// makeDemo makes the demo package set, in a directory that stays for the next time.
 func (s *suite) makeDemo() (string, error) {
 	dir := filepath.Join(s.root, "build", "demo")
 	if out, err := exec.Command(filepath.Join(s.root, "examples", "debian", "make.sh"), dir).CombinedOutput(); err != nil {

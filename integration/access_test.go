@@ -13,7 +13,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Whoever listens to a registry's notifications hears of a built image as of a pushed one.
+// A listener to a registry's notifications hears of a built image as of a pushed one.
 func TestNotifications(t *testing.T) {
 	events := newListener(t)
 	r := StartRegistry(t, "notifications="+mustJSON(t, map[string]any{
@@ -45,7 +45,7 @@ func TestNotifications(t *testing.T) {
 	}
 }
 
-// An event is what a notification is about.
+// An event is the subject of a notification.
 type event struct {
 	action, repository, tag string
 	digest                  digest.Digest
@@ -108,7 +108,7 @@ func (l *listener) hasAction(action string) bool {
 	return false
 }
 
-// Who has no password gets no image, and has none built.
+// A client without a password gets no image, and has none built.
 func TestPassword(t *testing.T) {
 	Needs(t, "skopeo")
 	passwords := filepath.Join(Dir(t), "htpasswd")

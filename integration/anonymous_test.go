@@ -29,8 +29,8 @@ func startAnonymous(t *testing.T, build string, settings ...string) *Registry {
 			settings...)...)
 }
 
-// Who has logged in has images built, and who has not pulls what is there, or whatever the option
-// build says.
+// Clients that have logged in have images built. Others pull images that are there, or are served
+// as the option build says.
 func TestAnonymousPull(t *testing.T) {
 	t.Parallel()
 	const nobody, empty, ada, wrong = "", "Basic Og==", "Basic YWRhOmxvdmVsYWNl", "Basic YWRhOmJ5cm9u"

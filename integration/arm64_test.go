@@ -33,10 +33,10 @@ func armPackages(t *testing.T) (set, forArm string) {
 	return set, forArm
 }
 
-// emulation is what makes the kernel start programs for arm64 by emulation. It is mounted where
-// nobody else looks, and the kernel forgets it when the shell ends, which it does when nothing can
-// be read any more: so it leaves nothing behind, however the tests end. The kernel opens the
-// emulator now, and so finds it in containers.
+// emulation makes the kernel start programs for arm64 by emulation. It is mounted where nobody else
+// looks. The kernel forgets it when the shell ends, and the shell ends when its stdin does: so
+// nothing is left, however the tests end. The kernel opens the emulator at once, and so has it in
+// containers too.
 const emulation = `
 mount -t binfmt_misc none "$1"
 echo ":$2:M::\\x7f\\x45\\x4c\\x46\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\\xb7\\x00` +
@@ -81,8 +81,8 @@ func emulateArm64(t *testing.T) {
 	}
 }
 
-// TestArm64 has images of real packages for another platform than the host's built, checks and runs
-// them.
+// TestArm64 builds images of real packages for another platform than the host's, checks them and
+// runs them.
 func TestArm64(t *testing.T) {
 	t.Parallel()
 	set, forArm := armPackages(t)

@@ -86,10 +86,10 @@ func TestBadPackageSets(t *testing.T) {
 	}
 }
 
-// TestBadPackages has one package of a set fail in one way after another. The others are served,
-// near misses are named, and clients are told what is wrong, and where, of that package alone. A
-// set whose fixed point does not end is a set that can't be used. When all is mended, the package
-// is served.
+// TestBadPackages breaks one package of a set in one way after another. The others are served, near
+// misses are named, and clients are told what is wrong, and where, with that package alone. A set
+// whose fixed point does not end can't be used at all. When everything is mended, the package is
+// served.
 func TestBadPackages(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)

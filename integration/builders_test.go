@@ -18,7 +18,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
 
-// sshdConfig is for a server with one key, which runs one command for whatever it is asked.
+// sshdConfig is for a server with one key, which runs the same command for every request.
 const sshdConfig = `HostKey %[1]s/host
 AuthorizedKeysFile %[1]s/user.pub
 ForceCommand %[1]s/serve
@@ -36,8 +36,8 @@ system-features = far
 sandbox-paths = /signals=%s
 `
 
-// serve runs what Nix asks for at the other end, which is one of its own programs, on a store of
-// its own.
+// serve is that command: it runs the program that Nix asks for, one of its own, on a store of its
+// own.
 const serve = `#!/bin/sh
 export PATH='%[2]s' NIX_CONF_DIR='%[1]s' NIX_REMOTE='local?root=%[1]s/store'
 exec $SSH_ORIGINAL_COMMAND

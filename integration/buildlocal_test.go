@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestNothingIsBuilt has what a binary cache has served, and all else refused before any derivation
-// of it is written, with a Nix store and without.
+// TestNothingIsBuilt serves the packages that a binary cache has, and refuses all others before any
+// derivation of theirs is written, with a Nix store and without.
 func TestNothingIsBuilt(t *testing.T) {
 	t.Parallel()
 	for _, storeless := range []string{"false", "true"} {

@@ -19,7 +19,7 @@ import (
 // otherKey has the name of a cache's key, and is another one.
 const otherKey = `nix.nix.trustedpublickeys=["cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]`
 
-// onPaths has a fault in place of those of a cache's files that have a text in their path.
+// onPaths applies a fault to those of a cache's files that have a text in their path.
 func (c *binaryCache) onPaths(text string, fault http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, text) {
@@ -69,10 +69,10 @@ func (c *binaryCache) damage(t *testing.T, change func([]byte) []byte) {
 	}
 }
 
-// TestCacheFaults has a binary cache fail in all its ways, for a registry with a Nix store. What
-// can be built is built, unless the cache may answer in a moment; what can't be is refused with
-// what is wrong with the cache. The log names the cache, and when it is right again, packages come
-// from there.
+// TestCacheFaults makes a binary cache fail in all its ways, for a registry with a Nix store.
+// Packages that can be built are built, unless the cache may answer in a moment. Others are refused
+// with the fault of the cache. The log names the cache, and once it works again, packages come from
+// there.
 func TestCacheFaults(t *testing.T) {
 	t.Parallel()
 	const ok, denied, unavailable = http.StatusOK, http.StatusForbidden, http.StatusServiceUnavailable
@@ -218,9 +218,9 @@ func TestCacheFaults(t *testing.T) {
 	}
 }
 
-// TestMendedCache has a binary cache that is right again after it was not, and a registry that goes
-// on. It takes some time until that is seen, since what fails for good is remembered for a minute,
-// and so is what caches have; then packages come from there.
+// TestMendedCache mends a binary cache while a registry runs. That is noticed after a time, since
+// permanent failures, and what caches have, are remembered for a minute; then packages come from
+// there.
 func TestMendedCache(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -281,7 +281,7 @@ func TestMendedCache(t *testing.T) {
 	}
 }
 
-// TestKilledDaemon ends Nix in the middle of what it does for an image. It is done once more; if
+// TestKilledDaemon ends Nix in the middle of its work for an image. The work is done once more. If
 // that ends in the same way, clients are asked to come back, the log says what happened, and the
 // next pull has the image.
 func TestKilledDaemon(t *testing.T) {

@@ -11,7 +11,8 @@ import (
 	"go.yaml.in/yaml/v2"
 )
 
-// tries is a package whose builder tries to get at what is the registry's, and prints what it got.
+// tries is a package whose builder tries to read the registry's secrets and files, and prints what
+// it got.
 const tries = `{ system, ... }: { tries = derivation { name = "tries"; inherit system; b = "${./bin}/busybox"; builder = "${./bin}/busybox"; salt = ./salt; args = [ "sh" "-c" ''
   found() { echo "FOUND $*"; }
   for process in /proc/[0-9]*; do
@@ -68,8 +69,8 @@ func (s service) arguments(prefix string) []string {
 	return args
 }
 
-// TestCompose runs the containers of deploy/compose.yaml: an image is built, and its builder gets
-// at nothing of the registry's.
+// TestCompose runs the containers of deploy/compose.yaml. It builds an image, whose builder can't
+// read anything of the registry's.
 func TestCompose(t *testing.T) {
 	t.Parallel()
 	Needs(t, "docker", "debootstrap", "skopeo", "nsenter")

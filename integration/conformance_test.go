@@ -17,8 +17,8 @@ import (
 // distribution-spec. It has no releases.
 const conformanceModule = "github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111"
 
-// What the stock registry does not have, and says so in no way that the program takes for an
-// answer.
+// conformanceOff are features that the stock registry lacks. The program does not understand how it
+// says so.
 var conformanceOff = []string{
 	"OCI_DATA_SHA512", "OCI_DATA_SUBJECT", "OCI_DATA_SUBJECT_LIST", "OCI_DATA_SUBJECT_MISSING", "OCI_DATA_NONDISTRIBUTABLE", "OCI_API_REFERRER",
 }

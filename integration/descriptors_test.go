@@ -45,8 +45,8 @@ func deleteBlob(t *testing.T, r *Registry, name string, blob digest.Digest) {
 	}
 }
 
-// TestDescriptorCache has the registry remember which blobs there are. What it remembers is wrong
-// after a garbage collection or a loss that it did not see; images are built all the same.
+// TestDescriptorCache lets the registry remember which blobs exist. That memory is wrong after a
+// garbage collection or a loss that the registry did not see. Images are built all the same.
 func TestDescriptorCache(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"inmemory", "redis"} {

@@ -107,7 +107,7 @@ func TestDifferencesAreOfWords(t *testing.T) {
 	}
 }
 
-// answer pulls a name, and leaves out of the message what is another one each time.
+// answer pulls a name. It leaves out parts of the message that are never the same.
 func (r *Registry) answer(t testing.TB, name string) answer {
 	status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest)
 	if err != nil {
@@ -164,7 +164,7 @@ func newestRecorded(t testing.TB) string {
 	return slices.MaxFunc(slices.Collect(maps.Keys(recordedAnswers(t))), compareVersions)
 }
 
-// nixVersion is that of the Nix that registries use.
+// nixVersion is the version of the Nix that registries use.
 func nixVersion(t testing.TB) string {
 	t.Helper()
 	words := strings.Fields(Exec(t, "nix-instantiate", "--version"))

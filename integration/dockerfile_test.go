@@ -21,12 +21,12 @@ import (
 // baseSuite is the Debian of the Dockerfile's base.
 const baseSuite = "trixie"
 
-// What the Dockerfile wants of its base beside a bare Debian. debootstrap doesn't see that
-// libdbi-perl is what a package of nix-bin's depends on.
+// The Dockerfile needs these of its base beside a bare Debian. debootstrap doesn't see that a
+// package of nix-bin's depends on libdbi-perl.
 const basePackages = "ca-certificates,curl,git,libdbi-perl,nix-bin,openssh-client,tini"
 
-// standInGo is what the Dockerfile finds as Go in the tests. It brings the program that the tests
-// have built, if the build's context has all that a build needs.
+// standInGo replaces Go for the Dockerfile in the tests. It brings the program that the tests have
+// built, if the build's context has everything that a build needs.
 const standInGo = `#!/bin/sh
 set -eu
 case "$1" in
@@ -276,7 +276,7 @@ func sources(t *testing.T) []string {
 	return files
 }
 
-// recorder stands for nixpkgs: it has what default.nix asks for, and keeps what it is given.
+// recorder replaces nixpkgs: it has what default.nix asks for, and keeps its arguments.
 const recorder = `
 let
   inherit (builtins) concatStringsSep listToAttrs map stringLength substring;

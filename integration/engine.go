@@ -152,7 +152,7 @@ func (d *dockerDaemon) stop() error {
 	}
 }
 
-// Podman asks for limits that not every machine lets even root have, unless it is told others.
+// Unless told otherwise, podman asks for limits that some machines do not let even root have.
 const containersConf = `[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [engine]

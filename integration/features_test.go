@@ -79,7 +79,7 @@ func startWith(t *testing.T, r *Registry, listening *regexp.Regexp, environment 
 	})
 }
 
-// refused fails the test unless a command fails with a text on stderr, and the registry has neither
+// refused checks that a command fails with a text on stderr, and that the registry has neither
 // evaluated nor built anything for it.
 func refused(t *testing.T, r *Registry, text *regexp.Regexp, name string, args ...string) {
 	t.Helper()

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestFetchedSet edits a package set that fetches another one, as those do that pin their nixpkgs.
-// What it fetches is fetched once, and every edit is seen by the next pull.
+// TestFetchedSet edits a package set that fetches another one, as sets do that pin their nixpkgs.
+// The other set is fetched once, and the next pull sees every edit.
 func TestFetchedSet(t *testing.T) {
 	t.Parallel()
 	fetched := FreshPackages(t)

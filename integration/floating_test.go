@@ -12,7 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// buildFloating configures Nix, as the registry's user has it, to build what is content-addressed.
+// buildFloating lets Nix, as the registry's user has it configured, build content-addressed
+// derivations.
 func (r *Registry) buildFloating(t testing.TB) {
 	t.Helper()
 	conf := filepath.Join(r.Dir, "cache", ".config", "nix")
@@ -151,8 +152,8 @@ func TestFloating(t *testing.T) {
 	}
 }
 
-// TestFloatingStoreless has a registry that makes images without a Nix store refuse what has to be
-// built before it is known, unless there is one.
+// TestFloatingStoreless makes images without a Nix store. Packages whose store paths only building
+// tells are refused, unless there is a store to build in.
 func TestFloatingStoreless(t *testing.T) {
 	t.Parallel()
 	Needs(t, "unshare", "mount", "patchelf", "apt-get")

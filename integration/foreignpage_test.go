@@ -8,7 +8,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// A web page of another site gets what is stored, and has nothing built.
+// A web page of another site gets images that are stored, and has nothing built.
 func TestPageOfAnotherSite(t *testing.T) {
 	t.Parallel()
 	r := StartRegistry(t, "nix.packages.path="+FreshPackages(t))

@@ -26,8 +26,8 @@ const (
 	privateCanary = "CANARY-of-the-set"
 )
 
-// TestSecrets has passwords in the URLs of a package set in git, with a submodule, and of a binary
-// cache, and in a header for notifications. They work, and are neither in the log, nor in the
+// TestSecrets uses passwords in the URLs of a package set in git (with a submodule) and of a binary
+// cache, and in a header for notifications. They work. They are neither in the log, nor in the
 // arguments of programs, nor in answers, nor in what is stored.
 func TestSecrets(t *testing.T) {
 	t.Parallel()
@@ -181,8 +181,8 @@ func contentsBelow(t *testing.T, dir string) map[string]string {
 	return contents
 }
 
-// TestOtherUsers looks as another user of the machine for what was pushed, and for a private
-// package set, which evaluations of root's read as yet another.
+// TestOtherUsers tries, as another user of the machine, to read what was pushed, and a private
+// package set, which evaluations of root's read as yet another user.
 func TestOtherUsers(t *testing.T) {
 	t.Parallel()
 	Needs(t, "skopeo")
@@ -215,8 +215,8 @@ func TestOtherUsers(t *testing.T) {
 	}
 }
 
-// readableByOthers tells whether a user can read a file who is neither this one nor one that
-// evaluations run as. Without the right to become one, modes tell.
+// readableByOthers tells whether a file can be read by a user who is neither this one nor one of
+// evaluations. Without the right to become such a user, it goes by modes.
 func readableByOthers(t *testing.T, name string) bool {
 	t.Helper()
 	if os.Geteuid() == 0 {

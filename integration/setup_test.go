@@ -24,8 +24,8 @@ if builtins.pathExists ./mended then import ./packages.nix else abort ''
 ''
 `
 
-// TestSetupFaults has package sets that the operator must do something about: the log and --check
-// say it, and clients are told to come back.
+// TestSetupFaults serves package sets that the operator must mend: the log and --check say how, and
+// clients are told to come back.
 func TestSetupFaults(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -78,7 +78,7 @@ func TestSetupFaults(t *testing.T) {
 	}
 }
 
-// What can't be found out is no fault.
+// It is no fault if something can't be found out.
 func TestCheckWithoutRemote(t *testing.T) {
 	t.Parallel()
 	r := NewRegistry(
@@ -91,8 +91,8 @@ func TestCheckWithoutRemote(t *testing.T) {
 	}
 }
 
-// A set that reads what is built is no fault where that is on, although it can't be told without
-// building; where it is off, it is.
+// A set that reads what is built is no fault if that is on, although only building would tell. It
+// is one if that is off.
 func TestCheckOfReadingSets(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -131,8 +131,9 @@ func TestChannelIsFollowed(t *testing.T) {
 	}
 }
 
-// TestEditsOfTheStanza restarts a registry with other settings. What results depend on is in the
-// revision; what images are made like makes the tags that move anew, and leaves those of revisions.
+// TestEditsOfTheStanza restarts a registry with other settings. Revisions change with settings that
+// results depend on. Settings of how images are made change only tags that move, not those of
+// revisions.
 func TestEditsOfTheStanza(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)

@@ -68,8 +68,8 @@ func TestBuildOutlivesClient(t *testing.T) {
 	}
 }
 
-// TestLayersOfOthers has a client pull a revision that he chose, whose package claims what others
-// need. It decides about the layers of no other image.
+// TestLayersOfOthers pulls a revision that a client chose, whose package claims store paths that
+// others need. It decides about the layers of no other image.
 func TestLayersOfOthers(t *testing.T) {
 	t.Parallel()
 	packages := newRepository(t)

@@ -128,8 +128,8 @@ func TestChannelSource(t *testing.T) {
 }
 
 // TestStrangersCommit asks for commits of a repository that gives out all that it has, as large
-// hosts do: those of proposed changes, too. Whoever chooses a package set runs code, so that is for
-// the operator to permit.
+// hosts do, those of proposed changes too. Choosing a package set runs its code, so the operator
+// has to permit that.
 func TestStrangersCommit(t *testing.T) {
 	t.Parallel()
 	repository := newRepository(t)
@@ -246,8 +246,8 @@ func TestCacheSize(t *testing.T) {
 	r.PullTag(t, "sleeps.s0", commits[1])
 }
 
-// newLateRepository makes a repository with a set whose package late looks at another file when its
-// evaluation has run for a while, and is another one without.
+// newLateRepository makes a repository whose package late looks at another file when its evaluation
+// has run for a while. Without the file, it is another package.
 func newLateRepository(t *testing.T) repository {
 	t.Helper()
 	repository := newRepository(t)
@@ -267,8 +267,8 @@ func newLateRepository(t *testing.T) repository {
 	return repository
 }
 
-// TestTreeIsRemoved removes a set's files while it is evaluated, as nobody should: what is found
-// out then is in no image and is not remembered.
+// TestTreeIsRemoved removes a set's files during its evaluation, as nobody should. The results are
+// in no image and are not remembered.
 func TestTreeIsRemoved(t *testing.T) {
 	t.Parallel()
 	repository := newLateRepository(t)
@@ -307,9 +307,8 @@ func TestTreeIsRemoved(t *testing.T) {
 	}
 }
 
-// TestTreeIsHeld asks for more other commits than are kept while a set is evaluated that looks at
-// its files late. What is found out then is recorded for that commit, so it must be of its whole
-// tree.
+// TestTreeIsHeld asks for more commits than are kept while a set that looks at its files late is
+// evaluated. The results are recorded for that commit, so they must be of its whole tree.
 func TestTreeIsHeld(t *testing.T) {
 	t.Parallel()
 	repository := newLateRepository(t)

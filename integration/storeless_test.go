@@ -18,8 +18,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// withoutStore has a registry see an empty directory that nobody can write to where Nix's store and
-// state are.
+// withoutStore shows a registry an empty, read-only directory in place of Nix's store and state.
 func withoutStore(t testing.TB, r *Registry) {
 	t.Helper()
 	Needs(t, "unshare", "mount")
@@ -104,8 +103,8 @@ func TestStoreless(t *testing.T) {
 	}
 }
 
-// TestStorelessFaults has a binary cache fail in all its ways. Nothing is kept of what is not
-// whole, the client is told what is wrong, and when it is right again the image is made.
+// TestStorelessFaults makes a binary cache fail in all its ways. Nothing is kept of what is not
+// whole, the client is told what is wrong, and once the cache works again the image is made.
 func TestStorelessFaults(t *testing.T) {
 	t.Parallel()
 	ordinary := StartRegistry(t)
@@ -187,7 +186,7 @@ func TestStorelessFaults(t *testing.T) {
 	}
 }
 
-// TestStorelessBuilds builds what no binary cache has, where there is a Nix store.
+// TestStorelessBuilds builds packages that no binary cache has, if there is a Nix store.
 func TestStorelessBuilds(t *testing.T) {
 	t.Parallel()
 	cache := newBinaryCache(t)
@@ -206,8 +205,8 @@ func TestStorelessBuilds(t *testing.T) {
 	}
 }
 
-// TestStorelessPlatform makes an image for a platform that this machine can neither build for nor
-// run.
+// TestStorelessPlatform makes an image for a platform for which this machine can neither build nor
+// run programs.
 func TestStorelessPlatform(t *testing.T) {
 	t.Parallel()
 	Needs(t, "nix-build")

@@ -91,9 +91,9 @@ func TestPackingOverlapsDownloads(t *testing.T) {
 }
 
 // TestCachedPackages pulls one image after the other of packages that a binary cache has, as most
-// users of nixpkgs do: what every image includes and what programs share is in the store, or in the
-// registry, from the second image on. Each is there at the first pull, nothing is built, and the
-// images are the same whatever the store had, and without a store.
+// users of nixpkgs do. From the second image on, the store or the registry already has what every
+// image includes and what programs share. Each image is there at the first pull and nothing is
+// built. The images are the same whatever the store had, and without a store.
 func TestCachedPackages(t *testing.T) {
 	t.Parallel()
 	attributes := []string{"certs", "services", "quick", "reader", "writer", "editor", "bulky"}

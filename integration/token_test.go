@@ -206,8 +206,8 @@ func TestClientsByToken(t *testing.T) {
 	}
 }
 
-// TestClientsByAddress is about clients behind proxies: they are whom the proxy next to them names,
-// if it names an address.
+// TestClientsByAddress pulls through proxies. A client is the address that the proxy next to the
+// registry names, if it names one.
 func TestClientsByAddress(t *testing.T) {
 	t.Parallel()
 	r := StartRegistry(t, "nix.build.perclient=1", "nix.build.hold=1s", "nix.packages.path="+FreshPackages(t))

@@ -75,7 +75,7 @@ func (r *Registry) Verify(t testing.TB, image Image, closure []store.Path) v1.Im
 	return config
 }
 
-// Closure are the store paths that an image of packages must hold, by what Nix says of them,
+// Closure returns the store paths that an image of packages must hold, by what Nix says of them,
 // sorted. The packages are attribute paths in the Nix language, such as haskellPackages.hlint; they
 // must have been built.
 func Closure(t testing.TB, set string, packages ...string) []store.Path {
@@ -109,7 +109,7 @@ func lines(paths []store.Path) string {
 	return b.String()
 }
 
-// checkConfig compares what manifest and config say of the same things.
+// checkConfig compares what manifest and config have in common.
 func checkConfig(manifest v1.Manifest, config v1.Image) error {
 	n := len(manifest.Layers)
 	switch {
@@ -158,7 +158,7 @@ type layerEntry struct {
 	sum [sha256.Size]byte // of a regular file's content; of a hard link's target
 }
 
-// layerEntries are those of a layer by name, without leading or trailing slashes.
+// layerEntries are the entries of a layer by name, without leading or trailing slashes.
 type layerEntries map[string]layerEntry
 
 // layer gets a layer and checks its digest, its size, its diff ID and what holds for every layer's

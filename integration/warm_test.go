@@ -87,7 +87,7 @@ func TestNixBuild(t *testing.T) {
 	}
 }
 
-// What the commands can't do, they say before they begin.
+// The commands say what they can't do before they begin.
 func TestNixRefusals(t *testing.T) {
 	t.Parallel()
 	packages := "nix.packages.path=" + FreshPackages(t)
@@ -185,8 +185,8 @@ func (w *watched) String() string {
 	return w.content.String()
 }
 
-// TestPrebuild has a registry build images by itself, again when the package set has changed, and
-// say what fails.
+// TestPrebuild lets a registry build images by itself, again when the package set has changed, and
+// report failures.
 func TestPrebuild(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)
@@ -234,7 +234,7 @@ func TestPrebuildStandsBack(t *testing.T) {
 	r.Stop() // fails the test if it does not end
 }
 
-// What is built without a client is notified as what a client has built.
+// An image that is built without a client causes the same notifications as one for a client.
 func TestPrebuildNotifies(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -382,7 +382,7 @@ func TestLayoutWhole(t *testing.T) {
 	}
 }
 
-// TestLayoutOfBinaryCache knows packages from what a binary cache says of them.
+// TestLayoutOfBinaryCache lays out packages that only a binary cache knows.
 func TestLayoutOfBinaryCache(t *testing.T) {
 	t.Parallel()
 	packages := FreshPackages(t)

@@ -376,7 +376,7 @@ func note(names []string, name string) []string {
 	return append(names, name)
 }
 
-// What a package's meta makes of it.
+// These are the restrictions that a package's meta can declare.
 const (
 	free = iota
 	unfree
@@ -385,7 +385,7 @@ const (
 	unsupported
 )
 
-// restriction is as frequent as in nixpkgs, roughly.
+// restriction chooses a restriction about as often as nixpkgs has it.
 func restriction(i int) int {
 	switch {
 	case i < len(demoNames)+coreLibraries:

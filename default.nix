@@ -7,7 +7,12 @@
   pkgs,
 }:
 let
-  inherit (builtins) elem head split;
+  inherit (builtins)
+    elem
+    head
+    readFile
+    split
+    ;
   inherit (pkgs.lib) makeBinPath removePrefix;
 
   # What the program is made from. An edit of anything else, such as the documentation, builds nothing again.
@@ -33,7 +38,7 @@ in
 rec {
   nixery-registry = pkgs.buildGoModule {
     pname = "nixery-registry";
-    version = "0";
+    version = head (split "\n" (readFile ./cmd/registry/VERSION));
     src = source;
 
     # Of the directory that `go mod vendor` makes. The test TestDefaultNix says the new one when dependencies have changed.

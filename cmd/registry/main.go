@@ -3,9 +3,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	_ "net/http/pprof" // served where http.debug.addr is set, as by the stock registry
 	"os"
+	"runtime/debug"
 
 	"github.com/distribution/distribution/v3/registry"
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
@@ -22,6 +24,7 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/s3-aws"
 
 	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
 
 	"github.com/nixery-registry/nixery-registry/middleware"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
@@ -33,16 +36,29 @@ func main() {
 		os.Exit(1)
 	}
 	logrus.AddHook(redaction{})
-	root := registry.RootCmd
 	registry.RegisterHandler(middleware.Site)
 	registry.RegisterHandler(middleware.Tokens)
-	root.RemoveCommand(registry.ServeCmd)
-	root.AddCommand(serveCommand(), nixCommand())
-	root.SilenceErrors = true // printed below, once
-	root.Short = "A container registry that builds images from Nix packages when they are pulled"
-	root.Long = root.Short + ".\n\nAll else is as in the CNCF Distribution registry, whose configuration it takes."
-	if err := root.Execute(); err != nil {
+	if err := rootCommand().Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// rootCommand is upstream's, with our own serve and --version, and the commands below nix.
+func rootCommand() *cobra.Command {
+	root := registry.RootCmd
+	root.RemoveCommand(registry.ServeCmd)
+	root.AddCommand(serveCommand(), nixCommand())
+	root.SilenceErrors = true // printed by main, once
+	root.Short = "A container registry that builds images from Nix packages when they are pulled"
+	root.Long = root.Short + ".\n\nAll else is as in the CNCF Distribution registry, whose configuration it takes."
+	root.RunE = func(command *cobra.Command, _ []string) error {
+		if show, err := command.Flags().GetBool("version"); err != nil || !show {
+			return errors.Join(err, command.Usage())
+		}
+		build, _ := debug.ReadBuildInfo()
+		_, err := fmt.Fprint(command.OutOrStdout(), versions(build))
+		return err
+	}
+	return root
 }

@@ -16,12 +16,13 @@ test: setup-test demo ## Run all tests, the integration tests included, and with
 	go test -count=1 -timeout 25m ./...
 	scripts/test-nix-versions.sh
 
-lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix
+lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix, and what the documentation names
 	@unformatted=$$(gofmt -l cmd integration internal middleware nixbuilder prepare-image); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet ./...
 	$(GOLANGCI) run --allow-parallel-runners
 	scripts/vulncheck.sh
+	scripts/check-docs.sh
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 	git ls-files -z '*.nix' | xargs -0 -n 1 nix-instantiate --parse >/dev/null
 

@@ -41,8 +41,10 @@ func TestAnonymousPull(t *testing.T) {
 	}
 	for build, steps := range map[string][]step{
 		"user": {
-			{"GET", manifest, nobody, 401}, {"HEAD", manifest, empty, 401}, {"GET", manifest, wrong, 401}, {"GET", manifest, ada, 200},
-			{"GET", manifest, nobody, 200}, {"HEAD", manifest, empty, 200}, {"GET", manifest, wrong, 401}, {"GET", "/v2/quick/tags/list", nobody, 200},
+			{"GET", manifest, nobody, 401}, {"HEAD", manifest, empty, 401}, {"GET", manifest, wrong, 401},
+			{"GET", manifest, ada, 200},
+			{"GET", manifest, nobody, 200}, {"HEAD", manifest, empty, 200}, {"GET", manifest, wrong, 401},
+			{"GET", "/v2/quick/tags/list", nobody, 200},
 			{"GET", "/v2/", nobody, 401}, {"GET", "/v2/", empty, 401}, {"GET", "/v2/", wrong, 401}, {
 				"GET", "/v2/", ada, 200,
 			},
@@ -145,7 +147,9 @@ func TestAnonymousClients(t *testing.T) {
 	for client, commands := range logins {
 		t.Run(client, func(t *testing.T) {
 			Needs(t, client)
-			image := map[string]string{"skopeo": "quick", "podman": "reader", "crane": "sleeps.s1", "docker": "sleeps.s2"}[client]
+			image := map[string]string{
+				"skopeo": "quick", "podman": "reader", "crane": "sleeps.s1", "docker": "sleeps.s2",
+			}[client]
 			pull := func(logged int) (string, error) {
 				args := commands[logged][1:]
 				ref := r.Ref(image)

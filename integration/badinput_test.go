@@ -105,7 +105,8 @@ let
 in
 fix (builtins.foldl' extend base (import ./overlays.nix))
 `)
-	const wonder, overlays = "final: final.quick // { pname = \"wonder\"; }\n", "[ (final: prev: { marvel = final.wonder; }) ]\n"
+	const wonder = "final: final.quick // { pname = \"wonder\"; }\n"
+	const overlays = "[ (final: prev: { marvel = final.wonder; }) ]\n"
 	mend := func() {
 		t.Helper()
 		Write(t, filepath.Join(packages, "wonder.nix"), wonder)
@@ -244,7 +245,9 @@ func TestVanishingPath(t *testing.T) {
 					return
 				default:
 				}
-				for _, name := range []string{packages, filepath.Join(packages, "bin"), filepath.Join(packages, "default.nix")} {
+				for _, name := range []string{
+					packages, filepath.Join(packages, "bin"), filepath.Join(packages, "default.nix"),
+				} {
 					if os.Rename(name, name+"-away") == nil {
 						_ = os.Rename(name+"-away", name)
 					}

@@ -74,7 +74,8 @@ func newRemoteBuilder(t *testing.T) *remoteBuilder {
 		Exec(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(b.dir, key))
 	}
 	signals := filepath.Join(b.dir, "signals")
-	for _, dir := range []string{signals, filepath.Join(b.dir, "store"), "/run/sshd"} { // the last is sshd's, which a system makes when it starts
+	// The last is sshd's, which a system makes when it starts.
+	for _, dir := range []string{signals, filepath.Join(b.dir, "store"), "/run/sshd"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}

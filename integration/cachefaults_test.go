@@ -95,64 +95,77 @@ func TestCacheFaults(t *testing.T) {
 			log:  "-elsewhere-1.0, but no trusted key has signed it: it is signed by cache.example.org-1;",
 		},
 		{
-			name: "no archive", builds: ok, lacking: denied, text: "but the archive is gone or damaged", log: "does not exist in binary cache 'CACHE'",
-			fail: func(t *testing.T, c *binaryCache) { c.setFault(c.onPaths("/nar/", http.NotFound)) },
-		},
-		{
-			name: "no archive of a dependency", only: "library", builds: ok, lacking: denied, text: "but the archive is gone or damaged",
+			name: "no archive", builds: ok, lacking: denied, text: "but the archive is gone or damaged",
 			log:  "does not exist in binary cache 'CACHE'",
 			fail: func(t *testing.T, c *binaryCache) { c.setFault(c.onPaths("/nar/", http.NotFound)) },
 		},
 		{
-			name: "a damaged archive", builds: ok, lacking: denied, text: "but the archive is gone or damaged", log: "of a binary cache: Failed to open archive",
-			fail: func(t *testing.T, c *binaryCache) { c.damage(t, flip) },
+			name: "no archive of a dependency", only: "library", builds: ok, lacking: denied,
+			text: "but the archive is gone or damaged",
+			log:  "does not exist in binary cache 'CACHE'",
+			fail: func(t *testing.T, c *binaryCache) { c.setFault(c.onPaths("/nar/", http.NotFound)) },
 		},
 		{
-			name: "a damaged archive of a dependency", only: "library", builds: ok, lacking: denied, text: "but the archive is gone or damaged",
+			name: "a damaged archive", builds: ok, lacking: denied, text: "but the archive is gone or damaged",
 			log:  "of a binary cache: Failed to open archive",
 			fail: func(t *testing.T, c *binaryCache) { c.damage(t, flip) },
 		},
 		{
-			name: "an archive of other content", compression: "none", builds: ok, lacking: denied, text: "but the archive is gone or damaged", log: "of a binary cache: ",
+			name: "a damaged archive of a dependency", only: "library", builds: ok, lacking: denied,
+			text: "but the archive is gone or damaged",
+			log:  "of a binary cache: Failed to open archive",
 			fail: func(t *testing.T, c *binaryCache) { c.damage(t, flip) },
 		},
 		{
-			name: "an archive that is cut off", compression: "zstd", builds: ok, lacking: denied, text: "but the archive is gone or damaged",
+			name: "an archive of other content", compression: "none", builds: ok, lacking: denied,
+			text: "but the archive is gone or damaged", log: "of a binary cache: ",
+			fail: func(t *testing.T, c *binaryCache) { c.damage(t, flip) },
+		},
+		{
+			name: "an archive that is cut off", compression: "zstd", builds: ok, lacking: denied,
+			text: "but the archive is gone or damaged",
 			log:  "of a binary cache: Failed to open archive (Truncated zstd input)",
 			fail: func(t *testing.T, c *binaryCache) { c.damage(t, cut) },
 		},
 		{
-			name: "an archive that is cut off, uncompressed", compression: "none", builds: ok, lacking: denied, text: "but the archive is gone or damaged",
+			name: "an archive that is cut off, uncompressed", compression: "none", builds: ok, lacking: denied,
+			text: "but the archive is gone or damaged",
 			log:  "fetched from 'CACHE' is incomplete",
 			fail: func(t *testing.T, c *binaryCache) { c.damage(t, cut) },
 		},
 		{
-			name: "errors for archives", builds: unavailable, lacking: unavailable, text: "a binary cache that has it does not answer as it should", log: "unable to download 'CACHE/nar/",
+			name: "errors for archives", builds: unavailable, lacking: unavailable,
+			text: "a binary cache that has it does not answer as it should", log: "unable to download 'CACHE/nar/",
 			fail: func(t *testing.T, c *binaryCache) {
 				c.setFault(c.onPaths("/nar/", fails(http.StatusInternalServerError)))
 			},
 		},
 		{
-			name: "errors for what it has", builds: unavailable, lacking: unavailable, text: "see the registry's log: ask again later", log: "unable to download 'CACHE/",
+			name: "errors for what it has", builds: unavailable, lacking: unavailable,
+			text: "see the registry's log: ask again later", log: "unable to download 'CACHE/",
 			fail: func(t *testing.T, c *binaryCache) {
 				c.setFault(c.onPaths(".narinfo", fails(http.StatusInternalServerError)))
 			},
 		},
 		{
-			name: "down", builds: ok, lacking: unavailable, text: "a binary cache does not answer at the moment", log: "unable to download 'CACHE/nix-cache-info'",
+			name: "down", builds: ok, lacking: unavailable, text: "a binary cache does not answer at the moment",
+			log:  "unable to download 'CACHE/nix-cache-info'",
 			fail: func(t *testing.T, c *binaryCache) { c.setDown(true) },
 		},
 		{
-			name: "no cache", builds: ok, lacking: unavailable, text: "a binary cache does not answer at the moment", log: "'CACHE' does not appear to be a binary cache",
+			name: "no cache", builds: ok, lacking: unavailable, text: "a binary cache does not answer at the moment",
+			log:  "'CACHE' does not appear to be a binary cache",
 			fail: func(t *testing.T, c *binaryCache) { c.setFault(http.NotFound) },
 		},
 		{name: "slow", builds: ok, lacking: ok, fail: func(t *testing.T, c *binaryCache) { c.setFault(c.trickles) }},
 		{
-			name: "silent when it is asked what it has", lacking: unavailable, text: "see the registry's log: ask again later", log: "unable to download 'CACHE/",
+			name: "silent when it is asked what it has", lacking: unavailable,
+			text: "see the registry's log: ask again later", log: "unable to download 'CACHE/",
 			fail: func(t *testing.T, c *binaryCache) { c.setFault(c.onPaths(".narinfo", hangs)) },
 		},
 		{
-			name: "silent when it is asked for an archive", lacking: unavailable, text: "a binary cache that has it does not answer as it should",
+			name: "silent when it is asked for an archive", lacking: unavailable,
+			text: "a binary cache that has it does not answer as it should",
 			log:  "unable to download 'CACHE/nar/",
 			fail: func(t *testing.T, c *binaryCache) { c.setFault(c.onPaths("/nar/", hangs)) },
 		},

@@ -20,7 +20,8 @@ const conformanceModule = "github.com/opencontainers/distribution-spec/conforman
 // conformanceOff are features that the stock registry lacks. The program does not understand how it
 // says so.
 var conformanceOff = []string{
-	"OCI_DATA_SHA512", "OCI_DATA_SUBJECT", "OCI_DATA_SUBJECT_LIST", "OCI_DATA_SUBJECT_MISSING", "OCI_DATA_NONDISTRIBUTABLE", "OCI_API_REFERRER",
+	"OCI_DATA_SHA512", "OCI_DATA_SUBJECT", "OCI_DATA_SUBJECT_LIST", "OCI_DATA_SUBJECT_MISSING",
+	"OCI_DATA_NONDISTRIBUTABLE", "OCI_API_REFERRER",
 }
 
 // A registry that builds images conforms as the stock one does, also in repositories that are named

@@ -3,29 +3,30 @@
 //
 // # To add a test
 //
-// A test of what users see is a script: put a file NAME.txtar into testdata/. Run it alone with
+// What users see belongs into a script: put a file NAME.txtar into testdata/. It is run by itself
+// with
 //
 //	go test ./integration -run TestScripts/NAME -v
 //
 // Beside testscript's own commands it has these:
 //
-//	needs TOOL…                  skips the script if a tool is missing, or fails it in CI; starts docker's daemon
+//	needs TOOL…                  skips the script where a tool is missing, or fails it in CI; starts docker's daemon
 //	packages demo|fresh          chooses the package set of the next registry, and puts its directory into $PACKAGES
 //	registry start [KEY=VALUE…]  starts a registry and puts its host:port into $ADDR
 //	registry stop|kill|restart   ends it with SIGTERM or SIGKILL, starts it again on the same storage
 //	registry log                 prints what it logged, for the command stdout to search
 //	registry get PATH            prints status, headers and body of a GET, without following redirects
 //
-// KEY is a key path of the registry's configuration. A path that begins with "nix." is in the
-// options of the nix middleware:
+// KEY is a key path of the registry's configuration; what begins with "nix." is below the options
+// of the nix middleware:
 //
 //	registry start nix.build.timeout=2s 'nix.names.deny=["git*"]' storage.maintenance.readonly.enabled=true
 //
 // Configuration files of the script's own are for `exec registry serve FILE`; $DEMO is the demo
 // package set.
 //
-// A test that needs loops, concurrency or digests is a Go test. It has a registry of its own, which
-// is stopped when the test ends:
+// What needs loops, concurrency or digests is a Go test. It gets a registry of its own, which is
+// stopped when the test ends:
 //
 //	r := StartRegistry(t, "nix.build.hold=1s")
 //	Exec(t, "skopeo", "inspect", "--tls-verify=false", "docker://"+r.Ref("shell/git"))
@@ -36,7 +37,7 @@
 // # What there is
 //
 //   - suite.go: what all tests share, each part made when it is first needed, and removed at the end
-//   - tools.go: programs that tests run
+//   - tools.go: programs, and what is done where they are missing
 //   - registry.go: a registry's life
 //   - client.go: manifests and blobs over plain HTTP
 //   - verify.go: every claim of an image, checked against its bytes and the Nix store

@@ -49,7 +49,8 @@ esac
 // write to.
 var confined = []string{
 	"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-	"--tmpfs", "/tmp:exec", "--volume", "/nix", "--volume", "/var/lib/registry", "--volume", "/var/cache/nixery-registry",
+	"--tmpfs", "/tmp:exec", "--volume", "/nix", "--volume", "/var/lib/registry",
+	"--volume", "/var/cache/nixery-registry",
 }
 
 // TestDockerfile builds the Dockerfile's image on a Debian of the tests' own, without a network,
@@ -66,8 +67,8 @@ func TestDockerfile(t *testing.T) {
 		t.Helper()
 		all := append(
 			[]string{
-				"--name", name, "--network", "none", "--health-interval", "1s", "--volume",
-				conf + ":/etc/nix/nix.conf:ro",
+				"--name", name, "--network", "none", "--health-interval", "1s",
+				"--volume", conf + ":/etc/nix/nix.conf:ro",
 			},
 			confined...)
 		all = append(all, args...)
@@ -324,7 +325,8 @@ func TestDefaultNix(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &made); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(made.Names, made.Package.SubPackages), "[nixery-image nixery-registry] [cmd/registry]"; got != want {
+	got, want := fmt.Sprint(made.Names, made.Package.SubPackages), "[nixery-image nixery-registry] [cmd/registry]"
+	if got != want {
 		t.Errorf("it has %s, want %s", got, want)
 	}
 	image := made.Image

@@ -80,7 +80,8 @@ func TestFloating(t *testing.T) {
 				return
 			}
 			settings := []string{
-				"nix.packages.path=" + packages, "nix.build.hold=300s", "nix.build.concurrency=1", "nix.build.maxsize=1MB", "nix.nix.importfromderivation=true",
+				"nix.packages.path=" + packages, "nix.build.hold=300s", "nix.build.concurrency=1",
+				"nix.build.maxsize=1MB", "nix.nix.importfromderivation=true",
 			}
 			r := NewRegistry(t, settings...)
 			r.useNix(suite)
@@ -140,9 +141,8 @@ func TestFloating(t *testing.T) {
 			before = len(r.Log())
 			again := r.Pull(t, "alone/plain/uses")
 			r.CheckWhole(t, again)
-			if got, want := r.names(t, again), []string{"alone", "floating", "plain", "several", "several-dev", "uses"}; !slices.Equal(
-				got, want,
-			) {
+			got, want := r.names(t, again), []string{"alone", "floating", "plain", "several", "several-dev", "uses"}
+			if !slices.Equal(got, want) {
 				t.Errorf("when they were deleted, the store paths are %q, want %q", got, want)
 			}
 			if !strings.Contains(r.Log()[before:], "nix: building 2 derivations") {

@@ -120,7 +120,8 @@ func (g *gcs) writeFiles(t *testing.T, certificate tls.Certificate) {
 	for name, credentials := range map[string]map[string]string{
 		g.KeyFile: {
 			"type": "service_account", "project_id": "project", "client_email": account, "private_key_id": "1",
-			"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})), "token_uri": g.proxy.URL + "/token",
+			"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})),
+			"token_uri":   g.proxy.URL + "/token",
 		},
 		g.UserFile: {"type": "authorized_user", "client_id": "id", "client_secret": "secret", "refresh_token": "token"},
 	} {

@@ -37,9 +37,8 @@ func TestGCS(t *testing.T) {
 			t.Errorf("the bucket has no records of %s", kind)
 		}
 	}
-	if left := slices.DeleteFunc(g.Objects(t, ""), func(name string) bool { return !strings.Contains(name, "/_uploads/") }); len(
-		left,
-	) > 0 {
+	left := slices.DeleteFunc(g.Objects(t, ""), func(name string) bool { return !strings.Contains(name, "/_uploads/") })
+	if len(left) > 0 {
 		t.Errorf("unfinished uploads are left: %q", left)
 	}
 	g.copyImage(t, r, "hello")

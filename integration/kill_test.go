@@ -72,7 +72,8 @@ func TestKillLinking(t *testing.T) {
 	r.CheckWhole(t, image)
 	r.Linked(t)
 	for _, layer := range image.Layers {
-		if _, err := os.Stat(filepath.Join(r.storage(), "docker", "registry", "v2", "repositories", image.Name, "_layers", "sha256", layer.Digest.Encoded(), "link")); err != nil {
+		links := filepath.Join(r.storage(), "docker/registry/v2/repositories", image.Name, "_layers/sha256")
+		if _, err := os.Stat(filepath.Join(links, layer.Digest.Encoded(), "link")); err != nil {
 			t.Errorf("a layer is not linked: %v", err)
 		}
 	}

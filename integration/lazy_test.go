@@ -29,7 +29,8 @@ func TestLazyPulling(t *testing.T) {
 			r := StartRegistry(t, "nix.image.compression="+compression.name)
 			image := r.Pull(t, "shell/git")
 			closure := Closure(t, DemoPackages(t), "git")
-			git := closure[slices.IndexFunc(closure, func(p store.Path) bool { return strings.HasPrefix(p.Name(), "git-2") })]
+			isGit := func(p store.Path) bool { return strings.HasPrefix(p.Name(), "git-2") }
+			git := closure[slices.IndexFunc(closure, isGit)]
 			program := strings.TrimPrefix(string(git)+"/bin/git", "/")
 			found := false
 			for _, layer := range image.Layers {
@@ -44,7 +45,8 @@ func TestLazyPulling(t *testing.T) {
 				if err != nil {
 					t.Fatalf("layer %s: %v", layer.Digest, err)
 				}
-				if _, err := reader.VerifyTOC(digest.Digest(layer.Annotations[estargz.TOCJSONDigestAnnotation])); err != nil {
+				table := digest.Digest(layer.Annotations[estargz.TOCJSONDigestAnnotation])
+				if _, err := reader.VerifyTOC(table); err != nil {
 					t.Errorf("layer %s: %v", layer.Digest, err)
 				}
 				file, err := reader.OpenFile(program)

@@ -70,8 +70,8 @@ func TestNixPath(t *testing.T) {
 		t.Errorf("another image of the old revision is of %v", old.Annotations)
 	}
 	for _, tag := range []string{set + "-000000000000", strings.Repeat("0", 64) + tag[len(set):]} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil ||
-			status != http.StatusNotFound {
+		status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest)
+		if err != nil || status != http.StatusNotFound {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}

@@ -123,7 +123,10 @@ func TestBlobsOfOthers(t *testing.T) {
 			"/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=private/app",
 			http.StatusUnauthorized,
 		},
-		{"a mount from his own", http.MethodPost, "/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=bob/own", http.StatusAccepted}, // to be uploaded
+		{ // to be uploaded
+			"a mount from his own", http.MethodPost,
+			"/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=bob/own", http.StatusAccepted,
+		},
 		{
 			"a mount from a built image's", http.MethodPost,
 			"/v2/bob/own/blobs/uploads/?mount=" + config.String() + "&from=hello", http.StatusAccepted,
@@ -145,8 +148,9 @@ func TestBlobsOfOthers(t *testing.T) {
 		t.Error("an image was built for who may not pull it")
 	}
 	// A manifest that names it can't be pushed, either: it would give it away.
-	if status, _ := bob.do(t, http.MethodPut, "/v2/bob/own/manifests/latest", manifest, v1.MediaTypeImageManifest, "bob/own"); status != http.StatusBadRequest &&
-		status != http.StatusNotFound {
+	const latest = "/v2/bob/own/manifests/latest"
+	status, _ := bob.do(t, http.MethodPut, latest, manifest, v1.MediaTypeImageManifest, "bob/own")
+	if status != http.StatusBadRequest && status != http.StatusNotFound {
 		t.Errorf("a manifest that names another's blob is answered with %d", status)
 	}
 }

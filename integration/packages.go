@@ -70,7 +70,9 @@ func freshSet(t testing.TB, name string) string {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{filepath.Join("testdata", name, "default.nix"): "default.nix", busybox[0]: "bin/busybox"} {
+	for from, to := range map[string]string{
+		filepath.Join("testdata", name, "default.nix"): "default.nix", busybox[0]: "bin/busybox",
+	} {
 		if err := copyFile(from, filepath.Join(dir, to)); err != nil {
 			t.Fatal(err)
 		}

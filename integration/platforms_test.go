@@ -89,7 +89,8 @@ func TestPlatforms(t *testing.T) {
 		if now := r.Programs(); !slices.Equal(now, programs) {
 			t.Errorf("before it is time to try again, programs were started: %q", now[len(programs):])
 		}
-		if status, _, body, err := r.Get(t.Context(), "/v2/arm64/one/manifests/latest", v1.MediaTypeImageManifest); err != nil ||
+		status, _, body, err := r.Get(t.Context(), "/v2/arm64/one/manifests/latest", v1.MediaTypeImageManifest)
+		if err != nil ||
 			status != http.StatusForbidden ||
 			!strings.Contains(string(body), "for x86_64-linux alone") {
 			t.Errorf("arm64/one is answered with %d %s, %v", status, body, err)
@@ -99,7 +100,8 @@ func TestPlatforms(t *testing.T) {
 		if native, _ := index("native"); len(native.Manifests) != 1 {
 			t.Errorf("the index has %q: can this machine build for arm64?", platforms(native))
 		}
-		if status, _, body, err := r.Get(t.Context(), "/v2/arm64/native/manifests/latest", v1.MediaTypeImageManifest); err != nil ||
+		status, _, body, err := r.Get(t.Context(), "/v2/arm64/native/manifests/latest", v1.MediaTypeImageManifest)
+		if err != nil ||
 			status != http.StatusForbidden ||
 			!strings.Contains(string(body), "needs a machine for aarch64-linux") {
 			t.Errorf("arm64/native is answered with %d %s, %v", status, body, err)

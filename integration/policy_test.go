@@ -72,8 +72,9 @@ func TestDeniedPackagesHaveNoOtherName(t *testing.T) {
 		}
 	}
 	askPolicy(t, r, map[string]int{
-		"git": http.StatusForbidden, "renamed": http.StatusForbidden, "unnamed": http.StatusForbidden, "tools.vcs": http.StatusForbidden,
-		"reader/renamed": http.StatusForbidden, "perl.pkgs.git": http.StatusForbidden, "perl.uri": http.StatusOK,
+		"git": http.StatusForbidden, "renamed": http.StatusForbidden, "unnamed": http.StatusForbidden,
+		"tools.vcs": http.StatusForbidden, "reader/renamed": http.StatusForbidden,
+		"perl.pkgs.git": http.StatusForbidden, "perl.uri": http.StatusOK,
 	})
 	if stdout, stderr, err := r.nix("layout"); err != nil || !strings.Contains(stderr+stdout, "denied") {
 		t.Errorf("layout: %v, %q, %s", err, stdout, stderr)

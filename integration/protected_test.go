@@ -40,8 +40,8 @@ func TestProtectedRegistry(t *testing.T) {
 		t.Fatalf("root does not find the secret: %v", err)
 	}
 	for _, file := range []string{"environ", "mem", "maps"} {
-		if text, _, err := TryExec(t.Context(), as[0], append(as[1:], "head", "-c", "4096", process+file)...); err == nil ||
-			text != "" {
+		text, _, err := TryExec(t.Context(), as[0], append(as[1:], "head", "-c", "4096", process+file)...)
+		if err == nil || text != "" {
 			t.Errorf("another process of the registry's user reads %s: %q", file, text)
 		}
 	}

@@ -50,7 +50,10 @@ fresh // {
 	if r.Pull(t, "generated").Digest != image.Digest || len(r.Programs()) != len(programs) {
 		t.Error("again, there was something to do")
 	}
-	for name, want := range map[string]string{"failing": "failing needs import from derivation: building failing.nix failed", "large": "large needs import from derivation: the store paths"} {
+	for name, want := range map[string]string{
+		"failing": "failing needs import from derivation: building failing.nix failed",
+		"large":   "large needs import from derivation: the store paths",
+	} {
 		if status, body := answer(r, name); status != http.StatusForbidden || !strings.Contains(body, want) {
 			t.Errorf("%s is answered with %d %s, want %q", name, status, body, want)
 		}

@@ -50,8 +50,8 @@ func TestReadOnly(t *testing.T) {
 		}
 	})
 	t.Run("push", func(t *testing.T) {
-		if _, stderr, err := TryExec(t.Context(), "crane", "copy", r.Ref("quick"), r.Ref("team/quick:v1")); err == nil ||
-			!strings.Contains(stderr, "405") {
+		_, stderr, err := TryExec(t.Context(), "crane", "copy", r.Ref("quick"), r.Ref("team/quick:v1"))
+		if err == nil || !strings.Contains(stderr, "405") {
 			t.Errorf("a push: %v %s", err, stderr)
 		}
 	})

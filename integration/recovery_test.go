@@ -218,7 +218,8 @@ func (r *Registry) forget(t *testing.T, name string) {
 func (r *Registry) loseBlob(t *testing.T, blob digest.Digest) {
 	t.Helper()
 	hex := blob.Encoded()
-	if err := os.Remove(filepath.Join(r.storage(), "docker", "registry", "v2", "blobs", "sha256", hex[:2], hex, "data")); err != nil {
+	err := os.Remove(filepath.Join(r.storage(), "docker", "registry", "v2", "blobs", "sha256", hex[:2], hex, "data"))
+	if err != nil {
 		t.Fatal(err)
 	}
 }

@@ -61,8 +61,8 @@ func classifyS3(request *http.Request) (kind, object string) {
 func (s *s3) Start(t *testing.T, settings ...string) *Registry {
 	t.Helper()
 	return StartRegistry(t, append([]string{storageOn(t, "s3", map[string]any{
-		"bucket": bucket, "region": "us-east-1", "regionendpoint": s.server.URL, "forcepathstyle": true, "secure": false,
-		"accesskey": "key", "secretkey": "secret",
+		"bucket": bucket, "region": "us-east-1", "regionendpoint": s.server.URL, "forcepathstyle": true,
+		"secure": false, "accesskey": "key", "secretkey": "secret",
 	})}, settings...)...)
 }
 

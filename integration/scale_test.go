@@ -67,7 +67,10 @@ func TestScale(t *testing.T) {
 		t.Errorf("after a restart, it has digest %s, had %s", again.Digest, first.Digest)
 	}
 
-	for name, same := range map[string]string{"7zz": "tree", "1password-cli": "hello", "pkgs.pkgs.jq": "jq", "pkgsstatic.hello": "hello", "hello.out": "hello"} {
+	for name, same := range map[string]string{
+		"7zz": "tree", "1password-cli": "hello", "pkgs.pkgs.jq": "jq", "pkgsstatic.hello": "hello",
+		"hello.out": "hello",
+	} {
 		if a, b := r.Pull(t, name), r.Pull(t, same); a.Layers[0].Digest != b.Layers[0].Digest {
 			t.Errorf("%s is not %s", name, same)
 		}
@@ -165,7 +168,8 @@ func TestScale(t *testing.T) {
 			set.Plain[0] + ".src",
 			http.StatusForbidden,
 			[]string{
-				set.Plain[0] + ".src is a part of the package " + set.Plain[0] + ", not a package: " + set.Plain[0] + " has the output out",
+				set.Plain[0] + ".src is a part of the package " + set.Plain[0] + ", not a package: " +
+					set.Plain[0] + " has the output out",
 			},
 		},
 		{"a nested set", "haskellpackages", http.StatusForbidden, []string{"haskellpackages is of type attribute set"}},
@@ -210,7 +214,9 @@ func TestScale(t *testing.T) {
 
 	engine := Engines[0]
 	engine.Pull(t, r.Ref(image))
-	for name, want := range map[string]string{set.Plain[0]: set.Plain[0] + " ", set.Capitals[0]: set.Capitals[0] + " ", "hello": "Hello, world!"} {
+	for name, want := range map[string]string{
+		set.Plain[0]: set.Plain[0] + " ", set.Capitals[0]: set.Capitals[0] + " ", "hello": "Hello, world!",
+	} {
 		if got := engine.Run(t, "--network", "none", r.Ref(image), name); !strings.HasPrefix(got, want) {
 			t.Errorf("%s in %s wrote %q", name, image, got)
 		}

@@ -60,7 +60,8 @@ func TestSecrets(t *testing.T) {
 	cache.url = strings.Replace(cache.url, "http://", "http://nix:"+cacheCanary+"@", 1)
 	events := newListener(t)
 	notifications := "notifications=" + mustJSON(t, map[string]any{"endpoints": []any{map[string]any{
-		"name": "test", "url": strings.Replace(events.server.URL, "http://", "http://user:"+noticeCanary+"@", 1), "timeout": "5s", "threshold": 3, "backoff": "100ms",
+		"name": "test", "url": strings.Replace(events.server.URL, "http://", "http://user:"+noticeCanary+"@", 1),
+		"timeout": "5s", "threshold": 3, "backoff": "100ms",
 		"headers": map[string]any{"Authorization": []string{"Bearer " + noticeCanary}},
 	}}})
 	git := fmt.Sprintf(`nix.packages={"git": {"url": "%s/%s", "submodules": true}}`,

@@ -39,17 +39,20 @@ func TestSetupFaults(t *testing.T) {
 			mend: func(t *testing.T, packages string) { Write(t, filepath.Join(packages, "mended"), "") },
 		},
 		{
-			name: "a config that is not taken", set: "{ system, ... }: import ./packages.nix { inherit system; }", settings: []string{`nix.packages.config={"allowUnfree": true}`},
-			fault: "packages.config of this registry is set, and the package set takes no argument config",
+			name: "a config that is not taken", set: "{ system, ... }: import ./packages.nix { inherit system; }",
+			settings: []string{`nix.packages.config={"allowUnfree": true}`},
+			fault:    "packages.config of this registry is set, and the package set takes no argument config",
 			mend: func(t *testing.T, packages string) {
-				Write(t, filepath.Join(packages, "default.nix"), "{ system, config }: if config == { allowUnfree = true; } then import ./packages.nix { inherit system; } else throw \"no\"")
+				const taken = "{ system, config }: if config == { allowUnfree = true; } then import ./packages.nix { inherit system; } else throw \"no\""
+				Write(t, filepath.Join(packages, "default.nix"), taken)
 			},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			packages := FreshPackages(t)
-			if err := os.Rename(filepath.Join(packages, "default.nix"), filepath.Join(packages, "packages.nix")); err != nil {
+			err := os.Rename(filepath.Join(packages, "default.nix"), filepath.Join(packages, "packages.nix"))
+			if err != nil {
 				t.Fatal(err)
 			}
 			Write(t, filepath.Join(packages, "default.nix"), test.set)
@@ -164,7 +167,8 @@ set // { chosen = if config.allowUnfree or false then set.quick else set.reader;
 	if r.PullTag(t, "chosen", config.Annotations[v1.AnnotationRevision]).Digest != config.Digest {
 		t.Error("the tag of its revision is another image")
 	}
-	if uris := again(`nix.nix.alloweduris=["https://example.org/"]`); uris.Annotations[v1.AnnotationRevision] == revision {
+	uris := again(`nix.nix.alloweduris=["https://example.org/"]`)
+	if uris.Annotations[v1.AnnotationRevision] == revision {
 		t.Error("what may be fetched is not in the revision")
 	}
 

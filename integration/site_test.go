@@ -66,7 +66,8 @@ func TestEnvironment(t *testing.T) {
 	start := func(site string) {
 		startWith(t, r, listening, []string{
 			"NIXERY_STORAGE_BACKEND=filesystem", "STORAGE_PATH=" + r.storage(), "NIXERY_PKGS_PATH=" + packages,
-			"PORT=8080", "REGISTRY_HTTP_ADDR=127.0.0.1:0", // not on all addresses, and not on a port that another may have
+			// Not on all addresses, and not on a port that another may have.
+			"PORT=8080", "REGISTRY_HTTP_ADDR=127.0.0.1:0",
 			"NIX_TIMEOUT=300", "WEB_DIR=" + site, "CACHE_DIRECTORY=" + filepath.Join(r.Dir, "cache"),
 		}, "serve")
 	}

@@ -30,8 +30,12 @@ func BenchmarkSources(b *testing.B) {
 		},
 		{"git", func(b *testing.B, dir string) (string, func()) {
 			commit := func() {
-				for _, args := range [][]string{{"init", "--quiet", "--initial-branch=main"}, {"add", "."}, {"-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "a"}} {
-					if out, err := exec.CommandContext(b.Context(), "git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {
+				for _, args := range [][]string{
+					{"init", "--quiet", "--initial-branch=main"}, {"add", "."},
+					{"-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "a"},
+				} {
+					git := exec.CommandContext(b.Context(), "git", append([]string{"-C", dir}, args...)...)
+					if out, err := git.CombinedOutput(); err != nil {
 						b.Fatalf("git %q: %v: %s", args, err, out)
 					}
 				}

@@ -54,10 +54,11 @@ func TestGitSource(t *testing.T) {
 		t.Error("images of a revision differ, or those of two revisions do not")
 	}
 	for tag, want := range map[string]int{
-		"nosuch": http.StatusNotFound, strings.Repeat("0", 40): http.StatusForbidden, "--upload-pack": http.StatusNotFound, "v1..main": http.StatusNotFound,
+		"nosuch": http.StatusNotFound, strings.Repeat("0", 40): http.StatusForbidden,
+		"--upload-pack": http.StatusNotFound, "v1..main": http.StatusNotFound,
 	} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil ||
-			status != want {
+		status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest)
+		if err != nil || status != want {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
@@ -119,9 +120,11 @@ func TestChannelSource(t *testing.T) {
 			t.Errorf("%s was fetched %d times", path, times)
 		}
 	}
-	for tag, want := range map[string]int{"nixos-99.99": http.StatusForbidden, strings.Repeat("c", 40): http.StatusForbidden, "main": http.StatusNotFound} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil ||
-			status != want {
+	for tag, want := range map[string]int{
+		"nixos-99.99": http.StatusForbidden, strings.Repeat("c", 40): http.StatusForbidden, "main": http.StatusNotFound,
+	} {
+		status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest)
+		if err != nil || status != want {
 			t.Errorf("tag %q is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
@@ -164,8 +167,8 @@ func TestStrangersCommit(t *testing.T) {
 	Exec(t, "git", "-C", bare, "update-ref", "refs/heads/main", old)
 	of(r, "quick", "latest", old)
 	for _, tag := range []string{"sha256-" + strings.Repeat("0a", 32) + ".sig", "sha256-" + strings.Repeat("0a", 32)} {
-		if status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest); err != nil ||
-			status != http.StatusNotFound {
+		status, _, body, err := r.Get(t.Context(), "/v2/quick/manifests/"+tag, v1.MediaTypeImageManifest)
+		if err != nil || status != http.StatusNotFound {
 			t.Errorf("%s is answered with %d %s, %v", tag, status, body, err)
 		}
 	}
@@ -186,8 +189,8 @@ func TestStrangersCommit(t *testing.T) {
 	if again := of(none, "quick", stranger, stranger); again.Digest != made.Digest {
 		t.Errorf("%s is %s, was %s", stranger, again.Digest, made.Digest)
 	}
-	if status, _, body, err := none.Get(t.Context(), "/v2/sleeps.s1/manifests/"+stranger, v1.MediaTypeImageManifest); err != nil ||
-		status != http.StatusForbidden {
+	status, _, body, err := none.Get(t.Context(), "/v2/sleeps.s1/manifests/"+stranger, v1.MediaTypeImageManifest)
+	if err != nil || status != http.StatusForbidden {
 		t.Errorf("another image of %s is answered with %d %s, %v", stranger, status, body, err)
 	}
 	none.refuses(t, "v2", http.StatusForbidden, "DENIED", "packages.tags")
@@ -409,7 +412,10 @@ func TestBadArchives(t *testing.T) {
 		if got := r.PullTag(t, "quick", "latest"); got.Digest != first.Digest {
 			t.Errorf("%s: latest is %s, was %s", now, got.Digest, first.Digest)
 		}
-		for _, path := range []string{"/v2/sleeps.s0/manifests/latest", "/v2/sleeps.s0/manifests/" + test.commit, "/v2/sleeps.s0/manifests/latest"} {
+		for _, path := range []string{
+			"/v2/sleeps.s0/manifests/latest", "/v2/sleeps.s0/manifests/" + test.commit,
+			"/v2/sleeps.s0/manifests/latest",
+		} {
 			status, header, body, err := r.Get(t.Context(), path, v1.MediaTypeImageManifest)
 			if err != nil || status != test.status ||
 				(status == http.StatusServiceUnavailable) != (header.Get("Retry-After") != "") ||

@@ -117,14 +117,16 @@ func TestCachedPackages(t *testing.T) {
 		{name: "at once", pull: pullAll(images)},
 		{name: "before it serves", pull: func(t *testing.T, r *Registry) {
 			r.Stop()
-			if stdout, stderr, err := r.nix(append([]string{"build"}, images...)...); err != nil || strings.Count(stdout, " built\n") != len(images)-1 {
+			stdout, stderr, err := r.nix(append([]string{"build"}, images...)...)
+			if err != nil || strings.Count(stdout, " built\n") != len(images)-1 {
 				t.Errorf("%v\n%s%s", err, stdout, stderr)
 			}
 			r.Start()
 		}},
-		{name: "prebuilt", settings: []string{`nix.prebuild=["` + strings.Join(images, `", "`) + `"]`}, pull: func(t *testing.T, r *Registry) {
-			r.AwaitLog(logBuilt, len(images))
-		}},
+		{
+			name: "prebuilt", settings: []string{`nix.prebuild=["` + strings.Join(images, `", "`) + `"]`},
+			pull: func(t *testing.T, r *Registry) { r.AwaitLog(logBuilt, len(images)) },
+		},
 		{
 			name: "without a store", settings: []string{"nix.build.storeless=true"}, noStore: true,
 			pull: func(t *testing.T, r *Registry) {},
@@ -184,8 +186,9 @@ func pullAll(images []string) func(t *testing.T, r *Registry) {
 		for _, name := range images {
 			for range 3 {
 				clients.Go(func() {
-					if status, _, body, err := r.Get(t.Context(), "/v2/"+name+"/manifests/latest", v1.MediaTypeImageManifest); err != nil ||
-						status != http.StatusOK {
+					latest := "/v2/" + name + "/manifests/latest"
+					status, _, body, err := r.Get(t.Context(), latest, v1.MediaTypeImageManifest)
+					if err != nil || status != http.StatusOK {
 						t.Errorf("%s: %d %s %v", name, status, body, err)
 					}
 				})

@@ -15,7 +15,9 @@ var shared *suite
 // A suite holds what all tests share. Each part is made when the first test asks for it.
 type suite struct {
 	root string // of the checkout
-	dir  string // all that the tests write is below, but for what is kept in build/. Anyone can read it, as evaluations are nobody's.
+	// dir has all that the tests write, but for what is kept in build/. Anyone can read it, as
+	// evaluations are nobody's.
+	dir string
 
 	binary, demo, crane func() (string, error)
 	docker              *dockerDaemon
@@ -86,7 +88,8 @@ func (s *suite) buildRegistry() (string, error) {
 // makeDemo makes the demo package set, in a directory that stays for the next time.
 func (s *suite) makeDemo() (string, error) {
 	dir := filepath.Join(s.root, "build", "demo")
-	if out, err := exec.Command(filepath.Join(s.root, "examples", "debian", "make.sh"), dir).CombinedOutput(); err != nil {
+	out, err := exec.Command(filepath.Join(s.root, "examples", "debian", "make.sh"), dir).CombinedOutput()
+	if err != nil {
 		return "", fmt.Errorf("making the demo package set: %w\n%s", err, out)
 	}
 	return dir, nil

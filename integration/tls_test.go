@@ -119,7 +119,10 @@ func TestTLS(t *testing.T) {
 	}{
 		{
 			"servers", pair, known(server, nil),
-			[]refusal{{"of an authority that the client does not know", known(stranger, nil), "certificate signed by unknown authority|certificate is not trusted"}},
+			[]refusal{{
+				"of an authority that the client does not know", known(stranger, nil),
+				"certificate signed by unknown authority|certificate is not trusted",
+			}},
 		},
 		{"clients", withClients, known(server, &clients), []refusal{
 			{"none", known(server, nil), "certificate required|bad certificate"},

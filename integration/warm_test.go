@@ -52,7 +52,10 @@ func TestNixBuild(t *testing.T) {
 	if err == nil || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("two that can be built and two that can't: %v, %q", err, stdout)
 	}
-	for _, want := range []string{"(?m)^no-such-package: there is no package no-such-package$", "(?m)^fails: building fails-1.0 failed .*no such luck", "(?m)^2 of 4 images failed$"} {
+	for _, want := range []string{
+		"(?m)^no-such-package: there is no package no-such-package$",
+		"(?m)^fails: building fails-1.0 failed .*no such luck", "(?m)^2 of 4 images failed$",
+	} {
 		if !regexp.MustCompile(want).MatchString(stderr) {
 			t.Errorf("stderr lacks %q:\n%s", want, stderr)
 		}
@@ -62,7 +65,9 @@ func TestNixBuild(t *testing.T) {
 	quick, sleeps := r.Pull(t, "quick"), r.Pull(t, "sleeps.s0")
 	r.CheckWhole(t, quick)
 	r.CheckWhole(t, sleeps)
-	for _, want := range []string{line("quick:latest", quick.Digest, "built"), line("sleeps.s0:latest", sleeps.Digest, "built")} {
+	for _, want := range []string{
+		line("quick:latest", quick.Digest, "built"), line("sleeps.s0:latest", sleeps.Digest, "built"),
+	} {
 		if !slices.Contains(strings.Split(stdout, "\n"), want) {
 			t.Errorf("stdout lacks %q:\n%s", want, stdout)
 		}
@@ -274,7 +279,9 @@ func TestPrebuildNotifies(t *testing.T) {
 			}
 			Eventually(t, commandTime, "an event", func() bool { return events.hasAction("push") })
 			image := r.Pull(t, "quick")
-			for _, want := range []event{{"push", "quick", "latest", image.Digest}, {"push", "quick", "", image.Config.Digest}} {
+			for _, want := range []event{
+				{"push", "quick", "latest", image.Digest}, {"push", "quick", "", image.Config.Digest},
+			} {
 				Eventually(t, commandTime, fmt.Sprint(want), func() bool { return events.has(want) })
 			}
 		})

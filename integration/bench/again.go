@@ -156,7 +156,8 @@ func (b *bench) gitPackages(ctx context.Context) (map[string]any, error) {
 		content []byte
 		mode    os.FileMode
 	}{
-		{"default.nix", set, 0o644}, {"bin/busybox", program, 0o755}, {"salt", []byte("bench"), 0o644}, {"text", []byte("bench"), 0o644},
+		{"default.nix", set, 0o644}, {"bin/busybox", program, 0o755}, {"salt", []byte("bench"), 0o644},
+		{"text", []byte("bench"), 0o644},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, file.name), file.content, file.mode); err != nil {
 			return nil, err

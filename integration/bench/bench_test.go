@@ -22,7 +22,8 @@ func TestRun(t *testing.T) {
 		needs.Tool(t, tool)
 	}
 	demo := filepath.Join("..", "..")
-	if out, err := exec.CommandContext(t.Context(), filepath.Join(demo, "examples", "debian", "make.sh"), filepath.Join(demo, "build", "demo")).CombinedOutput(); err != nil {
+	program, set := filepath.Join(demo, "examples/debian/make.sh"), filepath.Join(demo, "build/demo")
+	if out, err := exec.CommandContext(t.Context(), program, set).CombinedOutput(); err != nil {
 		t.Fatalf("making the demo package set: %v\n%s", err, out)
 	}
 	dir, err := os.MkdirTemp("", "bench-")

@@ -251,7 +251,10 @@ func (m *mirror) move(ctx context.Context) (revision string, err error) {
 	revision = hex.EncodeToString(commit)
 	if err := errors.Join(
 		appendTo(filepath.Join(m.set, "pkgs", "top-level", "all-packages.nix")),
-		command(ctx, "tar", "--create", "--gzip", "--file", m.archive(revision), "--directory", filepath.Dir(m.set), filepath.Base(m.set)).Run(),
+		command(
+			ctx, "tar", "--create", "--gzip", "--file", m.archive(revision),
+			"--directory", filepath.Dir(m.set), filepath.Base(m.set),
+		).Run(),
 	); err != nil {
 		return "", err
 	}

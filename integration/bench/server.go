@@ -28,7 +28,8 @@ const (
 )
 
 // The forms of a manifest that clients of today ask for.
-const accept = v1.MediaTypeImageManifest + ", " + v1.MediaTypeImageIndex + ", application/vnd.docker.distribution.manifest.v2+json"
+const accept = v1.MediaTypeImageManifest + ", " + v1.MediaTypeImageIndex +
+	", application/vnd.docker.distribution.manifest.v2+json"
 
 // absent is a name that no package has. Asking for it has the package set pinned and its evaluation
 // looked up, and stores no blob.

@@ -90,7 +90,8 @@ func (b *bench) makeCache(ctx context.Context, img image, compression string) (b
 	cache := binaryCache{dir: filepath.Join(b.dir, "cache-"+compression)}
 	secret, public := filepath.Join(b.dir, "secret-key"), filepath.Join(b.dir, "public-key")
 	if _, err := os.Stat(public); errors.Is(err, os.ErrNotExist) {
-		if err := command(ctx, "nix-store", "--generate-binary-cache-key", "bench-1", secret, public).Run(); err != nil {
+		err := command(ctx, "nix-store", "--generate-binary-cache-key", "bench-1", secret, public).Run()
+		if err != nil {
 			return cache, fmt.Errorf("nix-store --generate-binary-cache-key: %w", err)
 		}
 	}

@@ -18,7 +18,8 @@ var skeleton embed.FS
 
 // demoNames are the attributes that are the demo set's packages.
 var demoNames = []string{
-	"bashInteractive", "cacert", "coreutils", "curl", "file", "git", "hello", "htop", "iana-etc", "jq", "moreutils", "nano", "perl", "python3", "ripgrep", "tree",
+	"bashInteractive", "cacert", "coreutils", "curl", "file", "git", "hello", "htop", "iana-etc", "jq", "moreutils",
+	"nano", "perl", "python3", "ripgrep", "tree",
 }
 
 const (

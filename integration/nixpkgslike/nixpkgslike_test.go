@@ -25,8 +25,10 @@ func TestWrite(t *testing.T) {
 			t.Fatal(err)
 		}
 		for kind, names := range map[string][]string{
-			"Plain": set.Plain, "Capitals": set.Capitals, "Overridden": set.Overridden, "Python": set.Python, "Haskell": set.Haskell, "Renamed": set.Renamed,
-			"Removed": set.Removed, "Unfree": set.Unfree, "Broken": set.Broken, "Insecure": set.Insecure, "Unsupported": set.Unsupported,
+			"Plain": set.Plain, "Capitals": set.Capitals, "Overridden": set.Overridden, "Python": set.Python,
+			"Haskell": set.Haskell, "Renamed": set.Renamed,
+			"Removed": set.Removed, "Unfree": set.Unfree, "Broken": set.Broken, "Insecure": set.Insecure,
+			"Unsupported": set.Unsupported,
 		} {
 			if len(names) == 0 {
 				t.Errorf("there are no %s", kind)

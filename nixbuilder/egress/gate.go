@@ -174,7 +174,8 @@ func connect(ctx context.Context, proxy *url.URL, e endpoint) (conn net.Conn, er
 		return nil, fmt.Errorf("it answers %s", response.Status)
 	}
 	if reader.Buffered() > 0 {
-		return nil, errors.New("it says more than it was asked for") // the endpoint itself waits for the client to speak
+		// The endpoint itself would wait for the client to speak.
+		return nil, errors.New("it says more than it was asked for")
 	}
 	return conn, conn.SetDeadline(time.Time{})
 }

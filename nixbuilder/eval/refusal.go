@@ -95,8 +95,8 @@ func paragraph(lines []string) []string {
 var (
 	// renamed finds an attribute that a text tells people to use in place of another.
 	renamed = regexp.MustCompile(
-		"((?:renamed to|replaced by|superseded by|moved to|merged into|upgrading to|available at|available as|favor of|" +
-			"[Uu]se|using|[Uu]se instead) )(['`‘\"])([A-Za-z0-9_.+-]+)(['`’\"])",
+		"((?:renamed to|replaced by|superseded by|moved to|merged into|upgrading to|available at|available as|" +
+			"favor of|[Uu]se|using|[Uu]se instead) )(['`‘\"])([A-Za-z0-9_.+-]+)(['`’\"])",
 	)
 	// underscored finds words that begin with `_` only because names in Nix can't begin with
 	// digits.

@@ -95,15 +95,15 @@ func (t *target) Upload(
 	case <-ctx.Done():
 		return done(ctx, context.Cause(ctx))
 	}
-	t.Beside(ctx, func(ctx context.Context) error {
+	t.Go(ctx, func(ctx context.Context) error {
 		defer func() { <-t.held }()
 		return done(ctx, t.put(ctx, dgst, held))
 	})
 	return nil
 }
 
-// Beside does something that the commit waits for.
-func (t *target) Beside(ctx context.Context, do func(context.Context) error) {
+// Go does something that the commit waits for.
+func (t *target) Go(ctx context.Context, do func(context.Context) error) {
 	ctx = context.WithoutCancel(ctx) // it outlives the packing
 	t.storing.Go(func() error { return do(ctx) })
 }

@@ -245,7 +245,7 @@ func (b *Builder) packClosure(
 	}
 	layers, err := b.packer.layers(ctx, groups, j.repo, from)
 	if err == nil && !grouped && !alone {
-		j.repo.Beside(ctx, func(ctx context.Context) error { return b.images.Put(ctx, key, layers) })
+		j.repo.Go(ctx, func(ctx context.Context) error { return b.images.Put(ctx, key, layers) })
 	}
 	return layers, err
 }

@@ -48,9 +48,9 @@ type Repository interface {
 		ctx context.Context, write func(io.Writer) (digest.Digest, error),
 		done func(context.Context, error) error,
 	) error
-	// Beside does something else for the image, and may return before it is done. If that fails, so
+	// Go does something else for the image, and may return before it is done. If that fails, so
 	// does the image.
-	Beside(ctx context.Context, do func(context.Context) error)
+	Go(ctx context.Context, do func(context.Context) error)
 }
 
 // A packer stores layers as blobs of repositories, each layer once, however many images want it. It

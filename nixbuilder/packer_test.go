@@ -41,7 +41,7 @@ func (r *repository) Mount(_ context.Context, d digest.Digest) (bool, error) {
 	return ok, nil
 }
 
-func (r *repository) Beside(ctx context.Context, do func(context.Context) error) {
+func (r *repository) Go(ctx context.Context, do func(context.Context) error) {
 	r.storing.Go(func() { _ = do(context.WithoutCancel(ctx)) })
 }
 

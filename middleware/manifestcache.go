@@ -9,26 +9,27 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
-// What is kept of manifests in memory, in bytes, and none that is larger. One of 94 layers is 20
-// KB, and as much again when parsed.
 const (
-	manifestsKept    = 10 << 20
-	keptManifestSize = 64 << 10
+	// manifestCacheBytes bounds what manifests take in memory. One of 94 layers takes 20 KB, and as
+	// much again when parsed.
+	manifestCacheBytes = 10 << 20
+	// cachedManifestBytes is how large a manifest may be to be kept.
+	cachedManifestBytes = 64 << 10
 )
 
-// keptManifests answers with manifests that were read before, as long as the repository has them.
-// That saves the storage a call, one of three that wait for each other once a tag is looked up, and
-// the registry the parsing. It is safe for concurrent use, as manifests are not changed.
-type keptManifests struct {
+// cachedManifests answers with manifests that were read before, as long as the repository has them.
+// That saves the parsing, and one of the three calls of the storage that follow one another once a
+// tag is looked up. It is safe for concurrent use, as nobody changes a manifest.
+type cachedManifests struct {
 	distribution.ManifestService
-	kept *weighted.Cache[digest.Digest, distribution.Manifest]
+	cache *weighted.Cache[digest.Digest, distribution.Manifest]
 }
 
 // Get implements distribution.ManifestService.
-func (m keptManifests) Get(
+func (m cachedManifests) Get(
 	ctx context.Context, dgst digest.Digest, options ...distribution.ManifestServiceOption,
 ) (distribution.Manifest, error) {
-	if manifest, ok := m.kept.Get(dgst); ok {
+	if manifest, ok := m.cache.Get(dgst); ok {
 		if exists, err := m.Exists(ctx, dgst); exists && err == nil {
 			return manifest, nil
 		}
@@ -37,8 +38,8 @@ func (m keptManifests) Get(
 	if err != nil {
 		return nil, err
 	}
-	if _, payload, err := manifest.Payload(); err == nil && len(payload) <= keptManifestSize {
-		m.kept.Add(dgst, manifest, 2*len(payload))
+	if _, payload, err := manifest.Payload(); err == nil && len(payload) <= cachedManifestBytes {
+		m.cache.Add(dgst, manifest, 2*len(payload))
 	}
 	return manifest, nil
 }

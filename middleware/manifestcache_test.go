@@ -17,7 +17,7 @@ import (
 )
 
 // Manifests are answered from memory only while the repository has them, and large ones never.
-func TestKeptManifests(t *testing.T) {
+func TestCachedManifests(t *testing.T) {
 	registry, err := storage.NewRegistry(t.Context(), inmemory.New(), storage.EnableDelete)
 	if err != nil {
 		t.Fatal(err)
@@ -52,9 +52,9 @@ func TestKeptManifests(t *testing.T) {
 		}
 		return dgst
 	}
-	memory := weighted.New[digest.Digest, distribution.Manifest](manifestsKept)
-	one, other := keptManifests{open("one"), memory}, keptManifests{open("other"), memory}
-	small, large := put(one, "small"), put(one, strings.Repeat("large", keptManifestSize/5))
+	memory := weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
+	one, other := cachedManifests{open("one"), memory}, cachedManifests{open("other"), memory}
+	small, large := put(one, "small"), put(one, strings.Repeat("large", cachedManifestBytes/5))
 	for range 2 {
 		for _, dgst := range []digest.Digest{small, large} {
 			manifest, err := one.Get(t.Context(), dgst)

@@ -16,26 +16,26 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// announceTime is how long the end waits for the last events to be delivered. An endpoint that is
+// notifyTime bounds how long close waits for the last events to be delivered: an endpoint that is
 // down is tried for ever.
-const announceTime = 10 * time.Second
+const notifyTime = 10 * time.Second
 
-// An announcer notifies the registry's endpoints of what is stored while no client asks. For
-// requests, the registry does that itself, with endpoints that it keeps to itself; these are others
-// of the same configuration.
-type announcer struct {
+// A notifier tells the endpoints of the section notifications what is stored without a request.
+// For requests the registry does that itself, with endpoints that it keeps to itself. These are
+// others, of the same configuration.
+type notifier struct {
 	endpoints []*notifications.Endpoint
 	listeners []notifications.Listener
 }
 
-// newAnnouncer reads the section notifications. Events name neither an actor nor a request. Their
-// URLs begin with http.host, and are paths where that is not set, as no request says what the
-// registry is called.
-func newAnnouncer(ctx context.Context, config *configuration.Configuration) (announcer, error) {
-	var a announcer
+// newNotifier reads the section notifications. Events name neither an actor nor a request. Their
+// URLs begin with http.host. Without it they are paths, as no request says what the registry is
+// called.
+func newNotifier(ctx context.Context, config *configuration.Configuration) (notifier, error) {
+	var n notifier
 	root, err := url.Parse(config.HTTP.Host)
 	if err != nil {
-		return a, fmt.Errorf("http.host: %w", err)
+		return n, fmt.Errorf("http.host: %w", err)
 	}
 	urls := v2.NewURLBuilder(root, config.HTTP.Host == "")
 	source := notifications.SourceRecord{Addr: config.HTTP.Addr}
@@ -51,10 +51,15 @@ func newAnnouncer(ctx context.Context, config *configuration.Configuration) (ann
 			continue
 		}
 		endpoint := notifications.NewEndpoint(e.Name, e.URL, notifications.EndpointConfig{
-			Timeout: e.Timeout, Threshold: e.Threshold, Backoff: e.Backoff, Headers: e.Headers, IgnoredMediaTypes: e.IgnoredMediaTypes, Ignore: e.Ignore,
+			Timeout:           e.Timeout,
+			Threshold:         e.Threshold,
+			Backoff:           e.Backoff,
+			Headers:           e.Headers,
+			IgnoredMediaTypes: e.IgnoredMediaTypes,
+			Ignore:            e.Ignore,
 		})
-		a.endpoints = append(a.endpoints, endpoint)
-		a.listeners = append(a.listeners, notifications.NewBridge(
+		n.endpoints = append(n.endpoints, endpoint)
+		n.listeners = append(n.listeners, notifications.NewBridge(
 			urls,
 			source,
 			notifications.ActorRecord{},
@@ -63,24 +68,24 @@ func newAnnouncer(ctx context.Context, config *configuration.Configuration) (ann
 			config.Notifications.EventConfig.IncludeReferences,
 		))
 	}
-	return a, nil
+	return n, nil
 }
 
-// wrap makes a repository that announces what is written through it.
-func (a announcer) wrap(repo distribution.Repository) distribution.Repository {
-	for _, listener := range a.listeners {
+// wrap returns a repository that notifies the endpoints of what is written through it.
+func (n notifier) wrap(repo distribution.Repository) distribution.Repository {
+	for _, listener := range n.listeners {
 		repo, _ = notifications.Listen(repo, nil, listener)
 	}
 	return repo
 }
 
-// close delivers what is left to be announced.
-func (a announcer) close() {
+// close delivers the events that are left.
+func (n notifier) close() {
 	delivered := make(chan struct{})
 	go func() {
 		defer close(delivered)
 		var all sync.WaitGroup
-		for _, endpoint := range a.endpoints {
+		for _, endpoint := range n.endpoints {
 			all.Go(func() {
 				if err := endpoint.Close(); err != nil {
 					logrus.WithError(err).Warnf("nix: closing the endpoint %s", endpoint.Name())
@@ -91,7 +96,7 @@ func (a announcer) close() {
 	}()
 	select {
 	case <-delivered:
-	case <-time.After(announceTime):
-		logrus.Warnf("nix: giving up on notifications that were not delivered in %v", announceTime)
+	case <-time.After(notifyTime):
+		logrus.Warnf("nix: giving up on notifications that were not delivered in %v", notifyTime)
 	}
 }

@@ -24,8 +24,8 @@ const (
 	Pushed    = "pushed"    // somebody's own, which is never replaced
 )
 
-// A Made is an image that is stored.
-type Made struct {
+// A Result is the image that Build leaves stored.
+type Result struct {
 	// Image is NAME:TAG, Digest what the tag points to: an index of several platforms, or a
 	// manifest.
 	Image  string
@@ -79,16 +79,16 @@ func (o Options) request(name string) (names.Request, error) {
 // Build does what a pull of NAME or NAME:TAG does, without a client: it makes sure that the image
 // is stored, of the package set as it is now, and returns when it is. A build that ctx leaves goes
 // on until Close. An error of type *nixbuilder.Error is what a client would be told.
-func (s *Service) Build(ctx context.Context, image string) (Made, error) {
+func (s *Service) Build(ctx context.Context, image string) (Result, error) {
 	w, err := s.options.image(image)
 	if err != nil {
-		return Made{}, err
+		return Result{}, err
 	}
 	return s.make(ctx, w)
 }
 
-func (s *Service) make(ctx context.Context, w wanted) (Made, error) {
-	made := Made{Image: w.String(), How: Pushed}
+func (s *Service) make(ctx context.Context, w wanted) (Result, error) {
+	made := Result{Image: w.String(), How: Pushed}
 	repo, err := s.repository(ctx, w.repository)
 	if err != nil {
 		return made, err
@@ -120,7 +120,7 @@ func (s *Service) repository(ctx context.Context, name reference.Named) (distrib
 	if err != nil {
 		return nil, fmt.Errorf("opening repository %s: %w", name.Name(), err)
 	}
-	return s.announcer.wrap(repo), nil
+	return s.notifier.wrap(repo), nil
 }
 
 // prebuild keeps the images of the option prebuild as the package set is, until ctx ends. It makes

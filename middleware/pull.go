@@ -193,7 +193,7 @@ func (s *Service) buildAndCommit(
 	pinned source.Pinned,
 	byClient bool,
 ) error {
-	defer s.busy.begin()()
+	defer s.tuning.begin()()
 	defer s.links.gate.begin()()
 	into := &target{Repository: repo, blobs: s.blobs, held: s.held}
 	defer func() { _ = into.storing.Wait() }() // commit returned its error, if it came to that

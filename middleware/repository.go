@@ -32,7 +32,7 @@ func (r *repository) Manifests(
 		return nil, err
 	}
 	if r.service.manifests != nil {
-		manifests = keptManifests{manifests, r.service.manifests}
+		manifests = cachedManifests{manifests, r.service.manifests}
 	}
 	pull, ok := r.service.pullOf(ctx)
 	if !ok {

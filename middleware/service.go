@@ -45,8 +45,8 @@ type Service struct {
 	proxies  []netip.Prefix
 	readOnly bool
 	serves   bool // or else it is a command's
-	recent   outcomes
-	busy     busy
+	recent   recentBuilds
+	tuning   runtimeTuning
 
 	// Set by attach, before the first request.
 	builder   *nixbuilder.Builder
@@ -59,7 +59,7 @@ type Service struct {
 	lately    *lru.Cache[string, names.Request]                     // what was pulled last of the set as it was then
 	jobs      *jobs
 	rate      *rate
-	announcer announcer
+	notifier  notifier
 }
 
 // The registration that the registry's plug-in convention asks for.
@@ -190,7 +190,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	s.links = newLinks(shared, namespace)
 	s.built = records.NewTable[built](shared, "tags", builtCached)
 	if len(s.config.Notifications.Endpoints) == 0 {
-		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestsKept)
+		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
 	}
 	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
 	if s.rate, err = newRate(s.options.Build.NewPerHour); err != nil {
@@ -208,7 +208,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	if s.serves && len(s.options.Prebuild) == 0 {
 		return nil
 	}
-	if s.announcer, err = newAnnouncer(ctx, s.config); err != nil {
+	if s.notifier, err = newNotifier(ctx, s.config); err != nil {
 		return err
 	}
 	if s.serves {
@@ -227,7 +227,7 @@ func (s *Service) Close() {
 	s.jobs.close()
 	s.links.close()
 	s.builder.Close()
-	s.announcer.close()
+	s.notifier.close()
 }
 
 // A plugin is what the registry calls. It finds the Service that Setup made, or makes the one of

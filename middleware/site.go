@@ -9,8 +9,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/sirupsen/logrus"
@@ -124,7 +122,7 @@ func (s *Service) page(config *configuration.Configuration) http.Handler {
 			Host, Prefix string
 			Shell        []string
 			Public       bool
-			Recent       []outcome
+			Recent       []recentBuild
 		}{Host: host, Shell: s.options.Shell, Public: config.Auth.Type() == ""}
 		if s.options.Names.Prefix != "" {
 			data.Prefix = s.options.Names.Prefix + "/"
@@ -139,43 +137,4 @@ func (s *Service) page(config *configuration.Configuration) http.Handler {
 			logrus.WithError(err).Debug("nix: the page was not written whole")
 		}
 	})
-}
-
-// recentKept is how many builds the page shows.
-const recentKept = 20
-
-// An outcome is a build that has ended.
-type outcome struct {
-	Image, Fault string // Fault is for clients; empty: it went well
-	At           time.Time
-	Took         time.Duration
-}
-
-// outcomes are the last builds of this process. They are safe for concurrent use.
-type outcomes struct {
-	mu   sync.Mutex
-	last []outcome // the newest first
-}
-
-func (o *outcomes) add(image string, started time.Time, fault string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	now := time.Now()
-	o.last = append(
-		[]outcome{
-			{
-				Image: image,
-				Fault: fault,
-				At:    now.UTC().Truncate(time.Second),
-				Took:  now.Sub(started).Round(time.Millisecond),
-			},
-		},
-		o.last...)
-	o.last = o.last[:min(len(o.last), recentKept)]
-}
-
-func (o *outcomes) list() []outcome {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return append([]outcome(nil), o.last...)
 }

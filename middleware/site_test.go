@@ -153,14 +153,3 @@ func TestSitePage(t *testing.T) {
 		t.Errorf("a registry without the middleware answers / with %s", w.Body)
 	}
 }
-
-func TestOutcomesAreBounded(t *testing.T) {
-	var o outcomes
-	for range 3 * recentKept {
-		o.add("git", time.Now(), "")
-	}
-	o.add("last", time.Now(), "")
-	if list := o.list(); len(list) != recentKept || list[0].Image != "last" {
-		t.Errorf("%d are kept, %q first", len(list), list[0].Image)
-	}
-}

@@ -11,73 +11,75 @@ import (
 
 // What the process is set to while images are built.
 const (
-	// busyThreads is how many threads may run Go code for each core. Packing has goroutines busy on
-	// all cores, and Go takes one off its core for another only after 10 ms, which a pull would
-	// wait for several times. With more threads than cores it is the kernel that chooses, and it
-	// prefers a thread that has slept.
-	busyThreads = 2
-	// busyGarbage is how much garbage there may be, in percent of what is in use. That is some 50
-	// MB, mostly buffers, which are nothing to look through: collecting three times as often costs
-	// a hundredth of the time.
-	busyGarbage = 30
+	// buildThreads is how many threads may run Go code for each core. Packing keeps goroutines busy
+	// on all cores, and Go takes one off its core only after 10 ms. A pull would wait for that
+	// several times. With more threads than cores the kernel chooses, and it prefers a thread that
+	// has slept.
+	buildThreads = 2
+	// buildGCPercent is how much garbage there may be, in percent of what is in use. Some 50 MB are
+	// in use, mostly buffers, which the collector need not look through. Collecting three times as
+	// often costs a hundredth of the time.
+	buildGCPercent = 30
 
-	usualGarbage = 100
+	defaultGCPercent = 100
 
-	// busyAfter is how long builds take that are worth it. To set the process takes a millisecond
-	// or two, and has garbage collected.
-	busyAfter = 100 * time.Millisecond
+	// tuneAfter is how long a build takes before the process is tuned for it. That takes a
+	// millisecond or two, and collects garbage.
+	tuneAfter = 100 * time.Millisecond
 )
 
-// busy changes settings of the whole process while images are built. With nothing to build, they
-// would only cost: a few hundredths of the requests per second. Those that somebody has set are
-// left alone: GOMAXPROCS, also where it is less than the cores because of a limit on the processor
-// (what is over that limit would have to wait, pulls too), and GOGC. It is safe for concurrent use.
-type busy struct {
+// A runtimeTuning changes settings of the whole process while images are built. With nothing to
+// build, they would only cost: a few hundredths of the requests per second. It is safe for
+// concurrent use.
+//
+// What somebody has set stays: GOGC, and GOMAXPROCS. The latter also where a limit on the processor
+// makes it less than the cores: threads over that limit would have to wait, those of pulls too.
+type runtimeTuning struct {
 	mu     sync.Mutex
-	builds int // that take long
+	builds int // that have taken longer than tuneAfter
 	undo   []func()
 }
 
-// begin returns what is to be called when the build ends.
-func (b *busy) begin() (end func()) {
-	later := time.AfterFunc(busyAfter, b.set)
+// begin is called when a build begins, and end when it ends.
+func (t *runtimeTuning) begin() (end func()) {
+	later := time.AfterFunc(tuneAfter, t.set)
 	return func() {
 		if !later.Stop() {
-			b.reset()
+			t.reset()
 		}
 	}
 }
 
-func (b *busy) reset() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.builds--; b.builds != 0 {
+func (t *runtimeTuning) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.builds--; t.builds != 0 {
 		return
 	}
-	for _, undo := range b.undo {
+	for _, undo := range t.undo {
 		undo()
 	}
-	b.undo = nil
+	t.undo = nil
 }
 
-func (b *busy) set() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.builds++; b.builds != 1 {
+func (t *runtimeTuning) set() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.builds++; t.builds != 1 {
 		return // the build may have ended just before
 	}
 	if cores := runtime.NumCPU(); runtime.GOMAXPROCS(0) == cores && os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(busyThreads * cores)
-		b.undo = append(b.undo, runtime.SetDefaultGOMAXPROCS)
+		runtime.GOMAXPROCS(buildThreads * cores)
+		t.undo = append(t.undo, runtime.SetDefaultGOMAXPROCS)
 	}
-	if garbage() == usualGarbage {
-		debug.SetGCPercent(busyGarbage)
-		b.undo = append(b.undo, func() { debug.SetGCPercent(usualGarbage) })
+	if gcPercent() == defaultGCPercent {
+		debug.SetGCPercent(buildGCPercent)
+		t.undo = append(t.undo, func() { debug.SetGCPercent(defaultGCPercent) })
 	}
 }
 
-// garbage is what GOGC stands at.
-func garbage() uint64 {
+// gcPercent returns the present value of GOGC.
+func gcPercent() uint64 {
 	percent := []metrics.Sample{{Name: "/gc/gogc:percent"}}
 	metrics.Read(percent)
 	return percent[0].Value.Uint64()

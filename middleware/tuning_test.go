@@ -11,8 +11,8 @@ import (
 
 // The process is set to building while there is a build, as long as nobody has set it to anything
 // else.
-func TestBusy(t *testing.T) {
-	defer debug.SetGCPercent(int(garbage()))
+func TestRuntimeTuning(t *testing.T) {
+	defer debug.SetGCPercent(int(gcPercent()))
 	defer runtime.SetDefaultGOMAXPROCS()
 	for _, test := range []struct {
 		name             string
@@ -21,13 +21,13 @@ func TestBusy(t *testing.T) {
 		wantThreads      int
 		wantGarbage      int
 	}{
-		{"usual", "", runtime.NumCPU(), usualGarbage, busyThreads * runtime.NumCPU(), busyGarbage},
-		{"another number of cores", "", runtime.NumCPU() + 1, usualGarbage, runtime.NumCPU() + 1, busyGarbage},
+		{"usual", "", runtime.NumCPU(), defaultGCPercent, buildThreads * runtime.NumCPU(), buildGCPercent},
+		{"another number of cores", "", runtime.NumCPU() + 1, defaultGCPercent, runtime.NumCPU() + 1, buildGCPercent},
 		{
-			"a number that somebody has set", strconv.Itoa(runtime.NumCPU()), runtime.NumCPU(), usualGarbage,
-			runtime.NumCPU(), busyGarbage,
+			"a number that somebody has set", strconv.Itoa(runtime.NumCPU()), runtime.NumCPU(), defaultGCPercent,
+			runtime.NumCPU(), buildGCPercent,
 		},
-		{"another limit of garbage", "", runtime.NumCPU(), 30, busyThreads * runtime.NumCPU(), 30},
+		{"another limit of garbage", "", runtime.NumCPU(), 30, buildThreads * runtime.NumCPU(), 30},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Setenv("GOMAXPROCS", test.variable)
@@ -40,25 +40,25 @@ func TestBusy(t *testing.T) {
 					if got := runtime.GOMAXPROCS(0); got != threads {
 						t.Errorf("%s: %d threads, want %d", when, got, threads)
 					}
-					if got := int(garbage()); got != percent {
+					if got := int(gcPercent()); got != percent {
 						t.Errorf("%s: %d %% of garbage, want %d", when, got, percent)
 					}
 				}
-				var b busy
+				var b runtimeTuning
 				one := b.begin()
-				time.Sleep(busyAfter / 2)
+				time.Sleep(tuneAfter / 2)
 				two := b.begin()
 				check("with short builds", test.threads, test.garbage)
-				time.Sleep(busyAfter / 2)
+				time.Sleep(tuneAfter / 2)
 				check("with one long build", test.wantThreads, test.wantGarbage)
-				time.Sleep(busyAfter / 2)
+				time.Sleep(tuneAfter / 2)
 				check("with two long builds", test.wantThreads, test.wantGarbage)
 				one()
 				check("with one of them", test.wantThreads, test.wantGarbage)
 				two()
 				check("afterwards", test.threads, test.garbage)
 				b.begin()()
-				time.Sleep(busyAfter)
+				time.Sleep(tuneAfter)
 				check("after a short build", test.threads, test.garbage)
 			})
 		})

@@ -71,8 +71,8 @@ func (s *Service) explain(name string, p pull, err error) error {
 	switch {
 	case errors.Is(err, errReadOnly):
 		return errcode.ErrorCodeManifestUnknown.WithMessage(err.Error())
-	case errors.Is(err, errHold) && p.held < maxHolds:
-		p.header.Set("Location", fmt.Sprintf("?%s=%d", holdParameter, p.held+1))
+	case errors.Is(err, errHold) && p.redirects < maxRedirects:
+		p.header.Set("Location", fmt.Sprintf("?%s=%d", redirectsParameter, p.redirects+1))
 		p.header.Set("Cache-Control", "no-store")
 		return codeHold
 	case errors.Is(err, errHold):

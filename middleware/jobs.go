@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
@@ -13,28 +14,35 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
 const (
-	// failureMemory is how long a failure is remembered that asking again cannot change, or only by
+	// failureMemory is how long a failure is remembered that a retry can't change, or only with
 	// another build. Clients ask twice (HEAD, then GET).
 	failureMemory = time.Minute
 	// failuresKept bounds that memory.
 	failuresKept = 10_000
-	// endTime is how long the end waits for jobs, which may wait for a storage that does not
-	// answer.
-	endTime = 10 * time.Second
 )
 
-// A job is work for clients, such as an image being built. It goes on when the client that asked
-// for it leaves.
+// errHold: the image is still being built, and the client shall ask again now.
+var errHold = errors.New("the image is being built")
+
+// A job is work for clients: to find out what a tag stands for, or to build an image. It goes on
+// when the client that asked for it leaves.
 type job struct {
 	done   chan struct{} // closed at the end
-	err    error         // read after done
 	cancel context.CancelFunc
+
+	// Read after done.
+	pinned source.Pinned // what the tag stands for
+	err    error
 }
 
-// jobs are those under way, one for each key at a time. It is safe for concurrent use.
+// work is what a job does.
+type work func(context.Context) (source.Pinned, error)
+
+// jobs are the jobs under way, one for each key at a time. They are safe for concurrent use.
 type jobs struct {
 	most, perClient int
 
@@ -54,7 +62,7 @@ func newJobs(most, perClient int) *jobs {
 	}
 }
 
-// An asker is who has work done.
+// An asker has work done.
 type asker struct {
 	client string
 	// byClient says that the client chose the tag, not the operator. Such work takes
@@ -62,14 +70,10 @@ type asker struct {
 	byClient bool
 }
 
-// own is the client of what no client asked for. Its jobs are not limited here, and take no room in
-// the queue from clients. No user and no address has this name.
-const own = "\x00own"
-
-// start returns the job of a key: the one under way, a lately failed one, or a new one that runs
-// build. Ctx gives values to the new one, its end does not matter. The error is a *nixbuilder.Error
-// of kind Busy.
-func (j *jobs) start(ctx context.Context, key string, who asker, build func(context.Context) error) (*job, error) {
+// start returns the job of a key: the one under way, one that failed less than failureMemory ago, or
+// a new one that does the work. Ctx gives values to the new one, its end does not matter. The error
+// is a *nixbuilder.Error of kind Busy.
+func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if running, ok := j.running[key]; ok {
@@ -87,8 +91,8 @@ func (j *jobs) start(ctx context.Context, key string, who asker, build func(cont
 	if who.byClient {
 		j.byClient++
 	}
-	j.running[key] = run(ctx, func(ctx context.Context) error {
-		err := safely(ctx, build)
+	j.running[key] = run(ctx, func(ctx context.Context) (source.Pinned, error) {
+		pinned, err := safely(ctx, do)
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		delete(j.running, key)
@@ -101,12 +105,12 @@ func (j *jobs) start(ctx context.Context, key string, who asker, build func(cont
 		if nixbuilder.Costly(err) {
 			j.failed.Add(key, err)
 		}
-		return err
+		return pinned, err
 	})
 	return j.running[key], nil
 }
 
-// refusal is why there is no room for more work, nil if there is.
+// refusal tells why there is no room for more work, nil if there is.
 func (j *jobs) refusal(who asker) error {
 	others := len(j.running) - j.clients[own]
 	switch {
@@ -128,55 +132,54 @@ func (j *jobs) refusal(who asker) error {
 	return nil
 }
 
-// close ends the jobs under way, and returns when they have ended, or when that takes long.
-func (j *jobs) close() {
+// close ends the jobs under way, and returns when they have ended, or ctx has.
+func (j *jobs) close(ctx context.Context) {
 	j.mu.Lock()
 	running := slices.Collect(maps.Values(j.running))
 	j.mu.Unlock()
 	for _, ending := range running {
 		ending.cancel()
 	}
-	late := time.After(endTime)
 	for _, ending := range running {
 		select {
 		case <-ending.done:
-		case <-late:
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// run begins work that goes on without its client: ctx gives it values alone.
-func run(ctx context.Context, work func(context.Context) error) *job {
+// run begins a job that is not one of jobs. Ctx gives it values, its end does not matter.
+func run(ctx context.Context, do work) *job {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	begun := &job{done: make(chan struct{}), cancel: cancel}
 	go func() {
 		defer close(begun.done)
 		defer cancel()
-		begun.err = safely(ctx, work)
+		begun.pinned, begun.err = safely(ctx, do)
 	}()
 	return begun
 }
 
-// await returns how the job ended, or errHold if it goes on when the hold is over.
-func (j *job) await(ctx context.Context, hold <-chan time.Time) error {
+// await returns how the job ended, or errHold if it goes on when the client's hold is over.
+func (j *job) await(ctx context.Context, hold <-chan time.Time) (source.Pinned, error) {
 	select {
 	case <-j.done:
-		return j.err
+		return j.pinned, j.err
 	case <-ctx.Done():
-		return fmt.Errorf("the client left: %w", context.Cause(ctx))
+		return source.Pinned{}, fmt.Errorf("the client left: %w", context.Cause(ctx))
 	case <-hold:
-		return errHold
+		return source.Pinned{}, errHold
 	}
 }
 
 // safely turns a panic into an error: one image must not take the registry down.
-func safely(ctx context.Context, work func(context.Context) error) (err error) {
+func safely(ctx context.Context, do work) (pinned source.Pinned, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			logrus.Errorf("nix: panic while building: %v\n%s", p, debug.Stack())
 			err = fmt.Errorf("panic while building: %v", p)
 		}
 	}()
-	return work(ctx)
+	return do(ctx)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
 func isBusy(err error) bool {
@@ -20,10 +21,10 @@ func TestJobsRunOncePerKey(t *testing.T) {
 	j := newJobs(10, 10)
 	var runs atomic.Int32
 	release := make(chan struct{})
-	build := func(context.Context) error {
+	build := func(context.Context) (source.Pinned, error) {
 		runs.Add(1)
 		<-release
-		return nil
+		return source.Pinned{Revision: "r1"}, nil
 	}
 	var wg sync.WaitGroup
 	for range 200 {
@@ -33,9 +34,8 @@ func TestJobsRunOncePerKey(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			<-started.done
-			if started.err != nil {
-				t.Error(started.err)
+			if pinned, err := started.await(t.Context(), nil); err != nil || pinned.Revision != "r1" {
+				t.Errorf("the result is %q, %v", pinned.Revision, err)
 			}
 		})
 	}
@@ -51,9 +51,9 @@ func TestJobsOutliveTheirClient(t *testing.T) {
 	j := newJobs(10, 10)
 	ctx, leave := context.WithCancel(t.Context())
 	release := make(chan struct{})
-	started, err := j.start(ctx, "git:latest", asker{client: "someone"}, func(ctx context.Context) error {
+	started, err := j.start(ctx, "git:latest", asker{client: "someone"}, func(ctx context.Context) (source.Pinned, error) {
 		<-release
-		return ctx.Err()
+		return source.Pinned{}, ctx.Err()
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestJobsLimits(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			j := newJobs(test.most, test.perClient)
 			release := make(chan struct{})
-			wait := func(context.Context) error { <-release; return nil }
+			wait := func(context.Context) (source.Pinned, error) { <-release; return source.Pinned{}, nil }
 			var all []*job
 			for i, key := range test.keys {
 				started, err := j.start(t.Context(), key, asker{client: test.clients[i], byClient: test.byClient}, wait)
@@ -141,7 +141,7 @@ func TestJobsLimits(t *testing.T) {
 			}
 			if again, err := j.start(
 				t.Context(), test.key, asker{client: test.client, byClient: test.byClient},
-				func(context.Context) error { return nil },
+				func(context.Context) (source.Pinned, error) { return source.Pinned{}, nil },
 			); err != nil {
 				t.Errorf("refused once there was room: %v", err)
 			} else {
@@ -155,22 +155,22 @@ func TestJobsEnd(t *testing.T) {
 	j := newJobs(2, 2)
 	var all []*job
 	for _, key := range []string{"a", "b"} {
-		started, err := j.start(t.Context(), key, asker{client: "someone"}, func(ctx context.Context) error {
+		started, err := j.start(t.Context(), key, asker{client: "someone"}, func(ctx context.Context) (source.Pinned, error) {
 			<-ctx.Done()
-			return ctx.Err()
+			return source.Pinned{}, ctx.Err()
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, started)
 	}
-	j.close()
+	j.close(t.Context())
 	for _, ended := range all {
 		if <-ended.done; !errors.Is(ended.err, context.Canceled) {
 			t.Errorf("error %v, want that it was cancelled", ended.err)
 		}
 	}
-	newJobs(1, 1).close()
+	newJobs(1, 1).close(t.Context())
 }
 
 func TestJobsRememberFailures(t *testing.T) {
@@ -196,9 +196,9 @@ func TestJobsRememberFailures(t *testing.T) {
 					t.Context(),
 					"git:latest",
 					asker{client: "someone"},
-					func(context.Context) error {
+					func(context.Context) (source.Pinned, error) {
 						runs.Add(1)
-						return test.first
+						return source.Pinned{}, test.first
 					},
 				)
 				if err != nil {
@@ -218,7 +218,7 @@ func TestJobsRememberFailures(t *testing.T) {
 func TestJobsSurvivePanics(t *testing.T) {
 	j := newJobs(1, 1)
 	started, err := j.start(
-		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { panic("boom") },
+		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) (source.Pinned, error) { panic("boom") },
 	)
 	if err != nil {
 		t.Fatal(err)
@@ -227,7 +227,7 @@ func TestJobsSurvivePanics(t *testing.T) {
 		t.Errorf("error %v, want one that says boom", started.err)
 	}
 	if again, err := j.start(
-		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) error { return nil },
+		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) (source.Pinned, error) { return source.Pinned{}, nil },
 	); err != nil {
 		t.Errorf("after a panic: %v", err)
 	} else if <-again.done; again.err != nil {

@@ -376,11 +376,11 @@ func decodeCompression(_, to reflect.Type, value any) (any, error) {
 
 // packages is what the options mean to the builder.
 func (o Options) packages() nixbuilder.Packages {
-	packages := o.packagesOf(NixPathOptions{Channel: o.Packages.Channel, Git: o.Packages.Git, Path: o.Packages.Path})
+	packages := o.packageSet(NixPathOptions{Channel: o.Packages.Channel, Git: o.Packages.Git, Path: o.Packages.Path})
 	packages.Channel.Tags, packages.Git.Tags = o.Packages.Tags, o.Packages.Tags
 	packages.NixPath = make(map[string]nixbuilder.Packages, len(o.Packages.NixPath))
 	for name, other := range o.Packages.NixPath {
-		packages.NixPath[name] = o.packagesOf(other)
+		packages.NixPath[name] = o.packageSet(other)
 	}
 	packages.Config, _ = o.Packages.config() // its faults are told
 	return packages
@@ -437,7 +437,7 @@ func jsonValue(key string, value any) (any, error) {
 	return nil, fmt.Errorf("%s: a %T can't be handed to Nix", key, value)
 }
 
-func (o Options) packagesOf(set NixPathOptions) nixbuilder.Packages {
+func (o Options) packageSet(set NixPathOptions) nixbuilder.Packages {
 	return nixbuilder.Packages{
 		Path: set.Path,
 		Channel: source.ChannelOptions{
@@ -589,7 +589,7 @@ func (o Options) faults() []error {
 		if !nixPathName.MatchString(name) {
 			fault("%s: is not a name that can be looked up, such as nixpkgs", key)
 		}
-		faults = append(faults, setFaults(key, o.packagesOf(set), set.Git)...)
+		faults = append(faults, setFaults(key, o.packageSet(set), set.Git)...)
 	}
 	if _, err := o.Packages.config(); err != nil {
 		fault("packages.config%w", err)
@@ -613,7 +613,7 @@ func (o Options) faults() []error {
 	faults = append(faults, prefixed("names.allow: ", names.Policy{Allow: o.Names.Allow}.Check())...)
 	faults = append(faults, prefixed("names.deny: ", names.Policy{Deny: o.Names.Deny}.Check())...)
 	for i, text := range o.Prebuild {
-		if _, err := o.image(text); err != nil {
+		if _, _, err := o.image(text); err != nil {
 			fault("prebuild[%d]: %w", i, err)
 		}
 	}

@@ -2,19 +2,13 @@ package middleware
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
-
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
 // What Build finds or makes of an image.
@@ -34,89 +28,46 @@ type Result struct {
 	How string
 }
 
-// A wanted is an image that is made without a pull.
-type wanted struct {
-	repository reference.Named
-	tag        string
-	request    names.Request
-}
-
-func (w wanted) String() string { return w.repository.Name() + ":" + w.tag }
-
-// image reads NAME or NAME:TAG, as it would be pulled but without the host: the prefix belongs to
-// it.
-func (o Options) image(text string) (wanted, error) {
-	name, tag, tagged := strings.Cut(text, ":")
-	if strings.Contains(tag, "/") {
-		return wanted{}, fmt.Errorf("%q begins with a host: leave that out", text)
-	}
-	if !tagged {
-		tag = source.Latest
-	}
-	repository, err := reference.WithName(name)
-	if err == nil {
-		_, err = reference.WithTag(repository, tag)
-	}
-	if err != nil {
-		return wanted{}, fmt.Errorf("%q is not the name of an image, with or without a tag: %w", text, err)
-	}
-	request, err := o.request(name)
-	if errors.Is(err, names.ErrOutside) {
-		return wanted{}, fmt.Errorf("%q is not below %s, where images are made of packages", text, o.Names.Prefix)
-	}
-	return wanted{repository: repository, tag: tag, request: request}, err
-}
-
-// request reads a repository's name. The error is names.ErrOutside or of kind NotFound.
-func (o Options) request(name string) (names.Request, error) {
-	request, err := names.Parse(name, o.Names.Prefix, o.Names.MaxPackages)
-	if err != nil && !errors.Is(err, names.ErrOutside) {
-		err = nixbuilder.Errorf(nixbuilder.NotFound, "%v", err)
-	}
-	return request, err
-}
-
 // Build does what a pull of NAME or NAME:TAG does, without a client: it makes sure that the image
 // is stored, of the package set as it is now, and returns when it is. A build that ctx leaves goes
 // on until Close. An error of type *nixbuilder.Error is what a client would be told.
 func (s *Service) Build(ctx context.Context, image string) (Result, error) {
-	w, err := s.options.image(image)
+	name, packages, err := s.options.image(image)
 	if err != nil {
 		return Result{}, err
 	}
-	return s.make(ctx, w)
+	repo, err := s.repository(ctx, name)
+	if err != nil {
+		return Result{}, err
+	}
+	return s.makeCurrent(ctx, imageRequest{repo: repo, tag: name.Tag(), packages: packages})
 }
 
-func (s *Service) make(ctx context.Context, w wanted) (Result, error) {
-	made := Result{Image: w.String(), How: Pushed}
-	repo, err := s.repository(ctx, w.repository)
+// makeCurrent makes sure that an image is stored, of the package set as it is now.
+func (s *Service) makeCurrent(ctx context.Context, request imageRequest) (Result, error) {
+	before, err := s.store.LookUp(ctx, request.repo, request.tag)
 	if err != nil {
-		return made, err
+		return Result{}, err
 	}
-	image, pushed, err := s.lookUp(ctx, repo, w.tag)
-	if made.Digest = image.digest; err != nil || pushed {
-		return made, err
-	}
-	if !s.isCurrent(w.tag, image) {
-		if image, err = s.refresh(ctx, nil, repo, pull{tag: w.tag, client: own}, w.request, image); err != nil {
-			return made, err
+	now := answer{Image: before}
+	if !before.Pushed && !s.isCurrent(request.tag, before) {
+		if now, err = s.refresh(ctx, request, client{name: own}, before); err != nil {
+			return Result{}, err
 		}
 	}
-	switch image.digest {
-	case "": // pushed meanwhile
-		image, _, err = s.lookUp(ctx, repo, w.tag)
-	case made.Digest:
-		made.How = Unchanged
-	default:
-		made.How = Built
+	how := Built
+	switch {
+	case now.Pushed:
+		how = Pushed
+	case now.Digest == before.Digest:
+		how = Unchanged
 	}
-	made.Digest = image.digest
-	return made, err
+	return Result{Image: request.String(), Digest: now.Digest, How: how}, nil
 }
 
-// repository is one as a request would have it: what is written is announced.
+// repository opens a repository as the registry does for a request: writes are notified.
 func (s *Service) repository(ctx context.Context, name reference.Named) (distribution.Repository, error) {
-	repo, err := s.namespace.Repository(ctx, name)
+	repo, err := s.namespace.Repository(ctx, reference.TrimNamed(name))
 	if err != nil {
 		return nil, fmt.Errorf("opening repository %s: %w", name.Name(), err)
 	}

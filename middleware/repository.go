@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
@@ -38,7 +40,11 @@ func (r *repository) Manifests(
 	if !ok {
 		return manifests, nil
 	}
-	if r.answer, err = r.service.pull(ctx, r.Repository, pull); err != nil {
+	image, err := r.service.pull(ctx, r.Repository, pull.tag, pull.client)
+	if err == nil {
+		r.answer, err = r.service.serve(ctx, r.Repository, pull, image)
+	}
+	if err != nil {
 		return nil, r.service.explain(r.Named().Name(), pull, err)
 	}
 	return manifests, nil
@@ -46,10 +52,10 @@ func (r *repository) Manifests(
 
 // Blobs has the layers of the repository's images, also those that are not linked yet.
 func (r *repository) Blobs(ctx context.Context) distribution.BlobStore {
-	return linkedBlobs{BlobStore: r.Repository.Blobs(ctx), repo: r.Repository, links: r.service.links}
+	return r.service.store.Blobs(ctx, r.Repository)
 }
 
-// Tags answers with the manifest that the pull was promised.
+// Tags answers with the manifest that Manifests has chosen.
 func (r *repository) Tags(ctx context.Context) distribution.TagService {
 	tags := r.Repository.Tags(ctx)
 	if r.answer == "" {
@@ -67,18 +73,26 @@ func (t answeringTags) Get(context.Context, string) (v1.Descriptor, error) {
 	return v1.Descriptor{Digest: t.answer}, nil
 }
 
-// A pull is a client that asks for a manifest by tag.
+const (
+	// redirectsParameter counts, in the query, how often a client was redirected to the same URL. It
+	// is called hold as each redirect ends one.
+	redirectsParameter = "hold"
+	// maxRedirects is one less than the redirects that Go's HTTP client follows, and with it most
+	// container tools.
+	maxRedirects = 9
+)
+
+// A pull is a request for a manifest by tag.
 type pull struct {
-	tag     string
-	client  string
-	accepts accepts
-	held    int   // how often it was sent round
-	barred  error // why nothing is built for it; nil: what it asks for is
-	header  http.Header
+	tag       string
+	client    client
+	accepts   accepts
+	redirects int         // before this request
+	header    http.Header // of the response
 }
 
-// errForeign keeps the page of one site from having images built by another, through the browser of
-// who looks at it.
+// errForeign keeps a web page of another site from having images built through the browser of
+// somebody who looks at it.
 var errForeign = nixbuilder.Errorf(nixbuilder.Denied,
 	"a web page of another site asks for this, and nothing is built for such: pull the image with a container tool")
 
@@ -98,22 +112,21 @@ func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 		return pull{}, false // tags/list, blobs; a digest
 	}
 	user, _ := ctx.Value("auth.user.name").(string)
-	client := user
+	client := client{name: user, hold: s.options.Build.Hold}
 	if user == "" {
-		client = clientOf(request, s.proxies)
-	}
-	p := pull{
-		tag:     tag,
-		client:  client,
-		accepts: acceptsOf(request.Header),
-		held:    heldOf(request.URL),
-		header:  response.Header(),
+		client.name = clientOf(request, s.proxies)
 	}
 	name, _ := ctx.Value("vars.name").(string)
-	if p.barred = s.barred(user, request, response, name); isForeign(request) {
-		p.barred = errForeign
+	if client.barred = s.barred(user, request, response, name); isForeign(request) {
+		client.barred = errForeign
 	}
-	return p, true
+	return pull{
+		tag:       tag,
+		client:    client,
+		accepts:   acceptsOf(request.Header),
+		redirects: redirectsOf(request.URL),
+		header:    response.Header(),
+	}, true
 }
 
 // isForeign tells whether a browser asks for the page of another site. Browsers say so of all
@@ -135,15 +148,15 @@ func isForeign(request *http.Request) bool {
 	return err != nil || !strings.EqualFold(page.Host, request.Host)
 }
 
-func heldOf(asked *url.URL) int {
+func redirectsOf(asked *url.URL) int {
 	if asked.RawQuery == "" { // as nearly always
 		return 0
 	}
-	held, err := strconv.Atoi(asked.Query().Get(holdParameter))
-	if err != nil || held < 0 {
+	redirects, err := strconv.Atoi(asked.Query().Get(redirectsParameter))
+	if err != nil || redirects < 0 {
 		return 0
 	}
-	return held
+	return redirects
 }
 
 // accepts are the forms of an image that a client takes.
@@ -171,4 +184,34 @@ func acceptsOf(header http.Header) accepts {
 	}
 	a.docker = a.docker || !said
 	return a
+}
+
+// serve chooses the form of an image that the client takes, and tells it in headers what the image
+// was built from. It returns the manifest to serve, empty for an empty answer.
+func (s *Service) serve(
+	ctx context.Context, repo distribution.Repository, p pull, image answer,
+) (manifest digest.Digest, err error) {
+	if image.Digest == "" || image.Pushed {
+		return image.Digest, nil
+	}
+	manifest = image.Digest
+	if image.Index && !p.accepts.index {
+		if manifest, err = imagestore.FirstOf(ctx, repo, manifest); err != nil {
+			return "", err
+		}
+	}
+	if p.accepts.docker && !p.accepts.manifest && (!image.Index || !p.accepts.index) {
+		if manifest, err = s.store.DockerForm(ctx, repo, manifest); err != nil {
+			return "", err
+		}
+	}
+	warn := func(text string) { p.header.Add("Warning", fmt.Sprintf("299 - %q", text)) }
+	warn("built by Nix " + image.Nix + " from " + image.Source + " at " + image.Revision)
+	for _, platform := range image.Missing {
+		warn("there is no image for " + platform)
+	}
+	if image.stale {
+		warn("there may be a newer one, which could not be looked up or is not built yet")
+	}
+	return manifest, nil
 }

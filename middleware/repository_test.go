@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -10,8 +11,6 @@ import (
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"errors"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
@@ -42,27 +41,27 @@ func TestPullOf(t *testing.T) {
 		{
 			name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711",
 			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
-			want: pull{accepts: accepts{manifest: true}, tag: "latest", client: "192.0.2.1"},
+			want: pull{accepts: accepts{manifest: true}, tag: "latest", client: client{name: "192.0.2.1"}},
 		},
 		{
 			name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711",
 			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
-			want: pull{accepts: accepts{manifest: true}, tag: "v1", client: "2001:db8::/64"},
+			want: pull{accepts: accepts{manifest: true}, tag: "v1", client: client{name: "2001:db8::/64"}},
 		},
 		{
 			name: "a user is who matters", method: "GET", reference: "v1", user: "ada",
 			address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, tag: "v1", client: "ada"},
+			want: pull{accepts: accepts{index: true}, tag: "v1", client: client{name: "ada"}},
 		},
 		{
 			name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1",
 			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, tag: "v1", client: "192.0.2.1"},
+			want: pull{accepts: accepts{index: true}, tag: "v1", client: client{name: "192.0.2.1"}},
 		},
 		{
 			name: "sent round", method: "GET", target: "/?hold=3", reference: "v1",
 			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, tag: "v1", held: 3},
+			want: pull{accepts: accepts{index: true}, tag: "v1", redirects: 3},
 		},
 		{
 			name: "nonsense for a counter", method: "GET", target: "/?hold=-3", reference: "v1",
@@ -121,8 +120,8 @@ func TestPullOf(t *testing.T) {
 			if !ok {
 				return
 			}
-			if got.tag != test.want.tag || got.client != test.want.client || got.accepts != test.want.accepts ||
-				got.held != test.want.held {
+			if got.tag != test.want.tag || got.client.name != test.want.client.name || got.accepts != test.want.accepts ||
+				got.redirects != test.want.redirects {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})
@@ -165,12 +164,12 @@ func TestIsForeign(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	for _, test := range []struct {
-		name   string
-		err    error
-		held   int
-		status int
-		header http.Header
-		text   string
+		name      string
+		err       error
+		redirects int
+		status    int
+		header    http.Header
+		text      string
 	}{
 		{
 			name: "not found", err: nixbuilder.Errorf(nixbuilder.NotFound, "there is no package gti"),
@@ -199,15 +198,15 @@ func TestExplain(t *testing.T) {
 			header: http.Header{"Location": {"?hold=1"}, "Cache-Control": {"no-store"}},
 		},
 		{
-			name: "last hold", err: errHold, held: 8, status: 307,
+			name: "last hold", err: errHold, redirects: 8, status: 307,
 			header: http.Header{"Location": {"?hold=9"}, "Cache-Control": {"no-store"}},
 		},
 		{
-			name: "held long enough", err: errHold, held: 9, status: 503,
+			name: "held long enough", err: errHold, redirects: 9, status: 503,
 			header: http.Header{"Retry-After": {"30"}}, text: "still being built",
 		},
 		{
-			name: "a counter that somebody made up", err: errHold, held: 1 << 40, status: 503,
+			name: "a counter that somebody made up", err: errHold, redirects: 1 << 40, status: 503,
 			header: http.Header{"Retry-After": {"30"}},
 		},
 		{name: "read-only", err: errReadOnly, status: 404, text: "read-only"},
@@ -218,7 +217,7 @@ func TestExplain(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			header := http.Header{}
-			err := (&Service{}).explain("git", pull{tag: "latest", held: test.held, header: header}, test.err)
+			err := (&Service{}).explain("git", pull{tag: "latest", redirects: test.redirects, header: header}, test.err)
 			response := httptest.NewRecorder()
 			if err := errcode.ServeJSON(response, err); err != nil {
 				t.Fatal(err)

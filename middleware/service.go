@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
@@ -20,9 +21,11 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
@@ -33,10 +36,19 @@ const name = "nix"
 // middleware. No YAML key can be it.
 const serviceKey = "\x00service"
 
-// builtCached is how much of the records of built tags is kept in memory, in bytes: some 400 each.
-const builtCached = 4 << 20
+// A builder is a nixbuilder.Builder, or that of a test.
+type builder interface {
+	Pin(ctx context.Context, tag string) (source.Pinned, error)
+	Current(tag string) (revision string, ok bool)
+	Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error
+	Build(
+		ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, into nixbuilder.Repository,
+	) (image.Image, error)
+	Layout(context.Context, source.Pinned, nixbuilder.LayoutOptions) (nixbuilder.Layout, error)
+	Close()
+}
 
-// A Service is what answers the pulls of one registry. It is safe for concurrent use.
+// A Service answers the pulls of one registry. It is safe for concurrent use.
 type Service struct {
 	config   *configuration.Configuration
 	options  Options
@@ -49,12 +61,9 @@ type Service struct {
 	tuning   runtimeTuning
 
 	// Set by attach, before the first request.
-	builder   *nixbuilder.Builder
+	builder   builder
 	namespace distribution.Namespace
-	blobs     distribution.BlobStatter
-	held      chan struct{}
-	links     *links
-	built     *records.Table[built]
+	store     *imagestore.Store
 	manifests *weighted.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
 	lately    *lru.Cache[string, names.Request]                     // what was pulled last of the set as it was then
 	jobs      *jobs
@@ -178,17 +187,13 @@ func readOnly(config *configuration.Configuration) bool {
 // attach gives the Service the registry's blobs and storage, and starts what builds. Prebuilding
 // ends with ctx.
 func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver) error {
-	shared := state{storage}
-	builder, err := nixbuilder.New(ctx, s.options.builder(), shared)
+	s.store = imagestore.New(storage, namespace, imagestore.Options{Form: s.form, ReadOnly: s.readOnly})
+	builder, err := nixbuilder.New(ctx, s.options.builder(), s.store.State())
 	if err != nil {
 		return err
 	}
 	s.builder = builder
 	s.namespace = namespace
-	s.blobs = namespace.BlobStatter()
-	s.held = make(chan struct{}, heldAtOnce)
-	s.links = newLinks(shared, namespace)
-	s.built = records.NewTable[built](shared, "tags", builtCached)
 	if len(s.config.Notifications.Endpoints) == 0 {
 		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
 	}
@@ -200,7 +205,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 		return err
 	}
 	if s.serves && !s.readOnly {
-		go s.links.resume(ctx)
+		go s.store.Recover(ctx)
 		go s.follow(ctx)
 	} else if s.serves {
 		logrus.Info("nix: in read-only mode, nothing is built")
@@ -217,15 +222,24 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	return nil
 }
 
+// closeTime is how long Close waits for the builds under way, and again for links: both may wait for
+// a storage that does not answer.
+const closeTime = 10 * time.Second
+
 // Close ends the builds under way, of which no tag remains, and the connections to Nix, links the
-// layers of images that are served already, and delivers what is left to be notified. That takes 30
-// s at most. Nothing may be asked of the Service any more.
+// layers of images that are served already, and delivers the notifications that are left. That
+// takes 30 s at most. Nothing may be asked of the Service any more.
 func (s *Service) Close() {
 	if s.jobs == nil {
 		return // it was not attached
 	}
-	s.jobs.close()
-	s.links.close()
+	inTime := func(end func(context.Context)) {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+		defer cancel()
+		end(ctx)
+	}
+	inTime(s.jobs.close)
+	inTime(s.store.Close)
 	s.builder.Close()
 	s.notifier.close()
 }

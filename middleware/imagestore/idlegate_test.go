@@ -1,4 +1,4 @@
-package middleware
+package imagestore
 
 import (
 	"testing"
@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Links wait while images are made and for a moment after, but not when somebody waits for them,
-// nor for ever.
-func TestGate(t *testing.T) {
+// The gate is closed while images are made and for a moment after, but not when somebody needs the
+// work behind it, nor for ever.
+func TestIdleGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate()
+		g := newIdleGate()
 		passed := func(wait time.Duration, want bool) {
 			t.Helper()
 			time.Sleep(wait)
@@ -18,7 +18,7 @@ func TestGate(t *testing.T) {
 			never := make(chan struct{})
 			go func() {
 				defer close(done)
-				g.pass(never)
+				g.wait(never)
 			}()
 			synctest.Wait()
 			got := false
@@ -32,28 +32,28 @@ func TestGate(t *testing.T) {
 			}
 			late := make(chan struct{})
 			close(late)
-			g.pass(late)
+			g.wait(late)
 			if !got {
-				end := g.hurry() // so that the goroutine ends
+				end := g.urgent() // so that the goroutine ends
 				<-done
 				end()
 			}
 		}
 		passed(0, true)
-		first, second := g.begin(), g.begin()
+		first, second := g.making(), g.making()
 		passed(0, false)
 		first()
-		passed(2*gateQuiet, false)
-		hurried := g.hurry()
+		passed(2*idleAfter, false)
+		needed := g.urgent()
 		passed(0, true)
-		hurried()
+		needed()
 		passed(0, false)
 		second()
-		passed(gateQuiet/2, false)
-		third := g.begin()
-		passed(gateQuiet, false)
+		passed(idleAfter/2, false)
+		third := g.making()
+		passed(idleAfter, false)
 		third()
-		passed(gateQuiet/2, false)
-		passed(gateQuiet, true)
+		passed(idleAfter/2, false)
+		passed(idleAfter, true)
 	})
 }

@@ -1,4 +1,4 @@
-package middleware
+package imagestore
 
 import (
 	"context"
@@ -17,81 +17,81 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Layers are served from when they are owed, to the repository that they are owed to and to no
-// other, and are linked in the end, whatever happens in between.
-func TestLinks(t *testing.T) {
+// Layers are served as soon as their links are pending, from the repository that needs them and from
+// no other. In the end they are linked, whatever happens in between.
+func TestPendingLinks(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		// between happens when the links are owed. It returns who goes on.
-		between func(*testing.T, *linking) *links
+		// between happens when the links are pending. It returns the log that goes on.
+		between func(*testing.T, *linking) *pendingLinks
 	}{
-		{"paid", func(t *testing.T, l *linking) *links {
-			l.debt.pay(t.Context())
-			return l.links
+		{"written", func(t *testing.T, l *linking) *pendingLinks {
+			l.logged.write(t.Context())
+			return l.pending
 		}},
-		{"paid after the client has left", func(t *testing.T, l *linking) *links {
+		{"written after the client has left", func(t *testing.T, l *linking) *pendingLinks {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			l.debt.pay(ctx)
-			return l.links
+			l.logged.write(ctx)
+			return l.pending
 		}},
-		{"asked for", func(t *testing.T, l *linking) *links {
+		{"asked for", func(t *testing.T, l *linking) *pendingLinks {
 			for _, layer := range l.layers {
 				l.check(t, "image", layer.Digest, true)
 			}
-			l.debt.pay(t.Context())
-			return l.links
+			l.logged.write(t.Context())
+			return l.pending
 		}},
-		{"asked of another replica", func(t *testing.T, l *linking) *links {
-			mine := l.links
-			l.links = newLinks(state{l.files}, l.registry)
+		{"asked of another replica", func(t *testing.T, l *linking) *pendingLinks {
+			mine := l.pending
+			l.pending = newPendingLinks(state{l.files}, l.registry)
 			for _, layer := range l.layers {
 				l.check(t, "image", layer.Digest, true)
 			}
-			l.debt.pay(t.Context())
+			l.logged.write(t.Context())
 			return mine
 		}},
-		{"paid while it is asked for", func(t *testing.T, l *linking) *links {
+		{"written while one is asked for", func(t *testing.T, l *linking) *pendingLinks {
 			l.files.beforeList = func() {
 				l.files.beforeList = nil
-				l.debt.pay(t.Context())
-				l.links.close()
+				l.logged.write(t.Context())
+				l.pending.close(t.Context())
 			}
 			l.check(t, "image", l.layers[3].Digest, true)
-			return l.links
+			return l.pending
 		}},
-		{"killed before", func(t *testing.T, l *linking) *links {
-			next := newLinks(state{l.files}, l.registry)
-			next.resume(t.Context())
+		{"killed before", func(t *testing.T, l *linking) *pendingLinks {
+			next := newPendingLinks(state{l.files}, l.registry)
+			next.recover(t.Context())
 			return next
 		}},
-		{"killed between", func(t *testing.T, l *linking) *links {
-			if err := link(t.Context(), l.debt.repo, l.layers[1]); err != nil {
+		{"killed between", func(t *testing.T, l *linking) *pendingLinks {
+			if err := link(t.Context(), l.logged.repo, l.layers[1]); err != nil {
 				t.Fatal(err)
 			}
-			next := newLinks(state{l.files}, l.registry)
-			next.resume(t.Context())
+			next := newPendingLinks(state{l.files}, l.registry)
+			next.recover(t.Context())
 			return next
 		}},
-		{"the storage fails for a while", func(t *testing.T, l *linking) *links {
+		{"the storage fails for a while", func(t *testing.T, l *linking) *pendingLinks {
 			l.files.broken = "/_layers/"
-			l.debt.pay(t.Context())
-			l.links.close()
-			if len(l.owed(t)) != 1 {
-				t.Errorf("owed are %q, want one", l.owed(t))
+			l.logged.write(t.Context())
+			l.pending.close(t.Context())
+			if len(l.entries(t)) != 1 {
+				t.Errorf("pending are %q, want one", l.entries(t))
 			}
 			l.files.broken = ""
 			for _, layer := range l.layers {
 				l.check(t, "image", layer.Digest, true)
 			}
-			next := newLinks(state{l.files}, l.registry)
-			next.resume(t.Context())
+			next := newPendingLinks(state{l.files}, l.registry)
+			next.recover(t.Context())
 			return next
 		}},
-		{"beside damaged records", func(t *testing.T, l *linking) *links {
+		{"beside damaged records", func(t *testing.T, l *linking) *pendingLinks {
 			for i, damaged := range []string{"", "{", "[]", "null", `{"repository":"../../x"}`, `{"repository":"image","layers":[{"digest":"../../x"}]}`} {
-				if err := l.links.records.Put(
-					t.Context(), linksKind+"/"+owedTo("image")+string(rune('a'+i)), []byte(damaged),
+				if err := l.pending.state.Put(
+					t.Context(), linksKind+"/"+entryPrefix("image")+string(rune('a'+i)), []byte(damaged),
 				); err != nil {
 					t.Fatal(err)
 				}
@@ -100,8 +100,8 @@ func TestLinks(t *testing.T) {
 				l.check(t, "image", layer.Digest, true)
 			}
 			l.check(t, "image", digest.FromString("unknown"), false)
-			next := newLinks(state{l.files}, l.registry)
-			next.resume(t.Context())
+			next := newPendingLinks(state{l.files}, l.registry)
+			next.recover(t.Context())
 			return next
 		}},
 	} {
@@ -114,82 +114,81 @@ func TestLinks(t *testing.T) {
 			}
 			l.check(t, "image", l.secret.Digest, false)
 			l.check(t, "another", l.layers[0].Digest, false)
-			test.between(t, l).close()
+			test.between(t, l).close(t.Context())
 			for _, layer := range l.layers {
 				if !l.linked(t, "image", layer.Digest) {
 					t.Errorf("%s is not linked in the end", layer.Digest)
 				}
 			}
-			if owed := l.owed(t); len(owed) > 0 {
-				t.Errorf("still owed are %q", owed)
+			if entries := l.entries(t); len(entries) > 0 {
+				t.Errorf("still pending are %q", entries)
 			}
 			if l.linked(t, "image", l.secret.Digest) || l.linked(t, "another", l.layers[0].Digest) {
-				t.Error("what is not owed was linked")
+				t.Error("a layer that no image needs was linked")
 			}
 		})
 	}
 }
 
-// An image that can't be recorded takes no room from others, and one that is owed nothing is not
-// recorded.
-func TestLinksNotOwed(t *testing.T) {
+// An image whose links can't be recorded takes no room from others, and one without such links is
+// not recorded.
+func TestPendingLinksNotRecorded(t *testing.T) {
 	l := newLinking(t)
-	l.debt.pay(t.Context())
-	l.links.close()
+	l.logged.write(t.Context())
+	l.pending.close(t.Context())
 	l.files.broken = "/nix/"
-	for range 2 * imagesLinked {
-		if _, err := l.links.owe(t.Context(), l.debt.repo, l.layers); !errors.Is(err, errBroken) {
+	for range 2 * maxPendingImages {
+		if _, err := l.pending.record(t.Context(), l.logged.repo, l.layers); !errors.Is(err, errBroken) {
 			t.Fatalf("the error is %v", err)
 		}
 	}
-	for range 2 * imagesLinked {
-		debt, err := l.links.owe(t.Context(), l.debt.repo, nil)
+	for range 2 * maxPendingImages {
+		one, err := l.pending.record(t.Context(), l.logged.repo, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		debt.pay(t.Context())
+		one.write(t.Context())
 	}
 }
 
-// Images whose links are not written yet hold others up when they are many, unless those are given
-// up.
-func TestLinksWait(t *testing.T) {
+// Too many images with pending links make the next one wait, until it is given up.
+func TestPendingLinksWait(t *testing.T) {
 	l := newLinking(t)
-	debts := []debt{l.debt}
-	for len(debts) < imagesLinked {
-		debt, err := l.links.owe(t.Context(), l.debt.repo, l.layers)
+	all := []logged{l.logged}
+	for len(all) < maxPendingImages {
+		one, err := l.pending.record(t.Context(), l.logged.repo, l.layers)
 		if err != nil {
 			t.Fatal(err)
 		}
-		debts = append(debts, debt)
+		all = append(all, one)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := l.links.owe(ctx, l.debt.repo, l.layers); !errors.Is(err, context.Canceled) {
+	if _, err := l.pending.record(ctx, l.logged.repo, l.layers); !errors.Is(err, context.Canceled) {
 		t.Errorf("one too many: %v", err)
 	}
-	debts[3].pay(t.Context())
-	debt, err := l.links.owe(t.Context(), l.debt.repo, l.layers)
+	all[3].write(t.Context())
+	one, err := l.pending.record(t.Context(), l.logged.repo, l.layers)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range append(debts[:3], append(debts[4:], debt)...) {
-		d.pay(t.Context())
+	for _, d := range append(all[:3], append(all[4:], one)...) {
+		d.write(t.Context())
 	}
-	l.links.close()
-	if owed := l.owed(t); len(owed) > 0 {
-		t.Errorf("still owed are %q", owed)
+	l.pending.close(t.Context())
+	if entries := l.entries(t); len(entries) > 0 {
+		t.Errorf("still pending are %q", entries)
 	}
 }
 
-// linking is a registry where layers are owed to the repository image.
+// linking is a registry in which links are pending in the repository image.
 type linking struct {
 	files    *brokenDriver
 	registry distribution.Namespace
-	links    *links
+	pending  *pendingLinks
 	layers   []v1.Descriptor
-	secret   v1.Descriptor // a blob that is owed to nobody
-	debt     debt
+	secret   v1.Descriptor // a blob that no image needs
+	logged   logged
 }
 
 func newLinking(t *testing.T) *linking {
@@ -199,7 +198,7 @@ func newLinking(t *testing.T) *linking {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &linking{files: files, registry: registry, links: newLinks(state{files}, registry)}
+	l := &linking{files: files, registry: registry, pending: newPendingLinks(state{files}, registry)}
 	put := func(content string) v1.Descriptor {
 		stored, err := l.repo(t, "elsewhere").
 			Blobs(t.Context()).
@@ -213,7 +212,7 @@ func newLinking(t *testing.T) *linking {
 		l.layers = append(l.layers, put(strings.Repeat("layer", i+1)))
 	}
 	l.secret = put("secret")
-	if l.debt, err = l.links.owe(t.Context(), l.repo(t, "image"), l.layers); err != nil {
+	if l.logged, err = l.pending.record(t.Context(), l.repo(t, "image"), l.layers); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -246,7 +245,7 @@ func (l *linking) linked(t *testing.T, repository string, dgst digest.Digest) bo
 func (l *linking) check(t *testing.T, repository string, dgst digest.Digest, want bool) {
 	t.Helper()
 	repo := l.repo(t, repository)
-	blobs := linkedBlobs{BlobStore: repo.Blobs(t.Context()), repo: repo, links: l.links}
+	blobs := linkingBlobs{BlobStore: repo.Blobs(t.Context()), repo: repo, pending: l.pending}
 	desc, err := blobs.Stat(t.Context(), dgst)
 	if !want {
 		if err != distribution.ErrBlobUnknown { //nolint:errorlint // on purpose
@@ -264,7 +263,7 @@ func (l *linking) check(t *testing.T, repository string, dgst digest.Digest, wan
 	}
 }
 
-func (l *linking) owed(t *testing.T) []string {
+func (l *linking) entries(t *testing.T) []string {
 	t.Helper()
 	names, err := state{l.files}.List(t.Context(), linksKind)
 	if err != nil {

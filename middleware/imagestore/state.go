@@ -1,4 +1,4 @@
-package middleware
+package imagestore
 
 import (
 	"context"
@@ -11,12 +11,11 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
 
-// stateRoot is where the builder's records are in the registry's storage, beside upstream's
-// /docker. The number is of their format.
+// stateRoot is where records are in the registry's storage, beside upstream's /docker. The number
+// is that of their format.
 const stateRoot = "/nix/v1/"
 
-// state keeps the builder's records in the registry's storage driver, where replicas share them. It
-// is safe for concurrent use.
+// A state is a records.State in the registry's storage, where replicas share it.
 type state struct{ driver driver.StorageDriver }
 
 func (s state) Get(ctx context.Context, key string) ([]byte, error) {
@@ -32,7 +31,7 @@ func (s state) Put(ctx context.Context, key string, record []byte) error {
 	return s.driver.PutContent(ctx, stateRoot+key, record)
 }
 
-// Delete is without error if there is no such record.
+// Delete does nothing if there is no such record.
 func (s state) Delete(ctx context.Context, key string) error {
 	err := s.driver.Delete(ctx, stateRoot+key)
 	if errors.As(err, new(driver.PathNotFoundError)) {

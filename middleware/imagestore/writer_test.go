@@ -1,4 +1,4 @@
-package middleware
+package imagestore
 
 import (
 	"bytes"
@@ -28,15 +28,15 @@ func TestUpload(t *testing.T) {
 	}{
 		{name: "empty", piece: piece},
 		{name: "one piece", size: 1000, piece: piece},
-		{name: "just held", size: heldBytes, piece: piece},
-		{name: "just too large", size: heldBytes + 1, piece: piece},
-		{name: "large", size: 3*heldBytes + 7, piece: piece},
-		{name: "large, in one piece", size: 2 * heldBytes, piece: 2 * heldBytes},
+		{name: "just buffered", size: bufferBytes, piece: piece},
+		{name: "just too large", size: bufferBytes + 1, piece: piece},
+		{name: "large", size: 3*bufferBytes + 7, piece: piece},
+		{name: "large, in one piece", size: 2 * bufferBytes, piece: 2 * bufferBytes},
 		{name: "small, in many pieces", size: 1000, piece: 7},
 		{name: "small, fails", size: 1000, piece: piece, fail: broken},
-		{name: "large, fails", size: 3 * heldBytes, piece: piece, fail: broken},
+		{name: "large, fails", size: 3 * bufferBytes, piece: piece, fail: broken},
 		{name: "small, of another digest", size: 1000, piece: piece, lie: true},
-		{name: "large, of another digest", size: 3 * heldBytes, piece: piece, lie: true},
+		{name: "large, of another digest", size: 3 * bufferBytes, piece: piece, lie: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			files := inmemory.New()
@@ -58,7 +58,7 @@ func TestUpload(t *testing.T) {
 				dgst = digest.FromString("something else")
 			}
 			told := 0
-			into := &target{Repository: repo, held: make(chan struct{}, 1)}
+			into := New(files, registry, Options{}).Writer(repo)
 			err = into.Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
 				for rest := content; len(rest) > 0; {
 					buf := bytes.Clone(rest[:min(test.piece, len(rest))])
@@ -73,7 +73,7 @@ func TestUpload(t *testing.T) {
 				told++
 				return err
 			})
-			err = errors.Join(err, into.storing.Wait())
+			err = errors.Join(err, into.background.Wait())
 			if told != 1 {
 				t.Errorf("told %d times how it ended", told)
 			}

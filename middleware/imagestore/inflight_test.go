@@ -1,4 +1,4 @@
-package middleware
+package imagestore
 
 import (
 	"context"
@@ -7,12 +7,12 @@ import (
 	"testing/synctest"
 )
 
-func TestCommits(t *testing.T) {
+func TestInFlightCommits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c commits
+		var c inFlightCommits
 		waiting := func(ctx context.Context, repository string) <-chan error {
 			done := make(chan error, 1)
-			go func() { done <- c.await(ctx, repository) }()
+			go func() { done <- c.wait(ctx, repository) }()
 			synctest.Wait()
 			return done
 		}

@@ -1,4 +1,4 @@
-package middleware
+package imagestore
 
 import (
 	"context"
@@ -6,17 +6,19 @@ import (
 	"sync"
 )
 
-// commits are those that are under way, by repository. What they store is stored in any order, so a
-// manifest can be there before all that it refers to; who is notified of it, and asks at once,
-// waits here. The zero value is none. It is safe for concurrent use.
-type commits struct {
+// inFlightCommits are the commits that are under way, by repository. A commit stores in any order,
+// so a manifest can be there before all that it refers to. A client that is notified of the
+// manifest and asks for its layers at once waits here.
+//
+// The zero value has none. It is safe for concurrent use.
+type inFlightCommits struct {
 	mu       sync.Mutex
 	underWay map[string][]chan struct{} // closed when the commit is over
 }
 
 // begin is called before a commit stores anything, and end when all is there, or was not stored.
 // More calls of end do nothing.
-func (c *commits) begin(repository string) (end func()) {
+func (c *inFlightCommits) begin(repository string) (end func()) {
 	over := make(chan struct{})
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -35,8 +37,9 @@ func (c *commits) begin(repository string) (end func()) {
 	})
 }
 
-// await returns when the commits into a repository that have begun are over.
-func (c *commits) await(ctx context.Context, repository string) error {
+// wait returns when all commits into a repository that have begun are over. The error is the cause
+// of the end of ctx.
+func (c *inFlightCommits) wait(ctx context.Context, repository string) error {
 	c.mu.Lock()
 	underWay := slices.Clone(c.underWay[repository])
 	c.mu.Unlock()

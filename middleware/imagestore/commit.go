@@ -1,0 +1,132 @@
+package imagestore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/registry/storage"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
+)
+
+// A Tag is one that an image gets.
+type Tag struct {
+	Name string
+	// Keeps tells whether the tag stays with an image that was built for it before; nil: it does
+	// not. It always stays with a pushed one.
+	Keeps func(Image) bool
+}
+
+// Commit stores an image whose layers a Writer has, and gives it its tags. All is stored before the
+// first tag is written: configs, manifests, layers, the record for each tag, and the log of pending
+// links.
+func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags []Tag) error {
+	end := s.pending.commits.begin(into.Named().Name())
+	defer end()
+	pending, err := s.store(ctx, into, img, tags)
+	end()
+	defer pending.write(ctx)
+	if err != nil {
+		return err
+	}
+	tagging, ctx := errgroup.WithContext(ctx)
+	for _, tag := range tags {
+		tagging.Go(func() error { return s.tag(ctx, into, tag, img.Manifest) })
+	}
+	return tagging.Wait()
+}
+
+// store stores all of an image but its tags, side by side. The caller writes the links that are
+// pending, also after an error.
+func (s *Store) store(
+	ctx context.Context, into *Writer, img image.Image, tags []Tag,
+) (pending logged, err error) {
+	// The builder has just stored or found every blob. The registry would look for each of them
+	// again, one after the other.
+	manifests, err := into.Manifests(ctx, storage.SkipLayerVerification())
+	if err != nil {
+		return logged{}, err
+	}
+	storing, ctx := errgroup.WithContext(ctx)
+	storing.Go(into.background.Wait)
+	storing.Go(func() (err error) {
+		pending, err = s.pending.record(ctx, into.Repository, into.mounted)
+		return err
+	})
+	for _, child := range img.Children {
+		storing.Go(func() error { return putConfig(ctx, into, child) })
+		storing.Go(func() error { return putManifest(ctx, manifests, child) })
+	}
+	storing.Go(func() error { return putConfig(ctx, into, img.Manifest) })
+	storing.Go(func() error {
+		return putManifest(ctx, manifests, img.Manifest, distribution.WithTag(tags[0].Name))
+	})
+	record := Record{
+		Source:   img.Source,
+		Revision: img.Revision,
+		Nix:      img.NixVersion,
+		Index:    len(img.Children) > 0,
+		Missing:  img.Missing,
+		At:       time.Now().UTC(),
+		Form:     s.options.Form,
+	}
+	for _, tag := range tags {
+		storing.Go(func() error {
+			return s.records.Put(ctx, recordKey(into, tag.Name, img.Manifest.Digest), record)
+		})
+	}
+	err = storing.Wait() // before pending is read
+	return pending, err
+}
+
+// tag points a tag to a manifest, unless somebody has pushed under it meanwhile or it stays with
+// what it has.
+func (s *Store) tag(
+	ctx context.Context, repo distribution.Repository, tag Tag, manifest image.Manifest,
+) error {
+	existing, err := s.LookUp(ctx, repo, tag.Name)
+	if err != nil || existing.Pushed {
+		return err
+	}
+	if existing.Digest != "" && tag.Keeps != nil && tag.Keeps(existing) {
+		return nil
+	}
+	desc := v1.Descriptor{MediaType: manifest.MediaType, Digest: manifest.Digest, Size: int64(len(manifest.Payload))}
+	if err := repo.Tags(ctx).Tag(ctx, tag.Name, desc); err != nil {
+		return fmt.Errorf("tagging %s:%s: %w", repo.Named().Name(), tag.Name, err)
+	}
+	return nil
+}
+
+// putConfig stores the config of a manifest, if it has one.
+func putConfig(ctx context.Context, repo distribution.Repository, m image.Manifest) error {
+	if m.Config == nil {
+		return nil
+	}
+	if _, err := repo.Blobs(ctx).Put(ctx, v1.MediaTypeImageConfig, m.Config); err != nil {
+		return fmt.Errorf("storing the config of manifest %s: %w", m.Digest, err)
+	}
+	return nil
+}
+
+func putManifest(
+	ctx context.Context, manifests distribution.ManifestService, m image.Manifest,
+	options ...distribution.ManifestServiceOption,
+) error {
+	parsed, _, err := distribution.UnmarshalManifest(m.MediaType, m.Payload)
+	if err != nil {
+		return fmt.Errorf("parsing own manifest: %w", err)
+	}
+	stored, err := manifests.Put(ctx, parsed, options...)
+	if err != nil {
+		return fmt.Errorf("storing manifest %s: %w", m.Digest, err)
+	}
+	if stored != m.Digest {
+		return fmt.Errorf("storing manifest %s: it became %s", m.Digest, stored)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package imagestore
+
+import (
+	"context"
+
+	"github.com/distribution/distribution/v3"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+)
+
+// recordBytes bounds what records take in memory: some 400 bytes each.
+const recordBytes = 4 << 20
+
+// Options say how images are stored.
+type Options struct {
+	// Form is kept in the record of each image: what its bytes depend on beside its packages.
+	Form string
+	// ReadOnly has DockerForm store nothing. Links are written also then: their image was stored
+	// before.
+	ReadOnly bool
+}
+
+// A Store holds the images of one registry. It is safe for concurrent use.
+type Store struct {
+	options  Options
+	state    state
+	blobs    distribution.BlobStatter // of the whole registry, never cached
+	buffered limit.Slots              // blobs in memory that are being stored
+	pending  *pendingLinks
+	records  *records.Table[Record]
+}
+
+// New returns the Store of a registry whose blobs and tags are in a storage.
+func New(storage driver.StorageDriver, namespace distribution.Namespace, options Options) *Store {
+	shared := state{storage}
+	return &Store{
+		options:  options,
+		state:    shared,
+		blobs:    namespace.BlobStatter(),
+		buffered: limit.NewSlots(maxBuffered),
+		pending:  newPendingLinks(shared, namespace),
+		records:  records.NewTable[Record](shared, "tags", recordBytes),
+	}
+}
+
+// State keeps records in the storage, where replicas share them.
+func (s *Store) State() records.State { return s.state }
+
+// Writer begins an image of a repository. What is written goes through repo, so that whatever wraps
+// it is notified, as of pushes. The caller calls Close of the Writer in the end.
+func (s *Store) Writer(repo distribution.Repository) *Writer {
+	return &Writer{Repository: repo, store: s, made: s.pending.gate.making()}
+}
+
+// Blobs returns the blobs of a repository, with those whose links are pending: the latter are
+// linked when they are asked for.
+func (s *Store) Blobs(ctx context.Context, repo distribution.Repository) distribution.BlobStore {
+	return linkingBlobs{BlobStore: repo.Blobs(ctx), repo: repo, pending: s.pending}
+}
+
+// Recover writes the links that killed processes left pending. It is called once, when the process
+// starts. Faults are logged.
+func (s *Store) Recover(ctx context.Context) { s.pending.recover(ctx) }
+
+// Close waits until the pending links of this process are written, or ctx ends.
+func (s *Store) Close(ctx context.Context) { s.pending.close(ctx) }

@@ -187,23 +187,14 @@ func readOnly(config *configuration.Configuration) bool {
 // attach gives the Service the registry's blobs and storage, and starts what builds. Prebuilding
 // ends with ctx.
 func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver) error {
-	s.store = imagestore.New(storage, namespace, imagestore.Options{Form: s.form, ReadOnly: s.readOnly})
+	if err := s.open(namespace, storage); err != nil {
+		return err
+	}
 	builder, err := nixbuilder.New(ctx, s.options.builder(), s.store.State())
 	if err != nil {
 		return err
 	}
 	s.builder = builder
-	s.namespace = namespace
-	if len(s.config.Notifications.Endpoints) == 0 {
-		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
-	}
-	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
-	if s.rate, err = newRate(s.options.Build.NewPerHour); err != nil {
-		return err
-	}
-	if s.lately, err = lru.New[string, names.Request](latelyKept); err != nil {
-		return err
-	}
 	if s.serves && !s.readOnly {
 		go s.store.Recover(ctx)
 		go s.follow(ctx)
@@ -222,6 +213,21 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	return nil
 }
 
+// open makes what the Service keeps in storage and in memory.
+func (s *Service) open(namespace distribution.Namespace, storage driver.StorageDriver) (err error) {
+	s.namespace = namespace
+	s.store = imagestore.New(storage, namespace, imagestore.Options{Form: s.form, ReadOnly: s.readOnly})
+	if len(s.config.Notifications.Endpoints) == 0 {
+		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
+	}
+	s.jobs = newJobs(s.options.Build.Concurrency+s.options.Build.Queue, s.options.Build.PerClient)
+	if s.rate, err = newRate(s.options.Build.NewPerHour); err != nil {
+		return err
+	}
+	s.lately, err = lru.New[string, names.Request](latelyKept)
+	return err
+}
+
 // closeTime is how long Close waits for the builds under way, and again for links: both may wait for
 // a storage that does not answer.
 const closeTime = 10 * time.Second
@@ -230,7 +236,7 @@ const closeTime = 10 * time.Second
 // layers of images that are served already, and delivers the notifications that are left. That
 // takes 30 s at most. Nothing may be asked of the Service any more.
 func (s *Service) Close() {
-	if s.jobs == nil {
+	if s.builder == nil {
 		return // it was not attached
 	}
 	inTime := func(end func(context.Context)) {

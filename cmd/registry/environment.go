@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,14 +10,14 @@ import (
 	"strings"
 )
 
-// backend is the variable whose presence means that a registry is configured as Nixery was.
+// backend is the variable that has a registry configured as Nixery was.
 const backend = "NIXERY_STORAGE_BACKEND"
 
 // buildLocal is the variable that says whether packages are built that the cache of NixOS does not
-// have. It is not Nixery's, which always builds them.
+// have. Nixery has no such variable, and builds them.
 const buildLocal = "NIXERY_BUILD_LOCAL"
 
-// This is the cache of NixOS with the key that signs it.
+// The cache of NixOS, and the key that it signs with.
 const (
 	nixosCache = "https://cache.nixos.org"
 	nixosKey   = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
@@ -26,41 +25,21 @@ const (
 
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
 
-// A nixeryEnvironment reads Nixery's variables. It collects faults and notes on the way.
-type nixeryEnvironment struct {
-	lookup func(name string) (value string, ok bool)
-	faults []error
-	notes  []string // for the log
-}
-
 // fromEnvironment makes a configuration out of Nixery's variables, so that a deployment of it moves
-// by swapping the binary. The error lists all that is missing or contradictory, a line each that
+// by swapping the binary. The error has a line for all that is missing or contradictory, which
 // begins with the variable. Notes are for the log.
 func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes []string, err error) {
-	e := nixeryEnvironment{lookup: lookup}
+	e := environment{lookup: lookup}
 	storage := e.storage()
-	port := e.get("PORT")
-	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
-		e.fault("PORT: %q is not a port to listen on", port)
-	}
-	packages := e.packages()
-	build, nix := e.building()
-	if e.get("NIX_POPULARITY_URL") != "" {
-		e.note("NIX_POPULARITY_URL is not needed any more: layers are made without it")
-	}
+	address := e.address()
+	options := e.options()
 	if len(e.faults) > 0 {
 		return nil, nil, errors.Join(e.faults...)
-	}
-	options := map[string]any{
-		"packages": packages,
-		"build":    build,
-		"nix":      nix,
-		"web":      map[string]any{"dir": e.get("WEB_DIR")},
 	}
 	config, err = json.Marshal(map[string]any{ // JSON is YAML
 		"version": "0.1",
 		"storage": storage,
-		"http":    map[string]any{"addr": ":" + port, "draintimeout": "30s"},
+		"http":    map[string]any{"addr": address, "draintimeout": "30s"},
 		"middleware": map[string]any{
 			"repository": []any{map[string]any{"name": "nix", "options": options}},
 		},
@@ -68,19 +47,25 @@ func fromEnvironment(lookup func(string) (string, bool)) (config []byte, notes [
 	return config, e.notes, err
 }
 
-func (e *nixeryEnvironment) get(name string) string {
+// An environment is Nixery's variables, with what was found out about them so far.
+type environment struct {
+	lookup func(string) (string, bool)
+	faults []error
+	notes  []string
+}
+
+func (e *environment) fault(format string, args ...any) {
+	e.faults = append(e.faults, fmt.Errorf(format, args...))
+}
+
+// get returns an empty text for a variable that is not set.
+func (e *environment) get(name string) string {
 	value, _ := e.lookup(name)
 	return value
 }
 
-func (e *nixeryEnvironment) fault(format string, args ...any) {
-	e.faults = append(e.faults, fmt.Errorf(format, args...))
-}
-
-func (e *nixeryEnvironment) note(text string) { e.notes = append(e.notes, text) }
-
-// storage is where images are kept.
-func (e *nixeryEnvironment) storage() map[string]any {
+// storage is the registry's section of that name.
+func (e *environment) storage() map[string]any {
 	storage := map[string]any{"delete": map[string]any{"enabled": true}}
 	switch e.get(backend) {
 	case "filesystem":
@@ -95,14 +80,13 @@ func (e *nixeryEnvironment) storage() map[string]any {
 	case "gcs":
 		bucket := e.get("GCS_BUCKET")
 		if !bucketName.MatchString(bucket) {
-			const fault = "GCS_BUCKET: %q is not the name of a bucket: with %s=gcs, it is where images are kept"
-			e.fault(fault, bucket, backend)
+			e.fault("GCS_BUCKET: %q is not the name of a bucket: with %s=gcs, it is where images are kept", bucket, backend)
 		}
 		gcs := map[string]any{"bucket": bucket}
 		if key := e.get("GOOGLE_APPLICATION_CREDENTIALS"); key != "" {
-			gcs["keyfile"] = key // the driver also signs the URLs of blobs with it
+			gcs["keyfile"] = key // with which the driver also signs the URLs of blobs
 		} else {
-			// Other credentials may not be able to sign, and then the driver fails.
+			// Other credentials may not be able to sign, and the driver fails then.
 			storage["redirect"] = map[string]any{"disable": true}
 		}
 		storage["gcs"] = gcs
@@ -112,8 +96,29 @@ func (e *nixeryEnvironment) storage() map[string]any {
 	return storage
 }
 
-// packages is where packages are from: exactly one of three variables says it.
-func (e *nixeryEnvironment) packages() map[string]any {
+// address is what the registry listens on.
+func (e *environment) address() string {
+	port := e.get("PORT")
+	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
+		e.fault("PORT: %q is not a port to listen on", port)
+	}
+	return ":" + port
+}
+
+// options are those of the nix stanza.
+func (e *environment) options() map[string]any {
+	options := map[string]any{
+		"packages": e.packages(),
+		"web":      map[string]any{"dir": e.get("WEB_DIR")},
+	}
+	options["build"], options["nix"] = e.building()
+	if e.get("NIX_POPULARITY_URL") != "" {
+		e.notes = append(e.notes, "NIX_POPULARITY_URL is not needed any more: layers are made without it")
+	}
+	return options
+}
+
+func (e *environment) packages() map[string]any {
 	packages := make(map[string]any)
 	var sources []string
 	for _, source := range []struct{ variable, key string }{
@@ -138,20 +143,23 @@ func (e *nixeryEnvironment) packages() map[string]any {
 	return packages
 }
 
-// building is how packages are built, or that they only come from the cache of NixOS.
-func (e *nixeryEnvironment) building() (build, nix map[string]any) {
-	timeout := cmp.Or(e.get("NIX_TIMEOUT"), "60")
+// building is how packages are built, and with which binary caches.
+func (e *environment) building() (build, nix map[string]any) {
+	timeout := "60"
+	if value := e.get("NIX_TIMEOUT"); value != "" {
+		timeout = value
+	}
 	if seconds, err := strconv.ParseUint(timeout, 10, 31); err != nil || seconds == 0 {
 		e.fault("NIX_TIMEOUT: %q is not a number of seconds", timeout)
 	}
-	build, nix = map[string]any{"timeout": timeout + "s"}, make(map[string]any)
+	build, nix = map[string]any{"timeout": timeout + "s"}, map[string]any{}
 	switch local := e.get(buildLocal); local {
 	case "", "true":
 	case "false":
 		build["storeless"], build["local"] = true, false
 		nix["substituters"], nix["trustedpublickeys"] = []string{nixosCache}, []string{nixosKey}
-		const alone = "=false: packages come from " + nixosCache + " alone, and what that does not have is refused"
-		e.note(buildLocal + alone)
+		e.notes = append(e.notes, buildLocal+"=false: packages come from "+nixosCache+
+			" alone, and what that does not have is refused")
 	default:
 		e.fault("%s: %q is neither true nor false", buildLocal, local)
 	}

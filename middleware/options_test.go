@@ -69,10 +69,15 @@ func TestParseOptions(t *testing.T) {
 		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute, FetchTime: time.Hour,
 	}
 	all.CacheDir, all.CacheSize = "/srv/cache", 20<<30
+	fetching := want
+	fetching.Packages.Channels, fetching.Packages.Archives = "https://example.org/c", "https://example.org/a"
+	fetching.Packages.NixPath = map[string]NixPathOptions{"x": {Channel: "nixos-26.05"}}
 	for _, test := range []struct {
 		name, stanza string
 		want         Options
 	}{
+		{"where channels come from, for a set to look up", "packages: {path: " + set + ", nixpath: {x: {channel: nixos-26.05}}, " +
+			"channels: https://example.org/c, archives: https://example.org/a}", fetching},
 		{"least", "packages: {path: " + set + "}", want},
 		{"all", `
 packages: {path: ` + set + `}
@@ -83,7 +88,6 @@ image: {compression: zstd, layers: 20}
 shell: [bash]
 include: []
 prebuild: [nix/shell/git, "nix/hello:staging"]
-nix: {substituters: [], trustedpublickeys: ["k:1"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
 nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
 cachedir: /srv/cache
 cachesize: 20GiB
@@ -154,6 +158,15 @@ func TestSetupFaults(t *testing.T) {
 		{name: "no channel", stanza: "packages: {channel: stable, archives: example.org}", want: []string{
 			options + "packages.channel: \"example.org\" is not an http", options + "packages.channel: \"stable\" is neither a channel",
 		}},
+		{
+			name: "where channels come from, without one",
+			stanza: path[:len(path)-2] + ", channels: https://example.org/c, archives: https://example.org/a, " +
+				"nixpath: {x: {git: {url: /srv/x}}}}",
+			want: []string{
+				options + "packages.archives: says where the files of channels come from",
+				options + "packages.channels: says where channels come from, and no package set is one",
+			},
+		},
 		{
 			name: "no git repository", stanza: "packages: {git: {url: --all, ref: a:b}}",
 			want: []string{

@@ -161,22 +161,6 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	}, nil
 }
 
-// prefixed takes an error apart that errors.Join made, and puts a prefix before each.
-func prefixed(prefix string, err error) []error {
-	if err == nil {
-		return nil
-	}
-	many, ok := err.(interface{ Unwrap() []error })
-	if !ok {
-		return []error{fmt.Errorf("%s%w", prefix, err)}
-	}
-	faults := many.Unwrap()
-	for i, fault := range faults {
-		faults[i] = fmt.Errorf("%s%w", prefix, fault)
-	}
-	return faults
-}
-
 // readOnly reads the registry's own setting, storage.maintenance.readonly.enabled.
 func readOnly(config *configuration.Configuration) bool {
 	readonly, _ := config.Storage["maintenance"]["readonly"].(map[any]any)

@@ -15,12 +15,16 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layering"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nixstore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
+
+// DefaultLayers is how many layers the store paths of an image get where nobody says.
+const DefaultLayers = layering.DefaultBudget
 
 // Options say what images are made from and what that may cost.
 type Options struct {

@@ -1,0 +1,193 @@
+package middleware
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/go-viper/mapstructure/v2"
+
+	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
+)
+
+// ParseOptions reads a stanza's options strictly: every unknown key, wrong type and impossible
+// value is in the error, each on a line that begins with its key.
+func ParseOptions(stanza map[string]any) (Options, error) {
+	options := defaults()
+	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
+		Result:     &options,
+		ZeroFields: true, // a list replaces the default
+		MatchName:  func(key, field string) bool { return key == field },
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(decodeDuration, decodeBytes, decodeCompression, requireKind),
+	})
+	if err != nil {
+		return Options{}, err
+	}
+	named, _ := namedKeys(stanza).(map[string]any)
+	faults := typeFaults(decoder.Decode(named))
+	if build, _ := named["build"].(map[string]any); build["total"] == nil {
+		options.Build.Total = max(options.Build.Total, options.Build.Timeout)
+	}
+	for _, key := range unusedKeys(named) {
+		faults = append(faults, fmt.Errorf("%s: unknown key", dotted(key)))
+	}
+	decoding := faults
+	for _, fault := range options.faults() {
+		key, _, _ := strings.Cut(fault.Error(), ":")
+		comesOf := func(other error) bool { return strings.HasPrefix(other.Error(), key) }
+		if !slices.ContainsFunc(decoding, comesOf) {
+			faults = append(faults, fault)
+		}
+	}
+	return options, errors.Join(faults...)
+}
+
+// namedKeys returns a value of YAML in which maps whose keys are all texts are maps by text, so that
+// the decoder can name their keys.
+func namedKeys(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		named := make(map[string]any, len(value))
+		for key, one := range value {
+			named[key] = namedKeys(one)
+		}
+		return named
+	case map[any]any:
+		named := make(map[string]any, len(value))
+		for key, one := range value {
+			name, ok := key.(string)
+			if !ok {
+				return value
+			}
+			named[name] = namedKeys(one)
+		}
+		return named
+	}
+	return value
+}
+
+// dotted returns a key as people write it: packages.nixpath.x, where the decoder has
+// packages.nixpath[x].
+func dotted(key string) string {
+	return regexp.MustCompile(`^(packages\.nixpath)\[([^\]]*)\]`).ReplaceAllString(key, "$1.$2")
+}
+
+// unusedKeys are the keys that no option has, sorted. The decoder keeps quiet about those beside a
+// value of a wrong type, so here no value has one.
+func unusedKeys(stanza map[string]any) []string {
+	var found mapstructure.Metadata
+	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
+		Result:    new(Options),
+		Metadata:  &found,
+		MatchName: func(key, field string) bool { return key == field },
+		DecodeHook: func(_, to reflect.Type, value any) (any, error) {
+			if (to.Kind() == reflect.Struct || to.Kind() == reflect.Map) &&
+				reflect.TypeOf(value).Kind() == reflect.Map {
+				return value, nil
+			}
+			return reflect.Zero(to).Interface(), nil
+		},
+	})
+	if err == nil {
+		err = decoder.Decode(stanza)
+	}
+	if err != nil {
+		return nil
+	}
+	slices.Sort(found.Unused)
+	return found.Unused
+}
+
+// typeFaults takes the decoder's error apart, into one for each key, sorted.
+func typeFaults(err error) []error {
+	var faults []error
+	switch err := err.(type) { //nolint:errorlint // the tree of errors is walked here
+	case nil:
+		return nil
+	case interface{ Unwrap() []error }:
+		for _, one := range err.Unwrap() {
+			faults = append(faults, typeFaults(one)...)
+		}
+	case *mapstructure.DecodeError:
+		return []error{fmt.Errorf("%s: %w", dotted(err.Name()), err.Unwrap())}
+	case interface{ Unwrap() error }:
+		return typeFaults(err.Unwrap())
+	default:
+		return []error{err}
+	}
+	sortFaults(faults)
+	return faults
+}
+
+func sortFaults(faults []error) {
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+}
+
+// requireKind says what a value should have been; the decoder itself would turn some into others,
+// 1.5 into 1.
+func requireKind(_, to reflect.Type, value any) (any, error) {
+	var ok bool
+	var want string
+	switch kind := reflect.TypeOf(value).Kind(); to.Kind() {
+	case reflect.String:
+		ok, want = kind == reflect.String, "a text: put it in quotes"
+	case reflect.Int, reflect.Int64:
+		ok, want = kind == reflect.Int || kind == reflect.Int64, "a whole number"
+	case reflect.Bool:
+		ok, want = kind == reflect.Bool, "true or false"
+	case reflect.Slice:
+		ok, want = kind == reflect.Slice, "a list"
+	case reflect.Struct, reflect.Map:
+		ok, want = kind == reflect.Map, "a map of keys"
+	default:
+		ok = true
+	}
+	if !ok {
+		return nil, fmt.Errorf("%#v is not %s", value, want)
+	}
+	return value, nil
+}
+
+func decodeDuration(_, to reflect.Type, value any) (any, error) {
+	if to != reflect.TypeFor[time.Duration]() {
+		return value, nil
+	}
+	text, ok := value.(string)
+	if !ok {
+		return nil, fmt.Errorf("%v has no unit: write 90s, 15m or 1h", value)
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a time: write 90s, 15m or 1h", text)
+	}
+	return d, nil
+}
+
+func decodeBytes(_, to reflect.Type, value any) (any, error) {
+	text, ok := value.(string)
+	if to != reflect.TypeFor[Bytes]() || !ok {
+		return value, nil
+	}
+	parse := units.FromHumanSize
+	if strings.HasSuffix(strings.ToLower(text), "ib") {
+		parse = units.RAMInBytes
+	}
+	size, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q is not a size: write 500MB, 10GB or 8GiB", text)
+	}
+	return Bytes(size), nil
+}
+
+func decodeCompression(_, to reflect.Type, value any) (any, error) {
+	text, ok := value.(string)
+	if to != reflect.TypeFor[compress.Compression]() || !ok {
+		return value, nil
+	}
+	return compress.ParseCompression(text)
+}

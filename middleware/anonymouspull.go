@@ -16,23 +16,23 @@ import (
 // anonymousPullName is what the access controller is called in config.yml.
 const anonymousPullName = "anonymouspull"
 
-// Who may have images built, by the option build of the access controller.
+// Values of the access controller's option build: for whom images are built.
 const (
 	buildAny  = "any"
-	buildUser = "user" // who has logged in
+	buildUser = "user" // clients that have logged in
 	buildNone = "none"
 )
 
-// controllerKey is where the access controller leaves itself in the options that the registry hands
-// to it. No YAML key can be it.
+// controllerKey is the key under which the access controller leaves itself in the options that the
+// registry hands to it. No key of YAML can be the same.
 const controllerKey = "\x00controller"
 
-// errNoBuilds is that an image would have to be built and nothing is built for pulls.
+// errNoBuilds: the image would have to be built, and nothing is built for pulls.
 var errNoBuilds = nixbuilder.Errorf(
 	nixbuilder.NotFound, "it is not stored, and this registry builds nothing because somebody pulls it",
 )
 
-// needsLogin is that an image would have to be built and the client has not logged in.
+// needsLogin means that the image would have to be built, and the client has not logged in.
 type needsLogin struct {
 	challenge func() // sets the headers that tell how
 }
@@ -41,8 +41,8 @@ func (needsLogin) Error() string {
 	return "the image is not there yet, and has to be built, which this registry does for users alone: log in"
 }
 
-// An anonymousPull is an access controller that lets everybody pull, and leaves to another one all
-// else, and whoever has credentials.
+// An anonymousPull is an access controller that lets everybody pull. All else, and requests with
+// credentials, it leaves to another one.
 type anonymousPull struct {
 	auth.AccessController
 	build  string
@@ -64,14 +64,13 @@ func newAnonymousPull(options map[string]any) (auth.AccessController, error) {
 	return controller, nil
 }
 
-// anonymousPullOptions are who may have images built, and the access controller for users.
+// anonymousPullOptions say for whom images are built, and name the access controller for users.
 type anonymousPullOptions struct {
 	build, inner string
 	options      map[string]any
 }
 
-// parseAnonymousPull tells all that is wrong with options, joined, each fault beginning with the
-// key.
+// parseAnonymousPull joins all that is wrong with options. Each fault begins with its key.
 func parseAnonymousPull(options map[string]any) (parsed anonymousPullOptions, err error) {
 	const section = "auth." + anonymousPullName
 	parsed.build = buildUser
@@ -90,10 +89,8 @@ func parseAnonymousPull(options map[string]any) (parsed anonymousPullOptions, er
 			named, ok := namedKeys(value).(map[string]any)
 			switch {
 			case key == anonymousPullName || !ok && value != nil:
-				fault(
-					".%s: is not another access controller with its options, such as htpasswd: {realm: …, path: …}",
-					key,
-				)
+				fault(".%s: is not another access controller with its options, "+
+					"such as htpasswd: {realm: …, path: …}", key)
 			case parsed.inner != "":
 				fault(".%s: is a second access controller beside %s: leave one of the two", key, parsed.inner)
 			}
@@ -106,7 +103,8 @@ func parseAnonymousPull(options map[string]any) (parsed anonymousPullOptions, er
 	return parsed, errors.Join(faults...)
 }
 
-// anonymousPullFaults tells what is wrong with the section auth, if it is about this.
+// anonymousPullFaults tells what is wrong with the section auth, if it names this access
+// controller.
 func anonymousPullFaults(config *configuration.Configuration) []error {
 	if config.Auth.Type() != anonymousPullName {
 		return nil
@@ -115,9 +113,9 @@ func anonymousPullFaults(config *configuration.Configuration) []error {
 	return prefixed("", err)
 }
 
-// Authorized implements auth.AccessController. Whoever gives credentials is who they say, or
-// nobody: wrong ones are refused, so that nobody finds out late. The base of the API, /v2/, asks
-// for no access: without the challenge there, clients never send the credentials that they have.
+// Authorized implements auth.AccessController. Wrong credentials are refused also for pulls, so
+// that nobody finds out late. The base of the API, /v2/, asks for no access: without the challenge
+// there, clients never send the credentials that they have.
 func (a *anonymousPull) Authorized(request *http.Request, access ...auth.Access) (*auth.Grant, error) {
 	if a.tokens != nil {
 		request = a.tokens.opened(request)
@@ -150,8 +148,8 @@ func isPull(access []auth.Access) bool {
 	return len(access) > 0
 }
 
-// barred is why nothing is built for a user, who is empty if nobody has logged in; nil: what he
-// asks for is.
+// barred tells why nothing is built for a user, nil if images are. The user is empty if nobody has
+// logged in.
 func (s *Service) barred(user string, request *http.Request, response http.ResponseWriter, repository string) error {
 	controller, ok := s.config.Auth.Parameters()[controllerKey].(*anonymousPull)
 	switch {

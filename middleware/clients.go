@@ -13,14 +13,14 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// clientBits is how much of an IPv6 address tells clients apart: who has one address has all that
-// begin so.
+// clientBits is how many bits of an IPv6 address tell clients apart: whoever has one address has
+// all that begin so.
 const clientBits = 64
 
-// clientOf tells which client a request comes from: the peer's address, unless that is a proxy that
-// is trusted; then the last address that such proxies say, and that is not itself one of them. What
-// stands before that in X-Forwarded-For was said by the client. X-Real-Ip is for proxies that don't
-// write that.
+// clientOf tells which client a request comes from: the address of the peer, unless that is a
+// trusted proxy. Then it is the last address in X-Forwarded-For that is not a trusted proxy itself:
+// the client could have written those before it. X-Real-Ip counts where a proxy writes no
+// X-Forwarded-For.
 func clientOf(request *http.Request, trusted []netip.Prefix) string {
 	peer, err := netip.ParseAddrPort(request.RemoteAddr)
 	if err != nil {
@@ -66,7 +66,8 @@ func isIn(address netip.Addr, networks []netip.Prefix) bool {
 	return false
 }
 
-// What is remembered of clients, in entries of up to a few hundred bytes each.
+// How many clients, and images that they asked for, are remembered. Each takes up to a few hundred
+// bytes.
 const (
 	clientsKept = 10_000
 	newKept     = 50_000
@@ -76,8 +77,8 @@ const (
 // same one again and again while it is built.
 const newMemory = 10 * time.Minute
 
-// A rate bounds how many images that are not stored clients ask for, each by itself: so many in an
-// hour, which may come at once. It is safe for concurrent use.
+// A rate bounds how many images that are not stored each client asks for: perHour in an hour, which
+// may all come at once. It is safe for concurrent use.
 type rate struct {
 	perHour int
 
@@ -114,7 +115,8 @@ func (r *rate) ask(client, image string, now time.Time) error {
 		reserved.CancelAt(now)
 		return busyFor{after.Truncate(time.Second) + time.Second, nixbuilder.Errorf(
 			nixbuilder.Busy,
-			"you have asked for as many images that were not there yet as one client may in an hour, %d (build.newperhour): try again later",
+			"you have asked for as many images that were not there yet as one client may in an hour, "+
+				"%d (build.newperhour): try again later",
 			r.perHour,
 		)}
 	}
@@ -122,7 +124,7 @@ func (r *rate) ask(client, image string, now time.Time) error {
 	return nil
 }
 
-// busyFor is an error of kind Busy that is over at a known time.
+// busyFor is an error of kind Busy that is known to be over after a while.
 type busyFor struct {
 	after time.Duration
 	error

@@ -14,9 +14,9 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
-// Open gives a Service that Setup made the storage of its configuration, without a registry that
-// serves it. It then works beside whatever registries do serve it. What it has begun ends with
-// Close; ctx is for opening alone.
+// Open opens the storage of the configuration for a Service that Setup made, without a registry.
+// Registries may serve the same storage meanwhile. What the Service begins ends with Close; ctx is
+// for opening alone.
 func (s *Service) Open(ctx context.Context) (err error) {
 	switch {
 	case s.readOnly:
@@ -28,8 +28,8 @@ func (s *Service) Open(ctx context.Context) (err error) {
 	if s.config.HTTP.Secret == "" {
 		s.config.HTTP.Secret = rand.Text() // for uploads of clients, of which there are none
 	}
-	// The registry's application is what knows how to open the storage, with its middleware and
-	// caches. It calls attach. What it says of itself while it does is about serving.
+	// The registry's application knows how to open the storage, with its middleware and caches. It
+	// calls attach. What it logs meanwhile is about serving.
 	level := logrus.GetLevel()
 	logrus.SetLevel(logrus.WarnLevel)
 	defer logrus.SetLevel(level)
@@ -58,8 +58,7 @@ func (s *Service) Layout(
 // Concurrency is how many images are worth having built at a time.
 func (s *Service) Concurrency() int { return s.options.Build.Concurrency }
 
-// How tells how packages are built on this machine, and what there is to be said against it, a line
-// each.
+// How tells how packages are built on this machine, and what speaks against that, a line each.
 func (s *Service) How(ctx context.Context) (lines []string, err error) {
 	err = s.beside(func(options nixbuilder.Options) error {
 		lines, err = nixbuilder.How(ctx, options)
@@ -68,8 +67,9 @@ func (s *Service) How(ctx context.Context) (lines []string, err error) {
 	return lines, err
 }
 
-// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is to
-// be mended; err is that it can't be told here and now, for want of Nix or of a remote.
+// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is
+// one of the package set. Err means that there is no telling here and now, for want of Nix or a
+// remote.
 func (s *Service) TryOut(ctx context.Context) (fault, err error) {
 	err = s.beside(func(options nixbuilder.Options) error {
 		fault, err = nixbuilder.Check(ctx, options)

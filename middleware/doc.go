@@ -1,6 +1,6 @@
-// Package middleware lets a Distribution registry answer for images that nobody pushed: a manifest
-// that is not there, under a name made of package names, is built by package nixbuilder and
-// committed into the registry's own storage, and then served by the registry like any other.
+// Package middleware lets a Distribution registry answer for images that nobody pushed. Package
+// nixbuilder builds a manifest that is not there, under a name made of package names. Package
+// imagestore commits it into the registry's own storage, and the registry serves it like any other.
 //
 // It is a repository middleware named nix. A program that is a registry gets it by importing this
 // package:
@@ -15,14 +15,25 @@
 //	      options:
 //	        packages: {path: /srv/packages}
 //
-// Such a program builds its Service on the first request, when prebuilding begins too, and gives it
-// a connection of its own to the storage. One that calls Setup before it starts the registry gets
+// Such a program makes its Service on the first request, with a connection of its own to the
+// storage; prebuilding begins then. A program that calls Setup before it starts the registry gets
 // faults in the stanza reported at once, and shares the registry's connection.
 //
 // It is also an access controller named anonymouspull, which lets everybody pull and leaves the
 // rest to another one. A program that wants it to work with Docker registers the handler Tokens.
 //
+// # A pull
+//
 // Only GET and HEAD of a manifest by tag are looked at; all else passes through. What was pushed
-// always wins. A Service that Setup made can also be opened without a registry, for commands that
-// do what pulls do.
+// always wins.
+//
+//   - repository.go reads the HTTP request: the tag, the client, the forms of an image that it takes.
+//   - pull.go looks the tag up and, unless its image is of the package set as it is now, asks the
+//     builder for the revision and has a job build the image.
+//   - A client waits for that as long as its hold, and is then redirected to the same URL.
+//   - repository.go chooses the form of the image that is served, and errors.go words what went
+//     wrong.
+//
+// A Service that Setup made can also be opened without a registry, for commands that do what pulls
+// do: command.go and prebuild.go.
 package middleware

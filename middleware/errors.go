@@ -23,13 +23,14 @@ const (
 // codeHold sends a client to the same URL again. Container tools follow redirects at once, and give
 // up on an answer that does not begin within 30 s.
 var codeHold = errcode.Register("nix", errcode.ErrorDescriptor{
-	Value:          "BUILDING",
-	Message:        "the image is being built",
-	Description:    "Returned with a Location while an image is being built, so that no client waits for long without a header.",
+	Value:   "BUILDING",
+	Message: "the image is being built",
+	Description: "Returned with a Location while an image is being built, " +
+		"so that no client waits for long without a header.",
 	HTTPStatusCode: http.StatusTemporaryRedirect,
 })
 
-// publicText is what everybody may know of an error, empty for none.
+// publicText returns what everybody may know of an error, empty for none.
 func publicText(err error) string {
 	var asked *nixbuilder.Error
 	switch {
@@ -41,8 +42,8 @@ func publicText(err error) string {
 	return "it can't be built at the moment, see the registry's log"
 }
 
-// explain turns whatever kept a pull from its image into what the registry answers, and sets the
-// headers that belong to it. What is the operator's to know is logged here, and nowhere else.
+// explain turns the error of a pull into the one that the registry answers with, and sets the
+// headers that belong to it. It logs what only the operator may know; nobody else does.
 func (s *Service) explain(name string, p pull, err error) error {
 	retry := func(after time.Duration) { p.header.Set("Retry-After", strconv.Itoa(int(after.Seconds()))) }
 	if asked := (*nixbuilder.Error)(nil); errors.As(err, &asked) {

@@ -10,17 +10,17 @@ import (
 )
 
 const (
-	// latelyKept is how many of the names that were pulled last are known of a new revision before
-	// anybody asks.
+	// latelyKept is how many names are evaluated for a new revision before anybody asks: those that
+	// were pulled last.
 	latelyKept = 10
-	// followPause is how often the set is looked up at the most.
+	// followPause is the shortest time between two look-ups of the set.
 	followPause = time.Second
 )
 
-// follow looks the package set up at the start and every refresh, until ctx ends. Of a new revision
-// it finds out what the names pulled last stand for, so that the next pull need not; and whether
-// the set can be used at all, which is the operator's to mend. A path is looked at by every pull,
-// and so here once.
+// follow looks the package set up at the start and every refresh, until ctx ends. For a new
+// revision it evaluates the names that were pulled last, so that the next pull need not. If the set
+// can't be used at all, it tells the operator in the log. Every pull looks at a path, so follow
+// does it once.
 func (s *Service) follow(ctx context.Context) {
 	var known string
 	for {

@@ -70,9 +70,9 @@ type asker struct {
 	byClient bool
 }
 
-// start returns the job of a key: the one under way, one that failed less than failureMemory ago, or
-// a new one that does the work. Ctx gives values to the new one, its end does not matter. The error
-// is a *nixbuilder.Error of kind Busy.
+// start returns the job of a key: the one under way, one that failed less than failureMemory ago,
+// or a new one that does the work. Ctx gives values to the new one, its end does not matter. The
+// error is a *nixbuilder.Error of kind Busy.
 func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

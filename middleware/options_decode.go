@@ -47,8 +47,8 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	return options, errors.Join(faults...)
 }
 
-// namedKeys returns a value of YAML in which maps whose keys are all texts are maps by text, so that
-// the decoder can name their keys.
+// namedKeys returns a value of YAML in which maps whose keys are all texts are maps by text, so
+// that the decoder can name their keys.
 func namedKeys(value any) any {
 	switch value := value.(type) {
 	case map[string]any:

@@ -188,7 +188,8 @@ func (o Options) sizeFaults(f *faults) {
 		{"build.newperhour", int64(o.Build.NewPerHour), 1, 1_000_000},
 		{"build.maxsize", int64(o.Build.MaxSize), 1, 1 << 50},
 		{"cachesize", int64(o.CacheSize), units.MB, 1 << 50},
-		// Container engines take 127 layers. The root layer and the container's own are two of them.
+		// Container engines take 127 layers. The root layer and the container's own are two of
+		// them.
 		{"image.layers", int64(o.Image.Layers), 1, 125},
 		{"nix.evaluationmemory", int64(o.Nix.EvaluationMemory), 64 * units.MiB, 1 << 50},
 	} {

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// What Build finds or makes of an image.
+// What Build did.
 const (
 	Built     = "built"
 	Unchanged = "unchanged" // it was there, of the package set as it is now
@@ -20,7 +20,7 @@ const (
 
 // A Result is the image that Build leaves stored.
 type Result struct {
-	// Image is NAME:TAG, Digest what the tag points to: an index of several platforms, or a
+	// Image is NAME:TAG. Digest is what the tag points to: an index of several platforms, or a
 	// manifest.
 	Image  string
 	Digest digest.Digest
@@ -74,8 +74,8 @@ func (s *Service) repository(ctx context.Context, name reference.Named) (distrib
 	return s.notifier.wrap(repo), nil
 }
 
-// prebuild keeps the images of the option prebuild as the package set is, until ctx ends. It makes
-// one at a time, so that of the builds that may run at a time one at most is not a client's.
+// prebuild keeps the images of the option prebuild current with the package set, until ctx ends. It
+// makes one at a time: so of the builds that may run, one at most is not a client's.
 func (s *Service) prebuild(ctx context.Context) {
 	for {
 		for _, text := range s.options.Prebuild {

@@ -17,15 +17,15 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// repository is a repository within one request. The registry asks it for its manifests first,
-// which is when an image is built, and then for the digest of the tag.
+// A repository is one within a single request. The registry asks first for its manifests, which is
+// when an image is built, and then for the digest of the tag.
 type repository struct {
 	distribution.Repository
 	service *Service
 	answer  digest.Digest // the manifest to serve in place of the tag's, or empty
 }
 
-// Manifests makes sure that what a pull asks for is there, if it can be built.
+// Manifests builds the image that a pull asks for, if it is not there and can be built.
 func (r *repository) Manifests(
 	ctx context.Context, options ...distribution.ManifestServiceOption,
 ) (distribution.ManifestService, error) {
@@ -74,8 +74,8 @@ func (t answeringTags) Get(context.Context, string) (v1.Descriptor, error) {
 }
 
 const (
-	// redirectsParameter counts, in the query, how often a client was redirected to the same URL. It
-	// is called hold as each redirect ends one.
+	// redirectsParameter counts, in the query, how often a client was redirected to the same URL.
+	// It is called hold as each redirect ends one.
 	redirectsParameter = "hold"
 	// maxRedirects is one less than the redirects that Go's HTTP client follows, and with it most
 	// container tools.
@@ -96,8 +96,8 @@ type pull struct {
 var errForeign = nixbuilder.Errorf(nixbuilder.Denied,
 	"a web page of another site asks for this, and nothing is built for such: pull the image with a container tool")
 
-// pullOf reads the request that the registry's context carries; it is false for anything but a pull
-// by tag.
+// pullOf reads the request that the registry's context carries. It returns false for anything but a
+// pull by tag.
 func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	request, ok := ctx.Value("http.request").(*http.Request)
 	if !ok || request.Method != http.MethodGet && request.Method != http.MethodHead {
@@ -129,9 +129,9 @@ func (s *Service) pullOf(ctx context.Context) (pull, bool) {
 	}, true
 }
 
-// isForeign tells whether a browser asks for the page of another site. Browsers say so of all
-// requests to https and to this machine, and otherwise name the page's origin where it could read
-// the answer. Nobody else sends these headers.
+// isForeign tells whether a browser asks on behalf of a page of another site. Browsers say so with
+// Sec-Fetch-Site in requests to https and to this machine. In others they name the origin of the
+// page where the page could read the answer. Nobody else sends these headers.
 func isForeign(request *http.Request) bool {
 	switch request.Header.Get("Sec-Fetch-Site") {
 	case "same-origin", "none": // the registry's own page; somebody who typed the address
@@ -162,8 +162,8 @@ func redirectsOf(asked *url.URL) int {
 // accepts are the forms of an image that a client takes.
 type accepts struct{ index, manifest, docker bool }
 
-// acceptsOf reads a request's header. A client that says nothing, or that takes anything, gets
-// Docker's form, as the registry itself has it only for those who ask for OCI's by name.
+// acceptsOf reads a request's header. A client that says nothing, or takes anything, gets Docker's
+// form: the registry itself, too, serves OCI's only to those who ask for it by name.
 func acceptsOf(header http.Header) accepts {
 	var a accepts
 	said := false

@@ -32,8 +32,8 @@ import (
 // name is what the middleware is called in config.yml.
 const name = "nix"
 
-// serviceKey is where Setup leaves the Service in the options that the registry hands to the
-// middleware. No YAML key can be it.
+// serviceKey is the key under which Setup leaves the Service in the options that the registry hands
+// to the middleware. No key of YAML can be the same.
 const serviceKey = "\x00service"
 
 // A builder is a nixbuilder.Builder, or that of a test.
@@ -52,11 +52,11 @@ type builder interface {
 type Service struct {
 	config   *configuration.Configuration
 	options  Options
-	form     string   // of images, by the options
+	form     string   // of images, as the options have it
 	tags     []string // that the operator chose, not a client
 	proxies  []netip.Prefix
 	readOnly bool
-	serves   bool // or else it is a command's
+	serves   bool // for a registry, not a command
 	recent   recentBuilds
 	tuning   runtimeTuning
 
@@ -64,8 +64,8 @@ type Service struct {
 	builder   builder
 	namespace distribution.Namespace
 	store     *imagestore.Store
-	manifests *weighted.Cache[digest.Digest, distribution.Manifest] // nil: somebody is notified of each that the storage is asked for
-	lately    *lru.Cache[string, names.Request]                     // what was pulled last of the set as it was then
+	manifests *weighted.Cache[digest.Digest, distribution.Manifest] // nil: each is read, as somebody is notified of it
+	lately    *lru.Cache[string, names.Request]                     // the names that were pulled last, as latest
 	jobs      *jobs
 	rate      *rate
 	notifier  notifier
@@ -85,10 +85,10 @@ func init() {
 	}
 }
 
-// Setup reads the nix stanza of a registry's configuration and prepares the registry to be served
-// by the Service: the caller starts it with the same configuration afterwards. It returns nil if
-// there is no stanza. Every fault is in the error, on a line of its own that begins with the key;
-// nothing is started then.
+// Setup reads the nix stanza of a registry's configuration, and has the Service answer pulls of the
+// registry that the caller starts afterwards with the same configuration. It returns nil if there
+// is no stanza. The error has a line for each fault, which begins with the key; nothing is started
+// then.
 func Setup(config *configuration.Configuration) (*Service, error) {
 	stanza, err := find(config)
 	if stanza == nil || err != nil {
@@ -114,10 +114,8 @@ func find(config *configuration.Configuration) (*configuration.Middleware, error
 		switch {
 		case stanzas[i].Name != name:
 		case stanzas[i].Disabled: // which the registry itself does not look at
-			return nil, fmt.Errorf(
-				"middleware.repository[%d].disabled: is ignored by the registry: remove the stanza instead",
-				i,
-			)
+			const fault = "middleware.repository[%d].disabled: is ignored by the registry: remove the stanza instead"
+			return nil, fmt.Errorf(fault, i)
 		case found != nil:
 			return nil, fmt.Errorf("middleware.repository[%d]: %s is listed twice", i, name)
 		default:
@@ -130,12 +128,8 @@ func find(config *configuration.Configuration) (*configuration.Middleware, error
 func newService(config *configuration.Configuration, stanza *configuration.Middleware) (*Service, error) {
 	var faults []error
 	if config.Proxy.RemoteURL != "" {
-		faults = append(
-			faults,
-			errors.New(
-				"proxy.remoteurl: a pull-through cache has nothing to do with images that are built: use one registry for each",
-			),
-		)
+		faults = append(faults, errors.New("proxy.remoteurl: "+
+			"a pull-through cache has nothing to do with images that are built: use one registry for each"))
 	}
 	faults = append(faults, anonymousPullFaults(config)...)
 	options, err := ParseOptions(stanza.Options)
@@ -143,11 +137,9 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 		faults = append(faults, prefixed("middleware.repository["+name+"].options.", err)...)
 	}
 	if readOnly(config) && len(options.Prebuild) > 0 {
-		faults = append(
-			faults,
-			fmt.Errorf("middleware.repository[%s].options.prebuild: nothing is built in read-only mode, "+
-				"which storage.maintenance.readonly.enabled has switched on: leave one of the two", name),
-		)
+		faults = append(faults, fmt.Errorf("middleware.repository[%s].options.prebuild: "+
+			"nothing is built in read-only mode, which storage.maintenance.readonly.enabled has switched on: "+
+			"leave one of the two", name))
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
@@ -157,7 +149,13 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 		return nil, err
 	}
 	return &Service{
-		config: config, options: options, form: options.form(), tags: options.tags(), proxies: proxies, readOnly: readOnly(config), serves: true,
+		config:   config,
+		options:  options,
+		form:     options.form(),
+		tags:     options.tags(),
+		proxies:  proxies,
+		readOnly: readOnly(config),
+		serves:   true,
 	}, nil
 }
 
@@ -212,8 +210,8 @@ func (s *Service) open(namespace distribution.Namespace, storage driver.StorageD
 	return err
 }
 
-// closeTime is how long Close waits for the builds under way, and again for links: both may wait for
-// a storage that does not answer.
+// closeTime is how long Close waits for the builds under way, and again for links: both may wait
+// for a storage that does not answer.
 const closeTime = 10 * time.Second
 
 // Close ends the builds under way, of which no tag remains, and the connections to Nix, links the
@@ -234,8 +232,8 @@ func (s *Service) Close() {
 	s.notifier.close()
 }
 
-// A plugin is what the registry calls. It finds the Service that Setup made, or makes the one of
-// each configuration once.
+// The registry calls a plugin. It finds the Service that Setup made, or makes one for each
+// configuration, once.
 type plugin struct {
 	mu       sync.Mutex
 	services map[*configuration.Configuration]*Service

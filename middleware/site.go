@@ -20,9 +20,9 @@ const siteAge = "public, max-age=300"
 //go:embed site.html
 var sitePage string
 
-// Site answers whatever is not the registry's API: with the files of web.dir, or with a page that
+// Site answers requests outside the registry's API, with the files of web.dir or with a page that
 // says what this is. A program has it by registry.RegisterHandler(middleware.Site), before it
-// starts the registry; a registry without the nix stanza is left as it is.
+// starts the registry. A registry without the nix stanza is left as it is.
 func Site(config *configuration.Configuration, api http.Handler) http.Handler {
 	stanza, err := find(config)
 	if stanza == nil || err != nil {
@@ -51,8 +51,8 @@ func Site(config *configuration.Configuration, api http.Handler) http.Handler {
 	})
 }
 
-// files serves the files below a directory: no listings, nothing whose name begins with a dot,
-// nothing that a link leads to outside. A directory that is not there, now or later, has no files.
+// files serves the files below a directory: no listings, no names that begin with a dot, no links
+// that lead outside. A directory that is not there, now or later, has no files.
 func files(dir string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		err := serveFile(w, r, dir)
@@ -105,8 +105,8 @@ func serveFile(w http.ResponseWriter, r *http.Request, dir string) error {
 	return nil
 }
 
-// page is the site of a registry that has none of its own. What was built lately is shown where
-// everybody may pull everything.
+// page is the site of a registry that has none of its own. It lists recent builds where everybody
+// may pull everything.
 func (s *Service) page(config *configuration.Configuration) http.Handler {
 	page := template.Must(template.New("site").Parse(sitePage))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -29,11 +29,12 @@ const tokenLife = 15 * time.Minute
 // tokenFile is where tokens are, below /v2/.
 const tokenFile = "token"
 
-// Tokens gives tokens to the clients of a registry with the access controller anonymouspull over
-// one for passwords, such as htpasswd; others are left as they are. A program has it by
-// registry.RegisterHandler(middleware.Tokens), before it starts the registry. Docker pulls nothing
-// without a password where it is challenged for one, but it asks everywhere for a token without
-// one.
+// Tokens gives tokens to the clients of a registry whose access controller is anonymouspull over
+// one for passwords, such as htpasswd. Other registries are left as they are. A program has it by
+// registry.RegisterHandler(middleware.Tokens), before it starts the registry.
+//
+// Docker needs it: challenged for a password, it pulls nothing without one, but it asks for a token
+// also without a password.
 func Tokens(config *configuration.Configuration, api http.Handler) http.Handler {
 	controller, ok := config.Auth.Parameters()[controllerKey].(*anonymousPull)
 	if !ok || !controller.wantsPasswords() {
@@ -55,14 +56,14 @@ func Tokens(config *configuration.Configuration, api http.Handler) http.Handler 
 	})
 }
 
-// tokens are the credentials of clients, sealed: the registry keeps none, and who has changed a
-// password has changed all. They are safe for concurrent use.
+// tokens seals the credentials of clients into tokens. So the registry keeps none, and a token ends
+// with the password that is in it. It is safe for concurrent use.
 type tokens struct {
 	sealer cipher.AEAD
-	host   *url.URL // http.host; nil: what requests say
+	host   *url.URL // http.host; nil: the host of each request
 }
 
-// newTokens makes the key of http.secret, which replicas share.
+// newTokens derives the key from http.secret, which replicas share.
 func newTokens(config *configuration.Configuration) (*tokens, error) {
 	secret := config.HTTP.Secret
 	if secret == "" {
@@ -86,9 +87,9 @@ func newTokens(config *configuration.Configuration) (*tokens, error) {
 	return t, err
 }
 
-// sealed is what a token holds.
+// sealed is the content of a token.
 type sealed struct {
-	User, Password string // both empty: nobody's
+	User, Password string // both empty: the token is nobody's
 	Until          time.Time
 }
 
@@ -100,7 +101,7 @@ func (t *tokens) seal(what sealed) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(t.sealer.Seal(nil, nil, text, nil)), nil
 }
 
-// unseal is false for what is no token of these, or no longer one.
+// unseal returns false for a text that is not one of these tokens, or no longer one.
 func (t *tokens) unseal(token string) (what sealed, ok bool) {
 	text, err := base64.RawURLEncoding.DecodeString(token)
 	if err == nil {
@@ -112,7 +113,7 @@ func (t *tokens) unseal(token string) (what sealed, ok bool) {
 	return what, err == nil && time.Now().Before(what.Until)
 }
 
-// opened is a request with the credentials of its token instead of the token.
+// opened returns a request with the credentials of its token instead of the token.
 func (t *tokens) opened(request *http.Request) *http.Request {
 	token, ok := strings.CutPrefix(request.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -127,7 +128,7 @@ func (t *tokens) opened(request *http.Request) *http.Request {
 	return request
 }
 
-// A tokenChallenge sends a client for a token that a challenge would have asked for a password.
+// A tokenChallenge sends a client for a token where another challenge asks for a password.
 type tokenChallenge struct {
 	auth.Challenge
 	tokens *tokens
@@ -158,7 +159,7 @@ func (c tokenChallenge) SetHeaders(request *http.Request, w http.ResponseWriter)
 	w.Header().Set("WWW-Authenticate", challenge)
 }
 
-// giveToken answers a client that wants a token: for the user that it says it is, or for nobody.
+// giveToken answers a client that wants a token, be it for the user that it says it is or nobody's.
 func (a *anonymousPull) giveToken(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		w.Header().Set("Allow", http.MethodGet)
@@ -188,12 +189,15 @@ func (a *anonymousPull) giveToken(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(map[string]any{
-		"token": token, "access_token": token, "expires_in": int(tokenLife.Seconds()), "issued_at": time.Now().UTC().Format(time.RFC3339),
+		"token":        token,
+		"access_token": token,
+		"expires_in":   int(tokenLife.Seconds()),
+		"issued_at":    time.Now().UTC().Format(time.RFC3339),
 	})
 }
 
-// wantsPasswords tells whether the other access controller takes a user and a password, rather than
-// tokens of somebody else's.
+// wantsPasswords tells whether the other access controller takes a user and a password, not tokens
+// of somebody else's.
 func (a *anonymousPull) wantsPasswords() bool {
 	request, err := http.NewRequest(http.MethodGet, "http://localhost/v2/", nil) //nolint:noctx // it is not sent
 	if err != nil {

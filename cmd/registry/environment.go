@@ -80,7 +80,8 @@ func (e *environment) storage() map[string]any {
 	case "gcs":
 		bucket := e.get("GCS_BUCKET")
 		if !bucketName.MatchString(bucket) {
-			e.fault("GCS_BUCKET: %q is not the name of a bucket: with %s=gcs, it is where images are kept", bucket, backend)
+			const fault = "GCS_BUCKET: %q is not the name of a bucket: with %s=gcs, it is where images are kept"
+			e.fault(fault, bucket, backend)
 		}
 		gcs := map[string]any{"bucket": bucket}
 		if key := e.get("GOOGLE_APPLICATION_CREDENTIALS"); key != "" {

@@ -18,21 +18,21 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// nixCommand has the commands by which an operator prepares images before anyone asks for them.
+// nixCommand groups the commands that prepare images of Nix packages before anyone asks for them.
 func nixCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "nix",
 		Short: "Prepare images of Nix packages before anyone asks for them",
 		Long: `Prepare images of Nix packages before anyone asks for them.
 
-These commands work on the storage and the Nix store that the configuration names, whether or not registries serve it
-meanwhile. Run them as the user that the registry runs as.`,
+These commands work on the storage and the Nix store that the configuration names, whether or not
+registries serve it meanwhile. Run them as the user that the registry runs as.`,
 		Args: cobra.NoArgs, // names of other commands
 		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	var config string
-	const use = "the registry's configuration `FILE` (default: what registry serve would take, see there)"
-	command.PersistentFlags().StringVar(&config, "config", "", use)
+	command.PersistentFlags().StringVar(&config, "config", "",
+		"the registry's configuration `FILE` (default: what registry serve would take, see there)")
 	command.AddCommand(buildCommand(&config), layoutCommand(&config))
 	return command
 }
@@ -43,12 +43,13 @@ func buildCommand(config *string) *cobra.Command {
 		Short: "Build images and store them, as a pull of each would",
 		Long: `Build images and store them, as a pull of each would.
 
-NAME is what is pulled, without the host. Packages are those of the set that the configuration names, TAG (latest) says
-of which revision.
+NAME is what is pulled, without the host. Packages are those of the set that the configuration
+names, TAG (latest) says of which revision.
 
-For every image that is there in the end, one line on stdout has its name and tag, its digest, and one of: built;
-unchanged, if it was there and the package set is still the same; pushed, if somebody has pushed an image under that
-tag, which is then left alone. What goes wrong is on stderr. The exit status is 1 if any image failed.`,
+For every image that is there in the end, one line on stdout has its name and tag, its digest, and
+one of: built; unchanged, if it was there and the package set is still the same; pushed, if somebody
+has pushed an image under that tag, which is then left alone. What goes wrong is on stderr. The exit
+status is 1 if any image failed.`,
 		Example:       "  registry nix build --config config.yml shell/git/htop hello:latest",
 		Args:          cobra.MinimumNArgs(1),
 		SilenceUsage:  true,
@@ -69,13 +70,13 @@ func layoutCommand(config *string) *cobra.Command {
 		Short: "Decide which packages share layers, for the whole package set at once",
 		Long: `Decide which packages share layers, for the whole package set at once.
 
-Without this, the first image that has a package decides. With it, images do not depend on what was asked for first,
-and share more. Decisions that were made before stay; packages that come later are decided about when they come, or
-when this is run again.
+Without this, the first image that has a package decides. With it, images do not depend on what was
+asked for first, and share more. Decisions that were made before stay; packages that come later are
+decided about when they come, or when this is run again.
 
-Every NAME is a package, or a set of packages such as perlPackages; none stands for the whole set. What a package refers
-to is known from the Nix store, or else from binary caches, of which nothing is downloaded. A package that neither has
-is skipped and counted.`,
+Every NAME is a package, or a set of packages such as perlPackages; none stands for the whole set.
+What a package refers to is known from the Nix store, or else from binary caches, of which nothing
+is downloaded. A package that neither has is skipped and counted.`,
 		Example: "  registry nix layout --config config.yml\n" +
 			"  registry nix layout --config config.yml --build git htop perlPackages",
 		SilenceUsage:  true,
@@ -88,15 +89,14 @@ is skipped and counted.`,
 			return withService(command.Context(), *config, work)
 		},
 	}
-	const use = "download and build packages, so that none is skipped that can be built"
-	command.Flags().BoolVar(&options.Build, "build", false, use)
+	command.Flags().BoolVar(&options.Build, "build", false,
+		"download and build packages, so that none is skipped that can be built")
 	return command
 }
 
-// withService runs work with the Service of a configuration, until work or the process is to end.
-func withService(
-	ctx context.Context, config string, work func(ctx context.Context, service *middleware.Service) error,
-) error {
+// withService runs work with the Service of a configuration, until that ends or the process is told
+// to end.
+func withService(ctx context.Context, config string, work func(context.Context, *middleware.Service) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
@@ -130,7 +130,7 @@ func withService(
 	return err
 }
 
-// setLevel logs at the registry's level. Where the log goes, and its form, suit a terminal.
+// setLevel logs as much as the registry would. The log goes to the terminal, in its form.
 func setLevel(config *configuration.Configuration) error {
 	level := string(config.Log.Level)
 	if level == "" {
@@ -144,7 +144,7 @@ func setLevel(config *configuration.Configuration) error {
 	return nil
 }
 
-// build builds images, several at a time, and prints each as it is done.
+// build makes images, several at a time, and prints each as it is done.
 func build(ctx context.Context, service *middleware.Service, images []string, out, errOut io.Writer) error {
 	var all errgroup.Group
 	all.SetLimit(service.Concurrency())
@@ -177,7 +177,7 @@ func build(ctx context.Context, service *middleware.Service, images []string, ou
 	return err
 }
 
-// layout decides about layers, and prints a summary.
+// layout decides about layers, and prints the result.
 func layout(ctx context.Context, service *middleware.Service, options nixbuilder.LayoutOptions, out io.Writer) error {
 	revision, made, err := service.Layout(ctx, options)
 	if err != nil {
@@ -193,8 +193,8 @@ func layout(ctx context.Context, service *middleware.Service, options nixbuilder
 		logrus.Warnf("%d packages are skipped: neither the Nix store nor a binary cache has them%s", made.Absent, way)
 	}
 	if made.Failed+made.Denied > 0 {
-		const skipped = "%d names are skipped that give no package, and %d packages that are denied"
-		logrus.Infof(skipped, made.Failed, made.Denied)
+		logrus.Infof("%d names are skipped that give no package, and %d packages that are denied",
+			made.Failed, made.Denied)
 	}
 	return err
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
 
-// These modes let other users of the machine in.
+// Modes that let other users of the machine in.
 const (
 	othersMay    = 0o007
 	onlyOwner    = 0o077
@@ -23,9 +23,9 @@ const (
 // defaultRoot is where upstream's filesystem driver keeps what it stores.
 const defaultRoot = "/var/lib/registry"
 
-// keepPrivate keeps other users of the machine from reading what is stored. They could read files
-// that root writes, since evaluations of root's run as another user. So the directory of the
-// storage is closed to them here; the builder closes cachedir.
+// keepPrivate keeps other users of the machine from reading what is stored. Root's files stay
+// readable, as evaluations of root's run as another user. Others do not get at them: the directory
+// of the storage is closed to them here, and cachedir by the builder.
 func keepPrivate(config *configuration.Configuration) {
 	if os.Geteuid() == 0 {
 		unix.Umask(othersCantDo)
@@ -40,13 +40,13 @@ func keepPrivate(config *configuration.Configuration) {
 		root = defaultRoot
 	}
 	if err := closeToOthers(root); err != nil {
-		logrus.WithError(err).Info("storage.filesystem.rootdirectory: can't be closed to other users of this " +
-			"machine, who may read what root or an earlier release has written")
+		logrus.WithError(err).Info("storage.filesystem.rootdirectory: can't be closed to other users " +
+			"of this machine, who may read what root or an earlier release has written")
 	}
 }
 
-// closeToOthers leaves a directory to its owner and its group. It makes a new one for its owner
-// alone.
+// closeToOthers leaves a directory to its owner and its group. One that is not there is made, for
+// its owner alone.
 func closeToOthers(dir string) error {
 	info, err := os.Stat(dir)
 	switch {
@@ -60,8 +60,8 @@ func closeToOthers(dir string) error {
 	return os.Chmod(dir, info.Mode()&^(fs.ModeType|othersMay))
 }
 
-// A redaction removes secrets from what upstream logs: the headers of notification endpoints, and
-// users and passwords in URLs.
+// A redaction takes secrets out of what upstream logs: the headers of notification endpoints, and
+// the users and passwords of URLs.
 type redaction struct{}
 
 func (redaction) Levels() []logrus.Level { return logrus.AllLevels }

@@ -32,13 +32,15 @@ func serveCommand() *cobra.Command {
 		Short: "Serve images that were pushed, and images of Nix packages",
 		Long: `Serve images that were pushed, and images of Nix packages.
 
-CONFIG is a Distribution configuration file; REGISTRY_CONFIGURATION_PATH names it otherwise. Images are built from
-packages where it has a stanza middleware.repository with the name nix: see config.yml.example.
+CONFIG is a Distribution configuration file; REGISTRY_CONFIGURATION_PATH names it otherwise. Images
+are built from packages where it has a stanza middleware.repository with the name nix: see
+config.yml.example.
 
-Without a file, and with NIXERY_STORAGE_BACKEND set, the registry is configured by Nixery's variables:
-NIXERY_STORAGE_BACKEND (gcs or filesystem), STORAGE_PATH or GCS_BUCKET, PORT, one of NIXERY_CHANNEL, NIXERY_PKGS_REPO
-and NIXERY_PKGS_PATH, and if need be WEB_DIR, NIX_TIMEOUT and GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=false
-has nothing built: packages are those of cache.nixos.org.`,
+Without a file, and with NIXERY_STORAGE_BACKEND set, the registry is configured by Nixery's
+variables: NIXERY_STORAGE_BACKEND (gcs or filesystem), STORAGE_PATH or GCS_BUCKET, PORT, one of
+NIXERY_CHANNEL, NIXERY_PKGS_REPO and NIXERY_PKGS_PATH, and if need be WEB_DIR, NIX_TIMEOUT and
+GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=false has nothing built: packages are those of
+cache.nixos.org.`,
 		Example:       "  registry serve config.yml\n  docker pull localhost:5000/shell/git/htop",
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
@@ -59,17 +61,16 @@ has nothing built: packages are those of cache.nixos.org.`,
 			return prefixed(name, err)
 		},
 	}
-	const use = "read the configuration, evaluate the package set, " +
-		"report what is wrong with them and how packages are built, and do not serve"
-	command.Flags().BoolVar(&check, "check", false, use)
+	command.Flags().BoolVar(&check, "check", false, "read the configuration, evaluate the package set, "+
+		"report what is wrong with them and how packages are built, and do not serve")
 	return command
 }
 
 // tryTime is how long --check tries to get at a package set.
 const tryTime = 2 * time.Minute
 
-// tryOut returns what is wrong with the package set. If that can't be found out on this machine, it
-// says so on errOut. On out, it tells how packages are built.
+// tryOut returns what is wrong with the package set. If this machine can't find that out, it says
+// so on errOut. On out, it tells how packages are built.
 func tryOut(ctx context.Context, service *middleware.Service, name string, out, errOut io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -89,7 +90,7 @@ func tryOut(ctx context.Context, service *middleware.Service, name string, out, 
 	return fault
 }
 
-// find returns the configuration's text and where it is from.
+// find returns the configuration's text, and where it is from.
 func find(args []string) (name string, text []byte, err error) {
 	name = os.Getenv("REGISTRY_CONFIGURATION_PATH")
 	if len(args) > 0 {
@@ -110,8 +111,8 @@ func find(args []string) (name string, text []byte, err error) {
 	return "environment", text, prefixed("environment", err)
 }
 
-// load reads a configuration, and checks what the registry would only notice while serving. Without
-// a stanza for it, there is no service.
+// load reads a configuration and checks what the registry would only find out when it serves. The
+// Service is nil if there is no stanza for it.
 func load(text []byte) (*configuration.Configuration, *middleware.Service, error) {
 	config, err := configuration.Parse(bytes.NewReader(text))
 	if err != nil {
@@ -120,8 +121,8 @@ func load(text []byte) (*configuration.Configuration, *middleware.Service, error
 	var faults []error
 	for i, stanza := range config.Middleware["repository"] {
 		if stanza.Name != "nix" {
-			const unknown = "middleware.repository[%d].name: there is no repository middleware %q"
-			faults = append(faults, fmt.Errorf(unknown, i, stanza.Name))
+			const fault = "middleware.repository[%d].name: there is no repository middleware %q"
+			faults = append(faults, fmt.Errorf(fault, i, stanza.Name))
 		}
 	}
 	service, err := middleware.Setup(config)
@@ -131,7 +132,7 @@ func load(text []byte) (*configuration.Configuration, *middleware.Service, error
 	return config, service, errors.Join(faults...)
 }
 
-// prefixed begins every line of an error with the place that a configuration is from.
+// prefixed puts where a configuration is from before every line of an error.
 func prefixed(name string, err error) error {
 	if err == nil {
 		return nil
@@ -145,8 +146,8 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	if err := quietTracing(config.Log.Level); err != nil {
 		return err
 	}
-	//nolint:revive,staticcheck // the key that the registry logs by
-	ctx := context.WithValue(context.Background(), "version", version.Version())
+	const versionKey = "version"                                                  // by which the registry logs it
+	ctx := context.WithValue(context.Background(), versionKey, version.Version()) //nolint:revive,staticcheck // see there
 	served, err := newRegistry(ctx, config)
 	if err != nil {
 		return err
@@ -158,9 +159,9 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	return served.ListenAndServe()
 }
 
-// quietTracing keeps the registry from sending traces to this machine's port 4318 unless somebody
-// asked for that. It also keeps it from writing every call of the storage as JSON for a log that
-// does not show it, which is a tenth of what a stored image costs.
+// quietTracing keeps the registry from sending traces to this machine's port 4318 when nobody asked
+// for that. It also keeps it from writing every call of the storage as JSON for a log that has no
+// room for it, which is a tenth of what a stored image costs.
 func quietTracing(level configuration.Loglevel) error {
 	for _, variable := range os.Environ() {
 		if strings.HasPrefix(variable, "OTEL_") {
@@ -168,12 +169,13 @@ func quietTracing(level configuration.Loglevel) error {
 		}
 	}
 	if level != "debug" {
-		otel.SetTracerProvider(noop.NewTracerProvider()) // the first one that is set is the storage drivers'
+		// The storage drivers use the first one that is set.
+		otel.SetTracerProvider(noop.NewTracerProvider())
 	}
 	return os.Setenv("OTEL_TRACES_EXPORTER", "none")
 }
 
-// newRegistry turns upstream's panics about a configuration into errors.
+// newRegistry returns an error where upstream panics, as it does over a configuration.
 func newRegistry(ctx context.Context, config *configuration.Configuration) (r *registry.Registry, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
@@ -183,8 +185,8 @@ func newRegistry(ctx context.Context, config *configuration.Configuration) (r *r
 	return registry.NewRegistry(ctx, config)
 }
 
-// serveDebug serves what upstream's own serve command does: expvar, profiles and, if asked for,
-// metrics, on another address.
+// serveDebug does what upstream's own serve command does: expvar, profiles and, if asked for,
+// metrics on another address.
 func serveDebug(config *configuration.Configuration) {
 	debug := config.HTTP.Debug
 	if debug.Addr == "" {

@@ -17,8 +17,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Layers are served as soon as their links are pending, from the repository that needs them and from
-// no other. In the end they are linked, whatever happens in between.
+// Layers are served as soon as their links are pending, from the repository that needs them and
+// from no other. In the end they are linked, whatever happens in between.
 func TestPendingLinks(t *testing.T) {
 	for _, test := range []struct {
 		name string

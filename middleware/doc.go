@@ -27,7 +27,8 @@
 // Only GET and HEAD of a manifest by tag are looked at; all else passes through. What was pushed
 // always wins.
 //
-//   - repository.go reads the HTTP request: the tag, the client, the forms of an image that it takes.
+//   - repository.go reads the HTTP request: the tag, the client, and the forms of an image that it
+//     takes.
 //   - pull.go looks the tag up and, unless its image is of the package set as it is now, asks the
 //     builder for the revision and has a job build the image.
 //   - A client waits for that as long as its hold, and is then redirected to the same URL.

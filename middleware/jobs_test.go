@@ -51,10 +51,11 @@ func TestJobsOutliveTheirClient(t *testing.T) {
 	j := newJobs(10, 10)
 	ctx, leave := context.WithCancel(t.Context())
 	release := make(chan struct{})
-	started, err := j.start(ctx, "git:latest", asker{client: "someone"}, func(ctx context.Context) (source.Pinned, error) {
+	build := func(ctx context.Context) (source.Pinned, error) {
 		<-release
 		return source.Pinned{}, ctx.Err()
-	})
+	}
+	started, err := j.start(ctx, "git:latest", asker{client: "someone"}, build)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,10 +156,11 @@ func TestJobsEnd(t *testing.T) {
 	j := newJobs(2, 2)
 	var all []*job
 	for _, key := range []string{"a", "b"} {
-		started, err := j.start(t.Context(), key, asker{client: "someone"}, func(ctx context.Context) (source.Pinned, error) {
+		build := func(ctx context.Context) (source.Pinned, error) {
 			<-ctx.Done()
 			return source.Pinned{}, ctx.Err()
-		})
+		}
+		started, err := j.start(t.Context(), key, asker{client: "someone"}, build)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,20 +219,21 @@ func TestJobsRememberFailures(t *testing.T) {
 
 func TestJobsSurvivePanics(t *testing.T) {
 	j := newJobs(1, 1)
-	started, err := j.start(
-		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) (source.Pinned, error) { panic("boom") },
-	)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if <-started.done; started.err == nil || !strings.Contains(started.err.Error(), "boom") {
-		t.Errorf("error %v, want one that says boom", started.err)
-	}
-	if again, err := j.start(
-		t.Context(), "git:latest", asker{client: "someone"}, func(context.Context) (source.Pinned, error) { return source.Pinned{}, nil },
-	); err != nil {
-		t.Errorf("after a panic: %v", err)
-	} else if <-again.done; again.err != nil {
-		t.Errorf("after a panic: %v", again.err)
+	for _, test := range []struct {
+		name string
+		do   work
+		want string // in the error
+	}{
+		{"a panic", func(context.Context) (source.Pinned, error) { panic("boom") }, "boom"},
+		{"after it", func(context.Context) (source.Pinned, error) { return source.Pinned{}, nil }, ""},
+	} {
+		started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, test.do)
+		if err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		_, err = started.await(t.Context(), nil)
+		if (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want one with %q", test.name, err, test.want)
+		}
 	}
 }

@@ -76,8 +76,11 @@ func TestParseOptions(t *testing.T) {
 		name, stanza string
 		want         Options
 	}{
-		{"where channels come from, for a set to look up", "packages: {path: " + set + ", nixpath: {x: {channel: nixos-26.05}}, " +
-			"channels: https://example.org/c, archives: https://example.org/a}", fetching},
+		{
+			"where channels come from, for a set to look up",
+			"packages: {path: " + set + ", nixpath: {x: {channel: nixos-26.05}}, " +
+				"channels: https://example.org/c, archives: https://example.org/a}", fetching,
+		},
 		{"least", "packages: {path: " + set + "}", want},
 		{"all", `
 packages: {path: ` + set + `}
@@ -156,7 +159,8 @@ func TestSetupFaults(t *testing.T) {
 			want:   []string{options + "packages: names several package sets: leave one of channel, git"},
 		},
 		{name: "no channel", stanza: "packages: {channel: stable, archives: example.org}", want: []string{
-			options + "packages.channel: \"example.org\" is not an http", options + "packages.channel: \"stable\" is neither a channel",
+			options + "packages.channel: \"example.org\" is not an http",
+			options + "packages.channel: \"stable\" is neither a channel",
 		}},
 		{
 			name: "where channels come from, without one",
@@ -198,36 +202,65 @@ func TestSetupFaults(t *testing.T) {
 			name: "tags of a path", stanza: path[:len(path)-2] + ", tags: [\"*\"]}",
 			want: []string{options + "packages.tags: says which branches"},
 		},
-		{name: "what can't be looked up", stanza: path[:len(path)-2] + ", nixpath: {a/b: {path: " + set + "}, none: {}, two: {channel: nixos-26.05, path: /x}, other: {chanel: x}, gone: {path: /nonexistent/x}, git: {git: {ref: main}}}}", want: []string{
-			options + "packages.nixpath.other.chanel: unknown key",
-			options + "packages.nixpath.a/b: is not a name that can be looked up", options + "packages.nixpath.git.git.url: missing",
-			options + "packages.nixpath.git: names no package set", options + "packages.nixpath.gone.path: stat /nonexistent/x", options + "packages.nixpath.none: names no package set",
-			options + "packages.nixpath.two: names several package sets: leave one of channel, path",
-		}},
+		{
+			name:   "what can't be looked up",
+			stanza: path[:len(path)-2] + ", nixpath: {a/b: {path: " + set + "}, none: {}, two: {channel: nixos-26.05, path: /x}, other: {chanel: x}, gone: {path: /nonexistent/x}, git: {git: {ref: main}}}}",
+			want: []string{
+				options + "packages.nixpath.other.chanel: unknown key",
+				options + "packages.nixpath.a/b: is not a name that can be looked up",
+				options + "packages.nixpath.git.git.url: missing",
+				options + "packages.nixpath.git: names no package set",
+				options + "packages.nixpath.gone.path: stat /nonexistent/x",
+				options + "packages.nixpath.none: names no package set",
+				options + "packages.nixpath.two: names several package sets: leave one of channel, path",
+			},
+		},
 		{
 			name:   "a set to look up that is a text",
 			stanza: path[:len(path)-2] + ", nixpath: {nixpkgs: nixos-26.05}}",
 			want:   []string{options + "packages.nixpath.nixpkgs: \"nixos-26.05\" is not a map"},
 		},
-		{name: "a ref of nothing", stanza: path[:len(path)-2] + ", git: {ref: main}, keep: 0}\nrefresh: -1s", want: []string{
-			options + "packages.git.url: missing", options + "packages.keep: 0 is not between", options + "refresh: -1s is not between",
-		}},
-		{name: "wrong types", stanza: path + "build: {concurrency: many, queue: 1.5, timeout: 60}\nshell: bash\nnames: {prefix: y}\nnix: fast\nimage: {compression: lzma}", want: []string{
-			options + "build.concurrency: \"many\" is not a whole number",
-			options + "build.queue: 1.5 is not a whole number",
-			options + "build.timeout: 60 has no unit",
-			options + "image.compression: ",
-			options + "names.prefix: true is not a text",
-			options + "nix: \"fast\" is not a map",
-			options + "shell: \"bash\" is not a list",
-		}},
-		{name: "all kinds of faults at once", stanza: "packages: {path: 3}\nbuild: {queue: -1, timeout: 60, timout: 1}", want: []string{
-			options + "build.timeout: 60 has no unit", options + "packages.path: 3 is not a text", options + "build.timout: unknown key", options + "build.queue: -1 is not between",
-		}},
-		{name: "no networks, and less time for all than for one", stanza: path + "build: {timeout: 2h, total: 1h, newperhour: 0, trustedproxies: [proxy, 10.0.0.0/33, 10.0.0.1, \"::1/128\"]}", want: []string{
-			options + "build.newperhour: 0 is not between", options + "build.total: 1h0m0s is not between 2h0m0s",
-			options + "build.trustedproxies: \"10.0.0.0/33\" is neither an address nor a network", options + "build.trustedproxies: \"proxy\" is neither",
-		}},
+		{
+			name:   "a ref of nothing",
+			stanza: path[:len(path)-2] + ", git: {ref: main}, keep: 0}\nrefresh: -1s",
+			want: []string{
+				options + "packages.git.url: missing",
+				options + "packages.keep: 0 is not between",
+				options + "refresh: -1s is not between",
+			},
+		},
+		{
+			name:   "wrong types",
+			stanza: path + "build: {concurrency: many, queue: 1.5, timeout: 60}\nshell: bash\nnames: {prefix: y}\nnix: fast\nimage: {compression: lzma}",
+			want: []string{
+				options + "build.concurrency: \"many\" is not a whole number",
+				options + "build.queue: 1.5 is not a whole number",
+				options + "build.timeout: 60 has no unit",
+				options + "image.compression: ",
+				options + "names.prefix: true is not a text",
+				options + "nix: \"fast\" is not a map",
+				options + "shell: \"bash\" is not a list",
+			},
+		},
+		{
+			name:   "all kinds of faults at once",
+			stanza: "packages: {path: 3}\nbuild: {queue: -1, timeout: 60, timout: 1}",
+			want: []string{
+				options + "build.timeout: 60 has no unit",
+				options + "packages.path: 3 is not a text",
+				options + "build.timout: unknown key",
+				options + "build.queue: -1 is not between",
+			},
+		},
+		{
+			name:   "no networks, and less time for all than for one",
+			stanza: path + "build: {timeout: 2h, total: 1h, newperhour: 0, trustedproxies: [proxy, 10.0.0.0/33, 10.0.0.1, \"::1/128\"]}",
+			want: []string{
+				options + "build.newperhour: 0 is not between", options + "build.total: 1h0m0s is not between 2h0m0s",
+				options + "build.trustedproxies: \"10.0.0.0/33\" is neither an address nor a network",
+				options + "build.trustedproxies: \"proxy\" is neither",
+			},
+		},
 		{
 			name: "a list with another type in it", stanza: path + "shell: [bash, 3]",
 			want: []string{options + "shell[1]: 3 is not a text"},
@@ -277,23 +310,38 @@ refresh: 0s`, want: []string{
 		{name: "storeless with nothing", stanza: path + "build: {storeless: true}", want: []string{
 			options + "nix.substituters: none, and storeless", options + "nix.trustedpublickeys: none, and storeless",
 		}},
-		{name: "storeless with what needs a store", stanza: path + "build: {storeless: true}\nnix: {importfromderivation: true, substituters: [\"https://x\"], trustedpublickeys: [\"" + key + "\"]}", want: []string{
-			options + "nix.importfromderivation: takes a Nix store",
-		}},
-		{name: "what has to be built where nothing is", stanza: path + "build: {local: false}\nnix: {importfromderivation: true, builders: \"ssh://x\"}", want: []string{
-			options + "nix.builders: has packages built", options + "nix.importfromderivation: has packages built",
-		}},
-		{name: "storeless with what it can't use", stanza: path + "build: {storeless: true}\nnix: {substituters: [\"s3://bucket\", \"https://x?a=b\"], trustedpublickeys: [\"k:1\"]}", want: []string{
-			options + "nix.substituters: \"https://x?a=b\": storeless builds know no parameter", options + "nix.substituters: \"s3://bucket\" is not a cache", options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",
-		}},
+		{
+			name:   "storeless with what needs a store",
+			stanza: path + "build: {storeless: true}\nnix: {importfromderivation: true, substituters: [\"https://x\"], trustedpublickeys: [\"" + key + "\"]}",
+			want: []string{
+				options + "nix.importfromderivation: takes a Nix store",
+			},
+		},
+		{
+			name:   "what has to be built where nothing is",
+			stanza: path + "build: {local: false}\nnix: {importfromderivation: true, builders: \"ssh://x\"}",
+			want: []string{
+				options + "nix.builders: has packages built", options + "nix.importfromderivation: has packages built",
+			},
+		},
+		{
+			name:   "storeless with what it can't use",
+			stanza: path + "build: {storeless: true}\nnix: {substituters: [\"s3://bucket\", \"https://x?a=b\"], trustedpublickeys: [\"k:1\"]}",
+			want: []string{
+				options + "nix.substituters: \"https://x?a=b\": storeless builds know no parameter",
+				options + "nix.substituters: \"s3://bucket\" is not a cache",
+				options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",
+			},
+		},
 		{name: "no platform", stanza: path + "platforms: []", want: []string{options + "platforms: none"}},
 		{
 			name: "a platform twice", stanza: path + "platforms: [linux/amd64, linux/amd64]",
 			want: []string{options + "platforms: one is named twice"},
 		},
 		{
-			name: "a pull-through cache", stanza: path, change: func(c *configuration.Configuration) { c.Proxy.RemoteURL = "https://registry.example" },
-			want: []string{"proxy.remoteurl: "},
+			name: "a pull-through cache", stanza: path,
+			change: func(c *configuration.Configuration) { c.Proxy.RemoteURL = "https://registry.example" },
+			want:   []string{"proxy.remoteurl: "},
 		},
 		{
 			name: "listed twice", stanza: path,
@@ -349,7 +397,10 @@ func FuzzParseOptions(f *testing.F) {
 	if err := os.WriteFile(filepath.Join(set, "default.nix"), nil, 0o644); err != nil {
 		f.Fatal(err)
 	}
-	for _, seed := range []string{"names: {allow: [a, 1]}", "build: {timeout: 60}", "shell: {a: b}", "image: [1]", "packages: null", "nix: {substituters: [[]]}", "? [a]\n: b"} {
+	for _, seed := range []string{
+		"names: {allow: [a, 1]}", "build: {timeout: 60}", "shell: {a: b}", "image: [1]", "packages: null",
+		"nix: {substituters: [[]]}", "? [a]\n: b",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, stanza string) {

@@ -323,7 +323,9 @@ func TestPullStale(t *testing.T) {
 		change func(*pulling)
 		want   error
 	}{
-		{"the set can't be looked up", func(p *pulling) { p.builder.revision, p.builder.stale = "r1", unavailable }, nil},
+		{"the set can't be looked up", func(p *pulling) {
+			p.builder.revision, p.builder.stale = "r1", unavailable
+		}, nil},
 		{"the revision can't be had", func(p *pulling) { p.builder.pinErr = unavailable }, nil},
 		{"the revision takes long", func(p *pulling) { p.builder.pinTime = time.Hour }, nil},
 		{"the build takes long", func(p *pulling) { p.builder.makeTime = time.Hour }, nil},
@@ -398,13 +400,14 @@ func TestPullHold(t *testing.T) {
 		p.asked(t, 3, 1)
 		p.builder.revision = "r2"
 		request := imageRequest{repo: p.repo, tag: "latest"}
-		if got, err := p.refresh(t.Context(), request, client{name: own}, p.stored(t)); err != nil || got.Revision != "r2" {
+		got, err := p.refresh(t.Context(), request, client{name: own}, p.stored(t))
+		if err != nil || got.Revision != "r2" {
 			t.Errorf("who is no client waits until the image is there: %+v, %v", got, err)
 		}
 		ctx, leave := context.WithCancel(t.Context())
 		leave()
 		p.builder.revision = "r3"
-		_, err := p.refresh(ctx, request, client{name: "192.0.2.1", hold: time.Second}, p.stored(t))
+		_, err = p.refresh(ctx, request, client{name: "192.0.2.1", hold: time.Second}, p.stored(t))
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("a client that has left: %v", err)
 		}

@@ -109,7 +109,9 @@ func TestPullOf(t *testing.T) {
 			response := httptest.NewRecorder()
 			got, ok := (&Service{config: new(configuration.Configuration)}).pullOf(
 				requestContext{t.Context(), map[string]any{
-					"http.request": request, "http.response": http.ResponseWriter(response), "vars.reference": test.reference,
+					"http.request":   request,
+					"http.response":  http.ResponseWriter(response),
+					"vars.reference": test.reference,
 					"auth.user.name": test.user,
 				}},
 			)
@@ -120,8 +122,8 @@ func TestPullOf(t *testing.T) {
 			if !ok {
 				return
 			}
-			if got.tag != test.want.tag || got.client.name != test.want.client.name || got.accepts != test.want.accepts ||
-				got.redirects != test.want.redirects {
+			if got.tag != test.want.tag || got.client.name != test.want.client.name ||
+				got.accepts != test.want.accepts || got.redirects != test.want.redirects {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})

@@ -37,8 +37,13 @@ func TestSiteFiles(t *testing.T) {
 	dir := t.TempDir()
 	outside := filepath.Join(t.TempDir(), "secret")
 	for name, content := range map[string]string{
-		filepath.Join(dir, "index.html"): "<p>front", filepath.Join(dir, "sub/index.html"): "<p>sub", filepath.Join(dir, "style.css"): "p {}",
-		filepath.Join(dir, ".env"): "secret", filepath.Join(dir, ".git/config"): "secret", filepath.Join(dir, "empty/x"): "x", outside: "secret",
+		filepath.Join(dir, "index.html"):     "<p>front",
+		filepath.Join(dir, "sub/index.html"): "<p>sub",
+		filepath.Join(dir, "style.css"):      "p {}",
+		filepath.Join(dir, ".env"):           "secret",
+		filepath.Join(dir, ".git/config"):    "secret",
+		filepath.Join(dir, "empty/x"):        "x",
+		outside:                              "secret",
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			t.Fatal(err)

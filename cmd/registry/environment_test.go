@@ -35,12 +35,10 @@ func TestFromEnvironment(t *testing.T) {
 		return all
 	}
 	gcs := with(files, "NIXERY_STORAGE_BACKEND", "gcs", "GCS_BUCKET", "images-of-ours", "STORAGE_PATH", "")
-	type check func(*testing.T, *configuration.Configuration, middleware.Options)
-	nothing := func(*testing.T, *configuration.Configuration, middleware.Options) {}
 	for _, test := range []struct {
 		name   string
 		env    map[string]string
-		check  check
+		check  func(*testing.T, *configuration.Configuration, middleware.Options)
 		faults []string // how the lines begin
 		notes  int
 	}{
@@ -49,7 +47,8 @@ func TestFromEnvironment(t *testing.T) {
 			env:  files,
 			check: func(t *testing.T, c *configuration.Configuration, o middleware.Options) {
 				if c.Storage.Type() != "filesystem" || c.Storage.Parameters()["rootdirectory"] != "/srv/images" ||
-					c.HTTP.Addr != ":8080" || o.Packages.Path != set || o.Web.Dir != "/srv/web" || o.Build.Timeout != time.Minute {
+					c.HTTP.Addr != ":8080" || o.Packages.Path != set ||
+					o.Web.Dir != "/srv/web" || o.Build.Timeout != time.Minute {
 					t.Errorf("storage %v, address %s, options %+v", c.Storage, c.HTTP.Addr, o)
 				}
 			},
@@ -85,7 +84,7 @@ func TestFromEnvironment(t *testing.T) {
 		{
 			name:  "commit as a channel",
 			env:   with(files, "NIXERY_PKGS_PATH", "", "NIXERY_CHANNEL", strings.Repeat("a", 40)),
-			check: nothing,
+			check: func(*testing.T, *configuration.Configuration, middleware.Options) {},
 		},
 		{
 			name: "repository",
@@ -137,7 +136,7 @@ func TestFromEnvironment(t *testing.T) {
 		{
 			name: "popularity is not needed",
 			env:  with(files, "NIX_POPULARITY_URL", "https://example.org/x.json"), notes: 1,
-			check: nothing,
+			check: func(*testing.T, *configuration.Configuration, middleware.Options) {},
 		},
 
 		{

@@ -146,8 +146,8 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	if err := quietTracing(config.Log.Level); err != nil {
 		return err
 	}
-	const versionKey = "version"                                                  // by which the registry logs it
-	ctx := context.WithValue(context.Background(), versionKey, version.Version()) //nolint:revive,staticcheck // see there
+	//nolint:revive,staticcheck // the registry logs by this key
+	ctx := context.WithValue(context.Background(), "version", version.Version())
 	served, err := newRegistry(ctx, config)
 	if err != nil {
 		return err

@@ -15,8 +15,8 @@
 //
 //   - Record: what is remembered of an image that was built for a tag. An image without one was
 //     pushed. LookUp tells the two apart.
-//   - Link: the file by which upstream's storage knows that a blob belongs to a repository. There is
-//     one for each layer, up to 94 for an image, and each waits for a disk or an object store.
+//   - Link: the file by which upstream's storage knows that a blob belongs to a repository. There
+//     is one for each layer, up to 94 for an image, and each waits for a disk or an object store.
 //   - Pending links: a write-ahead log of links. Layers that the registry had already are linked
 //     after their image is served. The log says which, before anybody can see the image. A layer
 //     that somebody asks for earlier is linked at once, by any replica that shares the storage.

@@ -89,7 +89,10 @@ func TestPendingLinks(t *testing.T) {
 			return next
 		}},
 		{"beside damaged records", func(t *testing.T, l *linking) *pendingLinks {
-			for i, damaged := range []string{"", "{", "[]", "null", `{"repository":"../../x"}`, `{"repository":"image","layers":[{"digest":"../../x"}]}`} {
+			for i, damaged := range []string{
+				"", "{", "[]", "null", `{"repository":"../../x"}`,
+				`{"repository":"image","layers":[{"digest":"../../x"}]}`,
+			} {
 				if err := l.pending.state.Put(
 					t.Context(), linksKind+"/"+entryPrefix("image")+string(rune('a'+i)), []byte(damaged),
 				); err != nil {

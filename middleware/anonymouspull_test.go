@@ -122,7 +122,7 @@ func TestTokensEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	seal := func(until time.Time) string {
-		token, err := mine.seal(sealed{"ada", "lovelace", until})
+		token, err := mine.seal(credentials{"ada", "lovelace", until})
 		if err != nil || strings.Contains(token, "lovelace") {
 			t.Fatalf("the token is %s, %v", token, err)
 		}

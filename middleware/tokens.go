@@ -87,13 +87,13 @@ func newTokens(config *configuration.Configuration) (*tokens, error) {
 	return t, err
 }
 
-// sealed is the content of a token.
-type sealed struct {
+// credentials is the content of a token.
+type credentials struct {
 	User, Password string // both empty: the token is nobody's
 	Until          time.Time
 }
 
-func (t *tokens) seal(what sealed) (string, error) {
+func (t *tokens) seal(what credentials) (string, error) {
 	text, err := json.Marshal(what)
 	if err != nil {
 		return "", err
@@ -102,7 +102,7 @@ func (t *tokens) seal(what sealed) (string, error) {
 }
 
 // unseal returns false for a text that is not one of these tokens, or no longer one.
-func (t *tokens) unseal(token string) (what sealed, ok bool) {
+func (t *tokens) unseal(token string) (what credentials, ok bool) {
 	text, err := base64.RawURLEncoding.DecodeString(token)
 	if err == nil {
 		text, err = t.sealer.Open(nil, nil, text, nil)
@@ -166,7 +166,7 @@ func (a *anonymousPull) giveToken(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed) // clients of OAuth ask again by GET
 		return
 	}
-	what := sealed{Until: time.Now().Add(tokenLife)}
+	what := credentials{Until: time.Now().Add(tokenLife)}
 	if !isAnonymous(r) {
 		_, err := a.AccessController.Authorized(r)
 		if challenge := auth.Challenge(nil); errors.As(err, &challenge) {

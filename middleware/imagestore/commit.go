@@ -25,7 +25,7 @@ type Tag struct {
 // first tag is written: configs, manifests, layers, the record for each tag, and the log of pending
 // links.
 func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags []Tag) error {
-	end := s.pending.commits.begin(into.Named().Name())
+	end := s.links.commits.begin(into.Named().Name())
 	defer end()
 	pending, err := s.store(ctx, into, img, tags)
 	end()
@@ -44,17 +44,17 @@ func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags 
 // pending, also after an error.
 func (s *Store) store(
 	ctx context.Context, into *Writer, img image.Image, tags []Tag,
-) (pending logged, err error) {
+) (pending pendingEntry, err error) {
 	// The builder has just stored or found every blob. The registry would look for each of them
 	// again, one after the other.
 	manifests, err := into.Manifests(ctx, storage.SkipLayerVerification())
 	if err != nil {
-		return logged{}, err
+		return pendingEntry{}, err
 	}
 	storing, ctx := errgroup.WithContext(ctx)
 	storing.Go(into.background.Wait)
 	storing.Go(func() (err error) {
-		pending, err = s.pending.record(ctx, into.Repository, into.mounted)
+		pending, err = s.links.record(ctx, into.Repository, into.mounted)
 		return err
 	})
 	for _, child := range img.Children {

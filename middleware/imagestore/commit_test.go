@@ -158,7 +158,7 @@ func TestCommitFails(t *testing.T) {
 					t.Errorf("%s is %+v", tag, got)
 				}
 			}
-			if len(s.pending.commits.underWay) > 0 {
+			if len(s.links.commits.underWay) > 0 {
 				t.Error("the commit is still under way")
 			}
 		})

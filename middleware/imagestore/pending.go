@@ -56,10 +56,10 @@ type entry struct {
 	Layers     []v1.Descriptor `json:"layers"`
 }
 
-// A logged entry is one whose links this process will write. The zero value has none.
-type logged struct {
+// A pendingEntry is an entry whose links this process will write. The zero value has none.
+type pendingEntry struct {
 	entry
-	pending *pendingLinks
+	links   *pendingLinks
 	repo    distribution.Repository
 	key     string // empty: there are no links to write
 	release func() // gives back the slot of the image
@@ -69,30 +69,30 @@ type logged struct {
 // the image, or could not.
 func (p *pendingLinks) record(
 	ctx context.Context, repo distribution.Repository, layers []v1.Descriptor,
-) (logged, error) {
+) (pendingEntry, error) {
 	if len(layers) == 0 {
-		return logged{}, nil
+		return pendingEntry{}, nil
 	}
 	name := repo.Named().Name()
-	l := logged{
-		entry:   entry{Repository: name, Layers: layers},
-		pending: p,
-		repo:    repo,
-		key:     linksKind + "/" + entryPrefix(name) + strings.ToLower(rand.Text()),
+	e := pendingEntry{
+		entry: entry{Repository: name, Layers: layers},
+		links: p,
+		repo:  repo,
+		key:   linksKind + "/" + entryPrefix(name) + strings.ToLower(rand.Text()),
 	}
 	var err error
-	if l.release, err = p.acquire(ctx); err != nil {
-		return logged{}, err
+	if e.release, err = p.acquire(ctx); err != nil {
+		return pendingEntry{}, err
 	}
-	record, err := json.Marshal(l.entry)
+	record, err := json.Marshal(e.entry)
 	if err == nil {
-		err = p.state.Put(ctx, l.key, record)
+		err = p.state.Put(ctx, e.key, record)
 	}
 	if err != nil {
-		l.release()
-		return logged{}, fmt.Errorf("recording the layers of an image: %w", err)
+		e.release()
+		return pendingEntry{}, fmt.Errorf("recording the layers of an image: %w", err)
 	}
-	return l, nil
+	return e, nil
 }
 
 // acquire takes a slot for an image. If there is none, those that have one need not give way any
@@ -109,16 +109,16 @@ func (p *pendingLinks) acquire(ctx context.Context) (release func(), err error) 
 func entryPrefix(repository string) string { return records.Key(repository)[:32] + "-" }
 
 // write begins to write the links, and goes on when ctx ends. Should that fail, they stay pending.
-func (l logged) write(ctx context.Context) {
-	if l.key == "" {
+func (e pendingEntry) write(ctx context.Context) {
+	if e.key == "" {
 		return
 	}
 	ctx = context.WithoutCancel(ctx)
-	l.pending.writing.Go(func() {
-		defer l.release()
-		if err := l.pending.write(ctx, l.repo, l.key, l.entry); err != nil {
+	e.links.writing.Go(func() {
+		defer e.release()
+		if err := e.links.write(ctx, e.repo, e.key, e.entry); err != nil {
 			logrus.WithError(err).Warnf("nix: layers of %s are not linked yet: "+
-				"they will be when they are asked for, or at the next start", l.Repository)
+				"they will be when they are asked for, or at the next start", e.Repository)
 		}
 	})
 }
@@ -264,8 +264,8 @@ func (p *pendingLinks) close(ctx context.Context) {
 // also in read-only mode: their image was stored before.
 type linkingBlobs struct {
 	distribution.BlobStore
-	repo    distribution.Repository
-	pending *pendingLinks
+	repo  distribution.Repository
+	links *pendingLinks
 }
 
 // Stat is what the registry calls before it serves a blob, or says that it has it.
@@ -274,7 +274,7 @@ func (b linkingBlobs) Stat(ctx context.Context, dgst digest.Digest) (v1.Descript
 	if !errors.Is(err, distribution.ErrBlobUnknown) {
 		return desc, err
 	}
-	if err := b.pending.linkNow(ctx, b.repo, dgst); err != nil {
+	if err := b.links.linkNow(ctx, b.repo, dgst); err != nil {
 		return v1.Descriptor{}, err
 	}
 	return b.BlobStore.Stat(ctx, dgst) // the link may also have been written since the first look

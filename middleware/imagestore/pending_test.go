@@ -26,20 +26,20 @@ func TestPendingLinks(t *testing.T) {
 		between func(*testing.T, *linking) *pendingLinks
 	}{
 		{"written", func(t *testing.T, l *linking) *pendingLinks {
-			l.logged.write(t.Context())
+			l.entry.write(t.Context())
 			return l.pending
 		}},
 		{"written after the client has left", func(t *testing.T, l *linking) *pendingLinks {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			l.logged.write(ctx)
+			l.entry.write(ctx)
 			return l.pending
 		}},
 		{"asked for", func(t *testing.T, l *linking) *pendingLinks {
 			for _, layer := range l.layers {
 				l.check(t, "image", layer.Digest, true)
 			}
-			l.logged.write(t.Context())
+			l.entry.write(t.Context())
 			return l.pending
 		}},
 		{"asked of another replica", func(t *testing.T, l *linking) *pendingLinks {
@@ -48,13 +48,13 @@ func TestPendingLinks(t *testing.T) {
 			for _, layer := range l.layers {
 				l.check(t, "image", layer.Digest, true)
 			}
-			l.logged.write(t.Context())
+			l.entry.write(t.Context())
 			return mine
 		}},
 		{"written while one is asked for", func(t *testing.T, l *linking) *pendingLinks {
 			l.files.beforeList = func() {
 				l.files.beforeList = nil
-				l.logged.write(t.Context())
+				l.entry.write(t.Context())
 				l.pending.close(t.Context())
 			}
 			l.check(t, "image", l.layers[3].Digest, true)
@@ -66,7 +66,7 @@ func TestPendingLinks(t *testing.T) {
 			return next
 		}},
 		{"killed between", func(t *testing.T, l *linking) *pendingLinks {
-			if err := link(t.Context(), l.logged.repo, l.layers[1]); err != nil {
+			if err := link(t.Context(), l.entry.repo, l.layers[1]); err != nil {
 				t.Fatal(err)
 			}
 			next := newPendingLinks(state{l.files}, l.registry)
@@ -75,7 +75,7 @@ func TestPendingLinks(t *testing.T) {
 		}},
 		{"the storage fails for a while", func(t *testing.T, l *linking) *pendingLinks {
 			l.files.broken = "/_layers/"
-			l.logged.write(t.Context())
+			l.entry.write(t.Context())
 			l.pending.close(t.Context())
 			if len(l.entries(t)) != 1 {
 				t.Errorf("pending are %q, want one", l.entries(t))
@@ -137,16 +137,16 @@ func TestPendingLinks(t *testing.T) {
 // not recorded.
 func TestPendingLinksNotRecorded(t *testing.T) {
 	l := newLinking(t)
-	l.logged.write(t.Context())
+	l.entry.write(t.Context())
 	l.pending.close(t.Context())
 	l.files.broken = "/nix/"
 	for range 2 * maxPendingImages {
-		if _, err := l.pending.record(t.Context(), l.logged.repo, l.layers); !errors.Is(err, errBroken) {
+		if _, err := l.pending.record(t.Context(), l.entry.repo, l.layers); !errors.Is(err, errBroken) {
 			t.Fatalf("the error is %v", err)
 		}
 	}
 	for range 2 * maxPendingImages {
-		one, err := l.pending.record(t.Context(), l.logged.repo, nil)
+		one, err := l.pending.record(t.Context(), l.entry.repo, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,9 +157,9 @@ func TestPendingLinksNotRecorded(t *testing.T) {
 // Too many images with pending links make the next one wait, until it is given up.
 func TestPendingLinksWait(t *testing.T) {
 	l := newLinking(t)
-	all := []logged{l.logged}
+	all := []pendingEntry{l.entry}
 	for len(all) < maxPendingImages {
-		one, err := l.pending.record(t.Context(), l.logged.repo, l.layers)
+		one, err := l.pending.record(t.Context(), l.entry.repo, l.layers)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,11 +167,11 @@ func TestPendingLinksWait(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := l.pending.record(ctx, l.logged.repo, l.layers); !errors.Is(err, context.Canceled) {
+	if _, err := l.pending.record(ctx, l.entry.repo, l.layers); !errors.Is(err, context.Canceled) {
 		t.Errorf("one too many: %v", err)
 	}
 	all[3].write(t.Context())
-	one, err := l.pending.record(t.Context(), l.logged.repo, l.layers)
+	one, err := l.pending.record(t.Context(), l.entry.repo, l.layers)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ type linking struct {
 	pending  *pendingLinks
 	layers   []v1.Descriptor
 	secret   v1.Descriptor // a blob that no image needs
-	logged   logged
+	entry    pendingEntry
 }
 
 func newLinking(t *testing.T) *linking {
@@ -215,7 +215,7 @@ func newLinking(t *testing.T) *linking {
 		l.layers = append(l.layers, put(strings.Repeat("layer", i+1)))
 	}
 	l.secret = put("secret")
-	if l.logged, err = l.pending.record(t.Context(), l.repo(t, "image"), l.layers); err != nil {
+	if l.entry, err = l.pending.record(t.Context(), l.repo(t, "image"), l.layers); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -248,7 +248,7 @@ func (l *linking) linked(t *testing.T, repository string, dgst digest.Digest) bo
 func (l *linking) check(t *testing.T, repository string, dgst digest.Digest, want bool) {
 	t.Helper()
 	repo := l.repo(t, repository)
-	blobs := linkingBlobs{BlobStore: repo.Blobs(t.Context()), repo: repo, pending: l.pending}
+	blobs := linkingBlobs{BlobStore: repo.Blobs(t.Context()), repo: repo, links: l.pending}
 	desc, err := blobs.Stat(t.Context(), dgst)
 	if !want {
 		if err != distribution.ErrBlobUnknown { //nolint:errorlint // on purpose

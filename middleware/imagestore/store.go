@@ -28,7 +28,7 @@ type Store struct {
 	state    state
 	blobs    distribution.BlobStatter // of the whole registry, never cached
 	buffered limit.Slots              // blobs in memory that are being stored
-	pending  *pendingLinks
+	links    *pendingLinks
 	records  *records.Table[Record]
 }
 
@@ -40,7 +40,7 @@ func New(storage driver.StorageDriver, namespace distribution.Namespace, options
 		state:    shared,
 		blobs:    namespace.BlobStatter(),
 		buffered: limit.NewSlots(maxBuffered),
-		pending:  newPendingLinks(shared, namespace),
+		links:    newPendingLinks(shared, namespace),
 		records:  records.NewTable[Record](shared, "tags", recordBytes),
 	}
 }
@@ -51,18 +51,18 @@ func (s *Store) State() records.State { return s.state }
 // Writer begins an image of a repository. What is written goes through repo, so that whatever wraps
 // it is notified, as of pushes. The caller calls Close of the Writer in the end.
 func (s *Store) Writer(repo distribution.Repository) *Writer {
-	return &Writer{Repository: repo, store: s, made: s.pending.gate.making()}
+	return &Writer{Repository: repo, store: s, made: s.links.gate.making()}
 }
 
 // Blobs returns the blobs of a repository, with those whose links are pending: the latter are
 // linked when they are asked for.
 func (s *Store) Blobs(ctx context.Context, repo distribution.Repository) distribution.BlobStore {
-	return linkingBlobs{BlobStore: repo.Blobs(ctx), repo: repo, pending: s.pending}
+	return linkingBlobs{BlobStore: repo.Blobs(ctx), repo: repo, links: s.links}
 }
 
 // Recover writes the links that killed processes left pending. It is called once, when the process
 // starts. Faults are logged.
-func (s *Store) Recover(ctx context.Context) { s.pending.recover(ctx) }
+func (s *Store) Recover(ctx context.Context) { s.links.recover(ctx) }
 
 // Close waits until the pending links of this process are written, or ctx ends.
-func (s *Store) Close(ctx context.Context) { s.pending.close(ctx) }
+func (s *Store) Close(ctx context.Context) { s.links.close(ctx) }

@@ -60,7 +60,7 @@ func (s *Service) Concurrency() int { return s.options.Build.Concurrency }
 
 // How tells how packages are built on this machine, and what speaks against that, a line each.
 func (s *Service) How(ctx context.Context) (lines []string, err error) {
-	err = s.beside(func(options nixbuilder.Options) error {
+	err = s.withOwnCache(func(options nixbuilder.Options) error {
 		lines, err = nixbuilder.How(ctx, options)
 		return err
 	})
@@ -71,15 +71,15 @@ func (s *Service) How(ctx context.Context) (lines []string, err error) {
 // one of the package set. Err means that there is no telling here and now, for want of Nix or a
 // remote.
 func (s *Service) TryOut(ctx context.Context) (fault, err error) {
-	err = s.beside(func(options nixbuilder.Options) error {
+	err = s.withOwnCache(func(options nixbuilder.Options) error {
 		fault, err = nixbuilder.Check(ctx, options)
 		return err
 	})
 	return fault, err
 }
 
-// beside does work with a cache directory of its own.
-func (s *Service) beside(work func(nixbuilder.Options) error) (err error) {
+// withOwnCache does work with options whose cache directory is its own, and removes that.
+func (s *Service) withOwnCache(work func(nixbuilder.Options) error) (err error) {
 	options := s.options.builder()
 	if options.CacheDir, err = os.MkdirTemp("", "registry-check-"); err != nil {
 		return err

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// latelyKept is how many names are evaluated for a new revision before anybody asks: those that
-	// were pulled last.
-	latelyKept = 10
+	// recentNamesKept is how many names are evaluated for a new revision before anybody asks: those
+	// that were pulled last.
+	recentNamesKept = 10
 	// followPause is the shortest time between two look-ups of the set.
 	followPause = time.Second
 )
@@ -26,7 +26,7 @@ func (s *Service) follow(ctx context.Context) {
 	for {
 		pinned, err := s.builder.Pin(ctx, source.Latest)
 		if err == nil && pinned.Revision != known {
-			if err = s.builder.Prepare(ctx, pinned, s.lately.Values()); err == nil {
+			if err = s.builder.Prepare(ctx, pinned, s.recentNames.Values()); err == nil {
 				logrus.Infof("nix: the package set is %s at %s", pinned.Name, pinned.Revision)
 			}
 			known = pinned.Revision

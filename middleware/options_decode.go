@@ -77,8 +77,8 @@ func dotted(key string) string {
 	return regexp.MustCompile(`^(packages\.nixpath)\[([^\]]*)\]`).ReplaceAllString(key, "$1.$2")
 }
 
-// unusedKeys are the keys that no option has, sorted. The decoder keeps quiet about those beside a
-// value of a wrong type, so here no value has one.
+// unusedKeys are the keys that no option has, sorted. The decoder does not report them beside a
+// value of a wrong type, so here it sees only empty values of the right types.
 func unusedKeys(stanza map[string]any) []string {
 	var found mapstructure.Metadata
 	decoder, err := mapstructure.NewDecoder(&mapstructure.DecoderConfig{
@@ -128,8 +128,8 @@ func sortFaults(faults []error) {
 	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 }
 
-// requireKind says what a value should have been; the decoder itself would turn some into others,
-// 1.5 into 1.
+// requireKind refuses values of a wrong type. The decoder itself would turn some into others, 1.5
+// into 1.
 func requireKind(_, to reflect.Type, value any) (any, error) {
 	var ok bool
 	var want string

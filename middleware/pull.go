@@ -50,7 +50,7 @@ func (s *Service) pull(
 		return answer{Image: image, stale: true}, nil
 	}
 	if tag == source.Latest && client.barred == nil {
-		s.lately.Add(packages.String(), packages)
+		s.recentNames.Add(packages.String(), packages)
 	}
 	if current {
 		return answer{Image: image}, nil
@@ -120,7 +120,7 @@ func (s *Service) refresh(
 
 // pin asks the builder what a tag stands for. That can take a while, when much has changed or a
 // revision has to be fetched. Such work for a tag that a client chose is a job, limited as builds
-// are: the client's next round finds it done.
+// are: the client's next request finds it done.
 func (s *Service) pin(
 	ctx context.Context, request imageRequest, client client, hold <-chan time.Time,
 ) (source.Pinned, error) {
@@ -153,14 +153,15 @@ func (s *Service) start(
 	return s.jobs.start(ctx, request.String()+"@"+pinned.Revision, asker, build)
 }
 
-// asker tells who asks for what a tag stands for, as far as that is known.
+// asker tells for whom a tag is looked up or its image is built. Without a pinned revision, only
+// the tag tells whether the operator or a client chose it.
 func (s *Service) asker(request imageRequest, client client, pinned source.Pinned) asker {
 	configured := client.name == own || pinned.Origin != "" || slices.Contains(s.tags, request.tag)
 	return asker{client: client.name, byClient: !configured}
 }
 
-// buildAndCommit also gives the image the tag of its revision, which stays with the image that it
-// has if that has all its platforms.
+// buildAndCommit builds an image and gives it its tag and that of its revision. The latter stays
+// with the image that it has, unless it is due.
 func (s *Service) buildAndCommit(
 	ctx context.Context, request imageRequest, pinned source.Pinned, byClient bool,
 ) error {

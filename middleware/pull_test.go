@@ -373,7 +373,7 @@ func TestPullBarred(t *testing.T) {
 		}
 	}
 	p.asked(t, 0, 0)
-	if n := p.lately.Len(); n != 1 {
+	if n := p.recentNames.Len(); n != 1 {
 		t.Errorf("%d names are remembered, want the one of the client that is not barred", n)
 	}
 }

@@ -17,8 +17,8 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// A repository is one within a single request. The registry asks first for its manifests, which is
-// when an image is built, and then for the digest of the tag.
+// A repository is the registry's own for a single request. The registry asks it first for its
+// manifests, which is when an image is built, and then for the digest of the tag.
 type repository struct {
 	distribution.Repository
 	service *Service
@@ -75,7 +75,7 @@ func (t answeringTags) Get(context.Context, string) (v1.Descriptor, error) {
 
 const (
 	// redirectsParameter counts, in the query, how often a client was redirected to the same URL.
-	// It is called hold as each redirect ends one.
+	// Each redirect ends a hold.
 	redirectsParameter = "hold"
 	// maxRedirects is one less than the redirects that Go's HTTP client follows, and with it most
 	// container tools.
@@ -186,8 +186,8 @@ func acceptsOf(header http.Header) accepts {
 	return a
 }
 
-// serve chooses the form of an image that the client takes, and tells it in headers what the image
-// was built from. It returns the manifest to serve, empty for an empty answer.
+// serve chooses the form of an image that the client takes, and sets headers that say what the
+// image was built from. It returns the manifest to serve, empty for an empty answer.
 func (s *Service) serve(
 	ctx context.Context, repo distribution.Repository, p pull, image answer,
 ) (manifest digest.Digest, err error) {

@@ -64,11 +64,12 @@ type Service struct {
 	builder   builder
 	namespace distribution.Namespace
 	store     *imagestore.Store
-	manifests *weighted.Cache[digest.Digest, distribution.Manifest] // nil: each is read, as somebody is notified of it
-	lately    *lru.Cache[string, names.Request]                     // the names that were pulled last, as latest
 	jobs      *jobs
 	rate      *rate
 	notifier  notifier
+	// Nil where somebody is notified of pulls: the registry notifies of what it reads.
+	manifests   *weighted.Cache[digest.Digest, distribution.Manifest]
+	recentNames *lru.Cache[string, names.Request] // that were pulled last as latest
 }
 
 // The registration that the registry's plug-in convention asks for.
@@ -206,7 +207,7 @@ func (s *Service) open(namespace distribution.Namespace, storage driver.StorageD
 	if s.rate, err = newRate(s.options.Build.NewPerHour); err != nil {
 		return err
 	}
-	s.lately, err = lru.New[string, names.Request](latelyKept)
+	s.recentNames, err = lru.New[string, names.Request](recentNamesKept)
 	return err
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/auth"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // anonymousPullName is what the access controller is called in config.yml.
@@ -28,8 +28,8 @@ const (
 const controllerKey = "\x00controller"
 
 // errNoBuilds: the image would have to be built, and nothing is built for pulls.
-var errNoBuilds = nixbuilder.Errorf(
-	nixbuilder.NotFound, "it is not stored, and this registry builds nothing because somebody pulls it",
+var errNoBuilds = status.Errorf(
+	status.NotFound, "it is not stored, and this registry builds nothing because somebody pulls it",
 )
 
 // needsLogin means that the image would have to be built, and the client has not logged in.

@@ -10,7 +10,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	limit "golang.org/x/time/rate"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // clientBits is how many bits of an IPv6 address tell clients apart: whoever has one address has
@@ -113,8 +113,8 @@ func (r *rate) ask(client, image string, now time.Time) error {
 	reserved := limiter.ReserveN(now, 1)
 	if after := reserved.DelayFrom(now); after > 0 {
 		reserved.CancelAt(now)
-		return busyFor{after.Truncate(time.Second) + time.Second, nixbuilder.Errorf(
-			nixbuilder.Busy,
+		return busyFor{after.Truncate(time.Second) + time.Second, status.Errorf(
+			status.Busy,
 			"you have asked for as many images that were not there yet as one client may in an hour, "+
 				"%d (build.newperhour): try again later",
 			r.perHour,

@@ -11,7 +11,7 @@ import (
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	"github.com/sirupsen/logrus"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // How long clients are told to wait before they ask again.
@@ -32,7 +32,7 @@ var codeHold = errcode.Register("nix", errcode.ErrorDescriptor{
 
 // publicText returns what everybody may know of an error, empty for none.
 func publicText(err error) string {
-	var asked *nixbuilder.Error
+	var asked *status.Error
 	switch {
 	case err == nil:
 		return ""
@@ -46,21 +46,21 @@ func publicText(err error) string {
 // headers that belong to it. It logs what only the operator may know; nobody else does.
 func (s *Service) explain(name string, p pull, err error) error {
 	retry := func(after time.Duration) { p.header.Set("Retry-After", strconv.Itoa(int(after.Seconds()))) }
-	if asked := (*nixbuilder.Error)(nil); errors.As(err, &asked) {
+	if asked := (*status.Error)(nil); errors.As(err, &asked) {
 		switch asked.Kind {
-		case nixbuilder.NotFound:
+		case status.NotFound:
 			return errcode.ErrorCodeManifestUnknown.WithMessage(asked.Message)
-		case nixbuilder.Denied, nixbuilder.Damaged:
+		case status.Denied, status.Damaged:
 			return errcode.ErrorCodeDenied.WithMessage(asked.Message)
-		case nixbuilder.Busy:
+		case status.Busy:
 			after := busyFor{after: retryBusy}
 			errors.As(err, &after)
 			retry(after.after)
 			return errcode.ErrorCodeTooManyRequests.WithMessage(asked.Message)
-		case nixbuilder.Unavailable:
+		case status.Unavailable:
 			retry(retryUnavailable)
 			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
-		case nixbuilder.Interrupted:
+		case status.Interrupted:
 			retry(failureMemory)
 			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
 		}

@@ -13,8 +13,9 @@ import (
 	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/sirupsen/logrus"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 const (
@@ -66,13 +67,13 @@ func newJobs(most, perClient int) *jobs {
 type asker struct {
 	client string
 	// byClient says that the client chose the tag, not the operator. Such work takes
-	// nixbuilder.ClientShare of the room.
+	// limit.ClientShare of the room.
 	byClient bool
 }
 
 // start returns the job of a key: the one under way, one that failed less than failureMemory ago,
 // or a new one that does the work. Ctx gives values to the new one, its end does not matter. The
-// error is a *nixbuilder.Error of kind Busy.
+// error is a *status.Error of kind Busy.
 func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -102,7 +103,7 @@ func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job,
 		if who.byClient {
 			j.byClient--
 		}
-		if nixbuilder.Costly(err) {
+		if status.Costly(err) {
 			j.failed.Add(key, err)
 		}
 		return pinned, err
@@ -117,16 +118,16 @@ func (j *jobs) refusal(who asker) error {
 	case who.client == own:
 		return nil
 	case others >= j.most:
-		return nixbuilder.Errorf(nixbuilder.Busy, "%d images are being built or wait for it: try again later", others)
-	case who.byClient && j.byClient >= nixbuilder.ClientShare(j.most):
-		return nixbuilder.Errorf(
-			nixbuilder.Busy,
+		return status.Errorf(status.Busy, "%d images are being built or wait for it: try again later", others)
+	case who.byClient && j.byClient >= limit.ClientShare(j.most):
+		return status.Errorf(
+			status.Busy,
 			"%d images of revisions that clients chose are being built or wait for it: try again later",
 			j.byClient,
 		)
 	case j.clients[who.client] >= j.perClient:
-		return nixbuilder.Errorf(
-			nixbuilder.Busy, "%d images are being built for you: try again when one is done", j.perClient,
+		return status.Errorf(
+			status.Busy, "%d images are being built for you: try again when one is done", j.perClient,
 		)
 	}
 	return nil

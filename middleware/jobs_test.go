@@ -8,13 +8,13 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 func isBusy(err error) bool {
-	var e *nixbuilder.Error
-	return errors.As(err, &e) && e.Kind == nixbuilder.Busy
+	var e *status.Error
+	return errors.As(err, &e) && e.Kind == status.Busy
 }
 
 func TestJobsRunOncePerKey(t *testing.T) {
@@ -182,12 +182,12 @@ func TestJobsRememberFailures(t *testing.T) {
 		runs  int32 // of two requests, one after the other
 	}{
 		{"success", nil, 2},
-		{"not found", nixbuilder.Errorf(nixbuilder.NotFound, "no"), 1},
-		{"denied", nixbuilder.Errorf(nixbuilder.Denied, "no"), 1},
-		{"busy", nixbuilder.Errorf(nixbuilder.Busy, "no"), 2},
-		{"interrupted", nixbuilder.Errorf(nixbuilder.Interrupted, "no"), 1},
-		{"damaged", nixbuilder.Errorf(nixbuilder.Damaged, "no"), 1},
-		{"unavailable", nixbuilder.Errorf(nixbuilder.Unavailable, "no"), 2},
+		{"not found", status.Errorf(status.NotFound, "no"), 1},
+		{"denied", status.Errorf(status.Denied, "no"), 1},
+		{"busy", status.Errorf(status.Busy, "no"), 2},
+		{"interrupted", status.Errorf(status.Interrupted, "no"), 1},
+		{"damaged", status.Errorf(status.Damaged, "no"), 1},
+		{"unavailable", status.Errorf(status.Unavailable, "no"), 2},
 		{"the operator's", errors.New("disk full"), 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {

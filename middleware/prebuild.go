@@ -30,7 +30,7 @@ type Result struct {
 
 // Build does what a pull of NAME or NAME:TAG does, without a client: it makes sure that the image
 // is stored, of the package set as it is now, and returns when it is. A build that ctx leaves goes
-// on until Close. An error of type *nixbuilder.Error is what a client would be told.
+// on until Close. An error of type *status.Error is what a client would be told.
 func (s *Service) Build(ctx context.Context, image string) (Result, error) {
 	name, packages, err := s.options.image(image)
 	if err != nil {

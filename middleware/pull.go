@@ -10,9 +10,9 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // errReadOnly: the image would have to be built, and the registry does not write.
@@ -61,7 +61,7 @@ func (s *Service) pull(
 		}
 	}
 	fresh, err := s.refresh(ctx, request, client, image)
-	if err != nil && image.Digest != "" && !nixbuilder.Permanent(err) {
+	if err != nil && image.Digest != "" && !status.Permanent(err) {
 		// The older image answers while a newer one takes long, or can't be had at the moment.
 		logrus.WithError(err).Infof("nix: serving %s as it was at %s", request, image.Revision)
 		return answer{Image: image, stale: true}, nil

@@ -24,6 +24,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // A fakeBuilder makes images without layers, of which each revision has another.
@@ -259,7 +260,7 @@ func TestPullNames(t *testing.T) {
 		t.Run(test.repository, func(t *testing.T) {
 			p.repo = p.repository(t, test.repository)
 			got, err := p.pull(t, "latest")
-			if isBuilt := got.Digest != ""; isBuilt != test.isBuilt || nixbuilder.Permanent(err) != test.notFound ||
+			if isBuilt := got.Digest != ""; isBuilt != test.isBuilt || status.Permanent(err) != test.notFound ||
 				err != nil && !test.notFound {
 				t.Errorf("the answer is %+v, %v", got, err)
 			}
@@ -316,8 +317,8 @@ func TestPullPushed(t *testing.T) {
 // An older image answers, marked as stale, while there can be no newer one; but not where a retry
 // would change nothing.
 func TestPullStale(t *testing.T) {
-	unavailable := nixbuilder.Errorf(nixbuilder.Unavailable, "the remote is down")
-	denied := nixbuilder.Errorf(nixbuilder.Denied, "it is unfree")
+	unavailable := status.Errorf(status.Unavailable, "the remote is down")
+	denied := status.Errorf(status.Denied, "it is unfree")
 	for _, test := range []struct {
 		name   string
 		change func(*pulling)
@@ -450,12 +451,12 @@ func TestPullFailures(t *testing.T) {
 		pin, build error
 		remembered bool
 	}{
-		{name: "the build is refused", build: nixbuilder.Errorf(nixbuilder.Denied, "no"), remembered: true},
-		{name: "the build is damaged", build: nixbuilder.Errorf(nixbuilder.Damaged, "no"), remembered: true},
+		{name: "the build is refused", build: status.Errorf(status.Denied, "no"), remembered: true},
+		{name: "the build is damaged", build: status.Errorf(status.Damaged, "no"), remembered: true},
 		{name: "the build fails", build: errors.New("disk full")},
-		{name: "the build fails for a while", build: nixbuilder.Errorf(nixbuilder.Unavailable, "no")},
-		{name: "there is no such tag", pin: nixbuilder.Errorf(nixbuilder.NotFound, "no"), remembered: true},
-		{name: "the tag can't be looked up", pin: nixbuilder.Errorf(nixbuilder.Unavailable, "no")},
+		{name: "the build fails for a while", build: status.Errorf(status.Unavailable, "no")},
+		{name: "there is no such tag", pin: status.Errorf(status.NotFound, "no"), remembered: true},
+		{name: "the tag can't be looked up", pin: status.Errorf(status.Unavailable, "no")},
 	} {
 		p := newPulling(t)
 		p.builder.pinErr, p.builder.buildErr = test.pin, test.build

@@ -14,7 +14,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // A repository is the registry's own for a single request. The registry asks it first for its
@@ -93,7 +93,7 @@ type pull struct {
 
 // errForeign keeps a web page of another site from having images built through the browser of
 // somebody who looks at it.
-var errForeign = nixbuilder.Errorf(nixbuilder.Denied,
+var errForeign = status.Errorf(status.Denied,
 	"a web page of another site asks for this, and nothing is built for such: pull the image with a container tool")
 
 // pullOf reads the request that the registry's context carries. It returns false for anything but a

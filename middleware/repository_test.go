@@ -12,7 +12,7 @@ import (
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 const dockerType = "application/vnd.docker.distribution.manifest.v2+json"
@@ -174,25 +174,25 @@ func TestExplain(t *testing.T) {
 		text      string
 	}{
 		{
-			name: "not found", err: nixbuilder.Errorf(nixbuilder.NotFound, "there is no package gti"),
+			name: "not found", err: status.Errorf(status.NotFound, "there is no package gti"),
 			status: 404, text: "there is no package gti",
 		},
-		{name: "denied", err: nixbuilder.Errorf(nixbuilder.Denied, "unfree"), status: 403, text: "unfree"},
+		{name: "denied", err: status.Errorf(status.Denied, "unfree"), status: 403, text: "unfree"},
 		{
-			name: "busy", err: nixbuilder.Errorf(nixbuilder.Busy, "later"), status: 429,
+			name: "busy", err: status.Errorf(status.Busy, "later"), status: 429,
 			header: http.Header{"Retry-After": {"10"}}, text: "later",
 		},
 		{
-			name: "unavailable", err: nixbuilder.Errorf(nixbuilder.Unavailable, "later"), status: 503,
+			name: "unavailable", err: status.Errorf(status.Unavailable, "later"), status: 503,
 			header: http.Header{"Retry-After": {"30"}}, text: "later",
 		},
 		{
-			name: "interrupted", err: nixbuilder.Errorf(nixbuilder.Interrupted, "killed"), status: 503,
+			name: "interrupted", err: status.Errorf(status.Interrupted, "killed"), status: 503,
 			header: http.Header{"Retry-After": {"60"}}, text: "killed",
 		},
-		{name: "damaged", err: nixbuilder.Errorf(nixbuilder.Damaged, "no archive"), status: 403, text: "no archive"},
+		{name: "damaged", err: status.Errorf(status.Damaged, "no archive"), status: 403, text: "no archive"},
 		{
-			name: "wrapped", err: errors.Join(nixbuilder.Errorf(nixbuilder.Denied, "unfree")), status: 403,
+			name: "wrapped", err: errors.Join(status.Errorf(status.Denied, "unfree")), status: 403,
 			text: "unfree",
 		},
 		{

@@ -9,9 +9,9 @@ import (
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/reference"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
 // An imageRequest is an image made of packages that somebody wants.
@@ -74,7 +74,7 @@ func (o Options) image(text string) (reference.NamedTagged, names.Request, error
 func (o Options) packagesOf(repository string) (names.Request, error) {
 	packages, err := names.Parse(repository, o.Names.Prefix, o.Names.MaxPackages)
 	if err != nil && !errors.Is(err, names.ErrOutside) {
-		err = nixbuilder.Errorf(nixbuilder.NotFound, "%v", err)
+		err = status.Errorf(status.NotFound, "%v", err)
 	}
 	return packages, err
 }

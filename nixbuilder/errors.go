@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
@@ -26,23 +25,3 @@ func tooLong(total time.Duration) *status.Error {
 		status.Denied, "making this image takes longer than the %v that build.total allows on this registry", total,
 	)
 }
-
-var ClientShare = limit.ClientShare
-
-// Still to be renamed in the middleware.
-type Error = status.Error
-
-const (
-	NotFound    = status.NotFound
-	Denied      = status.Denied
-	Busy        = status.Busy
-	Unavailable = status.Unavailable
-	Interrupted = status.Interrupted
-	Damaged     = status.Damaged
-)
-
-var (
-	Errorf    = status.Errorf
-	Permanent = status.Permanent
-	Costly    = status.Costly
-)

@@ -189,5 +189,5 @@ func decodeCompression(_, to reflect.Type, value any) (any, error) {
 	if to != reflect.TypeFor[compress.Compression]() || !ok {
 		return value, nil
 	}
-	return compress.ParseCompression(text)
+	return compress.Parse(text)
 }

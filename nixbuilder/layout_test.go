@@ -77,7 +77,8 @@ func TestLayoutOfClients(t *testing.T) {
 			t.Errorf("%s groups as %v, want %v", name, got, want)
 		}
 	}
-	if got := [][][]store.Path{group(t, newLayout(recordstest.NewMemory()), hostile)}; !reflect.DeepEqual(got[0], first) {
+	got := [][][]store.Path{group(t, newLayout(recordstest.NewMemory()), hostile)}
+	if !reflect.DeepEqual(got[0], first) {
 		t.Errorf("alone, it is %v, and added, it is %v", first, got[0])
 	}
 	added := newLayout(recordstest.NewMemory())

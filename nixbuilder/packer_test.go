@@ -184,7 +184,8 @@ func TestWaitingForALayerEndsWithTheContext(t *testing.T) {
 	packing, release := make(chan struct{}), make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, _ = p.layer(t.Context(), records.Key("a"), &repository{blobs: registry}, func(io.Writer) (layer.Result, error) {
+		repo := &repository{blobs: registry}
+		_, _ = p.layer(t.Context(), records.Key("a"), repo, func(io.Writer) (layer.Result, error) {
 			close(packing)
 			<-release
 			return layer.Result{}, errors.New("enough")
@@ -194,7 +195,8 @@ func TestWaitingForALayerEndsWithTheContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var work packs
-	if _, err := p.layer(ctx, records.Key("a"), &repository{blobs: registry}, work.pack); !errors.Is(err, context.Canceled) {
+	_, err := p.layer(ctx, records.Key("a"), &repository{blobs: registry}, work.pack)
+	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want context.Canceled", err)
 	}
 	close(release)

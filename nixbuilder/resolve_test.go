@@ -86,7 +86,9 @@ func TestRefusal(t *testing.T) {
 
 func TestUnique(t *testing.T) {
 	a := eval.Package{Attr: []string{"a"}, Derivation: storetest.Path("a.drv"), OutputsToInstall: []string{"out"}}
-	alias := eval.Package{Attr: []string{"set", "a"}, Derivation: storetest.Path("a.drv"), OutputsToInstall: []string{"out"}}
+	alias := eval.Package{
+		Attr: []string{"set", "a"}, Derivation: storetest.Path("a.drv"), OutputsToInstall: []string{"out"},
+	}
 	other := eval.Package{Attr: []string{"A"}, Derivation: storetest.Path("b.drv"), OutputsToInstall: []string{"out"}}
 	got := packages{
 		{name: "set.a", asked: true, Package: alias},

@@ -75,7 +75,10 @@ func newCachedStore(t *testing.T, files map[string]string) cachedStore {
 		hash, _, _ := strings.Cut(p.Base(), "-")
 		write(filepath.Join(s.cache, hash+".narinfo"), info.String())
 	}
-	if s.caches, err = binarycache.New(binarycache.Options{Substituters: []string{"file://" + s.cache}, TrustedPublicKeys: []string{public.String()}}); err != nil {
+	options := binarycache.Options{
+		Substituters: []string{"file://" + s.cache}, TrustedPublicKeys: []string{public.String()},
+	}
+	if s.caches, err = binarycache.New(options); err != nil {
 		t.Fatal(err)
 	}
 	return s

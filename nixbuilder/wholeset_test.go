@@ -48,7 +48,8 @@ func TestReachable(t *testing.T) {
 		infos[info.Path] = info
 	}
 	var got []string
-	for _, info := range store.Reachable(infos, []store.Path{storetest.Path("app-1"), storetest.Path("lib-1"), storetest.Path("app-1")}) {
+	app, lib := storetest.Path("app-1"), storetest.Path("lib-1")
+	for _, info := range store.Reachable(infos, []store.Path{app, lib, app}) {
 		got = append(got, info.Path.Name())
 	}
 	slices.Sort(got)
@@ -77,7 +78,8 @@ func TestLayoutIsExtended(t *testing.T) {
 			)
 		}
 	}
-	if got := group(t, l, whole); len(got) != 3 || !slices.Equal(got[0], []store.Path{storetest.Path("app-1"), storetest.Path("lib-1")}) {
+	got := group(t, l, whole)
+	if len(got) != 3 || !slices.Equal(got[0], []store.Path{storetest.Path("app-1"), storetest.Path("lib-1")}) {
 		t.Errorf("layers are %v, want app with lib as before, bar with part, foo", got)
 	}
 }

@@ -146,7 +146,7 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	if err := quietTracing(config.Log.Level); err != nil {
 		return err
 	}
-	//nolint:revive,staticcheck // the registry logs by this key
+	//nolint:staticcheck // the registry logs by this key
 	ctx := context.WithValue(context.Background(), "version", version.Version())
 	served, err := newRegistry(ctx, config)
 	if err != nil {

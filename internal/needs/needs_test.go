@@ -25,7 +25,9 @@ func (r *recorder) Skipf(format string, args ...any) {
 }
 
 func TestTool(t *testing.T) {
-	for ci, want := range map[string]string{"": "skipped: no-such-program is needed: ", "true": "failed: no-such-program is needed: "} {
+	for ci, want := range map[string]string{
+		"": "skipped: no-such-program is needed: ", "true": "failed: no-such-program is needed: ",
+	} {
 		t.Setenv("CI", ci)
 		r := &recorder{TB: t}
 		if Tool(r, "no-such-program"); !strings.HasPrefix(r.ended, want) {

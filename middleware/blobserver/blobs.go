@@ -71,7 +71,7 @@ func (b *blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Re
 	setDefault(header, "Content-Type", desc.MediaType)
 	setDefault(header, "Content-Length", fmt.Sprint(desc.Size))
 	blob := &content{ctx: ctx, storage: b.storage, file: file, size: desc.Size}
-	defer blob.Close()
+	defer func() { _ = blob.Close() }()
 	http.ServeContent(sender{w, outermostOf(r)}, r, desc.Digest.String(), time.Time{}, blob)
 	return nil
 }

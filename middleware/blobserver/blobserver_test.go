@@ -103,7 +103,7 @@ func start(t *testing.T, dir string, ours, redirects, tls bool) *registry {
 	config.HTTP.Secret = "secret"
 	config.Catalog.MaxEntries = 100
 	r.app = handlers.NewApp(t.Context(), config)
-	var handler http.Handler = gorhandlers.CombinedLoggingHandler(r.log, r.app)
+	handler := gorhandlers.CombinedLoggingHandler(r.log, r.app)
 	if ours {
 		handler = Handler(handler)
 	}

@@ -586,7 +586,8 @@ func BenchmarkClosure(b *testing.B) {
 	h := newHost(b)
 	expression := `builtins.foldl' (paths: i: [ (builtins.toFile "p${toString i}"
 	  (builtins.concatStringsSep " " (builtins.genList (n: builtins.elemAt paths n)
-	    (if builtins.length paths < 8 then builtins.length paths else 8)))) ] ++ paths) [ ] (builtins.genList (i: i) 266)`
+	    (if builtins.length paths < 8 then builtins.length paths else 8)))) ] ++ paths)
+	  [ ] (builtins.genList (i: i) 266)`
 	first := h.run(
 		"nix-instantiate", "--eval", "--strict", "--read-write-mode", "--expr",
 		"builtins.head ("+expression+")",

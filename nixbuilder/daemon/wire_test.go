@@ -124,7 +124,10 @@ func TestPlainHidesPasswords(t *testing.T) {
 }
 
 func FuzzPlain(f *testing.F) {
-	for _, seed := range []string{"plain", "\x1b[31mred\x1b[0m", "\x1b]8;;http://x\x1b\\link", "\x1b", "a\xffb", "\u009b31m", "\u202etxet", "://://a:b@@c:d@", ":/\x00/a\x13:\x01b@"} {
+	for _, seed := range []string{
+		"plain", "\x1b[31mred\x1b[0m", "\x1b]8;;http://x\x1b\\link", "\x1b", "a\xffb", "\u009b31m", "\u202etxet",
+		"://://a:b@@c:d@", ":/\x00/a\x13:\x01b@",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -58,7 +58,8 @@ func gate(uris ...string) *Gate {
 	g.own = func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("8.8.4.4")}, nil }
 	g.lookup = func(_ context.Context, _, host string) ([]netip.Addr, error) {
 		names := map[string]string{
-			"public.example": "1.1.1.1 2606:4700::1111", "inner.example": "10.0.0.1", "mixed.example": "1.1.1.1 127.0.0.1", "localhost": "127.0.0.1", "self.example": "8.8.4.4",
+			"public.example": "1.1.1.1 2606:4700::1111", "inner.example": "10.0.0.1",
+			"mixed.example": "1.1.1.1 127.0.0.1", "localhost": "127.0.0.1", "self.example": "8.8.4.4",
 		}
 		if address, err := netip.ParseAddr(host); err == nil {
 			return []netip.Addr{address}, nil

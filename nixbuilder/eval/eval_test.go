@@ -176,7 +176,8 @@ func TestPackages(t *testing.T) {
 			Description: "A program that greets", Licenses: []string{"GPL-3.0-or-later"},
 			OutputsToInstall: []string{"out"},
 			Image: &Image{
-				Entrypoint: []string{"hello", "-g"}, Cmd: []string{}, Env: map[string]string{"LANG": "C.UTF-8"}, User: value("1000:1000"),
+				Entrypoint: []string{"hello", "-g"}, Cmd: []string{}, Env: map[string]string{"LANG": "C.UTF-8"},
+				User: value("1000:1000"),
 				WorkingDir: value(
 					"/srv",
 				), Labels: map[string]string{"org.example.a": "b"}, ExposedPorts: []string{"80", "53/udp"},
@@ -853,7 +854,8 @@ func TestMistakes(t *testing.T) {
 		want int
 	}{
 		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"htop", "htop", 0}, {"kitten", "sitting", 3}, {"flaw", "lawn", 2},
-		{"gti", "git", 1}, {"htpo", "htop", 1}, {"thop", "htop", 1}, {"ab", "ba", 1}, {"ca", "abc", 3}, {"abcd", "badc", 2},
+		{"gti", "git", 1}, {"htpo", "htop", 1}, {"thop", "htop", 1}, {"ab", "ba", 1}, {"ca", "abc", 3},
+		{"abcd", "badc", 2},
 	} {
 		if got := mistakes(test.a, test.b); got != test.want {
 			t.Errorf("from %q to %q: %d, want %d", test.a, test.b, got, test.want)

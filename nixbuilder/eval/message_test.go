@@ -147,7 +147,8 @@ func TestShortRefusal(t *testing.T) {
 				` (the operator of this registry can allow it: packages.config: {permittedInsecurePackages: ["openssl-1.1.1w"]})`,
 		},
 		{
-			"insecure, in a set that calls nixpkgs", strings.Replace(insecureText, " - OpenSSL", "\n - OpenSSL", 1), Insecure, false,
+			"insecure, in a set that calls nixpkgs", strings.Replace(insecureText, " - OpenSSL", "\n - OpenSSL", 1),
+			Insecure, false,
 			"Refusing to evaluate package 'openssl-1.1.1w' in packages/pkgs/development/libraries/openssl/default.nix:395 because it is marked as insecure; known issues: CVE-2023-0001" +
 				` (the package set can allow it, where it calls nixpkgs: config.permittedInsecurePackages = [ "openssl-1.1.1w" ])`,
 		},

@@ -13,7 +13,8 @@ func packageReport(t *testing.T, fields map[string]any) *report {
 	t.Helper()
 	all := map[string]any{
 		"name": "a", "path": []string{"a"}, "pname": "a", "version": "1", "system": "x86_64-linux",
-		"drvPath": "/nix/store/0000000000000000000000000000000a-a.drv", "outPaths": map[string]string{"out": "/nix/store/0000000000000000000000000000000a-a"},
+		"drvPath":          "/nix/store/0000000000000000000000000000000a-a.drv",
+		"outPaths":         map[string]string{"out": "/nix/store/0000000000000000000000000000000a-a"},
 		"outputsToInstall": []string{"out"},
 	}
 	for name, value := range fields {

@@ -88,7 +88,8 @@ func TestWallsOfFetching(t *testing.T) {
 					t,
 					"default.nix",
 					`{ system, ... }: let set = import (builtins.fetchurl "`+test.url+`"); in
-					{ inner = derivation { name = "inner-1"; inherit system; builder = builtins.toJSON (builtins.isFunction set || set.secret); }; }`,
+					{ inner = derivation { name = "inner-1"; inherit system;
+					builder = builtins.toJSON (builtins.isFunction set || set.secret); }; }`,
 				)
 				results, err := e.Evaluate(t.Context(), source, system, []string{"inner"})
 				if err != nil {

@@ -79,7 +79,10 @@ func TestImageConfig(t *testing.T) {
 		created        string
 		want           v1.Platform
 	}{
-		{"no date", "linux/amd64", time.Time{}, "1970-01-01T00:00:01Z", v1.Platform{OS: "linux", Architecture: "amd64"}},
+		{
+			"no date", "linux/amd64", time.Time{}, "1970-01-01T00:00:01Z",
+			v1.Platform{OS: "linux", Architecture: "amd64"},
+		},
 		{
 			"the revision's date, in UTC", "linux/arm/v7", dated, "2026-01-02T02:04:05Z",
 			v1.Platform{OS: "linux", Architecture: "arm", Variant: "v7"},

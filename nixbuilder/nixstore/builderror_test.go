@@ -131,7 +131,8 @@ func TestFailures(t *testing.T) {
 		},
 		{
 			name: "a file of another type",
-			err:  &daemon.Error{Message: "file '" + string(storetest.Path("none.drv")) + ".chroot/root" + string(storetest.Path("none")) + "' has an unsupported type"},
+			err: &daemon.Error{Message: "file '" + string(storetest.Path("none.drv")) + ".chroot/root" +
+				string(storetest.Path("none")) + "' has an unsupported type"},
 			kind: status.Denied, want: "building none failed: its output has something that is neither",
 		},
 		{
@@ -362,14 +363,17 @@ func TestFailures(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			log := newBuildLog()
-			for drv, lines := range map[store.Path][]string{app: {"linking", test.own}, lib: {"", "ErrorErrorHcompiling this", "error: no"}} {
+			for drv, lines := range map[store.Path][]string{
+				app: {"linking", test.own}, lib: {"", "ErrorErrorHcompiling this", "error: no"},
+			} {
 				for _, line := range lines {
 					log.add(daemon.LogLine{Drv: drv, Text: line})
 				}
 			}
 			for _, line := range test.lines {
 				line = strings.NewReplacer("APP", string(app), "LIB", string(lib)).Replace(line)
-				log.add(daemon.LogLine{Drv: storetest.Path("other.drv"), Text: line}) // a builder may write what it likes
+				other := storetest.Path("other.drv")
+				log.add(daemon.LogLine{Drv: other, Text: line}) // a builder may write what it likes
 				log.add(daemon.LogLine{Text: line})
 			}
 			err := log.failure(test.results, test.err)

@@ -56,7 +56,8 @@ func TestTable(t *testing.T) {
 			if err := table.Put(t.Context(), key, value{8}); err != nil {
 				t.Fatal(err)
 			}
-			if got, ok, err := records.NewTable[value](state, "things", 1000).Get(t.Context(), key); got.N != 8 || !ok ||
+			got, ok, err = records.NewTable[value](state, "things", 1000).Get(t.Context(), key)
+			if got.N != 8 || !ok ||
 				err != nil {
 				t.Errorf("after Put, another replica's Get = %+v, %t, %v", got, ok, err)
 			}
@@ -115,7 +116,8 @@ func TestRecordsSideBySide(t *testing.T) {
 		t.Errorf("GetAll = %v, %v, want %v", got, err, values)
 	}
 	state.Err = errors.New("storage is down")
-	if got, err := records.NewTable[int](state, "things", 100_000).GetAll(t.Context(), keys); !errors.Is(err, state.Err) {
+	got, err = records.NewTable[int](state, "things", 100_000).GetAll(t.Context(), keys)
+	if !errors.Is(err, state.Err) {
 		t.Errorf("GetAll = %v, %v, want the error of the storage", got, err)
 	}
 	if err := table.PutAll(t.Context(), values); !errors.Is(err, state.Err) {
@@ -143,7 +145,9 @@ func (m *meetings) Get(ctx context.Context, key string) ([]byte, error) {
 
 func TestKeysDiffer(t *testing.T) {
 	seen := make(map[string][]string)
-	for _, parts := range [][]string{{}, {""}, {"", ""}, {"a"}, {"a", ""}, {"", "a"}, {"ab"}, {"a", "b"}, {"1:a"}, {"a1:b"}} {
+	for _, parts := range [][]string{
+		{}, {""}, {"", ""}, {"a"}, {"a", ""}, {"", "a"}, {"ab"}, {"a", "b"}, {"1:a"}, {"a1:b"},
+	} {
 		key := records.Key(parts...)
 		if other, ok := seen[key]; ok {
 			t.Errorf("%q and %q have the same key", parts, other)

@@ -152,7 +152,8 @@ func TestAttachedTags(t *testing.T) {
 	hash := strings.Repeat("0a", 32)
 	v := NewVariants(asked{t}, nil, nil, nil)
 	for _, tag := range []string{
-		"sha256-" + hash, "sha256-" + hash + ".sig", "sha256-" + hash + ".att", "sha256-" + hash + ".sbom", "sha512-" + hash, "sha512-" + hash + hash + ".sig",
+		"sha256-" + hash, "sha256-" + hash + ".sig", "sha256-" + hash + ".att", "sha256-" + hash + ".sbom",
+		"sha512-" + hash, "sha512-" + hash + hash + ".sig",
 	} {
 		if _, err := v.Pin(t.Context(), tag); !errors.Is(err, ErrUnknownTag) {
 			t.Errorf("Pin(%q) = %v, want ErrUnknownTag", tag, err)

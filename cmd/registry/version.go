@@ -19,9 +19,9 @@ const (
 	upstreamModule = "github.com/distribution/distribution/v3"
 )
 
-// versions says in two lines, in upstream's form, which version of this program is running and which
-// of Distribution is in it. After the release comes the commit, as far as the build knows it: go
-// build in a checkout does, and so does go install of a module.
+// versions says in two lines, in upstream's form, which version of this program is running and
+// which of Distribution is in it. After the release comes the commit, as far as the build knows it:
+// go build in a checkout does, and so does go install of a module.
 func versions(build *debug.BuildInfo) string {
 	ours, upstream := "v"+strings.TrimSpace(release), version.Version()
 	if build != nil {

@@ -1,5 +1,6 @@
-// Package needs is for tests that take a program or a right which a machine may lack. Without it they
-// are skipped, with the reason. In CI they fail instead, so that nobody misses that they did not run.
+// Package needs is for tests that take a program or a right which a machine may lack. Without it
+// they are skipped, with the reason. In CI they fail instead, so that nobody misses that they did
+// not run.
 package needs
 
 import (
@@ -8,8 +9,8 @@ import (
 	"testing"
 )
 
-// Missing ends a test that lacks something: it fails if CI is set in the environment, and is skipped
-// otherwise. The format says what is missing.
+// Missing ends a test that lacks something: it fails if CI is set in the environment, and is
+// skipped otherwise. The format says what is missing.
 func Missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CI") != "" {

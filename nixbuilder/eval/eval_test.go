@@ -717,8 +717,8 @@ func TestInstantiate(t *testing.T) {
 	}
 }
 
-// TestInstantiateAtOnce adds the same derivations from several evaluations, and evaluators, at a time,
-// as images do that have packages in common.
+// TestInstantiateAtOnce adds the same derivations from several evaluations, and evaluators, at a
+// time, as images do that have packages in common.
 func TestInstantiateAtOnce(t *testing.T) {
 	target, scratch := openDir(t, "target"), openDir(t, "scratch")
 	source := testSet(t)

@@ -94,7 +94,8 @@ func (r *revisions) acquire(ctx context.Context, store, set string) (nth int, do
 }
 
 // acquireStore returns when the session may use its persistent store, which stays until release. A
-// store that holds too much is removed: sometimes before a session, and after one that has filled it.
+// store that holds too much is removed: sometimes before a session, and after one that has filled
+// it.
 func (s *session) acquireStore(ctx context.Context) (release func(), err error) {
 	dir := s.store.cache
 	nth, done, err := s.revisions.acquire(ctx, dir, s.path)

@@ -110,8 +110,8 @@ func (s *session) command(names []string, nonce string, rethrow bool) (proc.Comm
 	}, nil
 }
 
-// execute runs a command. If the set may fetch, the command is ended after a time, with errSlowFetch,
-// and when the store has grown too much, with cachedir.ErrTooMuch.
+// execute runs a command. If the set may fetch, the command is ended after a time, with
+// errSlowFetch, and when the store has grown too much, with cachedir.ErrTooMuch.
 func (s *session) execute(ctx context.Context, command proc.Command) (output proc.Output, err error) {
 	if !s.store.fetches {
 		return s.runner.Run(ctx, command)

@@ -69,7 +69,8 @@ func (o Options) packages() nixbuilder.Packages {
 // packageSet returns where one set comes from, be it the main one or one of the NixPath.
 func (o Options) packageSet(set NixPathOptions) nixbuilder.Packages {
 	return nixbuilder.Packages{
-		Path: set.Path,
+		Path:     set.Path,
+		PathKeep: o.Packages.Keep,
 		Channel: source.ChannelOptions{
 			Name:     set.Channel,
 			Channels: o.Packages.Channels,

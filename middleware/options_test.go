@@ -10,6 +10,7 @@ import (
 
 	"github.com/distribution/distribution/v3/configuration"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
@@ -418,4 +419,20 @@ func FuzzParseOptions(f *testing.F) {
 			t.Errorf("accepted %+v", options)
 		}
 	})
+}
+
+// What holds for package sets holds for all of them, wherever they come from.
+func TestKeep(t *testing.T) {
+	options, err := ParseOptions(map[string]any{"packages": map[string]any{
+		"path": packageSet(t), "keep": 7, "nixpath": map[string]any{"nixpkgs": map[string]any{"channel": "nixos-26.05"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := options.builder().Packages
+	for name, set := range map[string]nixbuilder.Packages{"the set": packages, "nixpkgs": packages.NixPath["nixpkgs"]} {
+		if set.PathKeep != 7 || set.Channel.Keep != 7 || set.Git.Keep != 7 {
+			t.Errorf("%s keeps %d, %d and %d revisions", name, set.PathKeep, set.Channel.Keep, set.Git.Keep)
+		}
+	}
 }

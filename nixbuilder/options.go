@@ -84,10 +84,12 @@ type Options struct {
 // empty, and what it can look up. The Builder sets directories for fetched sets, and what is
 // remembered of commits.
 type Packages struct {
-	// Path is a directory with a default.nix or flake.nix, or a .nix file.
-	Path    string
-	Channel source.ChannelOptions
-	Git     source.GitOptions
+	// Path is a directory with a default.nix or flake.nix, or a .nix file. PathKeep is how many of
+	// its revisions stay in CacheDir; zero: 4.
+	Path     string
+	PathKeep int
+	Channel  source.ChannelOptions
+	Git      source.GitOptions
 	// NixPath are other sets, by the names that this set can look them up by between angle
 	// brackets. They look up nothing themselves, and clients choose nothing of theirs.
 	NixPath map[string]Packages
@@ -158,7 +160,7 @@ func (p Packages) openSet(runner *proc.Runner, watches *source.Watches, dir stri
 		p.Git.Dir = filepath.Join(dir, "git-"+records.Key(p.Git.URL)[:16])
 		return source.NewGit(runner, p.Git)
 	default:
-		return source.NewPath(watches, p.Path, filepath.Join(dir, "paths"), 0)
+		return source.NewPath(watches, p.Path, filepath.Join(dir, "paths"), p.PathKeep)
 	}
 }
 

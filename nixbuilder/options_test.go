@@ -1,6 +1,9 @@
 package nixbuilder
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -47,5 +50,36 @@ func TestWantedFirst(t *testing.T) {
 	)
 	if want := []string{"bash", "cacert", "git", "nano", "zlib"}; !slices.Equal(got, want) {
 		t.Errorf("wantedFirst = %q, want %q", got, want)
+	}
+}
+
+// As many revisions of a directory can be had again as the operator wants, and no more.
+func TestPathKeep(t *testing.T) {
+	set := t.TempDir()
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(set, "default.nix"), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("{ }")
+	opened, err := Packages{Path: set, PathKeep: 2}.openSet(nil, source.NewWatches(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var revisions []string
+	for _, content := range []string{"{ a = 1; }", "{ b = 22; }", "{ c = 333; }"} {
+		write(content)
+		pinned, err := opened.Pin(t.Context(), source.Latest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		revisions = append(revisions, pinned.Revision)
+	}
+	for i, revision := range revisions {
+		_, err := opened.Pin(t.Context(), revision)
+		if gone := errors.Is(err, source.ErrUnknownTag); gone != (i == 0) {
+			t.Errorf("revision %d of three, of which two stay: %v", i+1, err)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/middleware/blobserver"
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
@@ -167,6 +169,19 @@ func readOnly(config *configuration.Configuration) bool {
 	return enabled
 }
 
+// redirects reads the registry's own setting, storage.redirect.disable.
+func redirects(config *configuration.Configuration) bool {
+	disabled, _ := config.Storage["redirect"]["disable"].(bool)
+	return !disabled
+}
+
+// Blobs has the registry send blobs without copying them (package blobserver). A program has it by
+// registry.RegisterHandler(middleware.Blobs), before it starts the registry and after all other
+// handlers. Without it, blobs go through small buffers.
+func Blobs(_ *configuration.Configuration, api http.Handler) http.Handler {
+	return blobserver.Handler(api)
+}
+
 // attach gives the Service the registry's blobs and storage, and starts what builds. Prebuilding
 // ends with ctx.
 func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, storage driver.StorageDriver) error {
@@ -249,7 +264,10 @@ func (*plugin) registry(
 	if !ok {
 		return nil, fmt.Errorf("middleware.registry: %s goes under middleware.repository", name)
 	}
-	return namespace, service.attach(ctx, namespace, storage)
+	if err := service.attach(ctx, namespace, storage); err != nil {
+		return nil, err
+	}
+	return blobserver.Wrap(namespace, storage, redirects(service.config)), nil
 }
 
 // repository is called for every request that names a repository.

@@ -38,6 +38,7 @@ func main() {
 	logrus.AddHook(redaction{})
 	registry.RegisterHandler(middleware.Site)
 	registry.RegisterHandler(middleware.Tokens)
+	registry.RegisterHandler(middleware.Blobs) // last, and so outermost
 	if err := rootCommand().Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

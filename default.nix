@@ -25,6 +25,7 @@ let
         "cmd"
         "go.mod"
         "go.sum"
+        "internal"
         "middleware"
         "nixbuilder"
         "prepare-image"

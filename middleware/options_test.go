@@ -423,9 +423,10 @@ func FuzzParseOptions(f *testing.F) {
 
 // What holds for package sets holds for all of them, wherever they come from.
 func TestKeep(t *testing.T) {
-	options, err := ParseOptions(map[string]any{"packages": map[string]any{
-		"path": packageSet(t), "keep": 7, "nixpath": map[string]any{"nixpkgs": map[string]any{"channel": "nixos-26.05"}},
-	}})
+	nixPath := map[string]any{"nixpkgs": map[string]any{"channel": "nixos-26.05"}}
+	options, err := ParseOptions(map[string]any{
+		"packages": map[string]any{"path": packageSet(t), "keep": 7, "nixpath": nixPath},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

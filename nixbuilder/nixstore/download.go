@@ -37,53 +37,22 @@ type download struct {
 	err     error         // that ended it, once done is closed
 }
 
-// startDownload begins to fetch targets, which are outputs of an image. The other outputs are in
-// the store. It returns nil if binary caches do not tell enough about them. The download has conn
-// until it ends, and calls ended then. The closure can't be collected until conn is put back.
+// startDownload begins to fetch targets, which are outputs of an image. The other outputs are in the
+// store. It returns nil if binary caches do not tell enough about them. The download has conn until
+// it ends, and calls ended then. The closure can't be collected until conn is put back.
 func (s *Store) startDownload(
-	ctx context.Context,
-	conn *daemon.Conn,
-	outputs []store.Path,
-	targets []daemon.DerivedPath,
-	missing daemon.Missing,
-	ended func(),
+	ctx context.Context, conn *daemon.Conn, outputs []store.Path, targets []daemon.DerivedPath,
+	missing daemon.Missing, ended func(),
 ) (*download, error) {
-	infos, err := conn.SubstitutableInfos(ctx, missing.WillSubstitute, nil)
-	if err != nil && !errors.As(err, new(*daemon.Error)) {
+	coming, err := substitutable(ctx, conn, missing.WillSubstitute)
+	if err != nil || coming == nil {
 		return nil, err
 	}
-	if len(infos) < len(missing.WillSubstitute) {
-		return nil, nil // a cache has just gone down
-	}
-	d := &download{
-		done:    make(chan struct{}),
-		absent:  make(map[store.Path]bool, len(infos)),
-		arrived: make(chan struct{}),
-	}
-	needed := slices.Clone(outputs)
-	var all []store.Path
-	for _, info := range infos {
+	d := &download{done: make(chan struct{}), absent: make(map[store.Path]bool), arrived: make(chan struct{})}
+	for _, info := range coming {
 		d.absent[info.Path] = true
-		needed = append(needed, info.References...)
-		if info.NarSize == 0 {
-			return nil, nil // not every cache says it
-		}
 	}
-	slices.Sort(needed)
-	needed = slices.DeleteFunc(slices.Compact(needed), func(p store.Path) bool { return d.absent[p] })
-	if err := conn.AddTempRoots(ctx, needed); err != nil {
-		return nil, err
-	}
-	there, err := conn.Closure(ctx, needed)
-	if err != nil {
-		return nil, err
-	}
-	d.closure = append(infos, there...)
-	slices.SortFunc(d.closure, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) })
-	for _, info := range d.closure {
-		all = append(all, info.Path)
-	}
-	if err := conn.AddTempRoots(ctx, all); err != nil {
+	if d.closure, err = d.closureOf(ctx, conn, outputs, coming); err != nil {
 		return nil, err
 	}
 	watcher, err := s.open(ctx)
@@ -100,11 +69,6 @@ func (s *Store) startDownload(
 			d.watch(watching, watcher)
 		})
 		err := s.fetch(ctx, conn, targets, missing)
-		if failed := (*buildError)(nil); errors.As(err, &failed) && failed.silent {
-			err = explain(failed)
-		} else if failed != nil {
-			err = fmt.Errorf("%w: %w", ErrNotDownloaded, failed)
-		}
 		stopWatching()
 		watched.Wait()
 		d.end(err)
@@ -112,7 +76,49 @@ func (s *Store) startDownload(
 	return d, nil
 }
 
-// fetch runs what is downloaded and not built.
+// substitutable is what binary caches know about paths, nil if they do not know all of them or not
+// their sizes.
+func substitutable(ctx context.Context, conn *daemon.Conn, paths []store.Path) ([]store.PathInfo, error) {
+	infos, err := conn.SubstitutableInfos(ctx, paths, nil)
+	if err != nil && !errors.As(err, new(*daemon.Error)) {
+		return nil, err
+	}
+	noSize := func(info store.PathInfo) bool { return info.NarSize == 0 } // not every cache says it
+	if len(infos) < len(paths) || slices.ContainsFunc(infos, noSize) {
+		return nil, nil // a cache may just have gone down
+	}
+	return infos, nil
+}
+
+// closureOf is the closure of outputs: what is coming, and what is there. It keeps all of it from
+// being collected.
+func (d *download) closureOf(
+	ctx context.Context, conn *daemon.Conn, outputs []store.Path, coming []store.PathInfo,
+) ([]store.PathInfo, error) {
+	needed := slices.Clone(outputs)
+	for _, info := range coming {
+		needed = append(needed, info.References...)
+	}
+	slices.Sort(needed)
+	needed = slices.DeleteFunc(slices.Compact(needed), func(p store.Path) bool { return d.absent[p] })
+	if err := conn.AddTempRoots(ctx, needed); err != nil {
+		return nil, err
+	}
+	there, err := conn.Closure(ctx, needed)
+	if err != nil {
+		return nil, err
+	}
+	closure := append(coming, there...)
+	slices.SortFunc(closure, func(a, b store.PathInfo) int { return strings.Compare(string(a.Path), string(b.Path)) })
+	all := make([]store.Path, len(closure))
+	for i, info := range closure {
+		all[i] = info.Path
+	}
+	return closure, conn.AddTempRoots(ctx, all)
+}
+
+// fetch runs what is downloaded and not built. The error is ErrNotDownloaded if binary caches do not
+// give what they said they have.
 func (s *Store) fetch(
 	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, missing daemon.Missing,
 ) error {
@@ -120,7 +126,16 @@ func (s *Store) fetch(
 		return err
 	}
 	_, err := s.run(ctx, conn, targets, missing, newBuildLog())
-	return cmp.Or(err, conn.Override(ctx, nil))
+	err = cmp.Or(err, conn.Override(ctx, nil))
+	failed := (*buildError)(nil)
+	switch {
+	case !errors.As(err, &failed):
+		return err
+	case failed.silent:
+		return explain(failed)
+	default:
+		return fmt.Errorf("%w: %w", ErrNotDownloaded, failed)
+	}
 }
 
 // watch notes which paths have arrived, until ctx ends.

@@ -211,6 +211,8 @@ func TestConfinement(t *testing.T) {
 		{"first of its processes", "echo $$", &Confinement{}, "1\n"},
 		{"no capabilities", "grep CapEff /proc/self/status", &Confinement{}, "CapEff:\t0000000000000000\n"},
 		{"no file above 4 GiB", "until [ $(ulimit -f) != unlimited ]; do :; done; ulimit -f", &Confinement{}, "8388608\n"}, // blocks of 512 bytes
+		{"the processors go to others first", "nice", &Confinement{}, "10\n"},
+		{"trusted work takes its share", "nice", nil, "0\n"},
 		{"no network", "grep -c : /proc/net/dev", &Confinement{}, "1\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

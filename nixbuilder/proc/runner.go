@@ -54,7 +54,8 @@ type Command struct {
 }
 
 // Confinement limits untrusted work. Such work also runs as an unprivileged user, and in process
-// and IPC namespaces of its own, if the host permits that, and can never gain privileges.
+// and IPC namespaces of its own, if the host permits that, and can never gain privileges. It gives
+// way to all other work on the processors.
 type Confinement struct {
 	// Memory is the address space of each process, in bytes; zero: no limit.
 	Memory int64

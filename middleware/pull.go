@@ -3,10 +3,12 @@ package middleware
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
 	"github.com/distribution/distribution/v3"
+	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
@@ -165,10 +167,11 @@ func (s *Service) asker(request imageRequest, client client, pinned source.Pinne
 func (s *Service) buildAndCommit(
 	ctx context.Context, request imageRequest, pinned source.Pinned, byClient bool,
 ) error {
-	defer s.tuning.begin()()
+	packing, end := s.tuning.build()
+	defer end()
 	into := s.store.Writer(request.repo)
 	defer into.Close()
-	image, err := s.builder.Build(ctx, request.packages, pinned, byClient, into)
+	image, err := s.builder.Build(ctx, request.packages, pinned, byClient, packed{into, packing})
 	if err != nil {
 		return err
 	}
@@ -178,4 +181,18 @@ func (s *Service) buildAndCommit(
 		tags = append(tags, imagestore.Tag{Name: pinned.Revision, Keeps: stays})
 	}
 	return s.store.Commit(ctx, into, image, tags)
+}
+
+// packed is a Repository that tells when layers are packed.
+type packed struct {
+	*imagestore.Writer
+	packing func()
+}
+
+// Upload implements nixbuilder.Repository.
+func (p packed) Upload(
+	ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error,
+) error {
+	p.packing()
+	return p.Writer.Upload(ctx, write, done)
 }

@@ -23,7 +23,7 @@ const (
 
 	defaultGCPercent = 100
 
-	// tuneAfter is how long a build takes before the process is tuned for it. That takes a
+	// tuneAfter is how long a build packs layers before the process is tuned for it. That takes a
 	// millisecond or two, and collects garbage.
 	tuneAfter = 100 * time.Millisecond
 )
@@ -36,15 +36,18 @@ const (
 // makes it less than the cores: threads over that limit would have to wait, those of pulls too.
 type runtimeTuning struct {
 	mu     sync.Mutex
-	builds int // that have taken longer than tuneAfter
+	builds int // that have packed for longer than tuneAfter
 	undo   []func()
 }
 
-// begin is called when a build begins, and end when it ends.
-func (t *runtimeTuning) begin() (end func()) {
-	later := time.AfterFunc(tuneAfter, t.set)
-	return func() {
-		if !later.Stop() {
+// build returns what a build calls when it packs a layer, and what it calls at its end, after all
+// calls of packing have returned. Until it packs, a build asks others to work: then the settings
+// would cost pulls of stored images, and help nothing.
+func (t *runtimeTuning) build() (packing, end func()) {
+	var later *time.Timer
+	packing = sync.OnceFunc(func() { later = time.AfterFunc(tuneAfter, t.set) })
+	return packing, func() {
+		if later != nil && !later.Stop() {
 			t.reset()
 		}
 	}

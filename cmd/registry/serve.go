@@ -143,7 +143,8 @@ func prefixed(name string, err error) error {
 
 func serve(config *configuration.Configuration, service *middleware.Service) error {
 	keepPrivate(config)
-	if err := quietTracing(config.Log.Level); err != nil {
+	quietAgain, err := quietTracing(config.Log.Level)
+	if err != nil {
 		return err
 	}
 	//nolint:staticcheck // the registry logs by this key
@@ -152,6 +153,7 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	if err != nil {
 		return err
 	}
+	quietAgain()
 	serveDebug(config)
 	if service != nil {
 		defer service.Close()
@@ -160,19 +162,24 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 }
 
 // quietTracing keeps the registry from sending traces to this machine's port 4318 when nobody asked
-// for that. It also keeps it from writing every call of the storage as JSON for a log that has no
-// room for it, which is a tenth of what a stored image costs.
-func quietTracing(level configuration.Loglevel) error {
+// for that. It also keeps it from writing every request and every call of the storage as JSON for a
+// log that has no room for it, which is a quarter of what a stored image costs.
+//
+// It is called before the registry is made: the storage drivers use the first provider of tracers
+// that is set. Again is to be called after that: the registry sets a provider of its own, and asks
+// for the present one at each request.
+func quietTracing(level configuration.Loglevel) (again func(), err error) {
 	for _, variable := range os.Environ() {
 		if strings.HasPrefix(variable, "OTEL_") {
-			return nil
+			return func() {}, nil
 		}
 	}
+	again = func() {}
 	if level != "debug" {
-		// The storage drivers use the first one that is set.
-		otel.SetTracerProvider(noop.NewTracerProvider())
+		again = func() { otel.SetTracerProvider(noop.NewTracerProvider()) }
+		again()
 	}
-	return os.Setenv("OTEL_TRACES_EXPORTER", "none")
+	return again, os.Setenv("OTEL_TRACES_EXPORTER", "none")
 }
 
 // newRegistry returns an error where upstream panics, as it does over a configuration.

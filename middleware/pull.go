@@ -17,7 +17,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
-// errReadOnly: the image would have to be built, and the registry does not write.
+// errReadOnly means that the image would have to be built, and the registry does not write.
 var errReadOnly = errors.New("the registry is in read-only mode, in which nothing is built")
 
 // An answer is the image that a pull gets.
@@ -171,7 +171,7 @@ func (s *Service) buildAndCommit(
 	defer end()
 	into := s.store.Writer(request.repo)
 	defer into.Close()
-	image, err := s.builder.Build(ctx, request.packages, pinned, byClient, packed{into, packing})
+	image, err := s.builder.Build(ctx, request.packages, pinned, byClient, tunedWriter{into, packing})
 	if err != nil {
 		return err
 	}
@@ -183,16 +183,16 @@ func (s *Service) buildAndCommit(
 	return s.store.Commit(ctx, into, image, tags)
 }
 
-// packed is a Repository that tells when layers are packed.
-type packed struct {
+// A tunedWriter tells when layers are packed.
+type tunedWriter struct {
 	*imagestore.Writer
 	packing func()
 }
 
 // Upload implements nixbuilder.Repository.
-func (p packed) Upload(
+func (w tunedWriter) Upload(
 	ctx context.Context, write func(io.Writer) (digest.Digest, error), done func(context.Context, error) error,
 ) error {
-	p.packing()
-	return p.Writer.Upload(ctx, write, done)
+	w.packing()
+	return w.Writer.Upload(ctx, write, done)
 }

@@ -70,17 +70,6 @@ func (b *bench) again(ctx context.Context) error {
 			float64(median(ours))/float64(median(stock)),
 		)
 	}
-	if b.peer != "" {
-		peer := &server{url: b.peer, client: newClient()}
-		for _, img := range b.images {
-			b.progress("again: %s, peer", img)
-			all, err := peer.ask(ctx, img.name, 10)
-			if err != nil {
-				return err
-			}
-			t.row("peer, "+img.String(), median(all), "–", "–", "–")
-		}
-	}
 	fmt.Fprintln(b.out, t)
 	return nil
 }

@@ -24,7 +24,6 @@ const registryModule = "github.com/distribution/distribution/v3/cmd/registry"
 type options struct {
 	names []string // of images, smallest first
 	runs  int
-	peer  string // a URL, or empty
 	set   string // a directory with nixpkgs, or empty
 	dir   string // for all that is written; anyone must be able to read it, as evaluations are nobody's
 }

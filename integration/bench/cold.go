@@ -75,10 +75,7 @@ func (b *bench) cold(ctx context.Context) error {
 		}
 	}
 	fmt.Fprintln(b.out, t)
-	if err := b.plainTools(ctx); err != nil {
-		return err
-	}
-	return b.peerCold(ctx)
+	return b.plainTools(ctx)
 }
 
 // coldPull pulls an image from a registry that has just been started and stores nothing but
@@ -126,29 +123,6 @@ func (b *bench) plainTools(ctx context.Context) error {
 			}
 			t.row(img, "tar, "+toolName(tool), c.wall, c.cpu, megabytes(c.bytes))
 		}
-	}
-	fmt.Fprintln(b.out, t)
-	return nil
-}
-
-// peerCold asks a peer for the images, each for the first time, as far as we know.
-func (b *bench) peerCold(ctx context.Context) error {
-	if b.peer == "" {
-		return nil
-	}
-	t := newTable("image", "peer, first pull", "layers", "**time, ratio to a gzip pull of this registry**")
-	peer := &server{url: b.peer, client: newClient()}
-	for _, img := range b.images {
-		b.progress("cold: %s, peer", img)
-		ours, _, err := b.coldPull(ctx, img.name, "gzip")
-		if err != nil {
-			return err
-		}
-		theirs, err := peer.timedPull(ctx, img.name)
-		if err != nil {
-			return err
-		}
-		t.row(img, theirs.wall, megabytes(theirs.bytes), wallRatio(theirs, ours))
 	}
 	fmt.Fprintln(b.out, t)
 	return nil

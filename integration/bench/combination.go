@@ -55,7 +55,6 @@ func (b *bench) combination(ctx context.Context) error {
 	}
 	defer s.stop()
 	known := make(layerSet)
-	peer := &server{url: b.peer, client: newClient()}
 	for _, name := range slices.Sorted(slices.Values(append(strings.Split(b.largest().name, "/"), extras()...))) {
 		b.progress("combination: serving %s alone", name)
 		m, err := s.pull(ctx, name)
@@ -63,11 +62,6 @@ func (b *bench) combination(ctx context.Context) error {
 			return err
 		}
 		known.add(m)
-		if b.peer != "" {
-			if _, err := peer.pull(ctx, name); err != nil {
-				return err
-			}
-		}
 	}
 	syscall.Sync() // what was written for that
 	before, err := b.programs()
@@ -76,11 +70,11 @@ func (b *bench) combination(ctx context.Context) error {
 	}
 	t := newTable(
 		"image", "layers", "new ones", "pull", "slowest", "with its config and root layer",
-		"all layers linked", "CPU until then", "against", "takes", "**time, ratio**", "peer",
+		"all layers linked", "CPU until then", "against", "takes", "**time, ratio**",
 	)
 	for _, m := range b.mixtures() {
 		b.progress("combination: %s", m.about)
-		var ours, loaded, linked, others, peers []cost
+		var ours, loaded, linked, others []cost
 		var fresh []int
 		layers := 0
 		for _, name := range m.names {
@@ -102,24 +96,13 @@ func (b *bench) combination(ctx context.Context) error {
 				others, links,
 			)
 			layers, fresh = max(layers, c.pulled.layers), append(fresh, c.fresh)
-			if b.peer != "" {
-				pull, err := peer.timedPull(ctx, name)
-				if err != nil {
-					return err
-				}
-				peers = append(peers, pull)
-			}
-		}
-		theirs := "–"
-		if b.peer != "" {
-			theirs = duration(medianOf(peers, cost.time))
 		}
 		typical := medianOf(ours, cost.time)
 		slices.Sort(fresh)
 		t.row(
 			m.about, layers, fresh[len(fresh)/2], typical, quantile(times(ours), 1),
 			medianOf(loaded, cost.time), medianOf(linked, cost.time), medianOf(linked, cost.cpuTime),
-			"that many links alone", medianOf(others, cost.time), ratios(ours, others, wallRatio), theirs,
+			"that many links alone", medianOf(others, cost.time), ratios(ours, others, wallRatio),
 		)
 		b.aim("combination, "+m.about+", ms", milliseconds(typical), 40, "%.1f")
 	}

@@ -2,7 +2,7 @@
 // same run, and prints tables for docs/performance.md, which says how to read them:
 //
 //	make bench
-//	make bench GROUP=cold,memory RUNS=5 PEER=http://127.0.0.1:8080
+//	make bench GROUP=cold,memory RUNS=5
 //	scripts/with-nix.sh trixie make bench GROUP=nixpkgs SET=/srv/nixpkgs
 //
 // It serves the demo set (examples/debian) with the product's own binary, on loopback, and beside

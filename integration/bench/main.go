@@ -55,12 +55,11 @@ func main() {
 	o := options{names: demoImages()}
 	flag.IntVar(&o.runs, "runs", 3, "how often each is measured; figures are medians")
 	flag.StringVar(&o.set, "set", "", "`directory` with nixpkgs, for the group nixpkgs")
-	flag.StringVar(&o.peer, "peer", "", "`URL` of another server, to be asked the same; its storage should be empty")
 	chosen := flag.String("groups", "", "`names` of groups, separated by commas (default: all)")
 	flag.Usage = func() {
 		fmt.Fprintln(
 			os.Stderr,
-			"Usage: make bench [GROUP=NAMES] [RUNS=N] [PEER=URL] [SET=DIR], or, after `make demo`: go run ./integration/bench [flags]",
+			"Usage: make bench [GROUP=NAMES] [RUNS=N] [SET=DIR], or, after `make demo`: go run ./integration/bench [flags]",
 		)
 		flag.PrintDefaults()
 		fmt.Fprintln(os.Stderr, "\nGroups:")
@@ -90,7 +89,6 @@ func run(ctx context.Context, out io.Writer, o options, list string, args []stri
 	if len(args) > 0 || o.runs < 1 {
 		return errors.New("takes no arguments but flags, and at least one run: see --help")
 	}
-	o.peer = strings.TrimSuffix(o.peer, "/")
 	b, err := newBench(ctx, out, o)
 	if err != nil {
 		return err

@@ -67,17 +67,6 @@ func (b *bench) manyImages(ctx context.Context) error {
 	}
 	t.row("one after the other", medianOf(inTurn, cost.time), "–", "–", 1.0)
 	t.row("at once", medianOf(atOnce, cost.time), median(medians), median(slowest), ratios(atOnce, inTurn, wallRatio))
-	if b.peer != "" {
-		b.progress("many: %d images, peer", len(names))
-		all, each, err := pullAllFrom(ctx, &server{url: b.peer, client: newClient()}, names, len(names))
-		if err != nil {
-			return err
-		}
-		t.row(
-			"at once, peer", all.wall, median(each), quantile(each, 0.99),
-			float64(all.wall)/float64(medianOf(inTurn, cost.time)),
-		)
-	}
 	fmt.Fprintln(b.out, t)
 	return nil
 }

@@ -35,7 +35,7 @@ const accept = v1.MediaTypeImageManifest + ", " + v1.MediaTypeImageIndex +
 // looked up, and stores no blob.
 const absent = "there-is-no-such-package"
 
-// A server is a registry: the product's, the stock one, or a peer, which has no more than a URL.
+// A server is a registry: the product's, or the stock one.
 type server struct {
 	url    string
 	client *http.Client
@@ -283,9 +283,6 @@ type usage struct {
 // usage reads /proc.
 func (s *server) usage() (usage, error) {
 	var u usage
-	if s.cmd == nil {
-		return u, nil // somebody else's
-	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return u, err
@@ -389,8 +386,8 @@ func (s *server) blob(ctx context.Context, name string, dgst digest.Digest) ([]b
 	return body, err
 }
 
-// timedPull is pull with what it costs: processor time is that of the server's processes, if they
-// are ours, bytes are those of the layers.
+// timedPull is pull with what it costs: processor time is that of the server's processes, bytes are
+// those of the layers.
 func (s *server) timedPull(ctx context.Context, name string) (cost, error) {
 	before, err := s.usage()
 	if err != nil {

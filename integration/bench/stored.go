@@ -113,14 +113,6 @@ func (b *bench) stored(ctx context.Context) error {
 		)
 		b.aimLeast("stored, "+c.about+": throughput against the stock registry", ratio, 0.98, "%.2f")
 	}
-	if b.peer != "" {
-		b.progress("stored: peer")
-		got, err := (&server{url: b.peer}).wrk(ctx, manifests+"latest")
-		if err != nil {
-			return err
-		}
-		t.row("peer, manifest by tag, `latest`", fmt.Sprintf("%.0f", got.perSecond), "–", "–", got.p99, "–", "–", "–")
-	}
 	fmt.Fprintln(b.out, t)
 	return nil
 }

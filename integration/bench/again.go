@@ -51,7 +51,7 @@ func (b *bench) again(ctx context.Context) error {
 				times  *[]time.Duration
 			}{
 				{func() (*server, error) { return b.startCold(ctx, settings{}) }, &ours},
-				{func() (*server, error) { return b.startStock(ctx) }, &stock},
+				{func() (*server, error) { return b.startStock(ctx, settings{}) }, &stock},
 			} {
 				s, err := start.server()
 				if err != nil {
@@ -85,7 +85,7 @@ func (b *bench) askAgain(ctx context.Context, name string, with settings) (ours,
 	if _, err := s.ask(ctx, name, 3); err != nil { // the first of which may build it
 		return nil, nil, err
 	}
-	reference, err := b.startStock(ctx)
+	reference, err := b.startStock(ctx, settings{})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -167,7 +167,7 @@ func (b *bench) besideABuild(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		stock, err := b.startStock(ctx)
+		stock, err := b.startStock(ctx, settings{})
 		if err != nil {
 			s.stop()
 			return err

@@ -95,7 +95,7 @@ func (b *bench) stockPeak(ctx context.Context) (int64, error) {
 	if _, err := b.peakOfBuilds(ctx, []string{b.largest().name}, "gzip"); err != nil {
 		return 0, err
 	}
-	s, err := b.startStock(ctx)
+	s, err := b.startStock(ctx, settings{})
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -51,6 +52,7 @@ type settings struct {
 	packages    map[string]any // in place of the demo set
 	refresh     time.Duration  // 0: the default
 	nix         map[string]any // in place of no substituters
+	errorsOnly  bool           // logs no line for each request
 	storeless   bool           // packs what binary caches have, without a store
 	wrap        []string       // a command that runs the rest of its arguments
 	conf        string         // NIX_CONF_DIR for the programs of Nix, or empty
@@ -123,7 +125,10 @@ func (b *bench) startCold(ctx context.Context, with settings) (*server, error) {
 	if with.nix != nil {
 		options["nix"] = with.nix
 	}
-	config := b.config()
+	config, err := b.config(with)
+	if err != nil {
+		return nil, err
+	}
 	config["middleware"] = map[string]any{"repository": []any{map[string]any{"name": "nix", "options": options}}}
 	bin, err := b.countPrograms(with.conf)
 	if err != nil {
@@ -133,23 +138,36 @@ func (b *bench) startCold(ctx context.Context, with settings) (*server, error) {
 	return b.launch(ctx, "registry", config, env, slices.Concat(with.wrap, []string{b.program()}))
 }
 
-// startStock starts the stock registry on the same storage. It sends traces unless it is told not
-// to.
-func (b *bench) startStock(ctx context.Context) (*server, error) {
-	return b.launch(ctx, "stock", b.config(), append(os.Environ(), "OTEL_TRACES_EXPORTER=none"), []string{b.stock()})
+// startStock starts the stock registry on the same storage, which heeds errorsOnly alone. It sends
+// traces unless it is told not to.
+func (b *bench) startStock(ctx context.Context, with settings) (*server, error) {
+	config, err := b.config(with)
+	if err != nil {
+		return nil, err
+	}
+	return b.launch(ctx, "stock", config, append(os.Environ(), "OTEL_TRACES_EXPORTER=none"), []string{b.stock()})
 }
 
-// config is what both registries have.
-func (b *bench) config() map[string]any {
+// config is what both registries have. It names a port that is free.
+func (b *bench) config(with settings) (map[string]any, error) {
+	port, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer port.Close()
+	level := "info"
+	if with.errorsOnly {
+		level = "error"
+	}
 	return map[string]any{
 		"version": "0.1",
-		"log":     map[string]any{"level": "info", "accesslog": map[string]any{"disabled": true}},
+		"log":     map[string]any{"level": level, "accesslog": map[string]any{"disabled": true}},
 		"storage": map[string]any{
 			"filesystem": map[string]any{"rootdirectory": b.storage()},
 			"delete":     map[string]any{"enabled": true},
 		},
-		"http": map[string]any{"addr": "127.0.0.1:0", "draintimeout": "5s", "secret": "no secret"},
-	}
+		"http": map[string]any{"addr": port.Addr().String(), "draintimeout": "5s", "secret": "no secret"},
+	}, nil
 }
 
 // countPrograms makes a directory of programs of Nix that write a line before they do what is
@@ -188,8 +206,6 @@ func (b *bench) programs() (int, error) {
 	return bytes.Count(content, []byte("\n")), err
 }
 
-var listening = regexp.MustCompile(`msg="listening on (127\.0\.0\.1:\d+)"`)
-
 // launch starts a registry that ends with the context, and returns when it listens.
 func (b *bench) launch(
 	ctx context.Context, name string, config map[string]any, env, program []string,
@@ -202,7 +218,8 @@ func (b *bench) launch(
 	if err := os.WriteFile(file, content, 0o644); err != nil {
 		return nil, err
 	}
-	s := &server{client: newClient(), log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
+	address := config["http"].(map[string]any)["addr"].(string)
+	s := &server{url: "http://" + address, client: newClient(), log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.Create(s.log)
 	if err != nil {
 		return nil, err
@@ -221,19 +238,17 @@ func (b *bench) launch(
 		close(s.ended)
 	}()
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		text, err := os.ReadFile(s.log)
-		if err != nil {
-			s.stop()
-			return nil, err
-		}
-		if address := listening.FindSubmatch(text); address != nil {
-			s.url = "http://" + string(address[1])
-			return s, nil
-		}
 		select {
 		case <-s.ended:
-			return nil, fmt.Errorf("%s has ended: %v\n%s", strings.Join(s.cmd.Args, " "), s.cmd.ProcessState, text)
+			text, err := os.ReadFile(s.log)
+			return nil, errors.Join(fmt.Errorf(
+				"%s has ended: %v\n%s", strings.Join(s.cmd.Args, " "), s.cmd.ProcessState, text,
+			), err)
 		default:
+		}
+		if connection, err := net.Dial("tcp", address); err == nil {
+			connection.Close()
+			return s, nil
 		}
 	}
 	s.stop()

@@ -51,7 +51,7 @@ func (b *bench) stored(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stock, err := b.startStock(ctx)
+	stock, err := b.startStock(ctx, settings{})
 	if err != nil {
 		return err
 	}

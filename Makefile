@@ -26,8 +26,8 @@ lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix, and what th
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
 	git ls-files -z '*.nix' | xargs -0 -n 1 nix-instantiate --parse >/dev/null
 
-bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 choose what; GROUP=nixpkgs SET=DIR
-	@go run ./integration/bench -groups '$(GROUP)' -runs '$(or $(RUNS),3)' -set '$(SET)'
+bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 choose what; PEERS=zot=URL beside what is stored; GROUP=nixpkgs SET=DIR
+	@go run ./integration/bench -groups '$(GROUP)' -runs '$(or $(RUNS),3)' -peers '$(PEERS)' -set '$(SET)'
 
 nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind (with a Nix that is new enough, as by scripts/with-nix.sh)
 	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }

@@ -24,6 +24,8 @@ const registryModule = "github.com/distribution/distribution/v3/cmd/registry"
 type options struct {
 	names []string // of images, smallest first
 	runs  int
+	turns int // of a registry in a run, where a turn takes about a second
+	peers []peer
 	set   string // a directory with nixpkgs, or empty
 	dir   string // for all that is written; anyone must be able to read it, as evaluations are nobody's
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nixery-registry/nixery-registry/internal/needs"
 )
@@ -35,7 +41,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	var report strings.Builder
-	o := options{names: []string{"hello", "shell/hello/less"}, runs: 1, dir: dir}
+	names := []string{"hello", "shell/hello/less"}
+	o := options{names: names, runs: 1, turns: 1, peers: []peer{{"empty", emptyRegistry(t)}}, dir: dir}
 	if err := run(t.Context(), &report, o, "cold,substituted,combination,again,many,stored,memory", nil); err != nil {
 		t.Fatalf("%v\n%s", err, &report)
 	}
@@ -47,7 +54,9 @@ func TestRun(t *testing.T) {
 		`(?m)^\| combination: programs of Nix started, .* \| ≤ 0 \| 0 \| reached \|$`,
 		`(?m)^\| packages in git, after .refresh. \| `,
 		`(?m)^\| 200 clients \| .* \| .* \| 1 \| `, // built once for all of them
-		`(?m)^\| manifest by digest \| `,
+		`(?m)^\| manifest by digest \| stock registry \| `,
+		`(?m)^\| manifest by tag, the revision \| empty \| [1-9]`,
+		`(?m)^\| small layer, .* \| bare file server \| `,
 		`(?m)^\| 8 at a time \| gzip \| `,
 	} {
 		if !regexp.MustCompile(want).MatchString(report.String()) {
@@ -56,6 +65,49 @@ func TestRun(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Log(report.String())
+	}
+}
+
+// emptyRegistry serves a registry that has nothing, and returns its URL.
+func emptyRegistry(t *testing.T) string {
+	config := &configuration.Configuration{Storage: configuration.Storage{"inmemory": nil}}
+	config.HTTP.Secret = "no secret"
+	s := httptest.NewServer(handlers.NewApp(t.Context(), config))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestParsePeers(t *testing.T) {
+	for _, test := range []struct {
+		list string
+		want []peer // nil: an error
+	}{
+		{list: "", want: []peer{}},
+		{list: "zot=http://127.0.0.1:8080", want: []peer{{"zot", "http://127.0.0.1:8080"}}},
+		{
+			list: "a=http://127.0.0.1:1/,b=https://registry.example",
+			want: []peer{{"a", "http://127.0.0.1:1"}, {"b", "https://registry.example"}},
+		},
+		{list: "http://127.0.0.1:8080"},
+		{list: "zot="},
+		{list: "zot=127.0.0.1:8080"},
+		{list: "=http://127.0.0.1:8080"},
+		{list: "zot=http://127.0.0.1:1,"},
+		{list: "zot=http://127.0.0.1:1,zot=http://127.0.0.1:2"},
+	} {
+		got, err := parsePeers(test.list)
+		if !slices.Equal(got, test.want) || (err == nil) != (test.want != nil) {
+			t.Errorf("peers %q: %v, %v; want %v", test.list, got, err, test.want)
+		}
+	}
+}
+
+func TestNearest(t *testing.T) {
+	layers := []v1.Descriptor{{Size: 100}, {Size: 9}, {Size: 14}, {Size: 12}}
+	for size, want := range map[int64]int64{0: 9, 10: 9, 13: 14, 12: 12, 1000: 100} {
+		if got := nearest(layers, size); got.Size != want {
+			t.Errorf("nearest to %d: %d, want %d", size, got.Size, want)
+		}
 	}
 }
 

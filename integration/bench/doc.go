@@ -3,6 +3,7 @@
 //
 //	make bench
 //	make bench GROUP=cold,memory RUNS=5
+//	make bench GROUP=stored PEERS=zot=http://127.0.0.1:8080
 //	scripts/with-nix.sh trixie make bench GROUP=nixpkgs SET=/srv/nixpkgs
 //
 // It serves the demo set (examples/debian) with the product's own binary, on loopback, and beside
@@ -13,5 +14,6 @@
 //   - bench.go: what all groups share, and the tables
 //   - server.go: a registry's life, what it uses, and what it is asked
 //   - tools.go: plain tools on the same store paths
+//   - stored.go: a group, with peers.go, files.go, pulls.go and readers.go
 //   - the others: a group each
 package main

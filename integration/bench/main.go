@@ -39,7 +39,7 @@ func groups() []group {
 		},
 		{name: "again", about: "an image that is stored and has not changed", measure: (*bench).again},
 		{name: "many", about: "many images, many clients, and pulls beside a build", measure: (*bench).many},
-		{name: "stored", about: "throughput of what is stored, against the stock registry", measure: (*bench).stored},
+		{name: "stored", about: "what is stored: against the stock registry, peers, and a file server", measure: (*bench).stored},
 		{name: "memory", about: "resident memory of builds", measure: (*bench).memory},
 		{name: "layers", about: "the simulation of docs/layering.md", measure: (*bench).layers},
 		{
@@ -52,14 +52,17 @@ func groups() []group {
 }
 
 func main() {
-	o := options{names: demoImages()}
+	o := options{names: demoImages(), turns: 3}
 	flag.IntVar(&o.runs, "runs", 3, "how often each is measured; figures are medians")
 	flag.StringVar(&o.set, "set", "", "`directory` with nixpkgs, for the group nixpkgs")
+	peers := flag.String(
+		"peers", "", "`NAME=URL,…` of registries beside this one, for the group stored, which copies its images to them",
+	)
 	chosen := flag.String("groups", "", "`names` of groups, separated by commas (default: all)")
 	flag.Usage = func() {
 		fmt.Fprintln(
 			os.Stderr,
-			"Usage: make bench [GROUP=NAMES] [RUNS=N] [SET=DIR], or, after `make demo`: go run ./integration/bench [flags]",
+			"Usage: make bench [GROUP=NAMES] [RUNS=N] [PEERS=NAME=URL,…] [SET=DIR], or, after `make demo`: go run ./integration/bench [flags]",
 		)
 		flag.PrintDefaults()
 		fmt.Fprintln(os.Stderr, "\nGroups:")
@@ -68,9 +71,12 @@ func main() {
 		}
 	}
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, os.Stdout, o, *chosen, flag.Args())
-	stop()
+	var err error
+	if o.peers, err = parsePeers(*peers); err == nil {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+		err = run(ctx, os.Stdout, o, *chosen, flag.Args())
+		stop()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -88,6 +94,9 @@ func run(ctx context.Context, out io.Writer, o options, list string, args []stri
 	}
 	if len(args) > 0 || o.runs < 1 {
 		return errors.New("takes no arguments but flags, and at least one run: see --help")
+	}
+	if len(o.peers) > 0 && !slices.ContainsFunc(selected, func(g group) bool { return g.name == "stored" }) {
+		return errors.New("peers are for the group stored, which is not among those that are asked for")
 	}
 	b, err := newBench(ctx, out, o)
 	if err != nil {

@@ -36,7 +36,7 @@ const accept = v1.MediaTypeImageManifest + ", " + v1.MediaTypeImageIndex +
 // looked up, and stores no blob.
 const absent = "there-is-no-such-package"
 
-// A server is a registry: the product's, or the stock one.
+// A server is a registry: the product's, the stock one, or one that has no more than a URL.
 type server struct {
 	url    string
 	client *http.Client
@@ -219,7 +219,10 @@ func (b *bench) launch(
 		return nil, err
 	}
 	address := config["http"].(map[string]any)["addr"].(string)
-	s := &server{url: "http://" + address, client: newClient(), log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
+	s := &server{
+		url: "http://" + address, client: newClient(),
+		log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{}),
+	}
 	log, err := os.Create(s.log)
 	if err != nil {
 		return nil, err
@@ -298,6 +301,9 @@ type usage struct {
 // usage reads /proc.
 func (s *server) usage() (usage, error) {
 	var u usage
+	if s.cmd == nil {
+		return u, nil // of another's
+	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return u, err
@@ -331,7 +337,7 @@ func (s *server) usage() (usage, error) {
 			continue
 		}
 		u.cpu += cpu[pid]
-		peak, err := peakOf(pid)
+		peak, err := memoryOf(pid, "VmHWM")
 		switch {
 		case pid == s.cmd.Process.Pid && err != nil:
 			return u, err
@@ -344,9 +350,9 @@ func (s *server) usage() (usage, error) {
 	return u, nil
 }
 
-// peakOf is VmHWM of a process, in bytes.
-func peakOf(pid int) (int64, error) {
-	text, _, _ := strings.Cut(field(fmt.Sprintf("/proc/%d/status", pid), "VmHWM"), " ")
+// memoryOf is a value of a process's status in /proc: VmHWM or VmRSS, in bytes.
+func memoryOf(pid int, name string) (int64, error) {
+	text, _, _ := strings.Cut(field(fmt.Sprintf("/proc/%d/status", pid), name), " ")
 	n, err := strconv.ParseInt(text, 10, 64)
 	return n * 1024, err
 }

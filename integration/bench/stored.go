@@ -1,16 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
-)
 
-// turns is how often each registry is kept busy in a run: a second is short.
-const turns = 3
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
 
 // wrkArgs keep a registry busy with 16 connections, for a second at a time.
 func wrkArgs() []string {
@@ -35,83 +36,157 @@ func rateRatio(a, b throughput) float64     { return a.perSecond / b.perSecond }
 func slowestRatio(a, b throughput) float64  { return a.p99.Seconds() / b.p99.Seconds() }
 func eachRatio(a, b throughput) float64     { return a.each().Seconds() / b.each().Seconds() }
 
-// stored measures how many manifests and blobs the registry serves, against the stock registry on
-// the same storage.
+// An other serves the same as this registry does.
+type other struct {
+	name   string
+	server *server
+	files  bool    // it is no registry: it serves files of the storage
+	least  float64 // wanted throughput of this registry for a request, in terms of its; 0: none
+}
+
+// A request is one that wrk makes again and again.
+type request struct {
+	about, path string
+	file        string // the path to a file server; empty: it is not asked
+}
+
+// The sizes of the blobs that are asked for: half of an image's layers are small.
+const (
+	smallBlob = 9_000
+	largeBlob = 14_000_000
+)
+
+// stored measures what the registry serves of what it has, against the stock registry on the same
+// storage, peers that hold copies, and a file server over the same files.
 func (b *bench) stored(ctx context.Context) error {
-	img := b.images[0]
 	if err := b.empty(); err != nil {
 		return err
 	}
-	s, err := b.start(ctx, settings{})
+	s, err := b.start(ctx, settings{errorsOnly: true})
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	m, err := s.pull(ctx, img.name)
-	if err != nil {
-		return err
+	names := []string{b.images[0].name}
+	for _, name := range names {
+		b.progress("stored: building %s", name)
+		if _, err := s.pull(ctx, name); err != nil {
+			return err
+		}
 	}
-	stock, err := b.startStock(ctx, settings{})
+	stock, err := b.startStock(ctx, settings{errorsOnly: true})
 	if err != nil {
 		return err
 	}
 	defer stock.stop()
-
-	small, large := m.Layers[0], m.Layers[0]
-	for _, l := range m.Layers {
-		if l.Size < small.Size {
-			small = l
+	registries := []other{{name: "stock registry", server: stock, least: 0.98}}
+	for _, p := range b.peers {
+		to := &server{url: p.url, client: newClient()}
+		for _, name := range names {
+			b.progress("stored: copying %s to %s", name, p.name)
+			if err := s.copyImage(ctx, to, name); err != nil {
+				return fmt.Errorf("filling %s: %w", p.name, err)
+			}
 		}
-		if l.Size > large.Size {
-			large = l
-		}
+		registries = append(registries, other{name: p.name, server: to, least: 1})
 	}
-	digest, err := s.manifestDigest(ctx, img.name)
+	files, err := b.startFiles(ctx)
 	if err != nil {
 		return err
 	}
-	revision := m.Annotations["org.opencontainers.image.revision"]
-	manifests, blobs := "/v2/"+img.name+"/manifests/", "/v2/"+img.name+"/blobs/"
+	defer files.stop()
+	others := append(registries[:len(registries):len(registries)], other{
+		name: "bare file server", server: &server{url: files.url}, files: true,
+	})
+	return b.storedRequests(ctx, s, others)
+}
+
+// requests are those for an image that the table has.
+func (s *server) requests(ctx context.Context, name string) ([]request, error) {
+	m, err := s.pull(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := s.manifestDigest(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	small, large := nearest(m.Layers, smallBlob), nearest(m.Layers, largeBlob)
+	revision := m.Annotations[v1.AnnotationRevision]
+	manifests, blobs := "/v2/"+name+"/manifests/", "/v2/"+name+"/blobs/"
+	return []request{
+		{about: "manifest by tag, `latest`", path: manifests + "latest"},
+		{about: "manifest by tag, the revision", path: manifests + revision},
+		{about: "manifest by digest", path: manifests + digest},
+		{about: "config", path: blobs + m.Config.Digest.String()},
+		{
+			about: "small layer, " + kilobytes(small.Size), path: blobs + small.Digest.String(),
+			file: fileOf(small.Digest),
+		},
+		{
+			about: "large layer, " + megabytes(large.Size), path: blobs + large.Digest.String(),
+			file: fileOf(large.Digest),
+		},
+	}, nil
+}
+
+// nearest is the layer whose size is nearest. There must be one.
+func nearest(layers []v1.Descriptor, size int64) v1.Descriptor {
+	return slices.MinFunc(layers, func(a, b v1.Descriptor) int {
+		return cmp.Compare(max(a.Size-size, size-a.Size), max(b.Size-size, size-b.Size))
+	})
+}
+
+// storedRequests measures how many manifests and blobs are served.
+func (b *bench) storedRequests(ctx context.Context, s *server, others []other) error {
+	requests, err := s.requests(ctx, b.images[0].name)
+	if err != nil {
+		return err
+	}
 	t := newTable(
-		"", "per second", "stock registry", "**throughput, ratio**", "p99", "stock registry", "p99, ratio",
+		"", "against", "per second", "the other", "**throughput, ratio**", "p99", "the other", "p99, ratio",
 		"CPU of a request, ratio",
 	)
-	for _, c := range []struct{ about, path string }{
-		{"manifest by tag, `latest`", manifests + "latest"},
-		{"manifest by tag, the revision", manifests + revision},
-		{"manifest by digest", manifests + digest},
-		{"config", blobs + m.Config.Digest.String()},
-		{"smallest layer, " + kilobytes(small.Size), blobs + small.Digest.String()},
-		{"largest layer, " + megabytes(large.Size), blobs + large.Digest.String()},
-	} {
-		var ours, others []throughput
-		for run := range b.runs * turns {
-			b.progress("stored: %s, turn %d of %d", c.about, run+1, b.runs*turns)
-			for _, turn := range []struct {
-				server *server
-				all    *[]throughput
-			}{{s, &ours}, {stock, &others}} {
-				got, err := turn.server.wrk(ctx, c.path)
-				if err != nil {
+	for _, r := range requests {
+		asked := slices.DeleteFunc(slices.Clone(others), func(o other) bool { return o.files && r.file == "" })
+		var ours []throughput
+		theirs := make([][]throughput, len(asked))
+		for turn := range b.runs * b.turns {
+			b.progress("stored: %s, turn %d of %d", r.about, turn+1, b.runs*b.turns)
+			got, err := s.wrk(ctx, r.path)
+			if err != nil {
+				return err
+			}
+			ours = append(ours, got)
+			for i, o := range asked {
+				path := r.path
+				if o.files {
+					path = r.file
+				}
+				if got, err = o.server.wrk(ctx, path); err != nil {
 					return err
 				}
-				*turn.all = append(*turn.all, got)
+				theirs[i] = append(theirs[i], got)
 			}
 		}
-		ratio := ratios(ours, others, rateRatio)
-		t.row(
-			c.about,
-			fmt.Sprintf("%.0f", medianOf(ours, throughput.rate)),
-			fmt.Sprintf("%.0f", medianOf(others, throughput.rate)),
-			ratio,
-			medianOf(
-				ours, throughput.slowest,
-			),
-			medianOf(others, throughput.slowest),
-			ratios(ours, others, slowestRatio),
-			ratios(ours, others, eachRatio),
-		)
-		b.aimLeast("stored, "+c.about+": throughput against the stock registry", ratio, 0.98, "%.2f")
+		for i, o := range asked {
+			ratio := ratios(ours, theirs[i], rateRatio)
+			var cpu any = "–"
+			if o.server.cmd != nil {
+				cpu = ratios(ours, theirs[i], eachRatio)
+			}
+			t.row(
+				r.about, o.name,
+				fmt.Sprintf("%.0f", medianOf(ours, throughput.rate)),
+				fmt.Sprintf("%.0f", medianOf(theirs[i], throughput.rate)),
+				ratio,
+				medianOf(ours, throughput.slowest), medianOf(theirs[i], throughput.slowest),
+				ratios(ours, theirs[i], slowestRatio), cpu,
+			)
+			if o.least > 0 {
+				b.aimLeast("stored, "+r.about+": throughput against "+o.name, ratio, o.least, "%.2f")
+			}
+		}
 	}
 	fmt.Fprintln(b.out, t)
 	return nil

@@ -23,6 +23,7 @@ const registryModule = "github.com/distribution/distribution/v3/cmd/registry"
 
 type options struct {
 	names []string // of images, smallest first
+	pulls []string // of images that are pulled whole
 	runs  int
 	turns int // of a registry in a run, where a turn takes about a second
 	peers []peer
@@ -40,6 +41,9 @@ func demoImages() []string {
 			"procps/iproute2/mtr/iperf3/tcl/htop",
 	}
 }
+
+// pulledImages are names of about 40 layers and 95, of which the registry makes no more.
+func pulledImages() []string { return []string{"shell/git/openssh/htop", "shell/git/ffmpeg/openssh"} }
 
 // An image is a name with what its closure is.
 type image struct {

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -42,7 +45,7 @@ func TestRun(t *testing.T) {
 	}
 	var report strings.Builder
 	names := []string{"hello", "shell/hello/less"}
-	o := options{names: names, runs: 1, turns: 1, peers: []peer{{"empty", emptyRegistry(t)}}, dir: dir}
+	o := options{names: names, pulls: names, runs: 1, turns: 1, peers: []peer{{"empty", emptyRegistry(t)}}, dir: dir}
 	if err := run(t.Context(), &report, o, "cold,substituted,combination,again,many,stored,memory", nil); err != nil {
 		t.Fatalf("%v\n%s", err, &report)
 	}
@@ -57,6 +60,8 @@ func TestRun(t *testing.T) {
 		`(?m)^\| manifest by digest \| stock registry \| `,
 		`(?m)^\| manifest by tag, the revision \| empty \| [1-9]`,
 		`(?m)^\| small layer, .* \| bare file server \| `,
+		`(?m)^\| \d+ layers, .* \| 1, as containerd does \| stock registry \| `,
+		`(?m)^\| \d+ layers, .* \| 50, as docker does \| empty \| `,
 		`(?m)^\| 8 at a time \| gzip \| `,
 	} {
 		if !regexp.MustCompile(want).MatchString(report.String()) {
@@ -226,6 +231,27 @@ func TestQuantile(t *testing.T) {
 	} {
 		if got := quantile(test.values, test.part); got != test.want {
 			t.Errorf("quantile %v of %v is %d, want %d", test.part, test.values, got, test.want)
+		}
+	}
+}
+
+// TestDroppingClient has bodies of all sizes between two answers that are looked at.
+func TestDroppingClient(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		size, _ := strconv.Atoi(r.URL.Path[1:])
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		w.Write(bytes.Repeat([]byte("0123456789"), size/10+1)[:size])
+	}))
+	defer s.Close()
+	dropping := &server{url: s.URL, client: newDroppingClient()}
+	for _, size := range []int{0, 10, dropSize - 1, dropSize, dropSize + 1, 10 * dropSize, 10*dropSize + 7} {
+		n, err := dropping.drop(t.Context(), "/"+strconv.Itoa(size), make([]byte, 4*dropSize))
+		if err != nil || n != int64(size) {
+			t.Errorf("dropping %d: %d, %v", size, n, err)
+		}
+		_, body, err := dropping.get(t.Context(), "/20")
+		if want := "01234567890123456789"; err != nil || string(body) != want {
+			t.Errorf("after %d: %q, %v; want %q", size, body, err, want)
 		}
 	}
 }

@@ -14,6 +14,6 @@
 //   - bench.go: what all groups share, and the tables
 //   - server.go: a registry's life, what it uses, and what it is asked
 //   - tools.go: plain tools on the same store paths
-//   - stored.go: a group, with peers.go, files.go, pulls.go and readers.go
+//   - stored.go: a group, with peers.go, files.go, pulls.go, drop.go and readers.go
 //   - the others: a group each
 package main

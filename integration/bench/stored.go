@@ -42,6 +42,7 @@ type other struct {
 	server *server
 	files  bool    // it is no registry: it serves files of the storage
 	least  float64 // wanted throughput of this registry for a request, in terms of its; 0: none
+	pulls  float64 // the same for whole pulls
 }
 
 // A request is one that wrk makes again and again.
@@ -67,7 +68,7 @@ func (b *bench) stored(ctx context.Context) error {
 		return err
 	}
 	defer s.stop()
-	names := []string{b.images[0].name}
+	names := append([]string{b.images[0].name}, b.pulls...)
 	for _, name := range names {
 		b.progress("stored: building %s", name)
 		if _, err := s.pull(ctx, name); err != nil {
@@ -79,7 +80,7 @@ func (b *bench) stored(ctx context.Context) error {
 		return err
 	}
 	defer stock.stop()
-	registries := []other{{name: "stock registry", server: stock, least: 0.98}}
+	registries := []other{{name: "stock registry", server: stock, least: 0.98, pulls: 2}}
 	for _, p := range b.peers {
 		to := &server{url: p.url, client: newClient()}
 		for _, name := range names {
@@ -88,7 +89,7 @@ func (b *bench) stored(ctx context.Context) error {
 				return fmt.Errorf("filling %s: %w", p.name, err)
 			}
 		}
-		registries = append(registries, other{name: p.name, server: to, least: 1})
+		registries = append(registries, other{name: p.name, server: to, least: 1, pulls: 1})
 	}
 	files, err := b.startFiles(ctx)
 	if err != nil {
@@ -98,7 +99,10 @@ func (b *bench) stored(ctx context.Context) error {
 	others := append(registries[:len(registries):len(registries)], other{
 		name: "bare file server", server: &server{url: files.url}, files: true,
 	})
-	return b.storedRequests(ctx, s, others)
+	if err := b.storedRequests(ctx, s, others); err != nil {
+		return err
+	}
+	return b.wholePulls(ctx, s, registries)
 }
 
 // requests are those for an image that the table has.

@@ -62,6 +62,7 @@ func TestRun(t *testing.T) {
 		`(?m)^\| small layer, .* \| bare file server \| `,
 		`(?m)^\| \d+ layers, .* \| 1, as containerd does \| stock registry \| `,
 		`(?m)^\| \d+ layers, .* \| 50, as docker does \| empty \| `,
+		`(?m)^\| this registry \| .* MB \| .* MB \| .* MB \| `,
 		`(?m)^\| 8 at a time \| gzip \| `,
 	} {
 		if !regexp.MustCompile(want).MatchString(report.String()) {

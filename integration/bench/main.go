@@ -39,7 +39,7 @@ func groups() []group {
 		},
 		{name: "again", about: "an image that is stored and has not changed", measure: (*bench).again},
 		{name: "many", about: "many images, many clients, and pulls beside a build", measure: (*bench).many},
-		{name: "stored", about: "what is stored: requests, whole pulls; against the stock registry, peers, and a file server", measure: (*bench).stored},
+		{name: "stored", about: "what is stored: requests, whole pulls, slow readers; against the stock registry, peers, and a file server", measure: (*bench).stored},
 		{name: "memory", about: "resident memory of builds", measure: (*bench).memory},
 		{name: "layers", about: "the simulation of docs/layering.md", measure: (*bench).layers},
 		{

@@ -102,7 +102,12 @@ func (b *bench) stored(ctx context.Context) error {
 	if err := b.storedRequests(ctx, s, others); err != nil {
 		return err
 	}
-	return b.wholePulls(ctx, s, registries)
+	if err := b.wholePulls(ctx, s, registries); err != nil {
+		return err
+	}
+	s.stop()
+	stock.stop()
+	return b.slowReaders(ctx, b.images[0].name)
 }
 
 // requests are those for an image that the table has.

@@ -86,7 +86,9 @@ func parseAnonymousPull(options map[string]any) (parsed anonymousPullOptions, er
 				fault(".build: %v is not one of %s, %s and %s", value, buildAny, buildUser, buildNone)
 			}
 		default:
-			named, ok := namedKeys(value).(map[string]any)
+			controller, keyFaults := namedKeys(section+"."+key, value)
+			named, ok := controller.(map[string]any)
+			faults = append(faults, keyFaults...)
 			switch {
 			case key == anonymousPullName || !ok && value != nil:
 				fault(".%s: is not another access controller with its options, "+

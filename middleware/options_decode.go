@@ -28,8 +28,9 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	if err != nil {
 		return Options{}, err
 	}
-	named, _ := namedKeys(stanza).(map[string]any)
-	faults := typeFaults(decoder.Decode(named))
+	value, faults := namedKeys("", stanza)
+	named, _ := value.(map[string]any)
+	faults = append(faults, typeFaults(decoder.Decode(named))...)
 	if build, _ := named["build"].(map[string]any); build["total"] == nil {
 		options.Build.Total = max(options.Build.Total, options.Build.Timeout)
 	}
@@ -47,28 +48,39 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	return options, errors.Join(faults...)
 }
 
-// namedKeys returns a value of YAML in which maps whose keys are all texts are maps by text, so
-// that the decoder can name their keys.
-func namedKeys(value any) any {
+// namedKeys returns a value of YAML, which is at path, with maps by text, so that the decoder can name
+// their keys. It leaves out keys that are no texts, and returns a fault for each. What is below
+// packages.config is nobody's option: a map with such a key stays as it is there.
+func namedKeys(path string, value any) (any, []error) {
+	named := make(map[string]any)
+	var faults []error
+	add := func(key string, one any) {
+		var below []error
+		named[key], below = namedKeys(strings.TrimPrefix(path+"."+key, "."), one)
+		faults = append(faults, below...)
+	}
 	switch value := value.(type) {
 	case map[string]any:
-		named := make(map[string]any, len(value))
 		for key, one := range value {
-			named[key] = namedKeys(one)
+			add(key, one)
 		}
-		return named
 	case map[any]any:
-		named := make(map[string]any, len(value))
 		for key, one := range value {
 			name, ok := key.(string)
-			if !ok {
-				return value
+			switch {
+			case ok:
+				add(name, one)
+			case strings.HasPrefix(path, "packages.config"):
+				return value, nil
+			default:
+				faults = append(faults, fmt.Errorf("%s: its key %v is not a text", path, key))
 			}
-			named[name] = namedKeys(one)
 		}
-		return named
+	default:
+		return value, nil
 	}
-	return value
+	sortFaults(faults)
+	return named, faults
 }
 
 // dotted returns a key as people write it: packages.nixpath.x, where the decoder has

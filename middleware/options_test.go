@@ -153,6 +153,14 @@ func TestSetupFaults(t *testing.T) {
 			name: "unknown keys, at every level", stanza: path + "bulid: {}\nbuild: {timout: 60s}",
 			want: []string{options + "build.timout: unknown key", options + "bulid: unknown key"},
 		},
+		{
+			name:   "keys that are no texts, beside others that are wrong",
+			stanza: path + "build: {6: 60, timout: 60s}\nnames: {1.5: a}",
+			want: []string{
+				options + "build: its key 6 is not a text", options + "names: its key 1.5 is not a text",
+				options + "build.timout: unknown key",
+			},
+		},
 		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key"}},
 		{
 			name:   "two package sets",
@@ -400,7 +408,7 @@ func FuzzParseOptions(f *testing.F) {
 	}
 	for _, seed := range []string{
 		"names: {allow: [a, 1]}", "build: {timeout: 60}", "shell: {a: b}", "image: [1]", "packages: null",
-		"nix: {substituters: [[]]}", "? [a]\n: b",
+		"nix: {substituters: [[]]}", "? [a]\n: b", "build: {6: 60}", "packages: {config: {1: {2: 3}}}",
 	} {
 		f.Add(seed)
 	}

@@ -13,10 +13,18 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// wrkArgs keep a registry busy with 16 connections, for a second at a time.
-func wrkArgs() []string {
+// How long a server is kept busy with a path. wrk counts answers that are complete: where 16 large
+// ones are under way, a second would leave up to a sixth of them out, and more of those that come
+// evenly.
+const (
+	window      = time.Second
+	largeWindow = 5 * time.Second
+)
+
+// wrkArgs keep a server busy with 16 connections for a while.
+func wrkArgs(window time.Duration) []string {
 	return []string{
-		"--threads=1", "--connections=16", "--duration=1s", "--timeout=30s", "--latency",
+		"--threads=1", "--connections=16", "--duration=" + window.String(), "--timeout=30s", "--latency",
 		"--header=Accept: " + accept,
 	}
 }
@@ -49,6 +57,7 @@ type other struct {
 type request struct {
 	about, path string
 	file        string // the path to a file server; empty: it is not asked
+	window      time.Duration
 }
 
 // The sizes of the blobs that are asked for: half of an image's layers are small.
@@ -124,17 +133,17 @@ func (s *server) requests(ctx context.Context, name string) ([]request, error) {
 	revision := m.Annotations[v1.AnnotationRevision]
 	manifests, blobs := "/v2/"+name+"/manifests/", "/v2/"+name+"/blobs/"
 	return []request{
-		{about: "manifest by tag, `latest`", path: manifests + "latest"},
-		{about: "manifest by tag, the revision", path: manifests + revision},
-		{about: "manifest by digest", path: manifests + digest},
-		{about: "config", path: blobs + m.Config.Digest.String()},
+		{about: "manifest by tag, `latest`", path: manifests + "latest", window: window},
+		{about: "manifest by tag, the revision", path: manifests + revision, window: window},
+		{about: "manifest by digest", path: manifests + digest, window: window},
+		{about: "config", path: blobs + m.Config.Digest.String(), window: window},
 		{
 			about: "small layer, " + kilobytes(small.Size), path: blobs + small.Digest.String(),
-			file: fileOf(small.Digest),
+			file: fileOf(small.Digest), window: window,
 		},
 		{
 			about: "large layer, " + megabytes(large.Size), path: blobs + large.Digest.String(),
-			file: fileOf(large.Digest),
+			file: fileOf(large.Digest), window: largeWindow,
 		},
 	}, nil
 }
@@ -162,7 +171,7 @@ func (b *bench) storedRequests(ctx context.Context, s *server, others []other) e
 		theirs := make([][]throughput, len(asked))
 		for turn := range b.runs * b.turns {
 			b.progress("stored: %s, turn %d of %d", r.about, turn+1, b.runs*b.turns)
-			got, err := s.wrk(ctx, r.path)
+			got, err := s.wrk(ctx, r.path, r.window)
 			if err != nil {
 				return err
 			}
@@ -172,7 +181,7 @@ func (b *bench) storedRequests(ctx context.Context, s *server, others []other) e
 				if o.files {
 					path = r.file
 				}
-				if got, err = o.server.wrk(ctx, path); err != nil {
+				if got, err = o.server.wrk(ctx, path, r.window); err != nil {
 					return err
 				}
 				theirs[i] = append(theirs[i], got)
@@ -201,13 +210,13 @@ func (b *bench) storedRequests(ctx context.Context, s *server, others []other) e
 	return nil
 }
 
-// wrk keeps a server busy with GETs of a path.
-func (s *server) wrk(ctx context.Context, path string) (throughput, error) {
+// wrk keeps a server busy with GETs of a path for a while.
+func (s *server) wrk(ctx context.Context, path string, window time.Duration) (throughput, error) {
 	before, err := s.usage()
 	if err != nil {
 		return throughput{}, err
 	}
-	out, err := command(ctx, "wrk", append(wrkArgs(), s.url+path)...).Output()
+	out, err := command(ctx, "wrk", append(wrkArgs(window), s.url+path)...).Output()
 	if err != nil {
 		return throughput{}, fmt.Errorf("wrk %s: %w", s.url+path, err)
 	}

@@ -13,18 +13,18 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// How long a server is kept busy with a path. wrk counts answers that are complete: where 16 large
-// ones are under way, a second would leave up to a sixth of them out, and more of those that come
-// evenly.
-const (
-	window      = time.Second
-	largeWindow = 5 * time.Second
-)
-
-// wrkArgs keep a server busy with 16 connections for a while.
-func wrkArgs(window time.Duration) []string {
+// wrkArgs keep a server busy with 16 connections.
+//
+// For large answers it takes longer, and another thread. wrk counts answers that are complete: of 16
+// large ones that are under way, a second would leave up to a sixth out, and more of those that come
+// evenly. And one thread is busy all the time with copying what arrives.
+func wrkArgs(large bool) []string {
+	threads, window := "1", time.Second
+	if large {
+		threads, window = "2", 5*time.Second
+	}
 	return []string{
-		"--threads=1", "--connections=16", "--duration=" + window.String(), "--timeout=30s", "--latency",
+		"--threads=" + threads, "--connections=16", "--duration=" + window.String(), "--timeout=30s", "--latency",
 		"--header=Accept: " + accept,
 	}
 }
@@ -57,7 +57,7 @@ type other struct {
 type request struct {
 	about, path string
 	file        string // the path to a file server; empty: it is not asked
-	window      time.Duration
+	large       bool   // the answer has megabytes
 }
 
 // The sizes of the blobs that are asked for: half of an image's layers are small.
@@ -133,17 +133,17 @@ func (s *server) requests(ctx context.Context, name string) ([]request, error) {
 	revision := m.Annotations[v1.AnnotationRevision]
 	manifests, blobs := "/v2/"+name+"/manifests/", "/v2/"+name+"/blobs/"
 	return []request{
-		{about: "manifest by tag, `latest`", path: manifests + "latest", window: window},
-		{about: "manifest by tag, the revision", path: manifests + revision, window: window},
-		{about: "manifest by digest", path: manifests + digest, window: window},
-		{about: "config", path: blobs + m.Config.Digest.String(), window: window},
+		{about: "manifest by tag, `latest`", path: manifests + "latest"},
+		{about: "manifest by tag, the revision", path: manifests + revision},
+		{about: "manifest by digest", path: manifests + digest},
+		{about: "config", path: blobs + m.Config.Digest.String()},
 		{
 			about: "small layer, " + kilobytes(small.Size), path: blobs + small.Digest.String(),
-			file: fileOf(small.Digest), window: window,
+			file: fileOf(small.Digest),
 		},
 		{
 			about: "large layer, " + megabytes(large.Size), path: blobs + large.Digest.String(),
-			file: fileOf(large.Digest), window: largeWindow,
+			file: fileOf(large.Digest), large: true,
 		},
 	}, nil
 }
@@ -171,7 +171,7 @@ func (b *bench) storedRequests(ctx context.Context, s *server, others []other) e
 		theirs := make([][]throughput, len(asked))
 		for turn := range b.runs * b.turns {
 			b.progress("stored: %s, turn %d of %d", r.about, turn+1, b.runs*b.turns)
-			got, err := s.wrk(ctx, r.path, r.window)
+			got, err := s.wrk(ctx, r.path, r.large)
 			if err != nil {
 				return err
 			}
@@ -181,7 +181,7 @@ func (b *bench) storedRequests(ctx context.Context, s *server, others []other) e
 				if o.files {
 					path = r.file
 				}
-				if got, err = o.server.wrk(ctx, path, r.window); err != nil {
+				if got, err = o.server.wrk(ctx, path, r.large); err != nil {
 					return err
 				}
 				theirs[i] = append(theirs[i], got)
@@ -210,13 +210,13 @@ func (b *bench) storedRequests(ctx context.Context, s *server, others []other) e
 	return nil
 }
 
-// wrk keeps a server busy with GETs of a path for a while.
-func (s *server) wrk(ctx context.Context, path string, window time.Duration) (throughput, error) {
+// wrk keeps a server busy with GETs of a path, whose answers may be large.
+func (s *server) wrk(ctx context.Context, path string, large bool) (throughput, error) {
 	before, err := s.usage()
 	if err != nil {
 		return throughput{}, err
 	}
-	out, err := command(ctx, "wrk", append(wrkArgs(window), s.url+path)...).Output()
+	out, err := command(ctx, "wrk", append(wrkArgs(large), s.url+path)...).Output()
 	if err != nil {
 		return throughput{}, fmt.Errorf("wrk %s: %w", s.url+path, err)
 	}

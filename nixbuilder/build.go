@@ -44,7 +44,7 @@ type job struct {
 func (b *Builder) Build(
 	ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, repo Repository,
 ) (image.Image, error) {
-	release, err := b.source.Hold(ctx, pinned)
+	release, err := b.source.Lease(ctx, pinned)
 	if err != nil {
 		return image.Image{}, err
 	}

@@ -41,7 +41,7 @@ func (b *Builder) wantedFirst(requests []names.Request) []string {
 // for. Packages that can't be had are no failure. The error of a set that can't be used is what
 // clients are told.
 func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error {
-	release, err := b.source.Hold(ctx, pinned)
+	release, err := b.source.Lease(ctx, pinned)
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ type Layout struct {
 // evaluated, or if a binary cache does not answer. Memory grows with the number of store paths,
 // about 1.5 KB for each.
 func (b *Builder) Layout(ctx context.Context, pinned source.Pinned, options LayoutOptions) (Layout, error) {
-	release, err := b.source.Hold(ctx, pinned)
+	release, err := b.source.Lease(ctx, pinned)
 	if err != nil {
 		return Layout{}, err
 	}

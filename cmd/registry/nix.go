@@ -104,24 +104,24 @@ func withService(ctx context.Context, config string, work func(context.Context, 
 	if config != "" {
 		args = []string{config}
 	}
-	name, text, err := find(args)
+	name, text, err := readConfiguration(args)
 	if err != nil {
 		return err
 	}
 	parsed, service, err := load(text)
 	switch {
 	case err != nil:
-		return prefixed(name, err)
+		return fromFile(name, err)
 	case service == nil:
 		return fmt.Errorf("%s: middleware.repository: there is no stanza with the name nix", name)
 	}
 	if err := setLevel(parsed); err != nil {
-		return prefixed(name, err)
+		return fromFile(name, err)
 	}
 	keepPrivate(parsed)
 	defer service.Close()
 	if err := service.Open(ctx); err != nil {
-		return prefixed(name, err)
+		return fromFile(name, err)
 	}
 	err = work(ctx, service)
 	if ctx.Err() != nil {

@@ -46,7 +46,7 @@ cache.nixos.org.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(command *cobra.Command, args []string) error {
-			name, text, err := find(args)
+			name, text, err := readConfiguration(args)
 			if err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ cache.nixos.org.`,
 			case service != nil:
 				err = tryOut(command.Context(), service, name, command.OutOrStdout(), command.ErrOrStderr())
 			}
-			return prefixed(name, err)
+			return fromFile(name, err)
 		},
 	}
 	command.Flags().BoolVar(&check, "check", false, "read the configuration, evaluate the package set, "+
@@ -90,8 +90,8 @@ func tryOut(ctx context.Context, service *middleware.Service, name string, out, 
 	return fault
 }
 
-// find returns the configuration's text, and where it is from.
-func find(args []string) (name string, text []byte, err error) {
+// readConfiguration returns the configuration's text, and where it is from.
+func readConfiguration(args []string) (name string, text []byte, err error) {
 	name = os.Getenv("REGISTRY_CONFIGURATION_PATH")
 	if len(args) > 0 {
 		name = args[0]
@@ -108,7 +108,7 @@ func find(args []string) (name string, text []byte, err error) {
 	for _, note := range notes {
 		logrus.Info(note)
 	}
-	return "environment", text, prefixed("environment", err)
+	return "environment", text, fromFile("environment", err)
 }
 
 // load reads a configuration and checks what the registry would only find out when it serves. The
@@ -132,8 +132,8 @@ func load(text []byte) (*configuration.Configuration, *middleware.Service, error
 	return config, service, errors.Join(faults...)
 }
 
-// prefixed puts where a configuration is from before every line of an error.
-func prefixed(name string, err error) error {
+// fromFile puts where a configuration is from before every line of an error.
+func fromFile(name string, err error) error {
 	if err == nil {
 		return nil
 	}

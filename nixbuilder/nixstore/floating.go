@@ -67,7 +67,7 @@ func (s *Store) recall(
 	if paths, err = s.floating.GetAll(ctx, keys); err != nil {
 		return nil, false, err
 	}
-	conn, absent, err := s.hold(ctx, slices.Collect(maps.Values(paths)))
+	conn, absent, err := s.openRooted(ctx, slices.Collect(maps.Values(paths)))
 	if err != nil {
 		return nil, false, err
 	}

@@ -83,7 +83,7 @@ func (s *Store) Realise(ctx context.Context, wanted Wanted, how Means) (*Paths, 
 
 func (s *Store) realise(ctx context.Context, wanted Wanted, how Means) (*daemon.Conn, *download, error) {
 	outputs := wanted.outputs()
-	conn, absent, err := s.hold(ctx, outputs)
+	conn, absent, err := s.openRooted(ctx, outputs)
 	if err != nil || len(absent) == 0 {
 		return conn, nil, err
 	}
@@ -92,7 +92,7 @@ func (s *Store) realise(ctx context.Context, wanted Wanted, how Means) (*daemon.
 	if err != nil {
 		return nil, nil, err
 	}
-	if conn, absent, err = s.hold(ctx, outputs); err != nil || len(absent) == 0 {
+	if conn, absent, err = s.openRooted(ctx, outputs); err != nil || len(absent) == 0 {
 		release()
 		return conn, nil, err
 	}

@@ -104,9 +104,9 @@ func (s *Store) open(ctx context.Context) (*daemon.Conn, error) {
 	return conn, nil
 }
 
-// hold opens a connection that keeps paths from Nix's garbage collector, and tells which of them
+// openRooted opens a connection that keeps paths from Nix's garbage collector, and tells which of them
 // are not there.
-func (s *Store) hold(ctx context.Context, paths []store.Path) (conn *daemon.Conn, absent []store.Path, err error) {
+func (s *Store) openRooted(ctx context.Context, paths []store.Path) (conn *daemon.Conn, absent []store.Path, err error) {
 	if conn, err = s.open(ctx); err != nil {
 		return nil, nil, err
 	}

@@ -117,7 +117,7 @@ func TestParts(t *testing.T) {
 	if grown != 8 {
 		t.Errorf("three commits and their history, a channel and a path have grown %d times", grown)
 	}
-	release, err := g.Hold(t.Context(), Pinned{Revision: filepath.Base(filepath.Dir(trees[0]))})
+	release, err := g.Lease(t.Context(), Pinned{Revision: filepath.Base(filepath.Dir(trees[0]))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestParts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if release, err = v.Hold(t.Context(), pinned); err != nil {
+	if release, err = v.Lease(t.Context(), pinned); err != nil {
 		t.Fatal(err)
 	}
 	defer release()

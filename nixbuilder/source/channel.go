@@ -184,7 +184,7 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 			return Pinned{}, fmt.Errorf("looking up channel %s: %w", name, err)
 		}
 	}
-	release, err := c.Hold(ctx, pinned)
+	release, err := c.Lease(ctx, pinned)
 	if err != nil {
 		return Pinned{}, err
 	}
@@ -201,11 +201,11 @@ func (c *Channel) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, err
 }
 
-// Hold fetches the commit again if it is gone, unless its archive could not be unpacked within the
+// Lease fetches the commit again if it is gone, unless its archive could not be unpacked within the
 // last minute. Each commit is fetched by one caller at a time, and only few commits are at once.
-func (c *Channel) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
+func (c *Channel) Lease(ctx context.Context, pinned Pinned) (release func(), err error) {
 	for {
-		release, there, err := c.kept.hold(pinned.Revision)
+		release, there, err := c.kept.lease(pinned.Revision)
 		if there || err != nil {
 			return release, err
 		}

@@ -33,7 +33,7 @@ func ExamplePath() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	release, err := path.Hold(ctx, pinned)
+	release, err := path.Lease(ctx, pinned)
 	if err != nil {
 		log.Fatal(err)
 	}

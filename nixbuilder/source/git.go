@@ -191,7 +191,7 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 			return Pinned{}, fmt.Errorf("looking up %s in %s: %w", cmp.Or(ref, "HEAD"), g.name, err)
 		}
 	}
-	release, err := g.hold(ctx, pinned.Revision, ref)
+	release, err := g.lease(ctx, pinned.Revision, ref)
 	if err != nil {
 		return Pinned{}, err
 	}
@@ -214,12 +214,12 @@ func (g *Git) Pin(ctx context.Context, tag string) (Pinned, error) {
 	return pinned, err
 }
 
-// Hold checks the commit out again if it is gone. The repository of objects may still have it.
-func (g *Git) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
-	return g.hold(ctx, pinned.Revision, pinned.Revision)
+// Lease checks the commit out again if it is gone. The repository of objects may still have it.
+func (g *Git) Lease(ctx context.Context, pinned Pinned) (release func(), err error) {
+	return g.lease(ctx, pinned.Revision, pinned.Revision)
 }
 
-func (g *Git) hold(ctx context.Context, commit, ref string) (release func(), err error) {
+func (g *Git) lease(ctx context.Context, commit, ref string) (release func(), err error) {
 	made := false
 	release, err = g.trees.makeHeld(commit, func(dir string) (time.Time, error) {
 		made = true

@@ -196,11 +196,11 @@ func (p *Path) old(ctx context.Context, tag string) (Pinned, error) {
 	return p.at(tag), nil
 }
 
-// Hold makes the tree of a revision again if an edit has taken it since Pin. If the set has changed
+// Lease makes the tree of a revision again if an edit has taken it since Pin. If the set has changed
 // several times meanwhile, it fails.
-func (p *Path) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
+func (p *Path) Lease(ctx context.Context, pinned Pinned) (release func(), err error) {
 	for {
-		release, there, err := p.kept.hold(pinned.Revision)
+		release, there, err := p.kept.lease(pinned.Revision)
 		if there || err != nil {
 			return release, err
 		}

@@ -145,7 +145,7 @@ func TestPathSharesUnchangedFiles(t *testing.T) {
 	}
 	time.Sleep(raceWindow + 100*time.Millisecond) // the first walk must be able to believe the files' times
 	before := pin(t, p)
-	release, err := p.Hold(t.Context(), before)
+	release, err := p.Lease(t.Context(), before)
 	if err != nil {
 		t.Fatal(err)
 	}

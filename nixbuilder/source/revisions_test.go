@@ -38,7 +38,7 @@ func TestPathEditCostsWhatChanged(t *testing.T) {
 	if got := read(t, after.Path+"/default.nix"); got != "new" {
 		t.Errorf("the edited file holds %q", got)
 	}
-	release, err := p.Hold(t.Context(), after)
+	release, err := p.Lease(t.Context(), after)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ type Pinned struct {
 	// nil otherwise.
 	Stale error
 	// Path is the immutable copy: a directory with a default.nix or flake.nix, or a .nix file. It
-	// is sure to be there only while somebody holds it (Source.Hold).
+	// is sure to be there only while somebody holds it (Source.Lease).
 	Path string
 }
 
@@ -53,10 +53,10 @@ type Source interface {
 	// that name, and with an *ArchiveError if the source has only an archive of no use. Any other
 	// error means that the source can't be read at the moment.
 	Pin(ctx context.Context, tag string) (Pinned, error)
-	// Hold keeps the files at pinned.Path until release is called, whatever this or another process
+	// Lease keeps the files at pinned.Path until release is called, whatever this or another process
 	// pins meanwhile. If the files have gone since Pin, it makes them anew. An error means that
 	// they can't be had any more, or not at the moment.
-	Hold(ctx context.Context, pinned Pinned) (release func(), err error)
+	Lease(ctx context.Context, pinned Pinned) (release func(), err error)
 	// Current returns the revision that Pin would, if that can be told at once: without a walk,
 	// without asking a remote, and without waiting for others who do. The files of the revision
 	// need not be there.

@@ -88,9 +88,9 @@ func (t *trees) have(revision string) (bool, error) {
 	return true, ignore(err, fs.ErrNotExist) // it may be from before there were locks
 }
 
-// hold keeps the tree of a revision as it is until release is called. There is false if the
+// lease keeps the tree of a revision as it is until release is called. There is false if the
 // revision has none.
-func (t *trees) hold(revision string) (release func(), there bool, err error) {
+func (t *trees) lease(revision string) (release func(), there bool, err error) {
 	lock, err := lockTree(filepath.Join(t.dir, revision), unix.LOCK_SH)
 	if lock == nil || err != nil {
 		return nil, false, err
@@ -110,7 +110,7 @@ func (t *trees) makeHeld(revision string, fill func(dir string) (time.Time, erro
 			return nil, err
 		}
 		// In between, another process may have removed it.
-		release, there, err := t.hold(revision)
+		release, there, err := t.lease(revision)
 		if there || err != nil {
 			return release, err
 		}

@@ -172,16 +172,16 @@ func (v *Variants) recalled(ctx context.Context, id string) ([]string, error) {
 	return revisions, nil
 }
 
-// Hold holds the set and all that it can look up.
-func (v *Variants) Hold(ctx context.Context, pinned Pinned) (release func(), err error) {
+// Lease holds the set and all that it can look up.
+func (v *Variants) Lease(ctx context.Context, pinned Pinned) (release func(), err error) {
 	var releases []func()
 	release = func() {
 		for _, one := range releases {
 			one()
 		}
 	}
-	hold := func(set Source, one Pinned) error {
-		held, err := set.Hold(ctx, one)
+	lease := func(set Source, one Pinned) error {
+		held, err := set.Lease(ctx, one)
 		if err == nil {
 			releases = append(releases, held)
 		}
@@ -189,12 +189,12 @@ func (v *Variants) Hold(ctx context.Context, pinned Pinned) (release func(), err
 	}
 	set := pinned
 	set.Revision, _, _ = strings.Cut(pinned.Revision, "-")
-	if err := hold(v.set, set); err != nil {
+	if err := lease(v.set, set); err != nil {
 		return nil, err
 	}
 	for _, name := range v.names {
 		revision := pinned.Variant.nixPath(name)
-		if err := hold(v.nixPath[name], Pinned{Revision: revision, Path: pinned.NixPath[name]}); err != nil {
+		if err := lease(v.nixPath[name], Pinned{Revision: revision, Path: pinned.NixPath[name]}); err != nil {
 			release()
 			return nil, fmt.Errorf("holding packages.nixpath.%s: %w", name, err)
 		}

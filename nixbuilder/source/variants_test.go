@@ -32,7 +32,7 @@ func (f fake) Pin(_ context.Context, tag string) (Pinned, error) {
 	return Pinned{}, ErrUnknownTag
 }
 
-func (f fake) Hold(_ context.Context, pinned Pinned) (func(), error) {
+func (f fake) Lease(_ context.Context, pinned Pinned) (func(), error) {
 	if *f.down != nil {
 		return nil, *f.down
 	}
@@ -175,8 +175,8 @@ func (a asked) Pin(_ context.Context, tag string) (Pinned, error) {
 	a.t.Errorf("asked for %s", tag)
 	return Pinned{}, errors.New("down")
 }
-func (a asked) Hold(context.Context, Pinned) (func(), error) { return nil, errors.New("down") }
-func (a asked) Current(string) (string, bool)                { return "", false }
+func (a asked) Lease(context.Context, Pinned) (func(), error) { return nil, errors.New("down") }
+func (a asked) Current(string) (string, bool)                 { return "", false }
 
 // An unknown source has nothing.
 type unknown struct{ fake }
@@ -184,8 +184,8 @@ type unknown struct{ fake }
 func (unknown) Pin(context.Context, string) (Pinned, error) { return Pinned{}, ErrUnknownTag }
 func (unknown) Current(string) (string, bool)               { return "", false }
 
-// Hold keeps the files of the set and of all that it looks up, or none of them.
-func TestVariantsHold(t *testing.T) {
+// Lease keeps the files of the set and of all that it looks up, or none of them.
+func TestVariantsLease(t *testing.T) {
 	one, two := strings.Repeat("1", 40), strings.Repeat("2", 40)
 	var well, down error
 	holds := make(map[string]int)
@@ -197,13 +197,13 @@ func TestVariantsHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	release, err := v.Hold(t.Context(), pinned)
+	release, err := v.Lease(t.Context(), pinned)
 	if want := map[string]int{one + " /" + one: 1, two + " /" + two: 1}; err != nil || !maps.Equal(holds, want) {
 		t.Fatalf("held %v, %v, want %v", holds, err, want)
 	}
 	release()
 	down = errors.New("gone")
-	if _, err := v.Hold(t.Context(), pinned); !errors.Is(err, down) {
+	if _, err := v.Lease(t.Context(), pinned); !errors.Is(err, down) {
 		t.Errorf("one of them is gone, and the error is %v", err)
 	}
 	for what, times := range holds {

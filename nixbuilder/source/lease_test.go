@@ -90,14 +90,14 @@ func contentOf(t *testing.T, tree string) map[string]string {
 
 // A tree that somebody holds stays whole while the set moves on, whichever process pins that. A
 // tree that nobody holds goes in the end.
-func TestHold(t *testing.T) {
+func TestLease(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {
 			pinned, err := m.holder.Pin(t.Context(), Latest)
 			if err != nil {
 				t.Fatal(err)
 			}
-			release, err := m.holder.Hold(t.Context(), pinned)
+			release, err := m.holder.Lease(t.Context(), pinned)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -126,7 +126,7 @@ func TestHold(t *testing.T) {
 	}
 }
 
-// A tree that is gone between Pin and Hold is made again if it can be.
+// A tree that is gone between Pin and Lease is made again if it can be.
 func TestHoldMakesAgain(t *testing.T) {
 	for name, m := range movings(t) {
 		t.Run(name, func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestHoldMakesAgain(t *testing.T) {
 				if err := harm.do(); err != nil {
 					t.Fatal(err)
 				}
-				release, err := m.holder.Hold(t.Context(), pinned)
+				release, err := m.holder.Lease(t.Context(), pinned)
 				if err != nil {
 					t.Fatalf("%s: %v", harm.name, err)
 				}
@@ -164,10 +164,10 @@ func TestHoldMakesAgain(t *testing.T) {
 			if err := os.RemoveAll(filepath.Dir(pinned.Path)); err != nil {
 				t.Fatal(err)
 			}
-			release, err := m.holder.Hold(t.Context(), pinned)
+			release, err := m.holder.Lease(t.Context(), pinned)
 			if name == "path" {
 				if err == nil || !strings.Contains(err.Error(), "has changed several times") {
-					t.Errorf("Hold of a revision that is forgotten = %v", err)
+					t.Errorf("Lease of a revision that is forgotten = %v", err)
 				}
 				return
 			}
@@ -227,7 +227,7 @@ func TestHoldConcurrently(t *testing.T) {
 							}
 							return
 						}
-						release, err := source.Hold(ctx, pinned)
+						release, err := source.Lease(ctx, pinned)
 						if err != nil {
 							continue // the set has changed several times since
 						}

@@ -106,7 +106,9 @@ func (s *Store) open(ctx context.Context) (*daemon.Conn, error) {
 
 // openRooted opens a connection that keeps paths from Nix's garbage collector, and tells which of them
 // are not there.
-func (s *Store) openRooted(ctx context.Context, paths []store.Path) (conn *daemon.Conn, absent []store.Path, err error) {
+func (s *Store) openRooted(
+	ctx context.Context, paths []store.Path,
+) (conn *daemon.Conn, absent []store.Path, err error) {
 	if conn, err = s.open(ctx); err != nil {
 		return nil, nil, err
 	}

@@ -16,17 +16,7 @@ import (
 // A listener to a registry's notifications hears of a built image as of a pushed one.
 func TestNotifications(t *testing.T) {
 	events := newListener(t)
-	r := StartRegistry(t, "notifications="+mustJSON(t, map[string]any{
-		"endpoints": []any{
-			map[string]any{
-				"name":      "test",
-				"url":       events.server.URL,
-				"timeout":   "5s",
-				"threshold": 3,
-				"backoff":   "100ms",
-			},
-		},
-	}))
+	r := StartRegistry(t, events.setting(t))
 	// The second image shares layers with the first.
 	for _, name := range []string{"hello", "hello/tree"} {
 		image := r.Pull(t, name)
@@ -57,6 +47,14 @@ type listener struct {
 
 	mu   sync.Mutex
 	seen map[event]bool
+}
+
+// setting has a registry notify the listener.
+func (l *listener) setting(t *testing.T) string {
+	t.Helper()
+	return "notifications=" + mustJSON(t, map[string]any{"endpoints": []any{map[string]any{
+		"name": "test", "url": l.server.URL, "timeout": "5s", "threshold": 3, "backoff": "100ms",
+	}}})
 }
 
 func newListener(t *testing.T) *listener {

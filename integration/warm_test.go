@@ -256,17 +256,7 @@ func TestPrebuildNotifies(t *testing.T) {
 				t,
 				"nix.packages.path="+FreshPackages(t),
 				test.setting,
-				"notifications="+mustJSON(t, map[string]any{
-					"endpoints": []any{
-						map[string]any{
-							"name":      "test",
-							"url":       events.server.URL,
-							"timeout":   "5s",
-							"threshold": 3,
-							"backoff":   "100ms",
-						},
-					},
-				}),
+				events.setting(t),
 			)
 			if test.command {
 				if _, stderr, err := r.nix("build", "quick"); err != nil {

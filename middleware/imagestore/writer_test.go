@@ -7,10 +7,7 @@ import (
 	"io"
 	"testing"
 
-	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -39,27 +36,15 @@ func TestUpload(t *testing.T) {
 		{name: "large, of another digest", size: 3 * bufferBytes, piece: piece, lie: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			files := inmemory.New()
-			registry, err := storage.NewRegistry(t.Context(), files)
-			if err != nil {
-				t.Fatal(err)
-			}
-			named, err := reference.WithName("image")
-			if err != nil {
-				t.Fatal(err)
-			}
-			repo, err := registry.Repository(t.Context(), named)
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := newStoring(t, Options{})
 			content := bytes.Repeat([]byte("0123456"), test.size/7+1)[:test.size]
 			dgst := digest.FromBytes(content)
 			if test.lie {
 				dgst = digest.FromString("something else")
 			}
 			told := 0
-			into := New(files, registry, Options{}).Writer(repo)
-			err = into.Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
+			into := s.Writer(s.repo)
+			err := into.Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
 				for rest := content; len(rest) > 0; {
 					buf := bytes.Clone(rest[:min(test.piece, len(rest))])
 					if n, err := w.Write(buf); n != len(buf) || err != nil {
@@ -77,7 +62,7 @@ func TestUpload(t *testing.T) {
 			if told != 1 {
 				t.Errorf("told %d times how it ended", told)
 			}
-			got, readErr := repo.Blobs(t.Context()).Get(t.Context(), dgst)
+			got, readErr := s.repo.Blobs(t.Context()).Get(t.Context(), dgst)
 			switch failing := test.lie || test.fail != nil; {
 			case failing && (err == nil || readErr == nil || test.fail != nil && !errors.Is(err, test.fail)):
 				t.Errorf("the upload ends with %v, and what it was said to be can be read: %v", err, readErr)
@@ -90,7 +75,7 @@ func TestUpload(t *testing.T) {
 			if test.lie {
 				return // the registry refuses it, and keeps what it can look into
 			}
-			left, err := files.List(t.Context(), "/docker/registry/v2/repositories/image/_uploads")
+			left, err := s.files.List(t.Context(), "/docker/registry/v2/repositories/image/_uploads")
 			if len(left) > 0 || err != nil && !errors.As(err, new(driver.PathNotFoundError)) {
 				t.Errorf("uploads are left: %v, %v", left, err)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -45,7 +46,7 @@ func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int
 		evaluator:   evaluator,
 		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
 		records:     records.NewTable[eval.Result](state, "packages", packagesCached),
-		lanes:       limit.NewLanes(concurrency, quickTime),
+		lanes:       limit.NewLanes(min(concurrency, max(2, runtime.GOMAXPROCS(0))), concurrency, quickTime),
 		total:       total,
 	}
 }

@@ -169,8 +169,9 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 // that is set. Again is to be called after that: the registry sets a provider of its own, and asks
 // for the present one at each request.
 func quietTracing(level configuration.Loglevel) (again func(), err error) {
+	const exporter = "OTEL_TRACES_EXPORTER"
 	for _, variable := range os.Environ() {
-		if strings.HasPrefix(variable, "OTEL_") {
+		if strings.HasPrefix(variable, "OTEL_") && os.Getenv(exporter) != "none" {
 			return func() {}, nil
 		}
 	}
@@ -179,7 +180,7 @@ func quietTracing(level configuration.Loglevel) (again func(), err error) {
 		again = func() { otel.SetTracerProvider(noop.NewTracerProvider()) }
 		again()
 	}
-	return again, os.Setenv("OTEL_TRACES_EXPORTER", "none")
+	return again, os.Setenv(exporter, "none")
 }
 
 // newRegistry returns an error where upstream panics, as it does over a configuration.

@@ -15,16 +15,17 @@ func TestQuietTracing(t *testing.T) {
 	for _, test := range []struct {
 		name     string
 		level    configuration.Loglevel
-		variable string // is set
+		exporter string // OTEL_TRACES_EXPORTER
 		quiet    bool
 	}{
 		{"usual", "info", "", true},
 		{"in a log that has room for it", "debug", "", false},
-		{"asked for", "info", "OTEL_TRACES_EXPORTER", false},
+		{"asked for", "info", "console", false},
+		{"not asked for", "info", "none", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Setenv("OTEL_TRACES_EXPORTER", "console") // to be set back at the end
-			if test.variable == "" {
+			t.Setenv("OTEL_TRACES_EXPORTER", test.exporter) // to be set back at the end
+			if test.exporter == "" {
 				if err := os.Unsetenv("OTEL_TRACES_EXPORTER"); err != nil {
 					t.Fatal(err)
 				}

@@ -116,6 +116,9 @@ func (b *bench) stored(ctx context.Context) error {
 	}
 	s.stop()
 	stock.stop()
+	if err := b.besideUnknown(ctx, b.images[0].name); err != nil {
+		return err
+	}
 	return b.slowReaders(ctx, b.images[0].name)
 }
 
@@ -210,7 +213,7 @@ func (b *bench) storedRequests(ctx context.Context, s *server, others []other) e
 	return nil
 }
 
-// wrk keeps a server busy with GETs of a path, whose answers may be large.
+// wrk keeps a server busy with GETs of a path, whose answers may be large. Those it asks for longer.
 func (s *server) wrk(ctx context.Context, path string, large bool) (throughput, error) {
 	before, err := s.usage()
 	if err != nil {

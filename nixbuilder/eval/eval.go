@@ -20,6 +20,9 @@ const (
 	defaultMemory    = 2 << 30
 )
 
+// processors is the part of them that evaluations may take while this process is busy.
+const processors = 0.07
+
 // Options say how to evaluate.
 type Options struct {
 	// NixInstantiate is the program's file name; empty: nix-instantiate of PATH. The program nix is
@@ -63,6 +66,7 @@ type Evaluator struct {
 	options Options
 	nix     string
 	copying limit.Slots // one: for copying derivations to Options.Store
+	pace    *limit.Pace // of the processes
 
 	version, features string // of Nix
 
@@ -131,6 +135,7 @@ func New(ctx context.Context, runner *proc.Runner, options Options) (*Evaluator,
 		options:         options,
 		nix:             filepath.Join(filepath.Dir(options.NixInstantiate), "nix"),
 		copying:         limit.NewSlots(1),
+		pace:            limit.NewPace(processors),
 		revisions:       newRevisions(),
 		stores:          &stores{known: make(map[string]*readStore)},
 		persistentBytes: most,

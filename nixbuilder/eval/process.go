@@ -51,6 +51,12 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 	if err != nil {
 		return nil, fmt.Errorf("evaluating %q: %w", names, err)
 	}
+	done, err := s.pace.Wait(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("evaluating %q: %w", names, err)
+	}
+	var output proc.Output
+	defer func() { done(output.CPU) }()
 	refused := func() string { return "" }
 	if s.store.fetches {
 		way, variables, err := s.wayOut(command.Confine)
@@ -60,7 +66,7 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 		defer way.Close()
 		command.Env, refused = append(command.Env, variables...), way.Refused
 	}
-	output, err := s.execute(ctx, command)
+	output, err = s.execute(ctx, command)
 	s.cpu -= output.CPU
 	var failure *proc.Error
 	tooMuch := errors.Is(err, cachedir.ErrTooMuch)

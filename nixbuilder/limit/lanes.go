@@ -10,16 +10,17 @@ import (
 var errSlow = errors.New("it takes long, and other work that takes long is under way")
 
 // Lanes limit two classes of work, so that slow work does not keep quick work waiting: each class
-// has as many slots. All work begins as quick. When its time is up, it goes on in a slow slot. If
-// none is free, it is stopped, waits for one, and begins again. Lanes are safe for concurrent use.
+// has slots of its own. All work begins as quick. When its time is up, it goes on in a slow slot.
+// If none is free, it is stopped, waits for one, and begins again. Lanes are safe for concurrent
+// use.
 type Lanes struct {
 	quick, slow Shared
 	quickTime   time.Duration
 }
 
-// NewLanes has n slots for each class, and lets work be quick for quickTime.
-func NewLanes(n int, quickTime time.Duration) *Lanes {
-	return &Lanes{quick: NewShared(n), slow: NewShared(n), quickTime: quickTime}
+// NewLanes has so many slots for each class, and lets work be quick for quickTime.
+func NewLanes(quick, slow int, quickTime time.Duration) *Lanes {
+	return &Lanes{quick: NewShared(quick), slow: NewShared(slow), quickTime: quickTime}
 }
 
 // Do does work. Work ends when its context does, and may then be called again. Do calls slowed,

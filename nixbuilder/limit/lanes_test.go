@@ -33,7 +33,7 @@ func TestLanes(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				lanes := NewLanes(test.concurrency, 10*time.Second)
+				lanes := NewLanes(test.concurrency, test.concurrency, 10*time.Second)
 				got := make([]outcome, len(test.work))
 				begun := time.Now()
 				for i, seconds := range test.work {
@@ -86,7 +86,7 @@ func TestLanesEnd(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				lanes := NewLanes(1, time.Second)
+				lanes := NewLanes(1, 1, time.Second)
 				for _, occupied := range []bool{false, true} {
 					if occupied {
 						lanes.slow.all <- struct{}{}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/docker/go-units"
 
@@ -25,6 +26,7 @@ import (
 var (
 	errNoAnswer  = errors.New("the evaluator does not answer")
 	errSlowFetch = errors.New("what it fetches takes too long")
+	errEnded     = errors.New("somebody has ended the evaluation")
 )
 
 // maxOutput is how much an evaluation may write, in bytes. Most of it is the attributes that
@@ -80,11 +82,28 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 	if end.fetches {
 		s.options.Grown()
 	}
+	if wasEnded(end, failure) {
+		return nil, fmt.Errorf("evaluating %q: %w", names, cmp.Or(err, errEnded))
+	}
 	s.conclude(end, tooMuch, failure)
 	if why := refused(); why != "" && classify(end.message) == Unfetched {
 		end.message += ": " + why
 	}
 	return end, nil
+}
+
+// wasEnded tells whether somebody else has ended a process: the operator, or an init system that
+// stops the registry. That says nothing about packages. Nix itself ends with a message at a signal
+// that it can handle.
+func wasEnded(end *ending, failure *proc.Error) bool {
+	if failure == nil {
+		return false
+	}
+	switch failure.Signal {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP:
+		return true
+	}
+	return end.message == "interrupted by the user"
 }
 
 // command is the process that evaluates packages.nix for names, without a network.

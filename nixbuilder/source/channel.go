@@ -112,7 +112,7 @@ func NewChannel(options ChannelOptions) (*Channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := newLookups(filepath.Join(options.Dir, "channels.json"), options.Refresh)
+	known, err := newLookups(filepath.Join(options.Dir, "channels.json"), options.Refresh, lookupTime)
 	if err != nil {
 		return nil, err
 	}

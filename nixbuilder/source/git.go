@@ -105,11 +105,11 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := newLookups(filepath.Join(options.Dir, "refs.json"), options.Refresh)
+	known, err := newLookups(filepath.Join(options.Dir, "refs.json"), options.Refresh, lookupTime)
 	if err != nil {
 		return nil, err
 	}
-	chosen, err := newLookups(filepath.Join(options.Dir, "commits.json"), options.Refresh)
+	chosen, err := newLookups(filepath.Join(options.Dir, "commits.json"), options.Refresh, fetchTime)
 	if err != nil {
 		return nil, err
 	}
@@ -221,6 +221,7 @@ func (g *Git) Lease(ctx context.Context, pinned Pinned) (release func(), err err
 
 func (g *Git) lease(ctx context.Context, commit, ref string) (release func(), err error) {
 	made := false
+	ctx = context.WithoutCancel(ctx) // others may wait for it
 	release, err = g.trees.makeHeld(commit, func(dir string) (time.Time, error) {
 		made = true
 		return g.checkOut(ctx, commit, ref, dir)

@@ -30,6 +30,9 @@ func (g *Git) checkOut(ctx context.Context, commit, ref, dir string) (time.Time,
 		return time.Time{}, err
 	}
 	defer lock.Close()
+	if there, err := g.trees.have(commit); there || err != nil {
+		return time.Time{}, err // another process has made it meanwhile
+	}
 	objects := g.objects()
 	if err := g.init(ctx, objects); err != nil {
 		return time.Time{}, err

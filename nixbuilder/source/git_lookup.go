@@ -4,11 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"time"
 )
-
-// lookupTime is how long a remote may take to say what a branch or tag stands for.
-const lookupTime = 2 * time.Minute
 
 // Where a remote has tags and branches. Git, too, looks at tags first.
 const (
@@ -72,8 +68,6 @@ func (g *Git) allow(ctx context.Context, commit string) (stale, err error) {
 // remote asks for the commit of a branch or tag in the given places. It does not list other refs:
 // large hosts have one for each change that anybody ever proposed.
 func (g *Git) remote(ctx context.Context, ref string, places []string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookupTime)
-	defer cancel()
 	names, kinds := []string{"HEAD"}, []string(nil)
 	if ref != "" {
 		// An annotated tag is at its commit by the name with ^{}. Servers heed kinds, unlike names.

@@ -20,16 +20,25 @@ import (
 // exists.
 const maxLookups = 1000
 
+// failureMemory is how long it is remembered that a remote could not be asked, or refresh if that is
+// less. A remote that keeps silent for lookupTime is not asked all the time.
+const failureMemory = 30 * time.Second
+
+// lookupTime is how long a remote may take to say what a name stands for.
+const lookupTime = 20 * time.Second
+
 // lookups remember what each moving name stood for when the remote was last asked, also across
 // restarts: without its remote, a source still serves what it served before. They are safe for
 // concurrent use. Of one name, they ask one question at a time.
 type lookups struct {
 	file    string
 	refresh time.Duration // how long an answer is believed
+	most    time.Duration // that a question may take
 	asking  singleflight.Group
 
-	mu    sync.Mutex
-	known map[string]lookup
+	mu     sync.Mutex
+	known  map[string]lookup
+	failed map[string]failure // of known names, lately
 }
 
 type lookup struct {
@@ -37,8 +46,16 @@ type lookup struct {
 	Asked    time.Time `json:"asked"`
 }
 
-func newLookups(file string, refresh time.Duration) (*lookups, error) {
-	l := &lookups{file: file, refresh: refresh, known: make(map[string]lookup)}
+type failure struct {
+	err error
+	at  time.Time
+}
+
+func newLookups(file string, refresh, most time.Duration) (*lookups, error) {
+	l := &lookups{
+		file: file, refresh: refresh, most: most,
+		known: make(map[string]lookup), failed: make(map[string]failure),
+	}
 	content, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, nil
@@ -60,7 +77,14 @@ func (l *lookups) current(name string) (revision string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last, ok := l.known[name]
-	return last.Revision, ok && time.Since(last.Asked) < l.refresh
+	return last.Revision, ok && isWithin(time.Now(), last.Asked, l.refresh)
+}
+
+// isWithin tells whether a moment is no longer before now than a time. One that is yet to come,
+// because the clock was ahead when it was written, is not.
+func isWithin(now, moment time.Time, d time.Duration) bool {
+	age := now.Sub(moment)
+	return age >= 0 && age < d
 }
 
 // last returns what a name stood for when the remote was last asked.
@@ -72,7 +96,8 @@ func (l *lookups) last(name string) (revision string, ok bool) {
 }
 
 // get returns what a name stands for, as the remote said it no longer than refresh before the call.
-// If the remote can't be asked, get returns the last answer, and stale says why.
+// If the remote can't be asked, or could not be a moment ago, get returns the last answer, and stale
+// says why.
 func (l *lookups) get(
 	ctx context.Context, name string, ask func(context.Context) (string, error),
 ) (revision string, stale, err error) {
@@ -80,26 +105,47 @@ func (l *lookups) get(
 	for {
 		l.mu.Lock()
 		last, ok := l.known[name]
+		failed := l.failed[name]
 		l.mu.Unlock()
-		if ok && begun.Sub(last.Asked) < l.refresh {
+		if ok && isWithin(begun, last.Asked, l.refresh) {
 			return last.Revision, nil, nil
 		}
-		answer, err, _ := l.asking.Do(name, func() (any, error) {
-			asked := time.Now()
-			revision, err := ask(context.WithoutCancel(ctx))
-			if err != nil {
-				return lookup{}, err
-			}
-			answer := lookup{revision, asked}
-			return answer, l.keep(name, answer)
-		})
+		if ok && isWithin(begun, failed.at, min(failureMemory, l.refresh)) {
+			return last.Revision, failed.err, nil
+		}
+		answer, err, _ := l.asking.Do(name, func() (any, error) { return l.ask(ctx, name, ask) })
 		if err != nil && ok && !errors.Is(err, ErrUnknownTag) && !errors.As(err, new(*NotAllowedError)) {
 			return last.Revision, err, nil
 		}
-		if got := answer.(lookup); err != nil || begun.Sub(got.Asked) < l.refresh {
+		if got := answer.(lookup); err != nil || !got.Asked.Before(begun.Add(-l.refresh)) {
 			return got.Revision, nil, err
 		} // else the question was asked too long before this call
 	}
+}
+
+// ask asks the remote, and remembers the answer or that there was none.
+func (l *lookups) ask(
+	ctx context.Context, name string, ask func(context.Context) (string, error),
+) (lookup, error) {
+	ctx, cancel := context.WithTimeoutCause(
+		context.WithoutCancel(ctx), l.most, fmt.Errorf("there is no answer within %v", l.most),
+	)
+	defer cancel()
+	asked := time.Now()
+	revision, err := ask(ctx)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if _, ok := l.known[name]; ok {
+			l.failed[name] = failure{err, time.Now()}
+		}
+		return lookup{}, err
+	}
+	answer := lookup{revision, asked}
+	return answer, l.keep(name, answer)
 }
 
 // keep adds an answer, in place of the oldest if there are maxLookups, and writes all of them,
@@ -109,9 +155,12 @@ func (l *lookups) keep(name string, answer lookup) error {
 	defer l.mu.Unlock()
 	if _, ok := l.known[name]; !ok && len(l.known) >= maxLookups {
 		older := func(a, b string) int { return l.known[a].Asked.Compare(l.known[b].Asked) }
-		delete(l.known, slices.MinFunc(slices.Collect(maps.Keys(l.known)), older))
+		oldest := slices.MinFunc(slices.Collect(maps.Keys(l.known)), older)
+		delete(l.known, oldest)
+		delete(l.failed, oldest)
 	}
 	l.known[name] = answer
+	delete(l.failed, name)
 	content, err := json.Marshal(l.known)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -22,7 +23,7 @@ func TestLookupsJoin(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l, err := newLookups(filepath.Join(t.TempDir(), "lookups.json"), test.refresh)
+				l, err := newLookups(filepath.Join(t.TempDir(), "lookups.json"), test.refresh, lookupTime)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -53,5 +54,68 @@ func TestLookupsJoin(t *testing.T) {
 				all.Wait()
 			})
 		})
+	}
+}
+
+// A remote that keeps silent is asked for lookupTime, and then not for a while: who has an older
+// answer gets it. Once the remote is back, its answer is believed at once.
+func TestLookupsSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := newLookups(filepath.Join(t.TempDir(), "lookups.json"), time.Hour, lookupTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked, silent := 0, false
+		ask := func(ctx context.Context) (string, error) {
+			if asked++; silent {
+				<-ctx.Done()
+				return "", ctx.Err()
+			}
+			return "revision", nil
+		}
+		get := func(when string, took time.Duration, stale bool, times int) {
+			t.Helper()
+			begun, before := time.Now(), asked
+			revision, why, err := l.get(t.Context(), "main", ask)
+			if revision != "revision" || err != nil || (why != nil) != stale {
+				t.Errorf("%s: %s, stale for %v, %v", when, revision, why, err)
+			}
+			if got := time.Since(begun); got != took || asked-before != times {
+				t.Errorf("%s: %d questions, answered after %v, want %d, %v", when, asked-before, got, times, took)
+			}
+		}
+		get("the first time", 0, false, 1)
+		time.Sleep(2 * time.Hour)
+		silent = true
+		get("silence", lookupTime, true, 1)
+		get("right after it", 0, true, 0)
+		time.Sleep(failureMemory)
+		get("later", lookupTime, true, 1)
+		time.Sleep(failureMemory)
+		silent = false
+		get("it is back", 0, false, 1)
+		get("after that", 0, false, 0)
+	})
+}
+
+// What was written while the clock was ahead does not count until then.
+func TestLookupsFuture(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "lookups.json")
+	ahead := time.Now().AddDate(10, 0, 0).Format(time.RFC3339)
+	if err := os.WriteFile(file, []byte(`{"main": {"revision": "old", "asked": "`+ahead+`"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newLookups(file, time.Hour, lookupTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if revision, ok := l.current("main"); ok {
+		t.Errorf("%s is current", revision)
+	}
+	for range 2 {
+		revision, stale, err := l.get(t.Context(), "main", func(context.Context) (string, error) { return "new", nil })
+		if revision != "new" || stale != nil || err != nil {
+			t.Errorf("%s, %v, %v", revision, stale, err)
+		}
 	}
 }

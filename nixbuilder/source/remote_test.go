@@ -875,3 +875,34 @@ func TestNewGitRefuses(t *testing.T) {
 		}
 	}
 }
+
+// A new commit is fetched and written once, however many want it at a time, also in two processes.
+func TestGitHerd(t *testing.T) {
+	r := newRemote(t)
+	commit := r.git("rev-parse", "HEAD")
+	options := func() GitOptions {
+		return GitOptions{URL: r.dir, Tags: Tags{AnyTag}, Dir: t.TempDir()}
+	}
+	pin := func(g *Git) {
+		if _, err := g.Pin(t.Context(), commit); err != nil {
+			t.Error(err)
+		}
+	}
+	one := newGit(t, options())
+	pin(one)
+	alone := one.runner.Started()
+	if alone == 0 {
+		t.Fatal("nothing was started")
+	}
+
+	shared := options()
+	processes := []*Git{newGit(t, shared), newGit(t, shared)}
+	var herd sync.WaitGroup
+	for i := range 40 {
+		herd.Go(func() { pin(processes[i%2]) })
+	}
+	herd.Wait()
+	if started := processes[0].runner.Started() + processes[1].runner.Started(); started != alone {
+		t.Errorf("%d programs were started, want %d as for one", started, alone)
+	}
+}

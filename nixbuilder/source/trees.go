@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,12 +21,13 @@ const stagingAge = time.Hour
 // never changes. Several processes may share them. None of them removes or changes a tree that
 // somebody holds.
 type trees struct {
-	dir  string
-	keep int // how many stay beside those that are held, the ones that were asked for last
+	dir   string
+	keep  int                // how many stay beside those that are held, the ones that were asked for last
+	fills singleflight.Group // by revision
 }
 
 func newTrees(dir string, keep int) (*trees, error) {
-	return &trees{dir, keep}, os.MkdirAll(dir, 0o755)
+	return &trees{dir: dir, keep: keep}, os.MkdirAll(dir, 0o755)
 }
 
 // What is in the directory of a revision.
@@ -103,10 +105,12 @@ func (t *trees) lease(revision string) (release func(), there bool, err error) {
 	return func() { _ = lock.Close() }, true, nil
 }
 
-// makeHeld makes a revision's tree as make does, and holds it.
+// makeHeld makes a revision's tree as make does, and holds it. All who want the tree meanwhile wait
+// for the one that is being made, and get its error.
 func (t *trees) makeHeld(revision string, fill func(dir string) (time.Time, error)) (release func(), err error) {
 	for {
-		if err := t.make(revision, fill); err != nil {
+		_, err, _ := t.fills.Do(revision, func() (any, error) { return nil, t.make(revision, fill) })
+		if err != nil {
 			return nil, err
 		}
 		// In between, another process may have removed it.

@@ -26,6 +26,7 @@ type channelMirror struct {
 	mu       sync.Mutex
 	revision string
 	asked    map[string]int // how often, by path
+	silent   chan struct{}  // nil: it answers; else it keeps silent until this is closed
 }
 
 // serveChannel starts at a revision, which is a commit.
@@ -55,11 +56,34 @@ func (m *channelMirror) requests() map[string]int {
 	return maps.Clone(m.asked)
 }
 
+// keepSilent takes requests and does not answer them until answer is called.
+func (m *channelMirror) keepSilent() (answer func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.silent = make(chan struct{})
+	return sync.OnceFunc(func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		close(m.silent)
+		m.silent = nil
+	})
+}
+
 // ServeHTTP implements http.Handler.
 func (m *channelMirror) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.asked[request.URL.Path]++
+	silent := m.silent
+	m.mu.Unlock()
+	if silent != nil {
+		select {
+		case <-silent:
+		case <-request.Context().Done():
+			m.t.Error("the registry has left a remote that keeps silent")
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	switch request.URL.Path {
 	case "/nixos-26.05/git-revision":
 		fmt.Fprintln(w, m.revision)

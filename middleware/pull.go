@@ -20,6 +20,10 @@ import (
 // errReadOnly means that the image would have to be built, and the registry does not write.
 var errReadOnly = errors.New("the registry is in read-only mode, in which nothing is built")
 
+// lookupPatience is how long a pull of a stored image waits for a remote to say whether there is a
+// newer revision. The image answers meanwhile, and the question goes on.
+const lookupPatience = time.Second
+
 // An answer is the image that a pull gets.
 type answer struct {
 	imagestore.Image
@@ -98,7 +102,11 @@ func (s *Service) refresh(
 ) (answer, error) {
 	hold, stop := client.wait()
 	defer stop()
-	pinned, err := s.pin(ctx, request, client, hold)
+	looking := ctx
+	if image.Digest != "" && client.name != own {
+		looking = source.WithPatience(ctx, lookupPatience)
+	}
+	pinned, err := s.pin(looking, request, client, hold)
 	if err != nil {
 		return answer{}, err
 	}

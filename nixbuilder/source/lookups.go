@@ -38,7 +38,8 @@ type lookups struct {
 
 	mu     sync.Mutex
 	known  map[string]lookup
-	failed map[string]failure // of known names, lately
+	failed map[string]failure   // of known names, lately
+	asked  map[string]time.Time // when the question that is being asked was begun
 }
 
 type lookup struct {
@@ -54,7 +55,7 @@ type failure struct {
 func newLookups(file string, refresh, most time.Duration) (*lookups, error) {
 	l := &lookups{
 		file: file, refresh: refresh, most: most,
-		known: make(map[string]lookup), failed: make(map[string]failure),
+		known: make(map[string]lookup), failed: make(map[string]failure), asked: make(map[string]time.Time),
 	}
 	content, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,9 +96,21 @@ func (l *lookups) last(name string) (revision string, ok bool) {
 	return last.Revision, ok
 }
 
+// errSlow is why an answer is stale whose remote has not answered yet.
+var errSlow = errors.New("the remote has not answered yet")
+
+type patienceKey struct{}
+
+// WithPatience is for callers of Source.Pin who have an older revision to go on with: they get that
+// one, as stale, if a remote takes longer than d to say what a name stands for. The question goes on,
+// and is answered for the next caller. Without it, Pin waits for the answer.
+func WithPatience(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, patienceKey{}, d)
+}
+
 // get returns what a name stands for, as the remote said it no longer than refresh before the call.
-// If the remote can't be asked, or could not be a moment ago, get returns the last answer, and stale
-// says why.
+// If the remote can't be asked, could not be a moment ago, or takes longer than the caller's
+// patience, get returns the last answer, and stale says why.
 func (l *lookups) get(
 	ctx context.Context, name string, ask func(context.Context) (string, error),
 ) (revision string, stale, err error) {
@@ -106,6 +119,7 @@ func (l *lookups) get(
 		l.mu.Lock()
 		last, ok := l.known[name]
 		failed := l.failed[name]
+		asked, asking := l.asked[name]
 		l.mu.Unlock()
 		if ok && isWithin(begun, last.Asked, l.refresh) {
 			return last.Revision, nil, nil
@@ -113,13 +127,28 @@ func (l *lookups) get(
 		if ok && isWithin(begun, failed.at, min(failureMemory, l.refresh)) {
 			return last.Revision, failed.err, nil
 		}
-		answer, err, _ := l.asking.Do(name, func() (any, error) { return l.ask(ctx, name, ask) })
-		if err != nil && ok && !errors.Is(err, ErrUnknownTag) && !errors.As(err, new(*NotAllowedError)) {
-			return last.Revision, err, nil
+		answers := l.asking.DoChan(name, func() (any, error) { return l.ask(ctx, name, ask) })
+		var slow <-chan time.Time // nil: there is no end of patience
+		if patience, limited := ctx.Value(patienceKey{}).(time.Duration); ok && limited {
+			if asking { // others have waited already
+				patience -= time.Since(asked)
+			}
+			timer := time.NewTimer(patience)
+			defer timer.Stop()
+			slow = timer.C
 		}
-		if got := answer.(lookup); err != nil || !got.Asked.Before(begun.Add(-l.refresh)) {
-			return got.Revision, nil, err
-		} // else the question was asked too long before this call
+		select {
+		case <-slow:
+			return last.Revision, errSlow, nil
+		case result := <-answers:
+			err := result.Err
+			if err != nil && ok && !errors.Is(err, ErrUnknownTag) && !errors.As(err, new(*NotAllowedError)) {
+				return last.Revision, err, nil
+			}
+			if got := result.Val.(lookup); err != nil || !got.Asked.Before(begun.Add(-l.refresh)) {
+				return got.Revision, nil, err
+			} // else the question was asked too long before this call
+		}
 	}
 }
 
@@ -131,28 +160,30 @@ func (l *lookups) ask(
 		context.WithoutCancel(ctx), l.most, fmt.Errorf("there is no answer within %v", l.most),
 	)
 	defer cancel()
-	asked := time.Now()
-	revision, err := ask(ctx)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = fmt.Errorf("%w: %w", cause, err)
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if _, ok := l.known[name]; ok {
-			l.failed[name] = failure{err, time.Now()}
-		}
-		return lookup{}, err
+	answer := lookup{Asked: time.Now()}
+	l.mu.Lock()
+	l.asked[name] = answer.Asked
+	l.mu.Unlock()
+	var err error
+	answer.Revision, err = ask(ctx)
+	if err != nil && context.Cause(ctx) != nil {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
-	answer := lookup{revision, asked}
-	return answer, l.keep(name, answer)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.asked, name)
+	if err == nil {
+		return answer, l.keep(name, answer)
+	}
+	if _, ok := l.known[name]; ok {
+		l.failed[name] = failure{err, time.Now()}
+	}
+	return lookup{}, err
 }
 
 // keep adds an answer, in place of the oldest if there are maxLookups, and writes all of them,
-// whole or not at all.
+// whole or not at all. The caller has the lock.
 func (l *lookups) keep(name string, answer lookup) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if _, ok := l.known[name]; !ok && len(l.known) >= maxLookups {
 		older := func(a, b string) int { return l.known[a].Asked.Compare(l.known[b].Asked) }
 		oldest := slices.MinFunc(slices.Collect(maps.Keys(l.known)), older)

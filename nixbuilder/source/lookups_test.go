@@ -119,3 +119,36 @@ func TestLookupsFuture(t *testing.T) {
 		}
 	}
 }
+
+// Who has an older answer waits a second for a silent remote, and not at all while others have
+// waited so long. Who has none, or no patience was asked of, waits for the answer.
+func TestLookupsPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := newLookups(filepath.Join(t.TempDir(), "lookups.json"), time.Hour, lookupTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const slow = 10 * time.Second
+		answer := "first"
+		ask := func(context.Context) (string, error) {
+			time.Sleep(slow)
+			return answer, nil
+		}
+		get := func(ctx context.Context, when, want string, took time.Duration, stale bool) {
+			t.Helper()
+			begun := time.Now()
+			revision, why, err := l.get(ctx, "main", ask)
+			if revision != want || err != nil || (why != nil) != stale || time.Since(begun) != took {
+				t.Errorf("%s: %s, stale for %v, %v, after %v", when, revision, why, err, time.Since(begun))
+			}
+		}
+		patient := WithPatience(t.Context(), time.Second)
+		get(patient, "nothing is known", "first", slow, false)
+		time.Sleep(2 * time.Hour)
+		answer = "second"
+		get(patient, "something is", "first", time.Second, true)
+		get(patient, "another one", "first", 0, true)
+		get(t.Context(), "who waits", "second", slow-time.Second, false)
+		get(patient, "after that", "second", 0, false)
+	})
+}

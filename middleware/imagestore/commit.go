@@ -23,8 +23,11 @@ type Tag struct {
 
 // Commit stores an image whose layers a Writer has, and gives it its tags. All is stored before the
 // first tag is written: configs, manifests, layers, the record for each tag, and the log of pending
-// links.
+// links. The first tag is written last: once it is there, nothing is missing of the image.
+//
+// What is pushed under a tag meanwhile, by whatever process, keeps the tag.
 func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags []Tag) error {
+	begun := time.Now()
 	end := s.links.commits.begin(into.Named().Name())
 	defer end()
 	pending, err := s.store(ctx, into, img, tags)
@@ -33,11 +36,14 @@ func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags 
 	if err != nil {
 		return err
 	}
-	tagging, ctx := errgroup.WithContext(ctx)
-	for _, tag := range tags {
-		tagging.Go(func() error { return s.tag(ctx, into, tag, img.Manifest) })
+	var tagging errgroup.Group
+	for _, tag := range tags[1:] {
+		tagging.Go(func() error { return s.tag(ctx, into, tag, img.Manifest, begun) })
 	}
-	return tagging.Wait()
+	if err := tagging.Wait(); err != nil {
+		return err
+	}
+	return s.tag(ctx, into, tags[0], img.Manifest, begun)
 }
 
 // store stores all of an image but its tags, side by side. The caller writes the links that are
@@ -83,10 +89,10 @@ func (s *Store) store(
 	return pending, err
 }
 
-// tag points a tag to a manifest, unless somebody has pushed under it meanwhile or it stays with
-// what it has.
+// tag points a tag to a manifest, unless somebody has pushed under it since the commit has begun, or
+// it stays with what it has.
 func (s *Store) tag(
-	ctx context.Context, repo distribution.Repository, tag Tag, manifest image.Manifest,
+	ctx context.Context, repo distribution.Repository, tag Tag, manifest image.Manifest, begun time.Time,
 ) error {
 	existing, err := s.LookUp(ctx, repo, tag.Name)
 	if err != nil || existing.Pushed {
@@ -99,7 +105,7 @@ func (s *Store) tag(
 	if err := repo.Tags(ctx).Tag(ctx, tag.Name, desc); err != nil {
 		return fmt.Errorf("tagging %s:%s: %w", repo.Named().Name(), tag.Name, err)
 	}
-	return nil
+	return s.restorePushed(ctx, repo, tag.Name, manifest.Digest, begun)
 }
 
 // putConfig stores the config of a manifest, if it has one.

@@ -365,6 +365,13 @@ func TestKilledDaemon(t *testing.T) {
 // there were.
 func (r *Registry) killPrograms(t *testing.T, name string) (killed int) {
 	t.Helper()
+	return r.signalPrograms(t, name, syscall.SIGKILL)
+}
+
+// signalPrograms sends the registry's child processes of a name a signal, and tells how many there
+// were.
+func (r *Registry) signalPrograms(t *testing.T, name string, signal syscall.Signal) (reached int) {
+	t.Helper()
 	processes, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
@@ -389,11 +396,11 @@ func (r *Registry) killPrograms(t *testing.T, name string) (killed int) {
 		if parent != r.cmd.Process.Pid {
 			continue
 		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err == nil {
-			killed++
+		if err := syscall.Kill(pid, signal); err == nil {
+			reached++
 		} else if !errors.Is(err, syscall.ESRCH) {
 			t.Error(err)
 		}
 	}
-	return killed
+	return reached
 }

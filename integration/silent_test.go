@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -28,7 +29,7 @@ func TestSilentRemote(t *testing.T) {
 		}
 	}
 	answer()
-	if got := r.PullTag(t, "quick", "latest").Annotations[v1.AnnotationRevision]; got != moved {
-		t.Errorf("once the server answers, latest is of %s", got)
-	}
+	Eventually(t, time.Minute, "what the server answers is believed", func() bool {
+		return r.PullTag(t, "quick", "latest").Annotations[v1.AnnotationRevision] == moved
+	})
 }

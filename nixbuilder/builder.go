@@ -8,7 +8,9 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
@@ -49,7 +51,14 @@ type Builder struct {
 	layout     *layout
 	images     *records.Table[[]image.Layer] // how a closure was grouped
 	packer     *packer
+	complained *expirable.LRU[string, struct{}] // of remotes that can't be looked up, lately
 }
+
+// It is logged once in complaintMemory that a remote can't be looked up, for so many reasons.
+const (
+	complaintMemory = 30 * time.Second
+	complaintsKept  = 1000
+)
 
 // New prepares a Builder and tries out that Nix is there, its store too unless the Builder is
 // storeless. Limits of isolation that the host does not permit are logged. What it found out and
@@ -65,6 +74,7 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 		layout:     newLayout(state),
 		images:     records.NewTable[[]image.Layer](state, "images", imagesCached),
 		packer:     newPacker(state, options.Compression),
+		complained: expirable.NewLRU[string, struct{}](complaintsKept, nil, complaintMemory),
 	}
 	b.supplies = []opener{b.openStore, b.openBuilt}
 	dir := filepath.Join(options.CacheDir, "sources")
@@ -159,10 +169,18 @@ func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 		return pinned, status.Errorf(status.Denied, "%v", refused)
 	}
 	if pinned.Stale != nil {
-		logrus.WithError(pinned.Stale).
-			Warnf("nix: %s can't be looked up, going on with %s", pinned.Name, pinned.Revision)
+		b.complain(pinned)
 	}
 	return pinned, err
+}
+
+// complain logs that a remote can't be looked up, which each pull finds out meanwhile.
+func (b *Builder) complain(pinned source.Pinned) {
+	why := pinned.Name + ": " + pinned.Stale.Error()
+	if _, known := b.complained.Get(why); !known {
+		b.complained.Add(why, struct{}{})
+		logrus.WithError(pinned.Stale).Warnf("nix: going on with %s at %s", pinned.Name, pinned.Revision)
+	}
 }
 
 // keepVariant remembers what an image is built from, for the tag of its revision.

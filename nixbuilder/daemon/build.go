@@ -86,7 +86,7 @@ type Result struct {
 // them.
 func (c *Conn) Build(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (results []Result, err error) {
 	const modeNormal = 0
-	err = c.do(ctx, "building", func() error {
+	err = c.do(ctx, "building", c.silence, func() error {
 		c.w.uint(opBuildPathsWithResults)
 		c.w.targets(merge(targets))
 		c.w.uint(modeNormal)

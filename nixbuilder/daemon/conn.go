@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,22 @@ const endGrace = 2 * time.Second
 // written, so neither side can wait for the other.
 const requestBuffer = 4 << 10
 
+// How long a daemon may say nothing while it is asked something.
+const (
+	// idleSilence is for a question whether it still answers.
+	idleSilence = 10 * time.Second
+	// storeSilence is for questions about the store.
+	storeSilence = time.Minute
+	// cacheSilence is for questions to binary caches, each of which may take a minute to fail.
+	cacheSilence = 10 * time.Minute
+	// defaultSilence is for builds, whose builders may be silent.
+	defaultSilence = time.Hour
+)
+
+// ErrSilent means that the daemon lives and says nothing: it was stopped, or waits for a lock or a
+// file system that hangs. The Conn is broken.
+var ErrSilent = errors.New("the Nix daemon does not answer")
+
 // ErrGone means that the daemon ended in the middle of an operation for a reason of its own: it
 // crashed, was killed, or is being restarted. Another Conn may succeed.
 var ErrGone = errors.New("the Nix daemon has ended")
@@ -41,6 +58,9 @@ type Options struct {
 	// Env is the daemon's whole environment, as KEY=value. Nix needs HOME; the programs of builders
 	// and of substituters need PATH.
 	Env []string
+	// Silence is how long a daemon that builds or downloads may say nothing; zero: 1 h. It says when
+	// a build or a download begins and ends, and passes on what builders write.
+	Silence time.Duration
 }
 
 // An Error is the daemon's report that it cannot do something. It does not break the Conn.
@@ -61,6 +81,8 @@ type Conn struct {
 	peer       peer
 	r          reader
 	w          writer
+	silence    time.Duration // of builds
+	heard      func()        // the daemon has said something
 	nixVersion string
 	settings   map[string]string
 	warnings   []string
@@ -96,24 +118,25 @@ func Open(ctx context.Context, runner *proc.Runner, o Options) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a connection to Nix: %w", err)
 	}
-	return converse(ctx, process, o.Settings)
+	return converse(ctx, process, o)
 }
 
 // converse begins a conversation with a process that has just started. If that fails, it ends the
 // process.
-func converse(ctx context.Context, p peer, settings map[string]string) (*Conn, error) {
+func converse(ctx context.Context, p peer, o Options) (*Conn, error) {
 	c := &Conn{
-		peer: p,
-		r:    reader{r: bufio.NewReaderSize(p, 64<<10)},
-		w:    writer{bufio.NewWriterSize(p, requestBuffer)},
-
-		settings: settings,
+		peer:     p,
+		w:        writer{bufio.NewWriterSize(p, requestBuffer)},
+		silence:  cmp.Or(o.Silence, defaultSilence),
+		heard:    func() {},
+		settings: o.Settings,
 	}
-	err := c.do(ctx, "opening a connection to Nix", func() error {
+	c.r = reader{r: bufio.NewReaderSize(hearing{c}, 64<<10)}
+	err := c.do(ctx, "opening a connection to Nix", storeSilence, func() error {
 		if err := c.greet(); err != nil {
 			return err
 		}
-		return c.setOptions(settings, func(l LogLine) { c.warnings = append(c.warnings, l.Text) })
+		return c.setOptions(o.Settings, func(l LogLine) { c.warnings = append(c.warnings, l.Text) })
 	})
 	if err != nil {
 		c.Close()
@@ -142,15 +165,30 @@ func (c *Conn) Retire() { c.retired = true }
 // Close ends the process and returns when it has ended. Temporary roots end with it.
 func (c *Conn) Close() { c.peer.Stop(endGrace) }
 
+// hearing reads what the daemon says, and tells of it.
+type hearing struct{ c *Conn }
+
+func (h hearing) Read(p []byte) (int, error) {
+	n, err := h.c.peer.Read(p)
+	h.c.heard()
+	return n, err
+}
+
 // do runs one operation: it writes requests and reads answers. Any error but the daemon's own
-// breaks the Conn, because nobody knows what would be read next.
-func (c *Conn) do(ctx context.Context, doing string, operation func() error) error {
+// breaks the Conn, because nobody knows what would be read next. So does a daemon that says nothing
+// for as long as silence.
+func (c *Conn) do(ctx context.Context, doing string, silence time.Duration, operation func() error) error {
 	if c.err != nil {
 		return c.err
 	}
 	if err := ctx.Err(); err != nil {
 		return wrap(doing, err)
 	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	watch := time.AfterFunc(silence, func() { giveUp(fmt.Errorf("%w for %v", ErrSilent, silence)) })
+	defer watch.Stop()
+	c.heard = func() { watch.Reset(silence) }
 	finish := context.AfterFunc(ctx, func() { c.peer.Stop(0) })
 	err := operation()
 	if finish() {
@@ -169,8 +207,16 @@ func (c *Conn) do(ctx context.Context, doing string, operation func() error) err
 		return c.err
 	}
 	c.peer.Stop(0) // returns when the process has ended
-	c.err = wrap(doing, ctx.Err())
+	c.err = wrap(doing, ended(ctx))
 	return c.err
+}
+
+// ended is why a context has ended: ErrSilent, or what its own error says.
+func ended(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, ErrSilent) {
+		return cause
+	}
+	return ctx.Err()
 }
 
 func wrap(doing string, err error) error {

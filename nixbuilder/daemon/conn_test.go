@@ -39,7 +39,7 @@ func TestGreeting(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c, err := converse(t.Context(), &script{answers: bytes.NewReader(test.answers)}, nil)
+			c, err := converse(t.Context(), &script{answers: bytes.NewReader(test.answers)}, Options{})
 			if test.want == "" && (err != nil || c.Err() != nil) ||
 				test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("converse() = %v, want %q", err, test.want)
@@ -100,7 +100,7 @@ func TestOutputsOfResults(t *testing.T) {
 func connect(t *testing.T, answers []byte) *Conn {
 	t.Helper()
 	greeting := words(daemonMagic, protocolVersion, "2.8.0", msgLast, msgLast)
-	c, err := converse(t.Context(), &script{answers: bytes.NewReader(append(greeting, answers...))}, nil)
+	c, err := converse(t.Context(), &script{answers: bytes.NewReader(append(greeting, answers...))}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestCancelSilentDaemon(t *testing.T) {
 	answers, daemon := io.Pipe()
 	go func() { _, _ = daemon.Write(words(daemonMagic, protocolVersion, "2.8.0", msgLast, msgLast)) }()
 	peer := &stoppable{script: script{answers: answers}, pipe: answers}
-	c, err := converse(t.Context(), peer, nil)
+	c, err := converse(t.Context(), peer, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func (c *Conn) request(onLog func(LogLine)) error {
 // AddTempRoots protects paths from the garbage collector for as long as the Conn lives, whether
 // they are there yet or not. If ValidPaths finds a path afterwards, the path stays.
 func (c *Conn) AddTempRoots(ctx context.Context, paths []store.Path) error {
-	return c.do(ctx, "adding temporary roots", func() error {
+	return c.do(ctx, "adding temporary roots", storeSilence, func() error {
 		return c.each(opAddTempRoot, paths, func(store.Path) {
 			c.r.uint() // always 1
 			c.tempRoots++
@@ -50,7 +50,19 @@ func (c *Conn) AddTempRoots(ctx context.Context, paths []store.Path) error {
 
 // ValidPaths returns those of paths that are in the store, sorted. It fetches nothing.
 func (c *Conn) ValidPaths(ctx context.Context, paths []store.Path) (valid []store.Path, err error) {
-	err = c.do(ctx, "looking for valid paths", func() error {
+	return c.validPaths(ctx, paths, storeSilence)
+}
+
+// answers tells whether the daemon still does: nil, or why not.
+func (c *Conn) answers(ctx context.Context) error {
+	_, err := c.validPaths(ctx, nil, idleSilence)
+	return err
+}
+
+func (c *Conn) validPaths(
+	ctx context.Context, paths []store.Path, silence time.Duration,
+) (valid []store.Path, err error) {
+	err = c.do(ctx, "looking for valid paths", silence, func() error {
 		c.w.uint(opQueryValidPaths)
 		c.w.uint(uint64(len(paths)))
 		for _, p := range paths {
@@ -90,7 +102,7 @@ type Missing struct {
 // A daemon that asks binary caches for the first time leaves out those that do not answer, for as
 // long as it lives.
 func (c *Conn) QueryMissing(ctx context.Context, targets []DerivedPath, onLog func(LogLine)) (m Missing, err error) {
-	err = c.do(ctx, "asking what is missing", func() error {
+	err = c.do(ctx, "asking what is missing", cacheSilence, func() error {
 		c.w.uint(opQueryMissing)
 		c.w.targets(merge(targets))
 		if err := c.request(onLog); err != nil {
@@ -119,12 +131,12 @@ func (c *Conn) Override(ctx context.Context, changes map[string]string) error {
 	settings := make(map[string]string)
 	maps.Copy(settings, c.settings)
 	maps.Copy(settings, changes)
-	return c.do(ctx, "changing settings", func() error { return c.setOptions(settings, nil) })
+	return c.do(ctx, "changing settings", storeSilence, func() error { return c.setOptions(settings, nil) })
 }
 
 // Infos returns what the store knows about those of paths that are in it, in their order.
 func (c *Conn) Infos(ctx context.Context, paths []store.Path) (infos []store.PathInfo, err error) {
-	err = c.do(ctx, "asking about paths", func() error {
+	err = c.do(ctx, "asking about paths", storeSilence, func() error {
 		return c.each(opQueryPathInfo, paths, func(p store.Path) {
 			if info, ok := c.r.info(p); ok {
 				infos = append(infos, info)
@@ -148,7 +160,7 @@ type Registration struct {
 // Registrations returns those of paths, in their order. It fails with an *Error if a path is not in
 // the store.
 func (c *Conn) Registrations(ctx context.Context, paths []store.Path) (registrations []Registration, err error) {
-	err = c.do(ctx, "asking since when paths are there", func() error {
+	err = c.do(ctx, "asking since when paths are there", storeSilence, func() error {
 		var invalid error
 		err := c.each(opQueryPathInfo, paths, func(p store.Path) {
 			r, ok := c.r.registration(p)
@@ -175,7 +187,7 @@ func notValid(p store.Path) error { return &Error{fmt.Sprintf("path '%s' is not 
 func (c *Conn) SubstitutableInfos(
 	ctx context.Context, paths []store.Path, onLog func(LogLine),
 ) (infos []store.PathInfo, err error) {
-	err = c.do(ctx, "asking binary caches about paths", func() error {
+	err = c.do(ctx, "asking binary caches about paths", cacheSilence, func() error {
 		c.w.uint(opQuerySubstitutable)
 		c.w.uint(uint64(len(paths)))
 		for _, p := range paths {
@@ -206,7 +218,7 @@ func (c *Conn) SubstitutableInfos(
 // Closure returns the roots and all that they refer to, sorted by path. It fails with an *Error if
 // a path is not in the store.
 func (c *Conn) Closure(ctx context.Context, roots []store.Path) (closure []store.PathInfo, err error) {
-	err = c.do(ctx, "asking for a closure", func() error {
+	err = c.do(ctx, "asking for a closure", storeSilence, func() error {
 		seen := map[store.Path]bool{}
 		next := unseen(seen, roots)
 		for len(next) > 0 {

@@ -93,7 +93,7 @@ func (p *Pool) reuseOrOpen(ctx context.Context) (*Conn, error) {
 			break
 		}
 		// Only an answer shows that the process lives, so it is asked about no path.
-		if _, err := c.ValidPaths(ctx, nil); err == nil {
+		if err := c.answers(ctx); err == nil {
 			return c, nil
 		}
 		p.drop(c)

@@ -71,7 +71,7 @@ func (f *fakes) open(ctx context.Context) (*Conn, error) {
 	}
 	a := new(answering)
 	f.peers = append(f.peers, a)
-	return converse(ctx, a, nil)
+	return converse(ctx, a, Options{})
 }
 
 // live tells of each connection, in the order of opening, whether it is still open.

@@ -70,7 +70,7 @@ func talk(ctx context.Context, c *Conn, paths []store.Path) string {
 	// Without keep-going, the first failure stops the other targets.
 	stopping := recordedSettings()
 	delete(stopping, "keep-going")
-	note("settings", "", c.do(ctx, "setting", func() error { return c.setOptions(stopping, nil) }))
+	note("settings", "", c.do(ctx, "setting", storeSilence, func() error { return c.setOptions(stopping, nil) }))
 	results, err = c.Build(ctx, targets, nil)
 	for _, r := range results {
 		note("built", fmt.Sprintf("%s %s %q %v", r.Target, r.Status, r.Message, r.Outputs), nil)
@@ -98,7 +98,7 @@ func TestRecorded(t *testing.T) {
 	for _, dir := range dirs {
 		t.Run(filepath.Base(dir), func(t *testing.T) {
 			peer := &script{answers: bytes.NewReader(read(t, dir, recordedAnswers))}
-			c, err := converse(t.Context(), peer, recordedSettings())
+			c, err := converse(t.Context(), peer, Options{Settings: recordedSettings()})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -165,7 +165,7 @@ func record(t *testing.T, feature string, attributes ...string) {
 		t.Fatal(err)
 	}
 	peer := &recorder{Process: process}
-	c, err := converse(t.Context(), peer, recordedSettings())
+	c, err := converse(t.Context(), peer, Options{Settings: recordedSettings()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func FuzzAnswers(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, answers []byte) {
 		ctx := context.Background()
-		c, err := converse(ctx, &script{answers: bytes.NewReader(answers)}, nil)
+		c, err := converse(ctx, &script{answers: bytes.NewReader(answers)}, Options{})
 		if err != nil {
 			return
 		}

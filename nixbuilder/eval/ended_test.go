@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,34 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 )
+
+// A process that comes to no end and takes no processor is given up. That says nothing about its
+// package either.
+func TestEvaluationIsStuck(t *testing.T) {
+	nix := filepath.Join(openDir(t, "nix"), "nix-instantiate")
+	const stopped = `#!/bin/sh
+case "$*" in
+--version) echo "nix-instantiate (Nix) 2.8.0" ;;
+*--argstr*) exec /bin/sleep 1000 ;;
+esac
+`
+	if err := os.WriteFile(nix, []byte(stopped), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	set := openDir(t, "set")
+	if err := os.WriteFile(filepath.Join(set, "default.nix"), []byte("{ }"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	runner, _ := proc.New()
+	e, err := New(t.Context(), runner, Options{NixInstantiate: nix, CPU: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Evaluate(t.Context(), Source{Path: set}, system, []string{"hello"})
+	if !errors.Is(err, errStuck) {
+		t.Errorf("the error is %v, want %v", err, errStuck)
+	}
+}
 
 // A process that somebody ends says nothing about the package that it came to: an init system, for
 // example, ends all processes of a registry that it stops.

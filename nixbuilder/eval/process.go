@@ -27,7 +27,12 @@ var (
 	errNoAnswer  = errors.New("the evaluator does not answer")
 	errSlowFetch = errors.New("what it fetches takes too long")
 	errEnded     = errors.New("somebody has ended the evaluation")
+	errStuck     = errors.New("the evaluation does not come to its end, and uses no processor")
 )
+
+// stuckFactor is how many times longer by the clock than its processor time an evaluation may take.
+// One that takes longer was stopped, or waits for a file system that hangs.
+const stuckFactor = 10
 
 // maxOutput is how much an evaluation may write, in bytes. Most of it is the attributes that
 // resemble unknown names.
@@ -92,9 +97,9 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 	return end, nil
 }
 
-// wasEnded tells whether somebody else has ended a process: the operator, or an init system that
-// stops the registry. That says nothing about packages. Nix itself ends with a message at a signal
-// that it can handle.
+// wasEnded tells whether a process was ended for a reason that says nothing about packages: by
+// somebody else, such as the operator or an init system that stops the registry, or because it was
+// stuck. Nix itself ends with a message at a signal that it can handle.
 func wasEnded(end *ending, failure *proc.Error) bool {
 	if failure == nil {
 		return false
@@ -103,7 +108,7 @@ func wasEnded(end *ending, failure *proc.Error) bool {
 	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP:
 		return true
 	}
-	return end.message == "interrupted by the user"
+	return end.message == "interrupted by the user" || errors.Is(failure, errStuck)
 }
 
 // command is the process that evaluates packages.nix for names, without a network.
@@ -139,6 +144,8 @@ func (s *session) command(names []string, nonce string, rethrow bool) (proc.Comm
 // errSlowFetch, and when the store has grown too much, with cachedir.ErrTooMuch.
 func (s *session) execute(ctx context.Context, command proc.Command) (output proc.Output, err error) {
 	if !s.store.fetches {
+		ctx, cancel := context.WithTimeoutCause(ctx, stuckFactor*s.options.CPU, errStuck)
+		defer cancel()
 		return s.runner.Run(ctx, command)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.options.CPU+s.options.FetchTime, errSlowFetch)

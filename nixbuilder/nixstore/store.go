@@ -25,6 +25,9 @@ const (
 	// warmConns is how many images whose packages are all there may ask the Nix store, and be
 	// packed, beside those that Nix builds for.
 	warmConns = 16
+	// silenceBesides is how long a daemon that builds may say nothing, beside twice the time of a
+	// derivation: one that another process builds may come first, and downloads may stall.
+	silenceBesides = 5 * time.Minute
 	// floatingCached is how much is kept in memory of the paths of outputs that float, in bytes.
 	floatingCached = 4 << 20
 )
@@ -159,7 +162,7 @@ func (o Options) daemon() daemon.Options {
 	if without, found := logins(settings["substituters"]); len(found) > 0 {
 		settings["substituters"], settings["netrc-file"] = without, o.netrcFile()
 	}
-	return daemon.Options{Settings: settings, Env: o.Environment()}
+	return daemon.Options{Settings: settings, Env: o.Environment(), Silence: 2*o.BuildTimeout + silenceBesides}
 }
 
 func (o Options) netrcFile() string { return filepath.Join(o.CacheDir, "netrc") }

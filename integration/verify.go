@@ -298,8 +298,8 @@ func readLayer(r io.Reader) (layerEntries, error) {
 func checkRoot(entries layerEntries) error {
 	var faults []error
 	for name, mode := range map[string]int64{
-		"bin": 0o755, "dev": 0o755, "etc": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755, "sys": 0o755,
-		"tmp": 0o1777, "var/tmp": 0o1777,
+		"bin": 0o755, "dev": 0o755, "etc": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755, "sbin": 0o755,
+		"sys": 0o755, "tmp": 0o1777, "usr/bin": 0o755, "var/tmp": 0o1777,
 	} {
 		if got := entries[name]; got.Header == nil || got.Typeflag != tar.TypeDir || got.Mode != mode {
 			faults = append(faults, fmt.Errorf("%s: %+v, want a directory of mode %o", name, got.Header, mode))
@@ -314,6 +314,8 @@ func checkRoot(entries layerEntries) error {
 		switch {
 		case name == "nix" || strings.HasPrefix(name, "nix/"):
 			faults = append(faults, fmt.Errorf("%s is in the root layer", name))
+		case path.Dir(name) == "bin" && entry.Typeflag == tar.TypeSymlink && entries["usr/"+name].Header == nil:
+			faults = append(faults, fmt.Errorf("%s is not in /usr", name))
 		case entry.Typeflag == tar.TypeDir && entry.Mode != 0o755 &&
 			name != "root" && name != "tmp" && name != "var/tmp",
 			entry.Typeflag == tar.TypeReg && entry.Mode != 0o644:

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"cmp"
 	"context"
 	"path"
 	"strings"
@@ -23,8 +24,9 @@ func skeleton() *node {
 		mode         int64
 	}{
 		{"", "bin", 0o755}, {"", "dev", 0o755}, {"", "etc", 0o755}, {"", "proc", 0o755},
-		{"", "root", 0o700}, {"", "run", 0o755}, {"", "sys", 0o755}, {"", "tmp", 0o1777},
-		{"", "usr", 0o755}, {"", "var", 0o755}, {"usr", "bin", 0o755}, {"var", "tmp", 0o1777},
+		{"", "root", 0o700}, {"", "run", 0o755}, {"", "sbin", 0o755}, {"", "sys", 0o755}, {"", "tmp", 0o1777},
+		{"", "usr", 0o755}, {"", "var", 0o755}, {"usr", "bin", 0o755}, {"usr", "sbin", 0o755},
+		{"var", "tmp", 0o1777},
 	} {
 		parent := root
 		if d.parent != "" {
@@ -56,7 +58,6 @@ func (m *merger) complete(ctx context.Context) error {
 		return err
 	}
 	for _, alias := range []struct{ name, of string }{
-		{"usr/bin/env", "bin/env"}, // "#!/usr/bin/env" works nearly everywhere
 		{"bin/sh", "bin/bash"},
 		{"bin/sh", "bin/dash"},
 		{"bin/sh", "bin/busybox"},
@@ -70,6 +71,22 @@ func (m *merger) complete(ctx context.Context) error {
 			continue
 		}
 		if err := m.add(ctx, alias.name, &node{link: of.link}); err != nil {
+			return err
+		}
+	}
+	return cmp.Or(m.usr("bin"), m.usr("sbin"))
+}
+
+// usr makes the programs of a directory reachable in that of the same name in /usr, where scripts
+// look for them. The links lead to the other name, not into the store: so both names are the same
+// program when one is written over (docs/decisions/usr-bin.md).
+func (m *merger) usr(dir string) error {
+	programs, links := m.root.children[dir], m.root.children["usr"].children[dir]
+	for _, name := range programs.sorted() {
+		if programs.children[name].isDir() || links.children[name] != nil {
+			continue
+		}
+		if err := m.put(links, name, &node{link: "../../" + dir + "/" + name}); err != nil {
 			return err
 		}
 	}

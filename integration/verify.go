@@ -306,8 +306,8 @@ func checkRoot(entries layerEntries) error {
 		}
 	}
 	for _, name := range []string{"etc/passwd", "etc/group", "etc/nsswitch.conf"} {
-		if entries[name].Header == nil {
-			faults = append(faults, fmt.Errorf("%s is missing", name))
+		if got := entries[name]; got.Header == nil || got.Typeflag != tar.TypeReg {
+			faults = append(faults, fmt.Errorf("%s: %+v, want a regular file", name, got.Header))
 		}
 	}
 	for name, entry := range entries {
@@ -317,8 +317,8 @@ func checkRoot(entries layerEntries) error {
 		case path.Dir(name) == "bin" && entry.Typeflag == tar.TypeSymlink && entries["usr/"+name].Header == nil:
 			faults = append(faults, fmt.Errorf("%s is not in /usr", name))
 		case entry.Typeflag == tar.TypeDir && entry.Mode != 0o755 &&
-			name != "root" && name != "tmp" && name != "var/tmp",
-			entry.Typeflag == tar.TypeReg && entry.Mode != 0o644:
+			name != "root" && name != "tmp" && name != "var/empty" && name != "var/tmp",
+			entry.Typeflag == tar.TypeReg && entry.Mode != 0o644 && name != "etc/shadow" && name != "etc/gshadow":
 			faults = append(faults, fmt.Errorf("%s: mode %o", name, entry.Mode))
 		}
 	}

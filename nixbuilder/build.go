@@ -139,6 +139,9 @@ func (b *Builder) explain(ctx context.Context, j job, err error) error {
 	if tooLarge := (*image.TooLargeError)(nil); errors.As(err, &tooLarge) {
 		return status.Errorf(status.Denied, "%v", tooLarge)
 	}
+	if nobody := (*image.UserError)(nil); errors.As(err, &nobody) {
+		return status.Errorf(status.Denied, "%v", nobody)
+	}
 	if unfit := (*layer.UnfitError)(nil); errors.As(err, &unfit) {
 		logrus.WithError(err).Warnf("nix: no image can hold %s", j.request)
 		return unfitFor(unfit)
@@ -218,8 +221,12 @@ func (b *Builder) packRoot(
 	if err != nil {
 		return image.Layer{}, v1.ImageConfig{}, err
 	}
+	container, err := image.Container(j.request.Shell, j.packages.described(), profile.tree, j.labels)
+	if err != nil {
+		return image.Layer{}, v1.ImageConfig{}, err
+	}
 	root, err := b.packer.root(ctx, profile, j.repo)
-	return root, image.Container(j.request.Shell, j.packages.described(), profile.tree, j.labels), err
+	return root, container, err
 }
 
 // packClosure stores the layers of store paths. They are grouped as they were when the same paths

@@ -115,7 +115,7 @@ func (s *cacheSupply) read(ctx context.Context, p store.Path, visit func(nar.Ent
 	if archive == nil {
 		return fmt.Errorf("reading %s: it is not in the closure", p)
 	}
-	lister := nar.Lister{Keep: rootfs.PropagatedFile, Max: maxListingBytes}
+	lister := nar.Lister{Keep: rootfs.Kept, Max: maxListingBytes}
 	err := archive.Read(ctx, func(e nar.Entry) error {
 		if err := lister.Add(&e); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -48,13 +49,33 @@ type Root interface {
 	HasProgram(name string) bool
 	// HasCABundle tells whether there is a rootfs.CABundle.
 	HasCABundle() bool
+	// User returns a user with numbers in the place of names. The error says what is missing (see
+	// rootfs.Tree.User).
+	User(spec string) (string, error)
+}
+
+// A UserError means that a package runs as a user whom its image does not have.
+type UserError struct {
+	// Package is its attribute path.
+	Package string
+	User    string
+	Cause   error
+}
+
+func (e *UserError) Error() string {
+	return fmt.Sprintf(
+		"passthru.image.user of %s is %.100q, %v: a package's etc/passwd and etc/group can bring it, and numbers need no account",
+		e.Package, e.User, e.Cause,
+	)
 }
 
 // Container says how an image runs: a shell where one was asked for, else the program of the one
 // package that was asked for. What packages say of their images comes over that: all of them may
 // add to the environment, the labels and the ports, and the only one decides the rest. The labels
-// of the image's provenance come last.
-func Container(shell bool, packages []Package, root Root, provenance map[string]string) v1.ImageConfig {
+// of the image's provenance come last. The error is a *UserError.
+func Container(
+	shell bool, packages []Package, root Root, provenance map[string]string,
+) (v1.ImageConfig, error) {
 	env := map[string]string{"PATH": searchPath}
 	if root.HasCABundle() {
 		env["SSL_CERT_FILE"] = "/" + rootfs.CABundle
@@ -77,14 +98,16 @@ func Container(shell bool, packages []Package, root Root, provenance map[string]
 	case isOne(asked):
 		config.Cmd = firstProgram(root, asked[0].MainProgram, asked[0].Pname)
 		if asked[0].Settings != nil {
-			asked[0].Settings.decide(&config)
+			if err := asked[0].decide(&config, root); err != nil {
+				return v1.ImageConfig{}, err
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		config.Env = append(config.Env, name+"="+env[name])
 	}
 	maps.Copy(config.Labels, provenance)
-	return config
+	return config, nil
 }
 
 // add adds what a package may say among others.
@@ -100,17 +123,24 @@ func (s *Settings) add(config *v1.ImageConfig, env map[string]string) {
 }
 
 // decide sets what the only package that was asked for may say.
-func (s *Settings) decide(config *v1.ImageConfig) {
+func (p Package) decide(config *v1.ImageConfig, root Root) error {
+	s := p.Settings
 	config.Entrypoint = s.Entrypoint
 	if s.Cmd != nil || s.Entrypoint != nil {
 		config.Cmd = s.Cmd
 	}
-	if s.User != nil {
-		config.User = *s.User
-	}
 	if s.WorkingDir != nil {
 		config.WorkingDir = *s.WorkingDir
 	}
+	if s.User == nil || *s.User == "" {
+		return nil
+	}
+	user, err := root.User(*s.User)
+	if err != nil {
+		return &UserError{p.Name, *s.User, err}
+	}
+	config.User = user
+	return nil
 }
 
 // isOne tells whether there is one package, if only by its outputs.

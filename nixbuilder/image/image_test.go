@@ -177,8 +177,15 @@ type programs []string
 func (p programs) HasProgram(name string) bool { return slices.Contains(p, name) }
 func (p programs) HasCABundle() bool           { return slices.Contains(p, "certs") }
 
+func (programs) User(spec string) (string, error) {
+	if spec != "nobody" {
+		return "", errors.New("which is missing")
+	}
+	return "65534:65534", nil
+}
+
 func TestContainer(t *testing.T) {
-	user, dir := "nobody", "/srv"
+	user, ghost, dir := "nobody", "ghost", "/srv"
 	server := &Settings{
 		Entrypoint: []string{"/bin/serve"}, Env: map[string]string{"PORT": "80", "PATH": "/bin"},
 		User: &user, WorkingDir: &dir, Labels: map[string]string{"kind": "server"},
@@ -231,7 +238,7 @@ func TestContainer(t *testing.T) {
 			[]Package{{Asked: true, Pname: "serve", Settings: server}}, all,
 			v1.ImageConfig{
 				Env: []string{"PATH=/bin", "PORT=80", certs}, Entrypoint: []string{"/bin/serve"},
-				User: "nobody", WorkingDir: "/srv", ExposedPorts: ports, Labels: labels("kind", "server"),
+				User: "65534:65534", WorkingDir: "/srv", ExposedPorts: ports, Labels: labels("kind", "server"),
 			},
 		},
 		{
@@ -247,12 +254,27 @@ func TestContainer(t *testing.T) {
 			[]Package{{Asked: true, Settings: &Settings{Labels: map[string]string{v1.AnnotationRevision: "another"}}}},
 			all, nothing,
 		},
+		{
+			"no user", false, []Package{{Asked: true, Settings: &Settings{User: new(string)}}}, all, nothing,
+		},
+		{
+			"the user of one among others does not count", false,
+			[]Package{git, {Asked: true, Derivation: "ghost.drv", Settings: &Settings{User: &ghost}}}, all, nothing,
+		},
+		{"nor does it in a shell", true, []Package{{Asked: true, Settings: &Settings{User: &ghost}}}, all, runs("/bin/bash")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := Container(test.shell, test.packages, test.root, labels()); !reflect.DeepEqual(got, test.want) {
-				t.Errorf("got  %+v\nwant %+v", got, test.want)
+			got, err := Container(test.shell, test.packages, test.root, labels())
+			if err != nil || !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got  %+v, %v\nwant %+v", got, err, test.want)
 			}
 		})
+	}
+	packages := []Package{{Name: "set.ghost", Asked: true, Settings: &Settings{User: &ghost}}}
+	_, err := Container(false, packages, all, labels())
+	const want = `passthru.image.user of set.ghost is "ghost", which is missing: `
+	if fault := (*UserError)(nil); !errors.As(err, &fault) || !strings.HasPrefix(fault.Error(), want) {
+		t.Errorf("the error is %v, want %s…", err, want)
 	}
 }
 

@@ -15,17 +15,22 @@ import (
 // A Lister makes the listing of an archive, for ParseListing: some bytes for each entry, without
 // the content of files. Nix's own format (JSON, as of `nix nar ls`) is larger.
 type Lister struct {
-	// Keep is the path of a file whose content belongs to the listing, if it has up to 1 MiB.
-	Keep string
+	// Keep tells of the path of a file whether its content belongs to the listing. Of files larger
+	// than 1 MiB, and of those after the first 4 MiB, it does not.
+	Keep func(path string) bool
 	// Max bounds the size of the listing, in bytes.
 	Max int
 
 	listing []byte
+	kept    int64 // bytes of content
 	full    bool
 }
 
-// maxKept bounds the size of the file whose content is in a listing.
-const maxKept = 1 << 20
+// maxKept bounds the size of a file whose content is in a listing; maxAllKept that of all of them.
+const (
+	maxKept    = 1 << 20
+	maxAllKept = 4 << 20
+)
 
 // The kinds of entries in a listing.
 const (
@@ -35,8 +40,8 @@ const (
 	listedDir     = 'd'
 )
 
-// Add adds an entry. Entries must be added in the order of Read. If e is the file to keep, Add
-// reads its content and puts another reader of it in its place.
+// Add adds an entry. Entries must be added in the order of Read. If e is a file to keep, Add reads
+// its content and puts another reader of it in its place.
 func (l *Lister) Add(e *Entry) error {
 	kind, text := byte(listedFile), ""
 	switch {
@@ -44,7 +49,8 @@ func (l *Lister) Add(e *Entry) error {
 		kind = listedDir
 	case e.Mode.Type() == fs.ModeSymlink:
 		kind, text = listedSymlink, e.Target
-	case e.Path == l.Keep && e.Size <= maxKept:
+	case l.Keep != nil && e.Size <= min(maxKept, maxAllKept-l.kept) && l.Keep(e.Path):
+		l.kept += e.Size
 		content := make([]byte, e.Size)
 		if _, err := io.ReadFull(e.Content, content); err != nil {
 			return fmt.Errorf("reading %q: %w", e.Path, err)
@@ -78,7 +84,7 @@ type Listing struct {
 	Type fs.FileMode
 	// Target is the target of a symbolic link.
 	Target string
-	// Content is the content of the file to keep (Lister.Keep). It is nil for all others.
+	// Content is the content of a file to keep (Lister.Keep). It is nil for all others.
 	Content *string
 	// Children are sorted by Name.
 	Children []*Listing

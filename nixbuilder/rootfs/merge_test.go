@@ -133,6 +133,7 @@ func TestMergeNothing(t *testing.T) {
 		"usr/bin/ 0755",
 		"usr/sbin/ 0755",
 		"var/ 0755",
+		"var/empty/ 0555",
 		"var/run -> /run",
 		"var/tmp/ 1777",
 	}
@@ -216,10 +217,6 @@ func TestMerge(t *testing.T) {
 			[]file{{name: a + "/nix" + b + "/bin/x"}, {name: a + "/nix/var/y"}, {name: a + "/x/nix"}},
 			[]Package{one("a", 5, a)},
 			[]string{"x/ 0755", "x/nix -> " + a + "/x/nix"}},
-		{
-			"the accounts of a package", []file{{name: a + "/etc/passwd"}}, []Package{one("a", 5, a)},
-			[]string{"etc/passwd -> " + a + "/etc/passwd"},
-		},
 		{"directories keep their modes", []file{{name: a + "/tmp/x"}, {name: a + "/root/y"}}, []Package{one("a", 5, a)},
 			[]string{"root/y -> " + a + "/root/y", "tmp/x -> " + a + "/tmp/x"}},
 		{

@@ -26,7 +26,7 @@ func skeleton() *node {
 		{"", "bin", 0o755}, {"", "dev", 0o755}, {"", "etc", 0o755}, {"", "proc", 0o755},
 		{"", "root", 0o700}, {"", "run", 0o755}, {"", "sbin", 0o755}, {"", "sys", 0o755}, {"", "tmp", 0o1777},
 		{"", "usr", 0o755}, {"", "var", 0o755}, {"usr", "bin", 0o755}, {"usr", "sbin", 0o755},
-		{"var", "tmp", 0o1777},
+		{"var", "empty", 0o555}, {"var", "tmp", 0o1777},
 	} {
 		parent := root
 		if d.parent != "" {
@@ -40,19 +40,12 @@ func skeleton() *node {
 
 // complete adds the files that programs look for at a fixed place, if no package brings them.
 func (m *merger) complete(ctx context.Context) error {
-	for _, f := range []struct{ name, content string }{
-		{"etc/group", "root:x:0:\nnobody:x:65534:\n"},
-		{"etc/nsswitch.conf", "hosts: files dns\n"},
-		{"etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/var/empty:/bin/false\n"},
-		// Runtimes mount their own over these, which must be there in an image that is not
-		// writable.
-		{"etc/hostname", ""},
-		{"etc/hosts", ""},
-		{"etc/resolv.conf", ""},
-	} {
-		if err := m.add(ctx, f.name, &node{content: f.content, mode: 0o644}); err != nil {
-			return err
-		}
+	if err := m.etcFiles(ctx); err != nil {
+		return err
+	}
+	// Unpackers without rights could put nothing into a directory that they can't write to.
+	if empty := m.root.children["var"].children["empty"]; len(empty.children) > 0 {
+		empty.mode = 0o755
 	}
 	if err := m.add(ctx, "var/run", &node{link: "/run"}); err != nil {
 		return err

@@ -42,6 +42,7 @@ type Builder struct {
 	evaluator  *eval.Evaluator
 	packages   *resolver
 	denials    *weighted.Cache[string, denials] // by revision and platform
+	saidFaults *weighted.Cache[string, string]  // of includes, by revision and platform
 	nix        *nixstore.Store
 	caches     *binarycache.Caches // nil: all goes through the Nix store
 	supplies   []opener            // in the order in which they are tried
@@ -69,6 +70,7 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 		options:    options,
 		variants:   records.NewTable[source.Variant](state, "variants", variantsCached),
 		denials:    weighted.New[string, denials](denialsCached),
+		saidFaults: weighted.New[string, string](saidFaultsCached),
 		storeFiles: rootfs.NewStoreFiles(""),
 		merging:    limit.NewSlots(runtime.GOMAXPROCS(0)),
 		layout:     newLayout(state),

@@ -212,9 +212,14 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = evaluator.Evaluate(ctx, sourceOf(pinned), system, append(slices.Clone(options.Include), options.Shell...))
+	names := slices.Concat(options.Include, options.Shell)
+	results, err := evaluator.Evaluate(ctx, sourceOf(pinned), system, names)
 	broken := (*eval.SourceError)(nil)
 	switch {
+	case err == nil && options.ImportFromDerivation:
+		return nil, nil // an include may have to read what is built, and nothing is built here
+	case err == nil:
+		return faultsOfIncludes(options.Include, results, system)
 	case !errors.As(err, &broken), broken.Unfetched, broken.Limit:
 		return nil, err
 	case options.ImportFromDerivation && !broken.Setup:

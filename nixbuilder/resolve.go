@@ -52,9 +52,11 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 		if err != nil {
 			return err
 		}
-		if _, _, err = b.find(ctx, pinned, false, system, wanted); err != nil {
+		results, _, err := b.find(ctx, pinned, false, system, wanted)
+		if err != nil {
 			return err
 		}
+		_, _ = b.included(pinned, system, results) // the operator is told now, clients when they ask
 	}
 	return nil
 }
@@ -89,22 +91,18 @@ func (b *Builder) resolve(
 			found = append(found, chosen{name: name, Package: *results[name].Package})
 		}
 	}
-	for _, name := range b.options.Include {
-		switch failure := results[name].Failure; {
-		case failure == nil:
-			found = append(found, chosen{name: name, Package: *results[name].Package})
-		case failure.Kind != eval.NotFound:
-			return nil, status.Errorf(status.Denied, "every image includes %s: %s", name, failure.Message)
-		}
-	}
 	for _, p := range found {
-		if p.System != system && p.System != "builtin" {
+		if !runsOn(p.System, system) {
 			return nil, status.Errorf(
 				status.Denied, "%s is a package for %s, the package set has none for %s", p.name, p.System, system,
 			)
 		}
 	}
-	return found.unique(), nil
+	included, err := b.included(pinned, system, results)
+	if err != nil {
+		return nil, err
+	}
+	return append(found, included...).unique(), nil
 }
 
 // find returns a result for every name, and what the policy denies in this revision. What clients

@@ -71,8 +71,9 @@ func (e *UserError) Error() string {
 
 // Container says how an image runs: a shell where one was asked for, else the program of the one
 // package that was asked for. What packages say of their images comes over that: all of them may
-// add to the environment, the labels and the ports, and the only one decides the rest. The labels
-// of the image's provenance come last. The error is a *UserError.
+// add to the environment and the labels, those that were asked for over the others, and to the
+// ports if they were asked for; the only one decides the rest. The labels of the image's provenance
+// come last. The error is a *UserError.
 func Container(
 	shell bool, packages []Package, root Root, provenance map[string]string,
 ) (v1.ImageConfig, error) {
@@ -81,15 +82,17 @@ func Container(
 		env["SSL_CERT_FILE"] = "/" + rootfs.CABundle
 	}
 	config := v1.ImageConfig{Labels: map[string]string{}}
-	var asked []Package
+	var asked, others []Package
 	for _, p := range packages {
 		if p.Asked {
 			asked = append(asked, p)
+		} else {
+			others = append(others, p)
 		}
 	}
-	for _, p := range asked {
+	for _, p := range slices.Concat(others, asked) {
 		if p.Settings != nil {
-			p.Settings.add(&config, env)
+			p.Settings.add(&config, env, p.Asked)
 		}
 	}
 	switch {
@@ -110,10 +113,14 @@ func Container(
 	return config, nil
 }
 
-// add adds what a package may say among others.
-func (s *Settings) add(config *v1.ImageConfig, env map[string]string) {
+// add adds what a package may say among others. One that is in many images whatever they serve does
+// not say which ports.
+func (s *Settings) add(config *v1.ImageConfig, env map[string]string, asked bool) {
 	maps.Copy(env, s.Env)
 	maps.Copy(config.Labels, s.Labels)
+	if !asked {
+		return
+	}
 	for _, port := range s.ExposedPorts {
 		if config.ExposedPorts == nil {
 			config.ExposedPorts = make(map[string]struct{})

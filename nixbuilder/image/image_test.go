@@ -255,6 +255,21 @@ func TestContainer(t *testing.T) {
 			all, nothing,
 		},
 		{
+			"what is included may add, below what was asked for", false,
+			[]Package{
+				{Asked: true, Pname: "git", Settings: &Settings{Env: map[string]string{"A": "git"}, Labels: map[string]string{"a": "git"}}},
+				{Derivation: "other.drv", Settings: &Settings{
+					Entrypoint: []string{"/bin/other"}, Cmd: []string{"x"}, WorkingDir: &dir, User: &ghost,
+					Env: map[string]string{"A": "other", "B": "other"}, ExposedPorts: []string{"80/tcp"},
+					Labels: map[string]string{"a": "other", "b": "other"},
+				}},
+			},
+			all,
+			v1.ImageConfig{
+				Env: []string{"A=git", "B=other", path, certs}, Cmd: []string{"/bin/git"}, Labels: labels("a", "git", "b", "other"),
+			},
+		},
+		{
 			"no user", false, []Package{{Asked: true, Settings: &Settings{User: new(string)}}}, all, nothing,
 		},
 		{

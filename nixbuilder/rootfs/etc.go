@@ -71,17 +71,17 @@ func (m *merger) isEtcFile(name string) bool {
 func (m *merger) etcFiles(ctx context.Context) error {
 	etc := m.root.children["etc"]
 	for _, f := range etcFiles() {
-		content, err := m.etcFile(ctx, f)
+		content, ok, err := m.etcFile(ctx, f)
 		if err != nil {
 			return err
+		}
+		if !ok {
+			continue
 		}
 		if len(content) > maxEtcBytes {
 			return &layer.UnfitError{
 				Path: "etc/" + f.name, Reason: fmt.Sprintf("it is larger than %d bytes", maxEtcBytes),
 			}
-		}
-		if content == "" && !f.mounted {
-			continue
 		}
 		if err := m.put(etc, f.name, &node{content: content, mode: f.mode}); err != nil {
 			return err
@@ -90,13 +90,13 @@ func (m *merger) etcFiles(ctx context.Context) error {
 	return nil
 }
 
-// etcFile returns what an image has as the file.
-func (m *merger) etcFile(ctx context.Context, f etcFile) (string, error) {
+// etcFile returns what an image has as the file, if it has one.
+func (m *merger) etcFile(ctx context.Context, f etcFile) (content string, ok bool, err error) {
 	var brought []string // the best priority first
 	for _, source := range m.etc[f.name] {
 		real, file, err := m.sources.resolve(ctx, source)
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		if file == nil || !file.Type.IsRegular() {
 			continue
@@ -104,15 +104,15 @@ func (m *merger) etcFile(ctx context.Context, f etcFile) (string, error) {
 		rel, _ := m.sources.inStore(real)
 		content, err := m.sources.files.ReadFile(ctx, rel, maxEtcBytes)
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		if f.lines == nil {
-			return string(content), nil
+			return string(content), true, nil
 		}
 		brought = append(brought, string(content))
 	}
-	if f.lines == nil {
-		return f.own, nil
+	if content = f.own; f.lines != nil {
+		content = f.lines.merge(f.own, brought)
 	}
-	return f.lines.merge(f.own, brought), nil
+	return content, content != "" || f.mounted, nil
 }

@@ -27,13 +27,12 @@
 // Only GET and HEAD of a manifest by tag are looked at; all else passes through. What was pushed
 // always wins.
 //
-//   - repository.go reads the HTTP request: the tag, the client, and the forms of an image that it
-//     takes.
+//   - repository.go reads the HTTP request: the tag and the client; forms.go, which forms of an image
+//     it takes.
 //   - pull.go looks the tag up and, unless its image is of the package set as it is now, asks the
 //     builder for the revision and has a job build the image.
 //   - A client waits for that as long as its hold, and is then redirected to the same URL.
-//   - repository.go chooses the form of the image that is served, and errors.go words what went
-//     wrong.
+//   - forms.go chooses the form of the image that is served, and errors.go words what went wrong.
 //
 // A Service that Setup made can also be opened without a registry, for commands that do what pulls
 // do: command.go and prebuild.go.

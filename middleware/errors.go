@@ -45,7 +45,7 @@ func publicText(err error) string {
 // explain turns the error of a pull into the one that the registry answers with, and sets the
 // headers that belong to it. It logs what only the operator may know; nobody else does.
 func (s *Service) explain(name string, p pull, err error) error {
-	retry := func(after time.Duration) { p.header.Set("Retry-After", strconv.Itoa(int(after.Seconds()))) }
+	retry := func(after time.Duration) { p.response.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds()))) }
 	if asked := (*status.Error)(nil); errors.As(err, &asked) {
 		switch asked.Kind {
 		case status.NotFound:
@@ -73,8 +73,8 @@ func (s *Service) explain(name string, p pull, err error) error {
 	case errors.Is(err, errReadOnly):
 		return errcode.ErrorCodeManifestUnknown.WithMessage(err.Error())
 	case errors.Is(err, errHold) && p.redirects < maxRedirects:
-		p.header.Set("Location", fmt.Sprintf("?%s=%d", redirectsParameter, p.redirects+1))
-		p.header.Set("Cache-Control", "no-store")
+		p.response.Header().Set("Location", fmt.Sprintf("?%s=%d", redirectsParameter, p.redirects+1))
+		p.response.Header().Set("Cache-Control", "no-store")
 		return codeHold
 	case errors.Is(err, errHold):
 		retry(retryUnavailable)
@@ -84,7 +84,7 @@ func (s *Service) explain(name string, p pull, err error) error {
 	case errors.Is(err, context.Canceled):
 		return errcode.ErrorCodeUnavailable // nobody reads it
 	}
-	logrus.WithError(err).Errorf("nix: %s:%s can't be built at the moment", name, p.tag)
+	logrus.WithError(err).Errorf("nix: %s:%s can't be built at the moment", name, p.reference)
 	retry(retryUnavailable)
 	return errcode.ErrorCodeUnavailable.WithMessage(publicText(err) + ": ask again later")
 }

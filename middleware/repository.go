@@ -2,14 +2,12 @@ package middleware
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 
 	"github.com/distribution/distribution/v3"
-	"github.com/distribution/distribution/v3/manifest/schema2"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -36,16 +34,28 @@ func (r *repository) Manifests(
 	if r.service.manifests != nil {
 		manifests = cachedManifests{manifests, r.service.manifests}
 	}
-	pull, ok := r.service.pullOf(ctx)
-	if !ok {
+	read, ok := readingOf(ctx)
+	if !ok || read.reference == "" { // of blobs
 		return manifests, nil
 	}
-	image, err := r.service.pull(ctx, r.Repository, pull.tag, pull.client)
+	// Which form of an image is served, or whether any is, depends on what the client accepts.
+	read.response.Header().Add("Vary", "Accept")
+	from := imagestore.Reader{Name: r.Named().Name(), Manifests: manifests, Blobs: r.Repository.Blobs(ctx)}
+	if strings.Contains(read.reference, ":") {
+		return pinnedManifests{manifests, r.service.store, from}, nil
+	}
+	pull := r.service.pullOf(ctx, read)
+	image, err := r.service.pull(ctx, r.Repository, pull.reference, pull.client)
+	var made imagestore.Made
 	if err == nil {
-		r.answer, err = r.service.serve(ctx, r.Repository, pull, image)
+		made, err = r.service.serve(ctx, from, pull, image)
 	}
 	if err != nil {
 		return nil, r.service.explain(r.Named().Name(), pull, err)
+	}
+	r.answer = made.Digest
+	if made.Manifest != nil {
+		return servedManifests{manifests, made}, nil
 	}
 	return manifests, nil
 }
@@ -84,11 +94,10 @@ const (
 
 // A pull is a request for a manifest by tag.
 type pull struct {
-	tag       string
+	reading   // whose reference is the tag
 	client    client
 	accepts   accepts
-	redirects int         // before this request
-	header    http.Header // of the response
+	redirects int // before this request
 }
 
 // errForeign keeps a web page of another site from having images built through the browser of
@@ -96,37 +105,47 @@ type pull struct {
 var errForeign = status.Errorf(status.Denied,
 	"a web page of another site asks for this, and nothing is built for such: pull the image with a container tool")
 
-// pullOf reads the request that the registry's context carries. It returns false for anything but a
-// pull by tag.
-func (s *Service) pullOf(ctx context.Context) (pull, bool) {
+// A reading is a request that changes nothing.
+type reading struct {
+	request   *http.Request
+	response  http.ResponseWriter
+	reference string // of a manifest: a tag or a digest; empty for all else
+}
+
+// readingOf reads the request that the registry's context carries. It returns false for anything
+// but GET and HEAD.
+func readingOf(ctx context.Context) (reading, bool) {
 	request, ok := ctx.Value("http.request").(*http.Request)
 	if !ok || request.Method != http.MethodGet && request.Method != http.MethodHead {
-		return pull{}, false
+		return reading{}, false
 	}
 	response, ok := ctx.Value("http.response").(http.ResponseWriter)
-	if !ok {
-		return pull{}, false
+	reference, _ := ctx.Value("vars.reference").(string)
+	return reading{request, response, reference}, ok
+}
+
+// pullOf tells what a reading by tag asks for, and who asks.
+func (s *Service) pullOf(ctx context.Context, read reading) pull {
+	return pull{
+		reading:   read,
+		client:    s.clientOf(ctx, read),
+		accepts:   acceptsOf(read.request.Header),
+		redirects: redirectsOf(read.request.URL),
 	}
-	tag, _ := ctx.Value("vars.reference").(string)
-	if tag == "" || strings.Contains(tag, ":") {
-		return pull{}, false // tags/list, blobs; a digest
-	}
+}
+
+// clientOf tells who asks, and whether images are built for them.
+func (s *Service) clientOf(ctx context.Context, read reading) client {
 	user, _ := ctx.Value("auth.user.name").(string)
 	client := client{name: user, hold: s.options.Build.Hold}
 	if user == "" {
-		client.name = clientOf(request, s.proxies)
+		client.name = clientOf(read.request, s.proxies)
 	}
 	name, _ := ctx.Value("vars.name").(string)
-	if client.barred = s.barred(user, request, response, name); isForeign(request) {
+	if client.barred = s.barred(user, read.request, read.response, name); isForeign(read.request) {
 		client.barred = errForeign
 	}
-	return pull{
-		tag:       tag,
-		client:    client,
-		accepts:   acceptsOf(request.Header),
-		redirects: redirectsOf(request.URL),
-		header:    response.Header(),
-	}, true
+	return client
 }
 
 // isForeign tells whether a browser asks on behalf of a page of another site. Browsers say so with
@@ -157,61 +176,4 @@ func redirectsOf(asked *url.URL) int {
 		return 0
 	}
 	return redirects
-}
-
-// accepts are the forms of an image that a client takes.
-type accepts struct{ index, manifest, docker bool }
-
-// acceptsOf reads a request's header. A client that says nothing, or takes anything, gets Docker's
-// form: the registry itself, too, serves OCI's only to those who ask for it by name.
-func acceptsOf(header http.Header) accepts {
-	var a accepts
-	said := false
-	for _, line := range header.Values("Accept") {
-		for entry := range strings.SplitSeq(line, ",") {
-			mediaType, _, _ := strings.Cut(entry, ";")
-			mediaType = strings.ToLower(strings.TrimSpace(mediaType))
-			said = said || mediaType != ""
-			switch mediaType {
-			case v1.MediaTypeImageIndex:
-				a.index = true
-			case v1.MediaTypeImageManifest:
-				a.manifest = true
-			case schema2.MediaTypeManifest, "*/*":
-				a.docker = true
-			}
-		}
-	}
-	a.docker = a.docker || !said
-	return a
-}
-
-// serve chooses the form of an image that the client takes, and sets headers that say what the
-// image was built from. It returns the manifest to serve, empty for an empty answer.
-func (s *Service) serve(
-	ctx context.Context, repo distribution.Repository, p pull, image answer,
-) (manifest digest.Digest, err error) {
-	if image.Digest == "" || image.Pushed {
-		return image.Digest, nil
-	}
-	manifest = image.Digest
-	if image.Index && !p.accepts.index {
-		if manifest, err = imagestore.FirstOf(ctx, repo, manifest); err != nil {
-			return "", err
-		}
-	}
-	if p.accepts.docker && !p.accepts.manifest && (!image.Index || !p.accepts.index) {
-		if manifest, err = s.store.DockerForm(ctx, repo, manifest); err != nil {
-			return "", err
-		}
-	}
-	warn := func(text string) { p.header.Add("Warning", fmt.Sprintf("299 - %q", text)) }
-	warn("built by Nix " + image.Nix + " from " + image.Source + " at " + image.Revision)
-	for _, platform := range image.Missing {
-		warn("there is no image for " + platform)
-	}
-	if image.stale {
-		warn("there may be a newer one, which could not be looked up or is not built yet")
-	}
-	return manifest, nil
 }

@@ -15,8 +15,6 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
-const dockerType = "application/vnd.docker.distribution.manifest.v2+json"
-
 // requestContext carries what the registry's own does.
 type requestContext struct {
 	context.Context
@@ -41,61 +39,57 @@ func TestPullOf(t *testing.T) {
 		{
 			name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711",
 			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
-			want: pull{accepts: accepts{manifest: true}, tag: "latest", client: client{name: "192.0.2.1"}},
+			want: pull{accepts: accepts{manifest: true}, reading: reading{reference: "latest"}, client: client{name: "192.0.2.1"}},
 		},
 		{
 			name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711",
 			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
-			want: pull{accepts: accepts{manifest: true}, tag: "v1", client: client{name: "2001:db8::/64"}},
+			want: pull{accepts: accepts{manifest: true}, reading: reading{reference: "v1"}, client: client{name: "2001:db8::/64"}},
 		},
 		{
 			name: "a user is who matters", method: "GET", reference: "v1", user: "ada",
 			address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, tag: "v1", client: client{name: "ada"}},
+			want: pull{accepts: accepts{index: true}, reading: reading{reference: "v1"}, client: client{name: "ada"}},
 		},
 		{
 			name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1",
 			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, tag: "v1", client: client{name: "192.0.2.1"}},
+			want: pull{accepts: accepts{index: true}, reading: reading{reference: "v1"}, client: client{name: "192.0.2.1"}},
 		},
 		{
 			name: "sent round", method: "GET", target: "/?hold=3", reference: "v1",
 			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, tag: "v1", redirects: 3},
+			want: pull{accepts: accepts{index: true}, reading: reading{reference: "v1"}, redirects: 3},
 		},
 		{
 			name: "nonsense for a counter", method: "GET", target: "/?hold=-3", reference: "v1",
 			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, tag: "v1"},
+			want: pull{accepts: accepts{index: true}, reading: reading{reference: "v1"}},
 		},
 		{
 			name: "before OCI", method: "GET", reference: "v1",
 			accept: []string{dockerType + ", application/json"}, isPull: true,
-			want: pull{tag: "v1", accepts: accepts{docker: true}},
+			want: pull{reading: reading{reference: "v1"}, accepts: accepts{dockerFormat: true}},
 		},
 		{
 			name: "says nothing", method: "GET", reference: "v1", isPull: true,
-			want: pull{tag: "v1", accepts: accepts{docker: true}},
+			want: pull{reading: reading{reference: "v1"}},
 		},
 		{
 			name: "takes anything", method: "GET", reference: "v1", accept: []string{"*/*"}, isPull: true,
-			want: pull{tag: "v1", accepts: accepts{docker: true}},
+			want: pull{reading: reading{reference: "v1"}},
 		},
 		{
 			name: "takes both, on two lines", method: "GET", reference: "v1",
 			accept: []string{dockerType, v1.MediaTypeImageManifest + ";q=0.5"}, isPull: true,
-			want: pull{accepts: accepts{manifest: true, docker: true}, tag: "v1"},
+			want: pull{accepts: accepts{manifest: true, dockerFormat: true}, reading: reading{reference: "v1"}},
 		},
 		{
 			name: "takes something else", method: "GET", reference: "v1", accept: []string{"text/html"},
-			isPull: true, want: pull{tag: "v1"},
+			isPull: true, want: pull{reading: reading{reference: "v1"}},
 		},
 		{name: "PUT", method: "PUT", reference: "latest"},
 		{name: "DELETE", method: "DELETE", reference: "latest"},
-		{
-			name: "by digest", method: "GET",
-			reference: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-		},
 		{name: "no manifest", method: "GET"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -107,28 +101,27 @@ func TestPullOf(t *testing.T) {
 			request.Header["Accept"] = test.accept
 			request.RemoteAddr = test.address
 			response := httptest.NewRecorder()
-			got, ok := (&Service{config: new(configuration.Configuration)}).pullOf(
-				requestContext{t.Context(), map[string]any{
-					"http.request":   request,
-					"http.response":  http.ResponseWriter(response),
-					"vars.reference": test.reference,
-					"auth.user.name": test.user,
-				}},
-			)
-			if ok != test.isPull {
+			ctx := requestContext{t.Context(), map[string]any{
+				"http.request":   request,
+				"http.response":  http.ResponseWriter(response),
+				"vars.reference": test.reference,
+				"auth.user.name": test.user,
+			}}
+			read, ok := readingOf(ctx)
+			if ok = ok && read.reference != ""; ok != test.isPull {
 				t.Fatalf("is a pull: %t, want %t", ok, test.isPull)
 			}
-			got.header = nil
 			if !ok {
 				return
 			}
-			if got.tag != test.want.tag || got.client.name != test.want.client.name ||
+			got := (&Service{config: new(configuration.Configuration)}).pullOf(ctx, read)
+			if got.reference != test.want.reference || got.client.name != test.want.client.name ||
 				got.accepts != test.want.accepts || got.redirects != test.want.redirects {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
 		})
 	}
-	if _, ok := new(Service).pullOf(t.Context()); ok {
+	if _, ok := readingOf(t.Context()); ok {
 		t.Error("a context without a request is taken for a pull")
 	}
 }
@@ -218,9 +211,10 @@ func TestExplain(t *testing.T) {
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			header := http.Header{}
-			err := (&Service{}).explain("git", pull{tag: "latest", redirects: test.redirects, header: header}, test.err)
 			response := httptest.NewRecorder()
+			p := pull{reading: reading{response: response, reference: "latest"}, redirects: test.redirects}
+			err := (&Service{}).explain("git", p, test.err)
+			header := response.Header()
 			if err := errcode.ServeJSON(response, err); err != nil {
 				t.Fatal(err)
 			}

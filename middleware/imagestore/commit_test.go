@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"testing"
 
 	"github.com/distribution/distribution/v3"
-	"github.com/distribution/distribution/v3/manifest/schema2"
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 	"github.com/distribution/reference"
@@ -48,7 +46,7 @@ func newStoring(t *testing.T, options Options) storing {
 func (s storing) image(layer digest.Digest, notes ...string) image.Image {
 	img := image.Image{Source: "the set", Revision: "r1", NixVersion: "2.0"}
 	for _, note := range notes {
-		config := fmt.Appendf(nil, `{"note":%q}`, note)
+		config := fmt.Appendf(nil, `{"note":%q,"os":"linux","architecture":"arm64"}`, note)
 		child := image.Manifest{MediaType: v1.MediaTypeImageManifest, Config: config}
 		child.Payload = fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,`+
 			`"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[{"mediaType":%q,"digest":%q,"size":5}]}`,
@@ -162,47 +160,5 @@ func TestCommitFails(t *testing.T) {
 				t.Error("the commit is still under way")
 			}
 		})
-	}
-}
-
-// Clients from before OCI get the manifest of the first platform in Docker's form, which is stored
-// once, and not in read-only mode.
-func TestForms(t *testing.T) {
-	s := newStoring(t, Options{})
-	img, err := s.commit(t, []Tag{{Name: "latest"}}, "one", "two")
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, err := FirstOf(t.Context(), s.repo, img.Manifest.Digest)
-	if err != nil || first != img.Children[0].Digest {
-		t.Errorf("first of the index is %s, %v; want %s", first, err, img.Children[0].Digest)
-	}
-	s.options.ReadOnly = true
-	if got, err := s.DockerForm(t.Context(), s.repo, first); err != nil || got != first {
-		t.Errorf("in read-only mode, the form is %s, %v; want %s itself", got, err, first)
-	}
-	s.options.ReadOnly = false
-	var forms []digest.Digest
-	for range 2 {
-		form, err := s.DockerForm(t.Context(), s.repo, first)
-		if err != nil {
-			t.Fatal(err)
-		}
-		forms = append(forms, form)
-		s.options.ReadOnly = true // the second one is there
-	}
-	if forms[0] == first || !slices.Equal(forms, []digest.Digest{forms[0], forms[0]}) {
-		t.Errorf("the forms of %s are %s", first, forms)
-	}
-	manifests, err := s.repo.Manifests(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifest, err := manifests.Get(t.Context(), forms[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if mediaType, _, err := manifest.Payload(); err != nil || mediaType != schema2.MediaTypeManifest {
-		t.Errorf("its form is of type %s, %v", mediaType, err)
 	}
 }

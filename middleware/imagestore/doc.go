@@ -15,6 +15,8 @@
 //
 //   - Record: what is remembered of an image that was built for a tag. An image without one was
 //     pushed. LookUp tells the two apart.
+//   - Form: what clients get of an image that they can't take as it is stored. It is made whenever it
+//     is asked for, and a record tells what its digest was made of.
 //   - Link: the file by which upstream's storage knows that a blob belongs to a repository. There
 //     is one for each layer, up to 94 for an image, and each waits for a disk or an object store.
 //   - Pending links: a write-ahead log of links. Layers that the registry had already are linked

@@ -17,8 +17,7 @@ const recordBytes = 4 << 20
 type Options struct {
 	// Form is kept in the record of each image: what its bytes depend on beside its packages.
 	Form string
-	// ReadOnly has DockerForm store nothing. Links are written also then: their image was stored
-	// before.
+	// ReadOnly has Make store nothing. Links are written also then: their image was stored before.
 	ReadOnly bool
 }
 
@@ -30,6 +29,7 @@ type Store struct {
 	buffered limit.Slots              // blobs in memory that are being stored
 	links    *pendingLinks
 	records  *records.Table[Record]
+	forms    *records.Table[formRecord]
 }
 
 // New returns the Store of a registry whose blobs and tags are in a storage.
@@ -42,6 +42,7 @@ func New(storage driver.StorageDriver, namespace distribution.Namespace, options
 		buffered: limit.NewSlots(maxBuffered),
 		links:    newPendingLinks(shared, namespace),
 		records:  records.NewTable[Record](shared, "tags", recordBytes),
+		forms:    records.NewTable[formRecord](shared, "forms", formBytes),
 	}
 }
 

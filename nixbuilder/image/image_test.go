@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store/storetest"
 )
@@ -113,61 +112,6 @@ func TestImageConfig(t *testing.T) {
 				t.Errorf("history %+v, want the store paths of each layer", image.History)
 			}
 		})
-	}
-}
-
-func TestDockerForm(t *testing.T) {
-	for _, test := range []struct {
-		compression compress.Compression
-		want        string // the layers' media type; empty: there is no such form
-	}{
-		{compress.Gzip, "application/vnd.docker.image.rootfs.diff.tar.gzip"},
-		{compress.None, "application/vnd.docker.image.rootfs.diff.tar"},
-		{compress.Zstd, ""},
-	} {
-		t.Run(test.compression.String(), func(t *testing.T) {
-			oci, err := NewManifest([]byte("{}"), someLayers, test.compression.MediaType(), map[string]string{"a": "b"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			docker, ok, err := DockerForm(oci.Payload)
-			if err != nil || ok != (test.want != "") {
-				t.Fatalf("DockerForm: %t, %v", ok, err)
-			}
-			if !ok {
-				return
-			}
-			if docker.Digest != digest.FromBytes(docker.Payload) ||
-				docker.MediaType != "application/vnd.docker.distribution.manifest.v2+json" {
-				t.Errorf("it says it is %s, a %s", docker.Digest, docker.MediaType)
-			}
-			var a, b v1.Manifest
-			if err := json.Unmarshal(oci.Payload, &a); err != nil {
-				t.Fatal(err)
-			}
-			if err := json.Unmarshal(docker.Payload, &b); err != nil {
-				t.Fatal(err)
-			}
-			if b.MediaType != docker.MediaType ||
-				b.Config.MediaType != "application/vnd.docker.container.image.v1+json" ||
-				b.Config.Digest != a.Config.Digest ||
-				b.Config.Size != 2 ||
-				b.Annotations != nil {
-				t.Errorf("manifest %+v", b)
-			}
-			for i := range a.Layers {
-				if b.Layers[i].MediaType != test.want || b.Layers[i].Digest != a.Layers[i].Digest ||
-					b.Layers[i].Size != a.Layers[i].Size {
-					t.Errorf("layer %d is %+v, want the blob of %+v as a %s", i, b.Layers[i], a.Layers[i], test.want)
-				}
-			}
-		})
-	}
-	if _, ok, err := DockerForm([]byte(`{"mediaType": "application/vnd.oci.image.index.v1+json"}`)); ok || err != nil {
-		t.Errorf("an index has a Docker form: %t, %v", ok, err)
-	}
-	if _, _, err := DockerForm([]byte("no JSON")); err == nil {
-		t.Error("no error for what is no manifest")
 	}
 }
 

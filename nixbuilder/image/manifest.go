@@ -2,20 +2,11 @@ package image
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-)
-
-// The media types of Docker's image format, version 2, schema 2.
-const (
-	dockerManifest  = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerConfig    = "application/vnd.docker.container.image.v1+json"
-	dockerLayerGzip = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-	dockerLayerTar  = "application/vnd.docker.image.rootfs.diff.tar"
 )
 
 // NewManifest makes the OCI manifest over a config and layers of one media type, bottom first. The
@@ -66,10 +57,7 @@ func NewIndex(built []PlatformManifest, annotations map[string]string) (Manifest
 			missing = append(missing, one.Platform)
 			continue
 		}
-		platform := parsePlatform(one.Platform)
-		index.Manifests = append(index.Manifests, v1.Descriptor{
-			MediaType: one.MediaType, Digest: one.Digest, Size: int64(len(one.Payload)), Platform: &platform,
-		})
+		index.Manifests = append(index.Manifests, describe(one.MediaType, one.Payload, parsePlatform(one.Platform)))
 	}
 	if len(missing) > 0 {
 		annotations[AnnotationMissing] = strings.Join(missing, ",")
@@ -77,33 +65,11 @@ func NewIndex(built []PlatformManifest, annotations map[string]string) (Manifest
 	return encode(index.MediaType, index)
 }
 
-// DockerForm makes the Docker schema 2 manifest of the same image out of an OCI manifest, over the
-// same blobs. It is false where Docker has no such form: for layers compressed with zstd, and for
-// an index.
-func DockerForm(oci []byte) (docker Manifest, ok bool, err error) {
-	var manifest v1.Manifest
-	if err := json.Unmarshal(oci, &manifest); err != nil {
-		return Manifest{}, false, fmt.Errorf("reading manifest: %w", err)
+// describe returns the descriptor of a manifest in an index.
+func describe(mediaType string, payload []byte, platform v1.Platform) v1.Descriptor {
+	return v1.Descriptor{
+		MediaType: mediaType, Digest: digest.FromBytes(payload), Size: int64(len(payload)), Platform: &platform,
 	}
-	if manifest.MediaType != v1.MediaTypeImageManifest {
-		return Manifest{}, false, nil
-	}
-	manifest.MediaType = dockerManifest
-	manifest.Config.MediaType = dockerConfig
-	manifest.Annotations = nil // the schema has none
-	for i := range manifest.Layers {
-		manifest.Layers[i].Annotations = nil
-		switch l := &manifest.Layers[i]; l.MediaType {
-		case v1.MediaTypeImageLayerGzip:
-			l.MediaType = dockerLayerGzip
-		case v1.MediaTypeImageLayer:
-			l.MediaType = dockerLayerTar
-		default:
-			return Manifest{}, false, nil
-		}
-	}
-	docker, err = encode(dockerManifest, manifest)
-	return docker, err == nil, err
 }
 
 func encode(mediaType string, value any) (Manifest, error) {

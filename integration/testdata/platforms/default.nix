@@ -32,6 +32,7 @@ in
 {
   both = package "both" currentSystem;
   one = if system == "x86_64-linux" then package "one" currentSystem else throw "one is for x86_64-linux alone";
+  arm = if system == "aarch64-linux" then package "arm" currentSystem else throw "arm is for aarch64-linux alone";
   # Has to be built on the platform that it runs on.
   native = package "native" system;
 }

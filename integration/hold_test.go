@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 )
 
@@ -40,8 +41,11 @@ func command(name string, args ...string) func(context.Context, string) error {
 // pullWithContainerd resolves a tag and fetches its manifest as containerd does: its HTTP transport
 // gives up when an answer has no header after 30 seconds.
 func pullWithContainerd(ctx context.Context, ref string) error {
-	resolver := docker.NewResolver(docker.ResolverOptions{})
-	name, manifest, err := resolver.Resolve(ctx, ref+":latest")
+	return fetchManifest(ctx, docker.NewResolver(docker.ResolverOptions{}), ref+":latest")
+}
+
+func fetchManifest(ctx context.Context, resolver remotes.Resolver, ref string) error {
+	name, manifest, err := resolver.Resolve(ctx, ref)
 	if err != nil {
 		return err
 	}

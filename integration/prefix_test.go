@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -9,83 +8,106 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/remotes/docker"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// TestPrefix has a registry below /registry/ of a reverse proxy. One client knows of that; the
-// other, for which no image's name has a host with a path, gets there by a proxy that knows.
+// A proxy is a reverse proxy before a registry that starts later.
+type proxy struct {
+	*httptest.Server
+	to *url.URL
+}
+
+// newProxy changes requests before they go to the registry.
+func newProxy(t *testing.T, change func(*httputil.ProxyRequest)) *proxy {
+	t.Helper()
+	p := new(proxy)
+	p.Server = httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(request *httputil.ProxyRequest) {
+		request.SetURL(p.to)
+		change(request)
+	}})
+	t.Cleanup(p.Close)
+	return p
+}
+
+func (p *proxy) before(r *Registry) { p.to = &url.URL{Scheme: "http", Host: r.Addr, Path: "/"} }
+
+func (p *proxy) host() string { return strings.TrimPrefix(p.URL, "http://") }
+
+// location asks for an image that is not there yet, and checks where the client is sent.
+func (p *proxy) location(t *testing.T, path, want string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Accept", v1.MediaTypeImageManifest)
+	answer, err := http.DefaultTransport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if got := answer.Header.Get("Location"); answer.StatusCode != http.StatusTemporaryRedirect || got != want ||
+		answer.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("the answer is %s to %q, %v; want 307 to %q", answer.Status, got, answer.Header, want)
+	}
+}
+
+// TestPrefix has registries below /registry/ of reverse proxies: one that the client, the proxy and
+// the registry know of, one that only the client and the proxy know of, and one that the client
+// does not.
 func TestPrefix(t *testing.T) {
 	t.Parallel()
 	Needs(t, "skopeo", "docker")
-	r := StartRegistry(t, "http.prefix=/registry/", "nix.build.hold=1s", "nix.packages.path="+FreshPackages(t))
-	backend := &url.URL{Scheme: "http", Host: r.Addr, Path: "/"}
-	proxy := func(path string) (*url.URL, string) {
-		server := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(request *httputil.ProxyRequest) {
-			request.SetURL(backend.JoinPath(path))
-			request.SetXForwarded()
-		}})
-		t.Cleanup(server.Close)
-		address, err := url.Parse(server.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return address, address.Host
+	packages := FreshPackages(t)
+	start := func(t *testing.T, p *proxy, settings ...string) *Registry {
+		t.Helper()
+		r := StartRegistry(t, append(settings, "nix.build.hold=1s", "nix.packages.path="+packages)...)
+		p.before(r)
+		return r
 	}
-
-	t.Run("known to the client", func(t *testing.T) {
-		address, host := proxy("/")
-		resolver := docker.NewResolver(docker.ResolverOptions{Hosts: func(string) ([]docker.RegistryHost, error) {
-			return []docker.RegistryHost{{
-				Client: http.DefaultClient, Host: host, Scheme: "http", Path: "/registry/v2",
-				Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
-			}}, nil
-		}})
-		name, manifest, err := resolver.Resolve(t.Context(), host+"/sleeps.s4:latest")
-		if err != nil {
-			t.Fatal(err)
-		}
-		fetcher, err := resolver.Fetcher(t.Context(), name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		content, err := fetcher.Fetch(t.Context(), manifest)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer content.Close()
-		if n, err := io.Copy(io.Discard, content); err != nil || n != manifest.Size {
-			t.Errorf("the manifest has %d bytes, want %d: %v", n, manifest.Size, err)
-		}
-		if !strings.Contains(r.Log(), "/registry/v2/sleeps.s4/manifests/latest?hold=1") {
-			t.Error("the client was not sent round")
-		}
-
-		// The redirect names neither host nor path, so no proxy has to know of it.
-		held, err := http.NewRequestWithContext(
-			t.Context(), http.MethodGet, address.JoinPath("registry/v2/sleeps.s5/manifests/latest").String(),
-			nil,
-		)
-		if err != nil {
-			t.Fatal(err)
-		}
-		held.Header.Set("Accept", v1.MediaTypeImageManifest)
-		answer, err := http.DefaultTransport.RoundTrip(held)
+	pull := func(t *testing.T, r *Registry, p *proxy, image, asked string) {
+		t.Helper()
+		answer, err := http.Get(p.URL + asked + image + "/manifests/latest")
 		if err != nil {
 			t.Fatal(err)
 		}
 		answer.Body.Close()
-		if got := answer.Header.Get("Location"); answer.StatusCode != http.StatusTemporaryRedirect || got != "?hold=1" {
-			t.Errorf("the answer is %s to %q, want 307 to ?hold=1", answer.Status, got)
+		if answer.StatusCode != http.StatusOK || !strings.Contains(r.Log(), image+"/manifests/latest?hold=1") {
+			t.Errorf("the answer is %s; was the client sent round?", answer.Status)
+		}
+	}
+	t.Run("known to all", func(t *testing.T) {
+		p := newProxy(t, func(request *httputil.ProxyRequest) { request.SetXForwarded() })
+		r := start(t, p, "http.prefix=/registry/")
+		p.location(t, "/registry/v2/sleeps.s5/manifests/latest", p.URL+"/registry/v2/sleeps.s5/manifests/latest?hold=1")
+		pull(t, r, p, "sleeps.s4", "/registry/v2/")
+
+		// Nothing is where it would be without the prefix.
+		if status := ask(t, r, "quick"); status != http.StatusNotFound {
+			t.Errorf("outside of the prefix, the answer is %d", status)
+		}
+		if strings.Contains(r.Log(), "quick") {
+			t.Error("a name outside of the prefix was looked at")
 		}
 	})
-	t.Run("known to the proxy", func(t *testing.T) {
-		_, host := proxy("/registry/")
+	t.Run("unknown to the registry", func(t *testing.T) {
+		p := newProxy(t, func(request *httputil.ProxyRequest) {
+			request.Out.URL.Path = strings.TrimPrefix(request.Out.URL.Path, "/registry")
+		})
+		r := start(t, p, "http.host="+p.URL+"/registry/")
+		pull(t, r, p, "sleeps.s3", "/registry/v2/")
+	})
+	t.Run("unknown to the client", func(t *testing.T) {
+		p := newProxy(t, func(request *httputil.ProxyRequest) {
+			request.Out.URL.Path = "/registry" + request.Out.URL.Path
+			request.Out.Host = "another.example"
+		})
+		r := start(t, p, "http.prefix=/registry/", "http.relativeurls=true")
 		for name, pull := range map[string][]string{
-			"sleeps.s3": {
-				"skopeo", "copy", "--src-tls-verify=false", "docker://" + host + "/sleeps.s3", destination(t),
+			"sleeps.s2": {
+				"skopeo", "copy", "--src-tls-verify=false", "docker://" + p.host() + "/sleeps.s2", destination(t),
 			},
-			"sleeps.s2": {"docker", "pull", "--quiet", host + "/sleeps.s2"},
+			"sleeps.s6": {"docker", "pull", "--quiet", p.host() + "/sleeps.s6"},
 		} {
 			Exec(t, pull[0], pull[1:]...)
 			if !strings.Contains(r.Log(), "/registry/v2/"+name+"/manifests/latest?hold=1") {
@@ -93,11 +115,4 @@ func TestPrefix(t *testing.T) {
 			}
 		}
 	})
-	// Nothing is where it would be without the prefix.
-	if status := ask(t, r, "quick"); status != http.StatusNotFound {
-		t.Errorf("outside of the prefix, the answer is %d", status)
-	}
-	if strings.Contains(r.Log(), "quick") {
-		t.Error("a name outside of the prefix was looked at")
-	}
 }

@@ -19,7 +19,7 @@ type page struct {
 
 func (p page) check(t *testing.T, r *Registry) {
 	t.Helper()
-	status, header, body, err := r.Get(t.Context(), p.path, v1.MediaTypeImageManifest)
+	status, header, body, err := r.Get(t.Context(), p.path, "text/html", v1.MediaTypeImageManifest)
 	if err != nil || status != p.status || !strings.Contains(string(body), p.text) {
 		t.Errorf(
 			"%s is answered with %d, %v: %v\n%s\nwant %d with %q", p.path, status, header, err, body,

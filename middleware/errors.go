@@ -3,8 +3,6 @@ package middleware
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -19,16 +17,6 @@ const (
 	retryBusy        = 10 * time.Second
 	retryUnavailable = 30 * time.Second
 )
-
-// codeHold sends a client to the same URL again. Container tools follow redirects at once, and give
-// up on an answer that does not begin within 30 s.
-var codeHold = errcode.Register("nix", errcode.ErrorDescriptor{
-	Value:   "BUILDING",
-	Message: "the image is being built",
-	Description: "Returned with a Location while an image is being built, " +
-		"so that no client waits for long without a header.",
-	HTTPStatusCode: http.StatusTemporaryRedirect,
-})
 
 // publicText returns what everybody may know of an error, empty for none.
 func publicText(err error) string {
@@ -72,10 +60,6 @@ func (s *Service) explain(name string, p pull, err error) error {
 	switch {
 	case errors.Is(err, errReadOnly):
 		return errcode.ErrorCodeManifestUnknown.WithMessage(err.Error())
-	case errors.Is(err, errHold) && p.redirects < maxRedirects:
-		p.response.Header().Set("Location", fmt.Sprintf("?%s=%d", redirectsParameter, p.redirects+1))
-		p.response.Header().Set("Cache-Control", "no-store")
-		return codeHold
 	case errors.Is(err, errHold):
 		retry(retryUnavailable)
 		return errcode.ErrorCodeUnavailable.WithMessage(

@@ -70,6 +70,20 @@ func accepted(header http.Header) func(yield func(string) bool) {
 // isZero tells whether a weight is 0, 0. or 0.000.
 func isZero(weight string) bool { return weight != "" && strings.Trim(weight, "0.") == "" }
 
+// wantsManifest tells whether a request names a form of an image, also one of long ago, and no
+// page. Some container tools take anything beside that.
+func wantsManifest(header http.Header) bool {
+	form := false
+	for mediaType := range accepted(header) {
+		if mediaType == "text/html" {
+			return false
+		}
+		form = form || strings.HasPrefix(mediaType, "application/vnd.oci.image.") ||
+			strings.HasPrefix(mediaType, "application/vnd.docker.distribution.manifest.")
+	}
+	return form
+}
+
 // form chooses what a client gets of an image that is stored as an index or a manifest, empty for
 // the stored one. Of an index it is asked only for clients that take an index or a list.
 //

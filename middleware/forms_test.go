@@ -70,6 +70,19 @@ func TestForms(t *testing.T) {
 	}
 }
 
+func TestWantsManifest(t *testing.T) {
+	for accept, want := range map[string]bool{
+		"": false, "*/*": false, "text/html, */*": false, "application/json": false, "application/*": false,
+		dockerType: true, listType: true, v1.MediaTypeImageIndex: true, v1.MediaTypeImageManifest + ", */*": true,
+		"application/json, application/vnd.docker.distribution.manifest.v1+prettyjws": true,
+		v1.MediaTypeImageManifest + ";q=0":                                            false,
+	} {
+		if got := wantsManifest(http.Header{"Accept": {accept}}); got != want {
+			t.Errorf("%q wants a manifest: %t, want %t", accept, got, want)
+		}
+	}
+}
+
 func FuzzAccept(f *testing.F) {
 	f.Add(v1.MediaTypeImageIndex + ";q=0, */*")
 	f.Add(`a/b; c="d, e", ,;=`)
@@ -78,6 +91,10 @@ func FuzzAccept(f *testing.F) {
 		header := http.Header{"Accept": {accept}}
 		if a := acceptsOf(header); a == (accepts{}) && a.form(false) != imagestore.Docker {
 			t.Errorf("who names nothing gets %q", a.form(false))
+		}
+		page := http.Header{"Accept": {"text/html, " + accept}}
+		if wantsManifest(page) {
+			t.Errorf("%q wants no page", page)
 		}
 	})
 }

@@ -2,9 +2,9 @@ package middleware
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	"github.com/distribution/distribution/v3"
@@ -46,6 +46,11 @@ func (r *repository) Manifests(
 	}
 	pull := r.service.pullOf(ctx, read)
 	image, err := r.service.pull(ctx, r.Repository, pull.reference, pull.client)
+	if errors.Is(err, errHold) && pull.redirects < maxRedirects {
+		r.service.redirect(r.Named(), pull)
+		r.answer = redirected
+		return redirectedManifests{manifests}, nil
+	}
 	var made imagestore.Made
 	if err == nil {
 		made, err = r.service.serve(ctx, from, pull, image)
@@ -82,15 +87,6 @@ type answeringTags struct {
 func (t answeringTags) Get(context.Context, string) (v1.Descriptor, error) {
 	return v1.Descriptor{Digest: t.answer}, nil
 }
-
-const (
-	// redirectsParameter counts, in the query, how often a client was redirected to the same URL.
-	// Each redirect ends a hold.
-	redirectsParameter = "hold"
-	// maxRedirects is one less than the redirects that Go's HTTP client follows, and with it most
-	// container tools.
-	maxRedirects = 9
-)
 
 // A pull is a request for a manifest by tag.
 type pull struct {
@@ -165,15 +161,4 @@ func isForeign(request *http.Request) bool {
 	}
 	page, err := url.Parse(origin)
 	return err != nil || !strings.EqualFold(page.Host, request.Host)
-}
-
-func redirectsOf(asked *url.URL) int {
-	if asked.RawQuery == "" { // as nearly always
-		return 0
-	}
-	redirects, err := strconv.Atoi(asked.Query().Get(redirectsParameter))
-	if err != nil || redirects < 0 {
-		return 0
-	}
-	return redirects
 }

@@ -189,14 +189,6 @@ func TestExplain(t *testing.T) {
 			text: "unfree",
 		},
 		{
-			name: "first hold", err: errHold, status: 307,
-			header: http.Header{"Location": {"?hold=1"}, "Cache-Control": {"no-store"}},
-		},
-		{
-			name: "last hold", err: errHold, redirects: 8, status: 307,
-			header: http.Header{"Location": {"?hold=9"}, "Cache-Control": {"no-store"}},
-		},
-		{
 			name: "held long enough", err: errHold, redirects: 9, status: 503,
 			header: http.Header{"Retry-After": {"30"}}, text: "still being built",
 		},

@@ -47,6 +47,13 @@ func Site(config *configuration.Configuration, api http.Handler) http.Handler {
 			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
 			return
 		}
+		w.Header().Add("Vary", "Accept")
+		if wantsManifest(r.Header) {
+			// A cache that has lost its way must not keep a page as somebody's manifest.
+			w.Header().Set("Cache-Control", "no-store")
+			http.Error(w, "manifests of images are below "+prefix+"/", http.StatusNotAcceptable)
+			return
+		}
 		site.ServeHTTP(w, r)
 	})
 }

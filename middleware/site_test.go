@@ -103,6 +103,41 @@ func TestSiteFiles(t *testing.T) {
 	}
 }
 
+// Who wants a manifest and gets lost gets no page instead, and no cache keeps the answer.
+func TestSiteWithoutManifests(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "index.html"), []byte("<p>front"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, h := range map[string]http.Handler{
+		"files": site(t, "web: {dir: "+dir+"}", nil), "the page": site(t, "", nil),
+	} {
+		for _, test := range []struct {
+			accept, target string
+			status         int
+		}{
+			{listType + ", */*", "/", http.StatusNotAcceptable},
+			{dockerType, "/index.html", http.StatusNotAcceptable},
+			{dockerType, "/v2/", http.StatusOK},
+			{"*/*", "/", http.StatusOK},
+			{"text/html, */*", "/", http.StatusOK},
+			{"", "/", http.StatusOK},
+		} {
+			w := httptest.NewRecorder()
+			request := httptest.NewRequest(http.MethodGet, test.target, nil)
+			request.Header.Set("Accept", test.accept)
+			h.ServeHTTP(w, request)
+			if w.Code != test.status {
+				t.Errorf("%s: %s for %q is answered with %d, want %d", name, test.target, test.accept, w.Code, test.status)
+			}
+			if w.Body.String() != "api" && w.Header().Get("Vary") != "Accept" ||
+				w.Code != http.StatusOK && w.Header().Get("Cache-Control") != "no-store" {
+				t.Errorf("%s: %s for %q has headers %v", name, test.target, test.accept, w.Header())
+			}
+		}
+	}
+}
+
 func TestSitePage(t *testing.T) {
 	built := func(c *configuration.Configuration, s *Service) {
 		s.recent.add("git:latest", time.Now(), "")

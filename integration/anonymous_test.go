@@ -41,6 +41,7 @@ func TestAnonymousPull(t *testing.T) {
 	}
 	for build, steps := range map[string][]step{
 		"user": {
+			{"GET", "/v2/sleeps.s0/tags/list", nobody, 404}, {"GET", "/v2/sleeps.s0/tags/list", ada, 200},
 			{"GET", manifest, nobody, 401}, {"HEAD", manifest, empty, 401}, {"GET", manifest, wrong, 401},
 			{"GET", manifest, ada, 200},
 			{"GET", manifest, nobody, 200}, {"HEAD", manifest, empty, 200}, {"GET", manifest, wrong, 401},

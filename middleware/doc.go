@@ -24,8 +24,8 @@
 //
 // # A pull
 //
-// Only GET and HEAD of a manifest by tag are looked at; all else passes through. What was pushed
-// always wins.
+// Only GET and HEAD of a manifest are looked at, and lists of tags (tags.go); all else passes
+// through. What was pushed always wins.
 //
 //   - repository.go reads the HTTP request: the tag and the client; forms.go, which forms of an image
 //     it takes.

@@ -40,6 +40,9 @@ func (s *Service) pull(
 	if err != nil || image.Pushed {
 		return answer{Image: image}, err // looked up once, not by the registry again
 	}
+	if image.Digest == "" && source.IsAttached(tag) {
+		return answer{}, nil // for whoever looks for signatures, also those who may have nothing built
+	}
 	packages, err := s.options.packagesOf(repo.Named().Name())
 	if errors.Is(err, names.ErrOutside) {
 		return answer{}, nil

@@ -40,6 +40,8 @@ type fakeBuilder struct {
 	missing           []string
 	pinTime, makeTime time.Duration
 	during            func() // of each build
+	offers            []string
+	refusal           error
 
 	// What was asked.
 	mu       sync.Mutex
@@ -49,6 +51,10 @@ type fakeBuilder struct {
 }
 
 func (b *fakeBuilder) Current(string) (string, bool) { return b.revision, b.current }
+
+func (b *fakeBuilder) Offers(context.Context) []string { return b.offers }
+
+func (b *fakeBuilder) Refusal(context.Context, names.Request) error { return b.refusal }
 
 func (b *fakeBuilder) Pin(_ context.Context, tag string) (source.Pinned, error) {
 	b.mu.Lock()

@@ -9,7 +9,6 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
@@ -70,22 +69,9 @@ func (r *repository) Blobs(ctx context.Context) distribution.BlobStore {
 	return r.service.store.Blobs(ctx, r.Repository)
 }
 
-// Tags answers with the manifest that Manifests has chosen.
+// Tags answers with the manifest that Manifests has chosen, and lists what can be asked for.
 func (r *repository) Tags(ctx context.Context) distribution.TagService {
-	tags := r.Repository.Tags(ctx)
-	if r.answer == "" {
-		return tags
-	}
-	return answeringTags{TagService: tags, answer: r.answer}
-}
-
-type answeringTags struct {
-	distribution.TagService
-	answer digest.Digest
-}
-
-func (t answeringTags) Get(context.Context, string) (v1.Descriptor, error) {
-	return v1.Descriptor{Digest: t.answer}, nil
+	return servedTags{r.Repository.Tags(ctx), r}
 }
 
 // A pull is a request for a manifest by tag.

@@ -42,6 +42,8 @@ const serviceKey = "\x00service"
 type builder interface {
 	Pin(ctx context.Context, tag string) (source.Pinned, error)
 	Current(tag string) (revision string, ok bool)
+	Offers(ctx context.Context) []string
+	Refusal(ctx context.Context, request names.Request) error
 	Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error
 	Build(
 		ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, into nixbuilder.Repository,

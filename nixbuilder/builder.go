@@ -154,6 +154,10 @@ func (b *Builder) Close() { b.nix.Close() }
 // once.
 func (b *Builder) Current(tag string) (revision string, ok bool) { return b.source.Current(tag) }
 
+// Offers lists the tags beside source.Latest that clients may choose, as far as that is known. It
+// takes seconds at most.
+func (b *Builder) Offers(ctx context.Context) []string { return b.source.Offers(ctx) }
+
 // Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound
 // if there is none, Denied if clients may not choose it, and Damaged if its archive is of no use.
 func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {

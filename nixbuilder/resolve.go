@@ -73,13 +73,9 @@ func (b *Builder) resolve(
 	if err := refusal(request.Packages, results, pinned); err != nil {
 		return nil, err
 	}
-	var found packages
-	for _, name := range request.Packages {
-		c := chosen{name: name, asked: true, Package: *results[name].Package}
-		if c.denied(b.options.Policy, denied) {
-			return nil, status.Errorf(status.Denied, "%s is denied by the policy of this registry", name)
-		}
-		found = append(found, c)
+	found, err := b.allowed(request.Packages, results, denied)
+	if err != nil {
+		return nil, err
 	}
 	if request.Shell {
 		for _, name := range b.options.Shell {
@@ -129,6 +125,60 @@ func (b *Builder) find(
 		b.denials.Add(key, denied, denied.weight())
 	}
 	return results, denied, err
+}
+
+// Refusal tells what is already known to be wrong with a request for source.Latest, nil for
+// nothing. It evaluates nothing and asks no remote. The error is of kind NotFound or Denied if the
+// request would be refused.
+func (b *Builder) Refusal(ctx context.Context, request names.Request) error {
+	revision, ok := b.source.Current(source.Latest)
+	if !ok {
+		return nil
+	}
+	platforms := b.options.Platforms
+	if request.Arch != "" {
+		platforms = []string{"linux/" + request.Arch}
+	}
+	var refused error
+	for _, platform := range platforms {
+		system, err := SystemOf(platform)
+		if err != nil {
+			return status.Errorf(status.NotFound, "%v", err)
+		}
+		results, err := b.packages.known(ctx, revision, system, request.Packages)
+		if err != nil {
+			return err
+		}
+		if err = refusal(request.Packages, results, source.Pinned{}); err == nil {
+			denied, _ := b.denials.Get(records.Key(revision, system))
+			_, err = b.allowed(request.Packages, results, denied)
+		}
+		if err == nil {
+			return nil // an image for one platform is an image
+		}
+		if refused == nil {
+			refused = err
+		}
+	}
+	return refused
+}
+
+// allowed returns the packages of those names that have a result, unless the policy denies one.
+func (b *Builder) allowed(
+	names []string, results map[string]eval.Result, denied denials,
+) (found packages, err error) {
+	for _, name := range names {
+		p := results[name].Package
+		if p == nil {
+			continue
+		}
+		c := chosen{name: name, asked: true, Package: *p}
+		if c.denied(b.options.Policy, denied) {
+			return nil, status.Errorf(status.Denied, "%s is denied by the policy of this registry", name)
+		}
+		found = append(found, c)
+	}
+	return found, nil
 }
 
 // refusal says all that is wrong with the names of a request: first what does not exist.

@@ -61,7 +61,7 @@ func (r *resolver) find(
 	wanted := make([]string, 0, len(names)) // each once
 	for _, name := range names {
 		if keys[name] == "" {
-			keys[name] = records.Key(pinned.Revision, system, r.expressions, name)
+			keys[name] = r.key(pinned.Revision, system, name)
 			wanted = append(wanted, name)
 		}
 	}
@@ -88,6 +88,22 @@ func (r *resolver) find(
 			}
 		}
 	}
+}
+
+// known returns the results of names that are recorded for a revision.
+func (r *resolver) known(
+	ctx context.Context, revision, system string, names []string,
+) (map[string]eval.Result, error) {
+	results, keys := make(map[string]eval.Result), make(map[string]string)
+	for _, name := range names {
+		keys[name] = r.key(revision, system, name)
+	}
+	_, err := r.recorded(ctx, names, keys, results)
+	return results, err
+}
+
+func (r *resolver) key(revision, system, name string) string {
+	return records.Key(revision, system, r.expressions, name)
 }
 
 // recorded adds the known results of names, and returns those that have none, in their order.

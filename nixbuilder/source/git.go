@@ -52,6 +52,8 @@ type Git struct {
 	trees   *trees
 	grown   func()
 
+	advertised advertised
+
 	fetching sync.Mutex // one fetch into the repository of objects at a time; guards what follows
 	tidied   int64      // bytes of objects that the last tidy left
 
@@ -122,6 +124,8 @@ func NewGit(runner *proc.Runner, options GitOptions) (*Git, error) {
 		chosen:  chosen,
 		trees:   kept,
 		grown:   func() {},
+
+		advertised: advertised{patience: offersTime},
 	}
 	g.history = &history{
 		git:   g,

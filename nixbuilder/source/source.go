@@ -57,6 +57,10 @@ type Source interface {
 	// pins meanwhile. If the files have gone since Pin, it makes them anew. An error means that
 	// they can't be had any more, or not at the moment.
 	Lease(ctx context.Context, pinned Pinned) (release func(), err error)
+	// Offers lists tags that clients may choose beside Latest and the revisions that there are, as
+	// far as they are known: sorted, 1000 at most. It takes seconds at most if the remote keeps
+	// silent, and then lists fewer.
+	Offers(ctx context.Context) []string
 	// Current returns the revision that Pin would, if that can be told at once: without a walk,
 	// without asking a remote, and without waiting for others who do. The files of the revision
 	// need not be there.

@@ -48,6 +48,9 @@ var variantTag = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})-([0-9a-f]{12})
 // No revision has such a name.
 var attachedTag = regexp.MustCompile(`^sha(256|384|512)-[0-9a-f]{64,128}(\.[A-Za-z0-9._-]*)?$`)
 
+// IsAttached tells whether a tag is of such a name.
+func IsAttached(tag string) bool { return attachedTag.MatchString(tag) }
+
 // Recall returns the variant that once had an ID, false if that is not known.
 type Recall func(ctx context.Context, id string) (Variant, bool, error)
 
@@ -105,7 +108,7 @@ func (v *Variants) Current(tag string) (revision string, ok bool) {
 
 // Pin pins the set and all that it can look up.
 func (v *Variants) Pin(ctx context.Context, tag string) (Pinned, error) {
-	if attachedTag.MatchString(tag) {
+	if IsAttached(tag) {
 		return Pinned{}, ErrUnknownTag // whatever is down
 	}
 	base, tags := tag, make([]string, len(v.names))

@@ -18,6 +18,8 @@ type fake struct {
 	holds map[string]int
 }
 
+func (fake) Offers(context.Context) []string { return nil }
+
 func (f fake) Pin(_ context.Context, tag string) (Pinned, error) {
 	if *f.down != nil {
 		stale := Pinned{Name: "fake", Revision: *f.now, Path: "/" + *f.now, Stale: *f.down}
@@ -176,6 +178,7 @@ func (a asked) Pin(_ context.Context, tag string) (Pinned, error) {
 	return Pinned{}, errors.New("down")
 }
 func (a asked) Lease(context.Context, Pinned) (func(), error) { return nil, errors.New("down") }
+func (a asked) Offers(context.Context) []string               { return nil }
 func (a asked) Current(string) (string, bool)                 { return "", false }
 
 // An unknown source has nothing.

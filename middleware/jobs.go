@@ -63,18 +63,10 @@ func newJobs(most, perClient int) *jobs {
 	}
 }
 
-// An asker has work done.
-type asker struct {
-	client string
-	// byClient says that the client chose the tag, not the operator. Such work takes
-	// limit.ClientShare of the room.
-	byClient bool
-}
-
 // start returns the job of a key: the one under way, one that failed less than failureMemory ago,
 // or a new one that does the work. Ctx gives values to the new one, its end does not matter. The
 // error is a *status.Error of kind Busy.
-func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job, error) {
+func (j *jobs) start(ctx context.Context, key string, who limit.Asker, do work) (*job, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if running, ok := j.running[key]; ok {
@@ -88,8 +80,8 @@ func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job,
 	if err := j.refusal(who); err != nil {
 		return nil, err
 	}
-	j.clients[who.client]++
-	if who.byClient {
+	j.clients[who.Client]++
+	if who.ByClient {
 		j.byClient++
 	}
 	j.running[key] = run(ctx, func(ctx context.Context) (source.Pinned, error) {
@@ -97,10 +89,10 @@ func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job,
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		delete(j.running, key)
-		if j.clients[who.client]--; j.clients[who.client] == 0 {
-			delete(j.clients, who.client)
+		if j.clients[who.Client]--; j.clients[who.Client] == 0 {
+			delete(j.clients, who.Client)
 		}
-		if who.byClient {
+		if who.ByClient {
 			j.byClient--
 		}
 		if status.Costly(err) {
@@ -112,20 +104,20 @@ func (j *jobs) start(ctx context.Context, key string, who asker, do work) (*job,
 }
 
 // refusal tells why there is no room for more work, nil if there is.
-func (j *jobs) refusal(who asker) error {
+func (j *jobs) refusal(who limit.Asker) error {
 	others := len(j.running) - j.clients[own]
 	switch {
-	case who.client == own:
+	case who.Client == own:
 		return nil
 	case others >= j.most:
 		return status.Errorf(status.Busy, "%d images are being built or wait for it: try again later", others)
-	case who.byClient && j.byClient >= limit.ClientShare(j.most):
+	case who.ByClient && j.byClient >= limit.ClientShare(j.most):
 		return status.Errorf(
 			status.Busy,
 			"%d images of revisions that clients chose are being built or wait for it: try again later",
 			j.byClient,
 		)
-	case j.clients[who.client] >= j.perClient:
+	case j.clients[who.Client] >= j.perClient:
 		return status.Errorf(
 			status.Busy, "%d images are being built for you: try again when one is done", j.perClient,
 		)

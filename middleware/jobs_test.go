@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
@@ -29,7 +30,7 @@ func TestJobsRunOncePerKey(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 200 {
 		wg.Go(func() {
-			started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, build)
+			started, err := j.start(t.Context(), "git:latest", limit.Asker{Client: "someone"}, build)
 			if err != nil {
 				t.Error(err)
 				return
@@ -55,7 +56,7 @@ func TestJobsOutliveTheirClient(t *testing.T) {
 		<-release
 		return source.Pinned{}, ctx.Err()
 	}
-	started, err := j.start(ctx, "git:latest", asker{client: "someone"}, build)
+	started, err := j.start(ctx, "git:latest", limit.Asker{Client: "someone"}, build)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,13 +121,13 @@ func TestJobsLimits(t *testing.T) {
 			wait := func(context.Context) (source.Pinned, error) { <-release; return source.Pinned{}, nil }
 			var all []*job
 			for i, key := range test.keys {
-				started, err := j.start(t.Context(), key, asker{client: test.clients[i], byClient: test.byClient}, wait)
+				started, err := j.start(t.Context(), key, limit.Asker{Client: test.clients[i], ByClient: test.byClient}, wait)
 				if err != nil {
 					t.Fatal(err)
 				}
 				all = append(all, started)
 			}
-			started, err := j.start(t.Context(), test.key, asker{client: test.client, byClient: test.byClient}, wait)
+			started, err := j.start(t.Context(), test.key, limit.Asker{Client: test.client, ByClient: test.byClient}, wait)
 			if test.want == "" && err != nil {
 				t.Errorf("refused: %v", err)
 			}
@@ -141,7 +142,7 @@ func TestJobsLimits(t *testing.T) {
 				<-started.done
 			}
 			if again, err := j.start(
-				t.Context(), test.key, asker{client: test.client, byClient: test.byClient},
+				t.Context(), test.key, limit.Asker{Client: test.client, ByClient: test.byClient},
 				func(context.Context) (source.Pinned, error) { return source.Pinned{}, nil },
 			); err != nil {
 				t.Errorf("refused once there was room: %v", err)
@@ -160,7 +161,7 @@ func TestJobsEnd(t *testing.T) {
 			<-ctx.Done()
 			return source.Pinned{}, ctx.Err()
 		}
-		started, err := j.start(t.Context(), key, asker{client: "someone"}, build)
+		started, err := j.start(t.Context(), key, limit.Asker{Client: "someone"}, build)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +198,7 @@ func TestJobsRememberFailures(t *testing.T) {
 				started, err := j.start(
 					t.Context(),
 					"git:latest",
-					asker{client: "someone"},
+					limit.Asker{Client: "someone"},
 					func(context.Context) (source.Pinned, error) {
 						runs.Add(1)
 						return source.Pinned{}, test.first
@@ -227,7 +228,7 @@ func TestJobsSurvivePanics(t *testing.T) {
 		{"a panic", func(context.Context) (source.Pinned, error) { panic("boom") }, "boom"},
 		{"after it", func(context.Context) (source.Pinned, error) { return source.Pinned{}, nil }, ""},
 	} {
-		started, err := j.start(t.Context(), "git:latest", asker{client: "someone"}, test.do)
+		started, err := j.start(t.Context(), "git:latest", limit.Asker{Client: "someone"}, test.do)
 		if err != nil {
 			t.Fatalf("%s: %v", test.name, err)
 		}

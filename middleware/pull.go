@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
@@ -159,7 +160,7 @@ func (s *Service) start(
 			return pinned, err // another job ended since the client's tag was looked up
 		}
 		started := time.Now()
-		err = s.buildAndCommit(ctx, request, pinned, asker.byClient)
+		err = s.buildAndCommit(ctx, request, pinned, asker)
 		s.recent.add(request.String(), started, publicText(err))
 		return pinned, err
 	}
@@ -168,21 +169,21 @@ func (s *Service) start(
 
 // asker tells for whom a tag is looked up or its image is built. Without a pinned revision, only
 // the tag tells whether the operator or a client chose it.
-func (s *Service) asker(request imageRequest, client client, pinned source.Pinned) asker {
+func (s *Service) asker(request imageRequest, client client, pinned source.Pinned) limit.Asker {
 	configured := client.name == own || pinned.Origin != "" || slices.Contains(s.tags, request.tag)
-	return asker{client: client.name, byClient: !configured}
+	return limit.Asker{Client: client.name, ByClient: !configured}
 }
 
 // buildAndCommit builds an image and gives it its tag and that of its revision. The latter stays
 // with the image that it has, unless it is due.
 func (s *Service) buildAndCommit(
-	ctx context.Context, request imageRequest, pinned source.Pinned, byClient bool,
+	ctx context.Context, request imageRequest, pinned source.Pinned, who limit.Asker,
 ) error {
 	packing, end := s.tuning.build()
 	defer end()
 	into := s.store.Writer(request.repo)
 	defer into.Close()
-	image, err := s.builder.Build(ctx, request.packages, pinned, byClient, tunedWriter{into, packing})
+	image, err := s.builder.Build(ctx, request.packages, pinned, who, tunedWriter{into, packing})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
@@ -65,11 +66,11 @@ func (b *fakeBuilder) Pin(_ context.Context, tag string) (source.Pinned, error) 
 }
 
 func (b *fakeBuilder) Build(
-	_ context.Context, request names.Request, pinned source.Pinned, byClient bool, _ nixbuilder.Repository,
+	_ context.Context, request names.Request, pinned source.Pinned, who limit.Asker, _ nixbuilder.Repository,
 ) (image.Image, error) {
 	b.mu.Lock()
 	b.built = append(b.built, request.String()+"@"+pinned.Revision)
-	b.byClient = append(b.byClient, byClient)
+	b.byClient = append(b.byClient, who.ByClient)
 	b.mu.Unlock()
 	time.Sleep(b.makeTime)
 	if b.during != nil {

@@ -26,6 +26,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
@@ -46,7 +47,7 @@ type builder interface {
 	Refusal(ctx context.Context, request names.Request) error
 	Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error
 	Build(
-		ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, into nixbuilder.Repository,
+		ctx context.Context, request names.Request, pinned source.Pinned, who limit.Asker, into nixbuilder.Repository,
 	) (image.Image, error)
 	Layout(context.Context, source.Pinned, nixbuilder.LayoutOptions) (nixbuilder.Layout, error)
 	Close()

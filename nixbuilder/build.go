@@ -26,7 +26,7 @@ import (
 type job struct {
 	request          names.Request
 	pinned           source.Pinned
-	byClient         bool // chose the revision
+	who              limit.Asker
 	platform, system string
 	repo             Repository
 	packages         packages // once they are resolved
@@ -39,10 +39,10 @@ type job struct {
 // configs and manifests, waits for what its Repository has not done yet, and sees to it that the
 // same image is not built twice at a time.
 //
-// Of several platforms, those that fail are left out if another one succeeds. ByClient tells
-// whether a client chose the revision: such images do not take all that may be built at a time.
+// Of several platforms, those that fail are left out if another one succeeds. Clients take turns.
+// Images of revisions that a client chose do not take all that may be built at a time.
 func (b *Builder) Build(
-	ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, repo Repository,
+	ctx context.Context, request names.Request, pinned source.Pinned, who limit.Asker, repo Repository,
 ) (image.Image, error) {
 	release, err := b.source.Lease(ctx, pinned)
 	if err != nil {
@@ -60,7 +60,7 @@ func (b *Builder) Build(
 	var all sync.WaitGroup
 	for i, platform := range platforms {
 		all.Go(func() {
-			j := job{request: request, pinned: pinned, byClient: byClient, platform: platform, repo: repo}
+			j := job{request: request, pinned: pinned, who: who, platform: platform, repo: repo}
 			built[i].Platform = platform
 			built[i].Manifest, built[i].Err = b.buildPlatform(ctx, j)
 		})
@@ -93,7 +93,7 @@ func (b *Builder) buildPlatform(ctx context.Context, j job) (image.Manifest, err
 	if j.system, err = SystemOf(j.platform); err != nil {
 		return image.Manifest{}, status.Errorf(status.NotFound, "%v", err)
 	}
-	if j.packages, err = b.resolve(ctx, j.request, j.pinned, j.byClient, j.system); err != nil {
+	if j.packages, err = b.resolve(ctx, j.request, j.pinned, j.who, j.system); err != nil {
 		return image.Manifest{}, err
 	}
 	ctx, j.clock = limit.NewClock(ctx, b.options.BuildTotal)
@@ -246,7 +246,7 @@ func (b *Builder) packClosure(
 	}
 	alone := false
 	if !grouped {
-		if groups, alone, err = b.layout.group(ctx, closure, b.options.Layers, !j.byClient); err != nil {
+		if groups, alone, err = b.layout.group(ctx, closure, b.options.Layers, !j.who.ByClient); err != nil {
 			return nil, err
 		}
 	}

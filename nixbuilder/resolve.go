@@ -11,6 +11,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
@@ -52,7 +53,7 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 		if err != nil {
 			return err
 		}
-		results, _, err := b.find(ctx, pinned, false, system, wanted)
+		results, _, err := b.find(ctx, pinned, limit.Asker{}, system, wanted)
 		if err != nil {
 			return err
 		}
@@ -64,9 +65,9 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 // resolve finds the packages of a request, in one evaluation unless it has very many, and asks the
 // policy about them.
 func (b *Builder) resolve(
-	ctx context.Context, request names.Request, pinned source.Pinned, byClient bool, system string,
+	ctx context.Context, request names.Request, pinned source.Pinned, who limit.Asker, system string,
 ) (packages, error) {
-	results, denied, err := b.find(ctx, pinned, byClient, system, b.wanted(request))
+	results, denied, err := b.find(ctx, pinned, who, system, b.wanted(request))
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +109,7 @@ func (b *Builder) resolve(
 // take all the time that there is, the others have their results. A name of the policy that could
 // not be evaluated denies nothing but itself, for as long as this process remembers.
 func (b *Builder) find(
-	ctx context.Context, pinned source.Pinned, byClient bool, system string, wanted []string,
+	ctx context.Context, pinned source.Pinned, who limit.Asker, system string, wanted []string,
 ) (map[string]eval.Result, denials, error) {
 	named := b.options.Policy.Named()
 	key := records.Key(pinned.Revision, system)
@@ -116,7 +117,7 @@ func (b *Builder) find(
 	if !known {
 		wanted = slices.Concat(wanted, named)
 	}
-	results, err := b.packages.find(ctx, pinned, byClient, system, wanted)
+	results, err := b.packages.find(ctx, pinned, who, system, wanted)
 	if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 		return nil, nil, faultOf(pinned, fault)
 	}

@@ -52,9 +52,9 @@ func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int
 }
 
 // find returns a result for every name. Those that are not known are evaluated in their order.
-// ByClient tells whether a client chose the revision.
+// Who is for whom it does.
 func (r *resolver) find(
-	ctx context.Context, pinned source.Pinned, byClient bool, system string, names []string,
+	ctx context.Context, pinned source.Pinned, who limit.Asker, system string, names []string,
 ) (map[string]eval.Result, error) {
 	results := make(map[string]eval.Result, len(names))
 	keys := make(map[string]string, len(names))
@@ -72,7 +72,7 @@ func (r *resolver) find(
 		}
 		mine, release, others := r.claim(unknown, keys)
 		if len(mine) > 0 {
-			err := r.lanes.Do(ctx, byClient, func(ctx context.Context) error {
+			err := r.lanes.Do(ctx, who, func(ctx context.Context) error {
 				return r.evaluate(ctx, pinned, system, mine, keys, results)
 			}, release)
 			release()

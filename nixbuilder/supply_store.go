@@ -83,7 +83,7 @@ func (b *Builder) settle(ctx context.Context, j job) (packages, error) {
 
 // needed tells the Nix store what a job needs.
 func (b *Builder) needed(j job) nixstore.Wanted {
-	needed := nixstore.Wanted{ByClient: j.byClient, Clock: j.clock}
+	needed := nixstore.Wanted{Who: j.who, Clock: j.clock}
 	for _, c := range j.packages {
 		needed.Packages = append(needed.Packages, c.needed())
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/eval"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nixstore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
@@ -112,7 +113,7 @@ func (w *setWalk) lookAt(ctx context.Context, platform string, options LayoutOpt
 	if w.system, err = SystemOf(platform); err != nil {
 		return err
 	}
-	if _, w.denied, err = w.builder.find(ctx, w.pinned, false, w.system, nil); err != nil {
+	if _, w.denied, err = w.builder.find(ctx, w.pinned, limit.Asker{}, w.system, nil); err != nil {
 		return err
 	}
 	if err := w.walk(ctx, options.Names); err != nil {

@@ -14,7 +14,7 @@ var errSlow = errors.New("it takes long, and other work that takes long is under
 // If none is free, it is stopped, waits for one, and begins again. Lanes are safe for concurrent
 // use.
 type Lanes struct {
-	quick, slow Shared
+	quick, slow *Shared
 	quickTime   time.Duration
 }
 
@@ -24,9 +24,9 @@ func NewLanes(quick, slow int, quickTime time.Duration) *Lanes {
 }
 
 // Do does work. Work ends when its context does, and may then be called again. Do calls slowed,
-// once, if the work turns out to be slow. ByClient is as for Shared.
-func (l *Lanes) Do(ctx context.Context, byClient bool, work func(context.Context) error, slowed func()) error {
-	releaseQuick, err := l.quick.Acquire(ctx, byClient)
+// once, if the work turns out to be slow.
+func (l *Lanes) Do(ctx context.Context, who Asker, work func(context.Context) error, slowed func()) error {
+	releaseQuick, err := l.quick.Acquire(ctx, who)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (l *Lanes) Do(ctx context.Context, byClient bool, work func(context.Context
 	case <-timer.C:
 	}
 	slowed()
-	if releaseSlow, ok := l.slow.TryAcquire(byClient); ok {
+	if releaseSlow, ok := l.slow.TryAcquire(who); ok {
 		releaseQuick()
 		defer releaseSlow()
 		return <-done
@@ -54,7 +54,7 @@ func (l *Lanes) Do(ctx context.Context, byClient bool, work func(context.Context
 	if err == nil || ctx.Err() != nil || !errors.Is(err, errSlow) {
 		return err // it ended by itself meanwhile
 	}
-	releaseSlow, err := l.slow.Acquire(ctx, byClient)
+	releaseSlow, err := l.slow.Acquire(ctx, who)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func TestLanes(t *testing.T) {
 				begun := time.Now()
 				for i, seconds := range test.work {
 					go func() {
-						err := lanes.Do(t.Context(), false, func(ctx context.Context) error {
+						err := lanes.Do(t.Context(), Asker{}, func(ctx context.Context) error {
 							got[i].runs++
 							select {
 							case <-time.After(seconds * time.Second):
@@ -62,7 +62,7 @@ func TestLanes(t *testing.T) {
 						t.Errorf("work %d: %+v, want %+v", i, got[i], want)
 					}
 				}
-				if len(lanes.quick.all)+len(lanes.slow.all) != 0 {
+				if lanes.quick.free+lanes.slow.free != 2*test.concurrency {
 					t.Error("slots are still taken")
 				}
 			})
@@ -89,16 +89,19 @@ func TestLanesEnd(t *testing.T) {
 				lanes := NewLanes(1, 1, time.Second)
 				for _, occupied := range []bool{false, true} {
 					if occupied {
-						lanes.slow.all <- struct{}{}
-						time.AfterFunc(time.Minute, func() { <-lanes.slow.all })
+						release, ok := lanes.slow.TryAcquire(Asker{})
+						if !ok {
+							t.Fatal("the slow slot is taken")
+						}
+						time.AfterFunc(time.Minute, release)
 					}
 					ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-					if err := lanes.Do(ctx, false, test.work, func() {}); !errors.Is(err, test.want) {
+					if err := lanes.Do(ctx, Asker{}, test.work, func() {}); !errors.Is(err, test.want) {
 						t.Errorf("slow slots are taken: %t: %v, want %v", occupied, err, test.want)
 					}
 					cancel()
 					time.Sleep(time.Hour)
-					if len(lanes.quick.all)+len(lanes.slow.all) != 0 {
+					if lanes.quick.free+lanes.slow.free != 2 {
 						t.Error("slots are still taken")
 					}
 				}

@@ -83,7 +83,7 @@ func (s *Store) buildFloating(
 	if !s.options.Builds {
 		return nil, unbuilt(floating[0].Name, newBuildLog(), AsItArrives)
 	}
-	release, err := s.acquire(ctx, wanted)
+	release, err := acquire(ctx, s.building, wanted)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -82,80 +83,114 @@ func (s *Store) Realise(ctx context.Context, wanted Wanted, how Means) (*Paths, 
 }
 
 func (s *Store) realise(ctx context.Context, wanted Wanted, how Means) (*daemon.Conn, *download, error) {
-	outputs := wanted.outputs()
+	outputs, log := wanted.outputs(), newBuildLog()
 	conn, absent, err := s.openRooted(ctx, outputs)
 	if err != nil || len(absent) == 0 {
 		return conn, nil, err
 	}
 	s.daemons.Put(conn) // whoever waits holds none
-	release, err := s.acquire(ctx, wanted)
+	if how != Build {
+		conn, coming, err := s.inTurn(ctx, s.downloading, wanted, func(
+			conn *daemon.Conn, absent []store.Path, ended func(),
+		) (*download, error) {
+			return s.fetchAll(ctx, conn, outputs, absent, how, log, ended)
+		})
+		if !errors.Is(err, errNotFetched) {
+			return conn, coming, err
+		}
+	}
+	return s.inTurn(ctx, s.building, wanted, func(
+		conn *daemon.Conn, absent []store.Path, _ func(),
+	) (*download, error) {
+		return nil, s.build(ctx, conn, wanted, absent, how, log)
+	})
+}
+
+// inTurn waits until it is an image's turn to have Nix build or download for it, and works on what
+// is absent by then. Work may return a download, which calls ended.
+func (s *Store) inTurn(
+	ctx context.Context, turns *limit.Shared, wanted Wanted,
+	work func(conn *daemon.Conn, absent []store.Path, ended func()) (*download, error),
+) (conn *daemon.Conn, coming *download, err error) {
+	release, err := acquire(ctx, turns, wanted)
 	if err != nil {
 		return nil, nil, err
 	}
-	if conn, absent, err = s.openRooted(ctx, outputs); err != nil || len(absent) == 0 {
-		release()
+	defer func() {
+		if coming == nil {
+			release()
+		}
+	}()
+	conn, absent, err := s.openRooted(ctx, wanted.outputs())
+	if err != nil || len(absent) == 0 {
 		return conn, nil, err
 	}
-	coming, err := s.work(ctx, conn, wanted, absent, how, release)
-	if coming == nil {
-		release()
-	}
-	if err != nil {
+	if coming, err = work(conn, absent, release); err != nil {
 		s.daemons.Put(conn)
 		return nil, nil, err
 	}
 	return conn, coming, nil
 }
 
-// acquire waits until it is an image's turn to have Nix build or download for it.
-func (s *Store) acquire(ctx context.Context, wanted Wanted) (release func(), err error) {
+// acquire waits for an image's turn, while its clock stands still.
+func acquire(ctx context.Context, turns *limit.Shared, wanted Wanted) (release func(), err error) {
 	err = wanted.Clock.Wait(func() (err error) {
-		release, err = s.building.Acquire(ctx, wanted.ByClient)
+		release, err = turns.Acquire(ctx, wanted.Who)
 		return err
 	})
 	return release, err
 }
 
-// work has Nix make absent outputs, if that stays within the limits. Derivations are only written
-// where binary caches do not have all of them, or do not give what they say they have: Nix takes
-// nothing that is not signed by a key that it trusts. With AsItArrives, what can all be downloaded
-// is returned as a download, which calls ended.
-func (s *Store) work(
-	ctx context.Context, conn *daemon.Conn, wanted Wanted, absent []store.Path, how Means, ended func(),
+// errNotFetched means that binary caches do not have all of what is absent, or do not give what they
+// say they have: Nix takes nothing that is not signed by a key that it trusts.
+var errNotFetched = errors.New("not all of it can be downloaded")
+
+// fetchAll has Nix download absent outputs, if it can download them all and they stay within the
+// limits. With AsItArrives, they are returned as a download, which calls ended.
+//
+// Images for which this is enough do not wait behind those that are built.
+func (s *Store) fetchAll(
+	ctx context.Context, conn *daemon.Conn, outputs, absent []store.Path, how Means, log *buildLog, ended func(),
 ) (*download, error) {
-	log := newBuildLog()
-	if how != Build {
-		targets := make([]daemon.DerivedPath, len(absent))
-		for i, p := range absent {
-			targets[i] = daemon.Opaque(p)
-		}
-		missing, err := s.missing(ctx, conn, targets, log)
-		if err != nil {
-			return nil, err
-		}
-		if len(missing.Unknown) == 0 {
-			if how == AsItArrives {
-				coming, err := s.startDownload(ctx, conn, wanted.outputs(), targets, missing, ended)
-				if coming != nil || err != nil {
-					return coming, err
-				}
-			}
-			failed := (*buildError)(nil)
-			if _, err := s.run(ctx, conn, targets, missing, log); !errors.As(err, &failed) || failed.silent {
-				return nil, explain(err)
-			}
-			logrus.Warnf("nix: building what can't be downloaded: %s", failed)
-		}
+	targets := make([]daemon.DerivedPath, len(absent))
+	for i, p := range absent {
+		targets[i] = daemon.Opaque(p)
 	}
-	if !s.options.Builds {
-		return nil, unbuilt(strings.TrimSuffix(absent[0].Name(), ".drv"), log, how)
-	}
-	targets, err := s.derivations(ctx, conn, wanted, wanted.with(absent))
+	missing, err := s.missing(ctx, conn, targets, log)
 	if err != nil {
 		return nil, err
 	}
+	if len(missing.Unknown) > 0 {
+		return nil, errNotFetched
+	}
+	if how == AsItArrives {
+		coming, err := s.startDownload(ctx, conn, outputs, targets, missing, ended)
+		if coming != nil || err != nil {
+			return coming, err
+		}
+	}
+	_, err = s.run(ctx, conn, targets, missing, log)
+	if failed := (*buildError)(nil); errors.As(err, &failed) && !failed.silent {
+		logrus.Warnf("nix: building what can't be downloaded: %s", failed)
+		return nil, errNotFetched
+	}
+	return nil, explain(err)
+}
+
+// build has Nix make absent outputs, if that stays within the limits. Derivations are only written
+// here, where binary caches are not enough. Log has what was said when they were asked.
+func (s *Store) build(
+	ctx context.Context, conn *daemon.Conn, wanted Wanted, absent []store.Path, how Means, log *buildLog,
+) error {
+	if !s.options.Builds {
+		return unbuilt(strings.TrimSuffix(absent[0].Name(), ".drv"), log, how)
+	}
+	targets, err := s.derivations(ctx, conn, wanted, wanted.with(absent))
+	if err != nil {
+		return err
+	}
 	_, err = s.make(ctx, conn, targets, log)
-	return nil, err
+	return err
 }
 
 // unbuilt is what clients are told of something that is not there, where nothing is built. What

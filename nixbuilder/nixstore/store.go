@@ -59,12 +59,13 @@ type Options struct {
 
 // A Store is the machine's Nix store. It is safe for concurrent use.
 type Store struct {
-	options  Options
-	daemons  *daemon.Pool
-	building limit.Shared // for images that Nix builds or downloads for
-	reading  limit.Slots  // for what is built for an evaluation
-	closures *closures
-	floating *records.Table[store.Path] // by derivation and output
+	options     Options
+	daemons     *daemon.Pool
+	building    *limit.Shared // for images that Nix builds for
+	downloading *limit.Shared // for images that it downloads all for
+	reading     limit.Slots   // for what is built for an evaluation
+	closures    *closures
+	floating    *records.Table[store.Path] // by derivation and output
 }
 
 // New prepares a Store. It starts no program, but writes the passwords of binary caches into a file
@@ -75,12 +76,13 @@ func New(runner *proc.Runner, options Options, state records.State) (*Store, err
 	}
 	limits := daemon.Limits{Conns: 2*options.Concurrency + warmConns}
 	return &Store{
-		options:  options,
-		daemons:  daemon.NewPool(runner, options.daemon(), limits),
-		building: limit.NewShared(options.Concurrency),
-		reading:  limit.NewSlots(1),
-		closures: newClosures(),
-		floating: records.NewTable[store.Path](state, "floating", floatingCached),
+		options:     options,
+		daemons:     daemon.NewPool(runner, options.daemon(), limits),
+		building:    limit.NewShared(options.Concurrency),
+		downloading: limit.NewShared(options.Concurrency),
+		reading:     limit.NewSlots(1),
+		closures:    newClosures(),
+		floating:    records.NewTable[store.Path](state, "floating", floatingCached),
 	}, nil
 }
 

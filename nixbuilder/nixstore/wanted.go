@@ -15,8 +15,8 @@ type Wanted struct {
 	Packages []Package
 	// Instantiate has the derivations of packages written into the store. It gets their names.
 	Instantiate func(ctx context.Context, names []string) error
-	// ByClient says that a client chose the revision.
-	ByClient bool
+	// Who waits for them.
+	Who limit.Asker
 	// Clock stands still while the image waits for others; nil: nobody waits.
 	Clock *limit.Clock
 }

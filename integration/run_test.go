@@ -51,6 +51,17 @@ certificates = ssl.create_default_context().cert_store_stats()["x509_ca"]
 row = sqlite3.connect(":memory:").execute("select 1").fetchone()
 print(json.dumps({"certificates": certificates > 50, "row": row}))`},
 		},
+		{
+			name: "time zones", image: "debian.tzdata/coreutils/python3", want: `09:00 JST\n.* 02:00:00\+02:00`,
+			command: []string{"python3", "-c", `
+import datetime, subprocess, zoneinfo
+print(subprocess.check_output(["date", "-d", "@1720915200", "+%H:%M %Z"], env={"TZ": "Asia/Tokyo"}, text=True), end="")
+print(datetime.datetime.fromtimestamp(1720915200, zoneinfo.ZoneInfo("Europe/Berlin")))`},
+		},
+		{
+			name: "fonts", image: "debian.fontconfig/debian.fonts-dejavu-core", want: "/share/fonts/truetype/dejavu/DejaVuSans.ttf",
+			command: []string{"fc-match", "-f", "%{file}", "sans"},
+		},
 	}
 	for _, engine := range Engines {
 		t.Run(engine.Name, func(t *testing.T) {

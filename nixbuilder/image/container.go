@@ -7,7 +7,6 @@ import (
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -47,8 +46,8 @@ type Settings struct {
 type Root interface {
 	// HasProgram tells whether there is a file of that name in /bin.
 	HasProgram(name string) bool
-	// HasCABundle tells whether there is a rootfs.CABundle.
-	HasCABundle() bool
+	// Environment are the variables by which programs find what is in it.
+	Environment() map[string]string
 	// User returns a user with numbers in the place of names. The error says what is missing (see
 	// rootfs.Tree.User).
 	User(spec string) (string, error)
@@ -77,10 +76,8 @@ func (e *UserError) Error() string {
 func Container(
 	shell bool, packages []Package, root Root, provenance map[string]string,
 ) (v1.ImageConfig, error) {
-	env := map[string]string{"PATH": searchPath}
-	if root.HasCABundle() {
-		env["SSL_CERT_FILE"] = "/" + rootfs.CABundle
-	}
+	env := root.Environment()
+	env["PATH"] = searchPath
 	config := v1.ImageConfig{Labels: map[string]string{}}
 	var asked, others []Package
 	for _, p := range packages {

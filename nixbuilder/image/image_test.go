@@ -119,7 +119,13 @@ func TestImageConfig(t *testing.T) {
 type programs []string
 
 func (p programs) HasProgram(name string) bool { return slices.Contains(p, name) }
-func (p programs) HasCABundle() bool           { return slices.Contains(p, "certs") }
+
+func (p programs) Environment() map[string]string {
+	if slices.Contains(p, "certs") {
+		return map[string]string{"SSL_CERT_FILE": "/etc/ssl/certs/ca-bundle.crt"}
+	}
+	return map[string]string{}
+}
 
 func (programs) User(spec string) (string, error) {
 	if spec != "nobody" {

@@ -75,10 +75,13 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, files 
 	if err := m.complete(ctx); err != nil {
 		return nil, fmt.Errorf("completing the root directory: %w", err)
 	}
+	if err := m.data(ctx); err != nil {
+		return nil, fmt.Errorf("completing the root directory: %w", err)
+	}
 	if err := m.measure(ctx, m.root); err != nil {
 		return nil, fmt.Errorf("measuring the root directory: %w", err)
 	}
-	return &Tree{m.sources, m.root, m.sections}, nil
+	return &Tree{m.sources, m.root, m.sections, m.environment}, nil
 }
 
 // A merger puts packages into a root directory, that of the best priority first. Files that are
@@ -89,6 +92,8 @@ type merger struct {
 	entries  int
 	sections []section
 	etc      map[string][]string // where packages have the files of etcFiles, the best priority first
+
+	environment map[string]string
 }
 
 func newMerger(files Files, closure []store.Path) *merger {
@@ -100,7 +105,10 @@ func newMerger(files Files, closure []store.Path) *merger {
 	for _, f := range etcFiles() {
 		etc[f.name] = nil
 	}
-	return &merger{sources: sources{files, known, map[string]string{}}, root: skeleton(), etc: etc}
+	return &merger{
+		sources: sources{files, known, map[string]string{}}, root: skeleton(), etc: etc,
+		environment: make(map[string]string),
+	}
 }
 
 // output merges a store path, and returns those that it wants merged, too. A store path that is no

@@ -7,10 +7,6 @@ import (
 	"strings"
 )
 
-// CABundle is the file in which nixpkgs' cacert has the certificates, and programs of Nix look for
-// them.
-const CABundle = "etc/ssl/certs/ca-bundle.crt"
-
 // skeleton returns the root directory before any package is merged. Its directories are real ones
 // whatever packages bring.
 //
@@ -54,7 +50,6 @@ func (m *merger) complete(ctx context.Context) error {
 		{"bin/sh", "bin/bash"},
 		{"bin/sh", "bin/dash"},
 		{"bin/sh", "bin/busybox"},
-		{"etc/ssl/certs/ca-certificates.crt", CABundle}, // Debian's name
 	} {
 		of, err := m.find(ctx, alias.of)
 		if err != nil {

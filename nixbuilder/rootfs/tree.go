@@ -3,8 +3,8 @@ package rootfs
 import (
 	"context"
 	"io"
+	"maps"
 	"slices"
-	"strings"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
@@ -15,6 +15,8 @@ type Tree struct {
 	sources  sources
 	root     *node
 	sections []section // in no order
+
+	environment map[string]string
 }
 
 // HasProgram reports whether there is a file or link of that name in /bin.
@@ -23,18 +25,9 @@ func (t *Tree) HasProgram(name string) bool {
 	return program != nil && !program.isDir()
 }
 
-// HasCABundle reports whether there is a file or link called CABundle.
-func (t *Tree) HasCABundle() bool {
-	n := t.root
-	for c := range strings.SplitSeq(CABundle, "/") {
-		// complete has opened the directories, so none of them is lazy. The walk ends at files and
-		// links, which have no children.
-		if n = n.children[c]; n == nil {
-			return false
-		}
-	}
-	return !n.isDir()
-}
+// Environment returns the variables by which programs find what the packages brought: certificates,
+// time zones and other data. The caller may change the map.
+func (t *Tree) Environment() map[string]string { return maps.Clone(t.environment) }
 
 // Pack writes the tree as a layer to w. See layer.WriteSections.
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *compress.Compressor) (layer.Result, error) {

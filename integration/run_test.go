@@ -52,6 +52,14 @@ row = sqlite3.connect(":memory:").execute("select 1").fetchone()
 print(json.dumps({"certificates": certificates > 50, "row": row}))`},
 		},
 		{
+			name: "perl and a module", image: "perl/perlpackages.json", want: `\[1\]`,
+			command: []string{"perl", "-MJSON", "-e", "print to_json([1])"},
+		},
+		{
+			name: "perl and what a module needs", image: "perl/debian.libipc-run-perl", want: "/dev/pt.*",
+			command: []string{"perl", "-MIPC::Run", "-MIO::Pty", "-e", "print IO::Pty->new->ttyname"},
+		},
+		{
 			name: "time zones", image: "debian.tzdata/coreutils/python3", want: `09:00 JST\n.* 02:00:00\+02:00`,
 			command: []string{"python3", "-c", `
 import datetime, subprocess, zoneinfo

@@ -225,6 +225,9 @@ func (b *Builder) packRoot(
 	if err != nil {
 		return image.Layer{}, v1.ImageConfig{}, err
 	}
+	for _, note := range profile.tree.Notes() {
+		logrus.Infof("nix: in %s, %s", j.request, note)
+	}
 	root, err := b.packer.root(ctx, profile, j.repo)
 	return root, container, err
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -48,6 +49,8 @@ type Root interface {
 	HasProgram(name string) bool
 	// Environment are the variables by which programs find what is in it.
 	Environment() map[string]string
+	// Notes are sentences about what some of its programs don't find.
+	Notes() []string
 	// User returns a user with numbers in the place of names. The error says what is missing (see
 	// rootfs.Tree.User).
 	User(spec string) (string, error)
@@ -79,6 +82,9 @@ func Container(
 	env := root.Environment()
 	env["PATH"] = searchPath
 	config := v1.ImageConfig{Labels: map[string]string{}}
+	if notes := root.Notes(); len(notes) > 0 {
+		config.Labels[LabelNotes] = strings.Join(notes, "; ")
+	}
 	var asked, others []Package
 	for _, p := range packages {
 		if p.Asked {

@@ -119,6 +119,7 @@ func TestImageConfig(t *testing.T) {
 type programs []string
 
 func (p programs) HasProgram(name string) bool { return slices.Contains(p, name) }
+func (p programs) Notes() []string             { return nil }
 
 func (p programs) Environment() map[string]string {
 	if slices.Contains(p, "certs") {

@@ -19,6 +19,10 @@ const AnnotationPackages = "io.github.nixery-registry.packages"
 // spaces between. Only images that depend on more have it.
 const AnnotationVariant = "io.github.nixery-registry.variant"
 
+// LabelNotes says, as sentences with semicolons between, which modules of languages an image has
+// that its interpreters don't find (rootfs.Tree.Notes). Only images with such modules have it.
+const LabelNotes = "io.github.nixery-registry.notes"
+
 // An Origin is the package set that an image is built from.
 type Origin struct {
 	Source, Revision string

@@ -6,8 +6,8 @@
 // is taken. A few files that programs count on (accounts, name lookup, /bin/sh) are added where no
 // package brings them.
 //
-// Programs find data such as time zones and fonts by variables of the environment and by links
-// (data.go).
+// Interpreters find the modules of packages (modules.go), and programs find data such as time zones
+// and fonts (data.go), by variables of the environment and by links.
 //
 // Most directories belong to one package. They stay lazy: their files are counted, but do not
 // become nodes of the tree. The larger ones are sections of the layer (see layer.WriteSections),

@@ -52,7 +52,7 @@ func etcFiles() []etcFile {
 // layers are made of it. The name is relative to the store path; it is empty if that is a file
 // itself, which links of a package may lead to.
 func Kept(name string) bool {
-	if name == "" || name == PropagatedFile {
+	if name == "" || name == propagatedFile || name == neededFile {
 		return true
 	}
 	dir, base := path.Split(name)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 
@@ -31,6 +32,9 @@ type Package struct {
 // that of the image; every output must be part of it. The Tree reads from files when it is packed,
 // too.
 //
+// The interpreters of languages find the modules that packages bring, and those that these need
+// (see Tree.Environment).
+//
 // Three things are as in a Nix profile. The store paths that an output names in
 // nix-support/propagated-user-env-packages are merged after all requested packages, if they are in
 // the closure. A link to a directory merges with another directory of the same name. Nix's own
@@ -56,7 +60,8 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, files 
 	for _, p := range packages {
 		outputs = append(outputs, p.Outputs...)
 	}
-	for done := map[store.Path]bool{}; len(outputs) > 0; {
+	done := make(map[store.Path]bool)
+	for len(outputs) > 0 {
 		var propagated []store.Path
 		for _, output := range outputs {
 			if done[output] {
@@ -72,6 +77,9 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, files 
 		slices.Sort(propagated)
 		outputs = propagated
 	}
+	if err := m.modules(ctx, slices.Sorted(maps.Keys(done))); err != nil {
+		return nil, fmt.Errorf("merging the modules that are needed: %w", err)
+	}
 	if err := m.complete(ctx); err != nil {
 		return nil, fmt.Errorf("completing the root directory: %w", err)
 	}
@@ -81,7 +89,7 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, files 
 	if err := m.measure(ctx, m.root); err != nil {
 		return nil, fmt.Errorf("measuring the root directory: %w", err)
 	}
-	return &Tree{m.sources, m.root, m.sections, m.environment}, nil
+	return &Tree{m.sources, m.root, m.sections, m.environment, m.notes}, nil
 }
 
 // A merger puts packages into a root directory, that of the best priority first. Files that are
@@ -94,6 +102,7 @@ type merger struct {
 	etc      map[string][]string // where packages have the files of etcFiles, the best priority first
 
 	environment map[string]string
+	notes       []string
 }
 
 func newMerger(files Files, closure []store.Path) *merger {
@@ -129,7 +138,7 @@ func (m *merger) output(ctx context.Context, p store.Path) ([]store.Path, error)
 	if err := m.merge(ctx, m.root, dir); err != nil {
 		return nil, err
 	}
-	return m.sources.propagated(ctx, p)
+	return m.sources.named(ctx, p, propagatedFile)
 }
 
 // merge puts the content of dir, a resolved directory of the store, into n.

@@ -311,7 +311,7 @@ func TestMergeRefuses(t *testing.T) {
 		},
 		{"propagating too much",
 			[]file{{name: a + "/nix-support/propagated-user-env-packages",
-				content: strings.Repeat(" ", maxPropagatedBytes+1)}}, []Package{one("a", 5, a)}, "larger than"},
+				content: strings.Repeat(" ", maxNamesBytes+1)}}, []Package{one("a", 5, a)}, "larger than"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Merge(context.Background(), test.packages, closure, NewStoreFiles(makeStore(t, test.files...)))

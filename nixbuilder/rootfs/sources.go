@@ -23,8 +23,8 @@ import (
 // maxHops is how many symbolic links a name may lead over, as in Linux.
 const maxHops = 40
 
-// maxPropagatedBytes bounds the file in which a package names others.
-const maxPropagatedBytes = 1 << 20
+// maxNamesBytes bounds a file in which a package names others.
+const maxNamesBytes = 1 << 20
 
 // Files are the files of store paths. Names are relative to the store's directory. No element of a
 // name but the last is a symbolic link.
@@ -270,17 +270,21 @@ func (s sources) list(ctx context.Context, name string) ([]File, error) {
 	return s.files.ReadDir(ctx, rel)
 }
 
-// PropagatedFile is the file of a store path in which a package names others.
-const PropagatedFile = "nix-support/propagated-user-env-packages"
+// Files in which a store path names others: propagatedFile those that are to be installed with it,
+// neededFile those that are needed to build with it, such as the modules that a module imports.
+const (
+	propagatedFile = "nix-support/propagated-user-env-packages"
+	neededFile     = "nix-support/propagated-build-inputs"
+)
 
-// propagated returns the store paths of the closure that output wants installed with it.
-func (s sources) propagated(ctx context.Context, output store.Path) ([]store.Path, error) {
-	real, file, err := s.resolve(ctx, string(output)+"/"+PropagatedFile)
-	if err != nil || file == nil || !file.Type.IsRegular() {
+// named returns the store paths of the closure that a file of p names.
+func (s sources) named(ctx context.Context, p store.Path, file string) ([]store.Path, error) {
+	real, found, err := s.resolve(ctx, string(p)+"/"+file)
+	if err != nil || found == nil || !found.Type.IsRegular() {
 		return nil, err
 	}
 	rel, _ := s.inStore(real)
-	text, err := s.files.ReadFile(ctx, rel, maxPropagatedBytes)
+	text, err := s.files.ReadFile(ctx, rel, maxNamesBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ type Tree struct {
 	sections []section // in no order
 
 	environment map[string]string
+	notes       []string
 }
 
 // HasProgram reports whether there is a file or link of that name in /bin.
@@ -25,9 +26,13 @@ func (t *Tree) HasProgram(name string) bool {
 	return program != nil && !program.isDir()
 }
 
-// Environment returns the variables by which programs find what the packages brought: certificates,
-// time zones and other data. The caller may change the map.
+// Environment returns the variables by which programs find what the packages brought: modules of
+// languages, certificates, time zones and other data. The caller may change the map.
 func (t *Tree) Environment() map[string]string { return maps.Clone(t.environment) }
+
+// Notes says, in sentences without a full stop, which modules of languages are not found because
+// they are for another version of the interpreter than that in /bin.
+func (t *Tree) Notes() []string { return t.notes }
 
 // Pack writes the tree as a layer to w. See layer.WriteSections.
 func (t *Tree) Pack(ctx context.Context, w io.Writer, compressor *compress.Compressor) (layer.Result, error) {

@@ -179,8 +179,8 @@ patch_scripts() {
   done
 }
 
-# wrap PROGRAM VARIABLE VALUE… makes bin/PROGRAM set variables, unless they are set, and start libexec/PROGRAM. PATH gets
-# the value added at its end.
+# wrap PROGRAM VARIABLE VALUE… makes bin/PROGRAM set variables, unless they are set, and start libexec/PROGRAM. PATH and
+# PERL5LIB get the value added at their end.
 wrap() {
   name=$1
   shift
@@ -190,7 +190,7 @@ wrap() {
     echo "#!$dash/bin/dash"
     while [ $# -gt 0 ]; do
       case $1 in
-        PATH) echo "export PATH=\"\${PATH:+\$PATH:}$2\"" ;;
+        PATH | PERL5LIB) echo "export $1=\"\${$1:+\$$1:}$2\"" ;;
         *) echo "export $1=\"\${$1:-$2}\"" ;;
       esac
       shift 2
@@ -239,3 +239,8 @@ eval "$fixup"
 # Nix looks for the names of the dependencies in the output: this file has them all.
 mkdir -p nix-support
 for path in $dependencies; do echo "$path"; done > nix-support/dependencies
+
+# Modules name what they need as those of nixpkgs do.
+for modules in share/perl5 "lib/$triplet/perl5" lib/python3/dist-packages; do
+  [ ! -d "$modules" ] || cp nix-support/dependencies nix-support/propagated-build-inputs
+done

@@ -325,8 +325,8 @@ func checkRoot(entries layerEntries) error {
 	return errors.Join(faults...)
 }
 
-// checkStorePaths checks that a layer holds these store paths, with the store's modes, and nothing
-// else.
+// checkStorePaths checks that a layer holds these store paths, with the modes of layers, and
+// nothing else.
 func checkStorePaths(entries layerEntries, paths []store.Path) error {
 	var faults []error
 	for _, p := range paths {
@@ -338,13 +338,11 @@ func checkStorePaths(entries layerEntries, paths []store.Path) error {
 		want := []int64{0o444, 0o555}
 		switch entry.Typeflag {
 		case tar.TypeDir:
-			want = []int64{0o555}
+			want = []int64{0o755}
 		case tar.TypeSymlink:
 			want = []int64{0o777}
 		}
-		if name == "nix" || name == "nix/store" {
-			want = []int64{0o755}
-		} else if !slices.Contains(paths, storePathOf("/"+name)) {
+		if name != "nix" && name != "nix/store" && !slices.Contains(paths, storePathOf("/"+name)) {
 			faults = append(faults, fmt.Errorf("%s is in none of the layer's store paths", name))
 		}
 		if !slices.Contains(want, entry.Mode) {

@@ -175,7 +175,7 @@ func TestChecksOfLayers(t *testing.T) {
 		return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: 0o444, ModTime: time.Unix(1, 0)}
 	}
 	layer := func(entries ...tar.Header) []tar.Header {
-		return append([]tar.Header{dir("nix", 0o755), dir("nix/store", 0o755), dir(base, 0o555)}, entries...)
+		return append([]tar.Header{dir("nix", 0o755), dir("nix/store", 0o755), dir(base, 0o755)}, entries...)
 	}
 	changed := func(h tar.Header, change func(*tar.Header)) tar.Header {
 		change(&h)
@@ -189,11 +189,11 @@ func TestChecksOfLayers(t *testing.T) {
 	}{
 		{
 			name:    "whole",
-			entries: layer(dir(base+"/a", 0o555), file(base+"/a/b"), file(base+"/a.b"), link(base+"/c", base+"/a/b")),
+			entries: layer(dir(base+"/a", 0o755), file(base+"/a/b"), file(base+"/a.b"), link(base+"/c", base+"/a/b")),
 		},
 		{name: "no parent", entries: layer(file(base + "/a/b")), want: "its directory is not in the layer"},
 		{
-			name: "parent later", entries: layer(file(base+"/a/b"), dir(base+"/a", 0o555)),
+			name: "parent later", entries: layer(file(base+"/a/b"), dir(base+"/a", 0o755)),
 			want: "its directory is not in the layer",
 		},
 		{name: "not sorted", entries: layer(file(base+"/b"), file(base+"/a")), want: "follows"},
@@ -244,7 +244,7 @@ func TestChecksOfLayers(t *testing.T) {
 		},
 		{name: "equal files", entries: layer(file(base+"/a"), file(base+"/b")), same: true, want: "again"},
 		{name: "path missing", entries: layer()[:2], want: "is missing"},
-		{name: "path too many", entries: layer(dir(base+"-doc", 0o555)), want: "is in none of the layer's store paths"},
+		{name: "path too many", entries: layer(dir(base+"-doc", 0o755)), want: "is in none of the layer's store paths"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			entries, err := readLayer(archiveOf(t, test.entries, test.same))

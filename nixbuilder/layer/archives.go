@@ -64,7 +64,7 @@ func (w *narWriter) write(parent store.Path, e nar.Entry) error {
 	}
 	switch mode := int64(e.Mode.Perm()); {
 	case e.Mode.IsDir():
-		return w.tar.Dir(path, mode)
+		return w.tar.Dir(path, dirMode)
 	case e.Mode.Type() == fs.ModeSymlink:
 		return w.tar.Symlink(path, e.Target)
 	default:

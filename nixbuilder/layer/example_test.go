@@ -42,6 +42,6 @@ func ExamplePack() {
 	fmt.Println(result.DiffID)
 	// Output:
 	// application/vnd.oci.image.layer.v1.tar+gzip
-	// sha256:1e87cdbd24a2bb28a66b59f1f18811a8ac4fe7f84fc6121230e4af55e0363387 true
-	// sha256:de8756e786bc9eb6305b695f0ac09d87fb9592e7409d6446879b0d95c0c320c0
+	// sha256:c97bd5cd6e68290ad12cc1aff9c2e9876ac3643a008b5695a4daae093ec72ed6 true
+	// sha256:2cc142959cb0bc78c83af21198e0225e3cfeba2a504417ab6621cb43c446afd0
 }

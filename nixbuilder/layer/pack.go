@@ -64,9 +64,14 @@ func Pack(
 	})
 }
 
+// dirMode is the mode of directories. The store's own is 0555. Who unpacks a layer without being
+// root could then write nothing into a directory, nor remove it afterwards. Nix's hashes do not
+// cover the modes of directories.
+const dirMode = 0o755
+
 func storeDirs(t *Tar) error {
 	for _, parent := range []string{"nix", "nix/store"} {
-		if err := t.Dir(parent, 0o755); err != nil {
+		if err := t.Dir(parent, dirMode); err != nil {
 			return err
 		}
 	}
@@ -83,7 +88,7 @@ type entry struct {
 
 // mode is the one that Nix gives to the files of its store.
 func (e entry) mode() int64 {
-	if e.info.IsDir() || e.info.Mode()&0o111 != 0 {
+	if e.info.Mode()&0o111 != 0 {
 		return 0o555
 	}
 	return 0o444
@@ -176,7 +181,7 @@ func (w *entryWriter) write(e entry) error {
 	case 0:
 		return w.file(e)
 	case fs.ModeDir:
-		return w.tar.Dir(e.path, e.mode())
+		return w.tar.Dir(e.path, dirMode)
 	case fs.ModeSymlink:
 		target, err := e.dir.Readlink(e.name)
 		if err != nil {

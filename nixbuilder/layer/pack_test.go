@@ -120,8 +120,8 @@ func TestPackEntries(t *testing.T) {
 				{name: b + "/x"},
 			},
 			[]string{
-				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/B"`, `5 0555 "` + a + `/a/"`, `0 0444 "` + a + `/a/z"`,
-				`0 0444 "` + a + `/a-"`, `0 0444 "` + a + `/b"`, `0 0444 "` + a + `/é"`, `5 0555 "` + b + `/"`,
+				`5 0755 "` + a + `/"`, `0 0444 "` + a + `/B"`, `5 0755 "` + a + `/a/"`, `0 0444 "` + a + `/a/z"`,
+				`0 0444 "` + a + `/a-"`, `0 0444 "` + a + `/b"`, `0 0444 "` + a + `/é"`, `5 0755 "` + b + `/"`,
 				`0 0444 "` + b + `/x"`,
 			}},
 		{"a path that is a file", []file{{name: a, content: "x", exec: true}}, []string{`0 0555 "` + a + `" = "x"`}},
@@ -131,7 +131,7 @@ func TestPackEntries(t *testing.T) {
 				{name: a + "/loop", link: "."}, {name: a + "/out", link: "../../../../etc"},
 				{name: a + "/void", link: "void"},
 			},
-			[]string{`5 0555 "` + a + `/"`, `2 0777 "` + a + `/loop" -> "."`,
+			[]string{`5 0755 "` + a + `/"`, `2 0777 "` + a + `/loop" -> "."`,
 				`2 0777 "` + a + `/out" -> "../../../../etc"`, `2 0777 "` + a + `/void" -> "void"`}},
 		{"equal files are linked, if their modes are equal and they are not empty",
 			[]file{
@@ -140,17 +140,17 @@ func TestPackEntries(t *testing.T) {
 				{name: a + "/5"}, {name: a + "/6"}, {name: b + "/1", content: "same"},
 			},
 			[]string{
-				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "same"`, `1 0444 "` + a + `/2" -> "` + a + `/1"`,
+				`5 0755 "` + a + `/"`, `0 0444 "` + a + `/1" = "same"`, `1 0444 "` + a + `/2" -> "` + a + `/1"`,
 				`0 0555 "` + a + `/3" = "same"`,
 				`0 0444 "` + a + `/4" = "size"`, `0 0444 "` + a + `/5"`, `0 0444 "` + a + `/6"`,
-				`5 0555 "` + b + `/"`, `1 0444 "` + b + `/1" -> "` + a + `/1"`,
+				`5 0755 "` + b + `/"`, `1 0444 "` + b + `/1" -> "` + a + `/1"`,
 			}},
 		{"files larger than the buffer",
 			[]file{
 				{name: a + "/1", content: big + "1"}, {name: a + "/2", content: big + "2"},
 				{name: a + "/3", content: big + "1"},
 			},
-			[]string{`5 0555 "` + a + `/"`, `0 0444 "` + a + `/1" = "0123456789abcdef0123"`,
+			[]string{`5 0755 "` + a + `/"`, `0 0444 "` + a + `/1" = "0123456789abcdef0123"`,
 				`0 0444 "` + a + `/2" = "0123456789abcdef0123"`,
 				`1 0444 "` + a + `/3" -> "` + a + `/1"`}},
 		{"long and odd names",
@@ -160,7 +160,7 @@ func TestPackEntries(t *testing.T) {
 				{name: a + "/m", link: long + "\xff"}, {name: a + "/n", link: "é\n"},
 			},
 			[]string{
-				`5 0555 "` + a + `/"`, `0 0444 "` + a + `/\n"`, `2 0777 "` + a + `/l" -> "` + long + `"`,
+				`5 0755 "` + a + `/"`, `0 0444 "` + a + `/\n"`, `2 0777 "` + a + `/l" -> "` + long + `"`,
 				`0 0444 "` + a + `/` + long + `"`,
 				`0 0444 "` + a + `/` + long + `\xff"`,
 				`2 0777 "` + a + `/m" -> "` + long + `\xff"`, `2 0777 "` + a + `/n" -> "é\n"`,
@@ -201,18 +201,18 @@ func golden() []file {
 // layer of every registry is made and stored anew, once: a reason to say so in the change log.
 func TestPackGolden(t *testing.T) {
 	root := makeStore(t, golden()...)
-	const diffID = "sha256:659f8bbe2c69428586ea423f1667f88cd289f955c68c68c89d7178c82b7ccdde"
+	const diffID = "sha256:1f51866e905d58e53328407ef597f31af23ab7cfb2d290ab7d4aef8739caf7cd"
 	for _, test := range []struct {
 		compression compress.Compression
 		digest      digest.Digest
 		decompress  func(io.Reader) (io.Reader, error)
 	}{
 		{
-			compress.Gzip, "sha256:4563f3ddc92872f62be95f0ff29f1427fe84c7743a427219b0ecb468a7bf4637",
+			compress.Gzip, "sha256:d43c39df111db5e48b6e40375862eca50b610ea9cd9df657dbf548d4920e1c1f",
 			func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
 		},
 		{
-			compress.Zstd, "sha256:44e6e20c4520c02348afbff3f34565a7af74a39307ea78ac50e566a992b56d8e",
+			compress.Zstd, "sha256:472999a03f339c0bb822e95c87cbbe08103a77ae539c67b86569fb31a0f3d402",
 			func(r io.Reader) (io.Reader, error) { return zstd.NewReader(r, zstd.WithDecoderConcurrency(1)) },
 		},
 		{compress.None, diffID, func(r io.Reader) (io.Reader, error) { return r, nil }},

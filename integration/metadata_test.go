@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/labels"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -29,7 +31,8 @@ in
   described = quick // { meta = { description = long 4000000; license = licenses; mainProgram = "quick"; }; };
   version = quick // { version = long 5000000; };
   program = quick // { meta.mainProgram = long 400; };
-  label = image { labels.a = long 5000000; };
+  settings = image { labels.a = long 5000000; };
+  label = image { labels.a = long 4096; };
   port = image { exposedports = [ "99999" ]; };
   variable = image { env.A = "a\nPATH=/evil"; };
   directory = image { workingdir = "../.."; };
@@ -40,7 +43,8 @@ in
 	for name, want := range map[string]string{
 		"version":   "version: its version has 5000000 bytes, 256 are allowed",
 		"program":   "program: its meta.mainProgram has 400 bytes, 256 are allowed",
-		"label":     "label: passthru.image has 5000",
+		"settings":  "settings: passthru.image has 5000",
+		"label":     "label: passthru.image.labels has 4097 bytes in",
 		"port":      "port: passthru.image.exposedports has",
 		"variable":  "passthru.image.env has a line break or another control character in A",
 		"directory": "passthru.image.workingdir is",
@@ -73,5 +77,58 @@ in
 	)
 	if err != nil || records > 100_000 {
 		t.Errorf("the records have %d bytes, %v", records, err)
+	}
+	r = StartRegistry(t, "nix.packages.path="+set, `nix.include=["label"]`)
+	status, _, body, err := r.Get(t.Context(), "/v2/described/manifests/latest", v1.MediaTypeImageManifest)
+	if err != nil || status != http.StatusForbidden ||
+		!strings.Contains(string(body), "every image includes label: label: passthru.image.labels has 4097 bytes in") {
+		t.Errorf("with an include at fault, the answer is %d %s, %v", status, body, err)
+	}
+}
+
+// An image of as many packages as a name has room for, which is 255 bytes with the host, has no label
+// that clients of containerd could not take. The manifest tells of all packages.
+func TestManyPackages(t *testing.T) {
+	t.Parallel()
+	const letters = "abcdefghijklmnopqrstuvwxyz"
+	names := strings.Split(letters, "")
+	for i := range 61 {
+		names = append(names, letters[i/26:i/26+1]+letters[i%26:i%26+1])
+	}
+	name := strings.Join(names, "/")
+	set := FreshPackages(t)
+	file := filepath.Join(set, "default.nix")
+	Write(t, file, strings.Replace(Read(t, file), "in\n{\n", fmt.Sprintf(
+		"in\nlistToAttrs (map (name: { inherit name; value = says name 0 name; }) [ \"%s\" ])\n// {\n",
+		strings.Join(names, "\" \""),
+	), 1))
+	r := StartRegistry(t, "nix.packages.path="+set, "nix.names.maxpackages=100")
+	image := r.Pull(t, name)
+	var config v1.Image
+	if err := json.Unmarshal(r.Blob(t, image, image.Config), &config); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range config.Config.Labels {
+		if err := labels.Validate(key, value); err != nil {
+			t.Errorf("containerd says: %v", err)
+		}
+		if value != image.Annotations[key] {
+			t.Errorf("the label %s is %q, the annotation %q", key, value, image.Annotations[key])
+		}
+	}
+	var packages []struct{ Name string }
+	if err := json.Unmarshal([]byte(image.Annotations["io.github.nixery-registry.packages"]), &packages); err != nil {
+		t.Fatal(err)
+	}
+	if len(packages) != len(names) {
+		t.Errorf("the annotation has %d packages, want %d", len(packages), len(names))
+	}
+	for _, engine := range Engines {
+		t.Run(engine.Name, func(t *testing.T) {
+			engine.Pull(t, r.Ref(name))
+			if got := engine.Run(t, "--network", "none", r.Ref(name), "aa"); got != "aa" {
+				t.Errorf("it wrote %q", got)
+			}
+		})
 	}
 }

@@ -160,7 +160,7 @@ func (b *Builder) assemble(ctx context.Context, j job, from supply) (image.Manif
 	if size := store.NarSize(closure); size > b.options.MaxBytes {
 		return image.Manifest{}, nixstore.TooLarge(size, b.options.MaxBytes)
 	}
-	if err := image.CheckConfig(closure, j.labels); err != nil {
+	if err := image.CheckDocuments(closure, j.labels); err != nil {
 		return image.Manifest{}, err
 	}
 
@@ -262,7 +262,7 @@ func (b *Builder) packClosure(
 
 // closureKey is that of the record of how a closure was grouped into layers.
 func (b *Builder) closureKey(closure []store.PathInfo) string {
-	parts := []string{packFormat, b.options.Compression.String(), fmt.Sprint(b.options.Layers)}
+	parts := []string{fmt.Sprint(packFormat), b.options.Compression.String(), fmt.Sprint(b.options.Layers)}
 	for _, info := range closure {
 		parts = append(parts, string(info.Path))
 	}

@@ -24,7 +24,7 @@ const packagesCached = 16 << 20
 
 // resultFormat is part of every key of a package's record. It changes with what package eval
 // believes. Records of the first were also of trees that were being removed.
-const resultFormat = "2"
+const resultFormat = "3"
 
 // A resolver remembers what names stand for. It is safe for concurrent use.
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/sirupsen/logrus"
 
@@ -89,8 +90,12 @@ func (b *Builder) needed(j job) nixstore.Wanted {
 	}
 	needed.Instantiate = func(ctx context.Context, names []string) error {
 		err := whole(j.pinned, func() error {
-			_, err := b.evaluator.Instantiate(ctx, sourceOf(j.pinned), j.system, names)
-			return err
+			for names := range slices.Chunk(names, eval.MaxNames) {
+				if _, err := b.evaluator.Instantiate(ctx, sourceOf(j.pinned), j.system, names); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		if fault := (*eval.SourceError)(nil); errors.As(err, &fault) {
 			return faultOf(j.pinned, fault)

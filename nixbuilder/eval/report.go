@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -232,6 +233,12 @@ func (i *Image) faults() (faults []string) {
 			fault(".env has %.100q, which is no name of a variable", name)
 		case strings.ContainsFunc(value, unicode.IsControl):
 			fault(".env has a line break or another control character in %.100s", name)
+		}
+	}
+	for name, value := range i.Labels {
+		if size := len(name) + len(value); size > image.MaxLabel {
+			fault(".labels has %d bytes in %.100q, with the name, %d are allowed: clients take no more", size, name,
+				image.MaxLabel)
 		}
 	}
 	if user := i.User; user != nil && strings.ContainsFunc(*user, unicode.IsControl) {

@@ -71,15 +71,21 @@ func TestPackagesThatSayTooMuch(t *testing.T) {
 			map[string]any{"outPaths": map[string]string{"out": "/nix/store/0000000000000000000000000000000a-a", long(300): "/" + strings.Repeat("0", 52)}},
 			"the name of an output has 300 bytes",
 		},
-		{"settings as large as may be", settings("labels", map[string]string{"a": long(65_000)}), ""},
+		{"settings as large as may be", settings("env", map[string]string{"a": long(65_000)}), ""},
 		{
-			"larger settings", settings("labels", map[string]string{"a": long(66_000)}),
+			"larger settings", settings("env", map[string]string{"a": long(66_000)}),
 			"a: passthru.image has 66109 bytes as JSON, 65536 are allowed",
 		},
 		{
 			"settings that are larger as JSON", settings("cmd", []string{strings.Repeat("\x01", 11_000)}),
 			"passthru.image has",
 		},
+		{"labels as long as may be", settings("labels", map[string]string{"a": long(4095), "b": "\n"}), ""},
+		{
+			"a longer label", settings("labels", map[string]string{"ab": long(4095)}),
+			`a: passthru.image.labels has 4097 bytes in "ab", with the name, 4096 are allowed`,
+		},
+		{"a label with a long name", settings("labels", map[string]string{long(4096): "a"}), "labels has 4097 bytes in"},
 		{"the last port", settings("exposedports", []string{"65535", "1/udp"}), ""},
 		{
 			"one more", settings("exposedports", []string{"65536"}),

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 
@@ -43,15 +44,15 @@ func Config(layers []Layer, platform string, created time.Time, container v1.Ima
 	return config, checkDocument("config", len(config))
 }
 
-// CheckConfig refuses an image whose config would be too large, before anything of it is packed.
-// The config has at least the store paths of the closure and the labels.
-func CheckConfig(closure []store.PathInfo, labels map[string]string) error {
-	bytes := 0
+// CheckDocuments refuses an image whose config or manifest would be too large, before anything of it
+// is packed. The config has at least the store paths of the closure, the manifest the annotations.
+func CheckDocuments(closure []store.PathInfo, annotations map[string]string) error {
+	config, manifest := 0, 0
 	for _, info := range closure {
-		bytes += len(info.Path)
+		config += len(info.Path)
 	}
-	for name, label := range labels {
-		bytes += len(name) + len(label)
+	for name, value := range annotations {
+		manifest += len(name) + len(value)
 	}
-	return checkDocument("config", bytes)
+	return cmp.Or(checkDocument("config", config), checkDocument("manifest", manifest))
 }

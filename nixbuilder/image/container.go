@@ -83,7 +83,7 @@ func Container(
 	env["PATH"] = searchPath
 	config := v1.ImageConfig{Labels: map[string]string{}}
 	if notes := root.Notes(); len(notes) > 0 {
-		config.Labels[LabelNotes] = strings.Join(notes, "; ")
+		label(config.Labels, map[string]string{LabelNotes: strings.Join(notes, "; ")})
 	}
 	var asked, others []Package
 	for _, p := range packages {
@@ -112,7 +112,7 @@ func Container(
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		config.Env = append(config.Env, name+"="+env[name])
 	}
-	maps.Copy(config.Labels, provenance)
+	label(config.Labels, provenance)
 	return config, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -54,8 +55,12 @@ func TestDocumentsAreBounded(t *testing.T) {
 		{"a manifest", manifest(label(MaxDocument)), "the manifest of this image would have 4194"},
 		{"a manifest that may be", manifest(label(MaxDocument - 10_000)), ""},
 		{"an index", index, "the manifest of this image would have 4194"},
-		{"a config with many paths, before they are packed", CheckConfig(many, nil), "the config of this image would have"},
-		{"a config with few paths", CheckConfig(many[:10], label(1000)), ""},
+		{"a config with many paths, before they are packed", CheckDocuments(many, nil), "the config of this image would have"},
+		{
+			"a manifest with a long list, before its layers are packed", CheckDocuments(many[:10], label(MaxDocument)),
+			"the manifest of this image would have",
+		},
+		{"documents with little in them", CheckDocuments(many[:10], label(1000)), ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			refused := (*TooLargeError)(nil)
@@ -265,5 +270,34 @@ func TestProvenance(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// What was asked for is a label where clients can take it. No package can say something else
+// instead.
+func TestLongLabels(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		bytes int // of the name and the value
+		want  bool
+	}{
+		{"the longest", 4096, true},
+		{"one byte more", 4097, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			list := strings.Repeat("x", test.bytes-len(AnnotationPackages))
+			forged := &Settings{Labels: map[string]string{AnnotationPackages: "forged", "own": "own"}}
+			container := Container(
+				false, []Package{{Asked: true, Settings: forged}}, programs{},
+				map[string]string{AnnotationPackages: list, v1.AnnotationTitle: "a"},
+			)
+			want := map[string]string{"own": "own", v1.AnnotationTitle: "a"}
+			if test.want {
+				want[AnnotationPackages] = list
+			}
+			if !maps.Equal(container.Labels, want) {
+				t.Errorf("the labels are %.200v, want %.200v", container.Labels, want)
+			}
+		})
 	}
 }

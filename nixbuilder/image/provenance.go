@@ -23,6 +23,10 @@ const AnnotationVariant = "io.github.nixery-registry.variant"
 // that its interpreters don't find (rootfs.Tree.Notes). Only images with such modules have it.
 const LabelNotes = "io.github.nixery-registry.notes"
 
+// MaxLabel is how many bytes the name and the value of a label may have together. containerd refuses
+// to make a container with a longer one; its CRI plugin and other clients drop the label.
+const MaxLabel = 4096
+
 // An Origin is the package set that an image is built from.
 type Origin struct {
 	Source, Revision string
@@ -38,8 +42,8 @@ type annotatedPackage struct {
 	Paths   []store.Path `json:"paths"`
 }
 
-// Provenance says what an image was built from: its labels, and the annotations of its manifest.
-// All of it follows from the request, which is the title, and the package set
+// Provenance says what an image was built from: the annotations of its manifest, which are its
+// labels, too, up to MaxLabel. All of it follows from the request, which is the title, and the package set
 // (docs/decisions/provenance.md).
 func Provenance(title string, packages []Package, origin Origin) (map[string]string, error) {
 	list := make([]annotatedPackage, len(packages))
@@ -50,12 +54,24 @@ func Provenance(title string, packages []Package, origin Origin) (map[string]str
 	if err != nil {
 		return nil, err
 	}
-	labels := origin.annotations(title)
-	labels[AnnotationPackages] = string(text)
+	annotations := origin.annotations(title)
+	annotations[AnnotationPackages] = string(text)
 	if len(origin.Variant) > 0 {
-		labels[AnnotationVariant] = strings.Join(origin.Variant, " ")
+		annotations[AnnotationVariant] = strings.Join(origin.Variant, " ")
 	}
-	return labels, nil
+	return annotations, nil
+}
+
+// label makes labels of an image's provenance. One that is too long is left out, and so is what a
+// package says under its name.
+func label(labels, provenance map[string]string) {
+	for name, value := range provenance {
+		if len(name)+len(value) > MaxLabel {
+			delete(labels, name)
+		} else {
+			labels[name] = value
+		}
+	}
 }
 
 // IndexProvenance says what the images of an index were built from: the index's annotations.

@@ -186,7 +186,7 @@ func TestVarEmpty(t *testing.T) {
 func TestKept(t *testing.T) {
 	for name, want := range map[string]bool{
 		"": true, "etc/passwd": true, "share/factory/etc/nsswitch.conf": true, propagatedFile: true, neededFile: true,
-		"passwd": false,
+		"passwd":    false,
 		"etc/fstab": false, "etc": false, "etc/passwd/x": false, "bin/hosts": false, "nix-support/etc": false,
 	} {
 		if got := Kept(name); got != want {

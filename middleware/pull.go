@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
+	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
@@ -88,9 +89,13 @@ func (s *Service) isCurrent(tag string, image imagestore.Image) bool {
 
 // isOf tells whether an image is as it would be made of a revision now. The tag of a revision keeps
 // the image that was made for it, also when images have had another form since.
+//
+// An image of a newer format is as good: while replicas of two versions serve one storage, the older
+// must not make again what the newer has made.
 func (s *Service) isOf(tag string, image imagestore.Image, revision string) bool {
-	sameForm := image.Form == "" || image.Form == s.form || tag == revision
-	return image.Digest != "" && image.Revision == revision && sameForm && !s.due(image)
+	sameForm := image.Form == "" || image.Form == s.form
+	asMadeNow := sameForm && image.Format >= nixbuilder.Format || tag == revision
+	return image.Digest != "" && image.Revision == revision && asMadeNow && !s.due(image)
 }
 
 // due tells whether it is time to try again for platforms that an image lacks.

@@ -14,6 +14,7 @@ import (
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -39,6 +40,7 @@ type fakeBuilder struct {
 	origin            string // as if the operator had configured every revision
 	pinErr, buildErr  error
 	missing           []string
+	bytes             string // of which images have others
 	pinTime, makeTime time.Duration
 	during            func() // of each build
 	offers            []string
@@ -80,7 +82,7 @@ func (b *fakeBuilder) Build(
 		return image.Image{}, b.buildErr
 	}
 	return image.Image{
-		Manifest: manifestOf(pinned.Revision + " without " + fmt.Sprint(b.missing)), Missing: b.missing,
+		Manifest: manifestOf(pinned.Revision + b.bytes + " without " + fmt.Sprint(b.missing)), Missing: b.missing,
 		Source: pinned.Name, Revision: pinned.Revision, NixVersion: "2.0",
 	}, nil
 }
@@ -101,6 +103,7 @@ func manifestOf(note string) image.Manifest {
 type pulling struct {
 	*Service
 	builder *fakeBuilder
+	files   driver.StorageDriver
 	repo    distribution.Repository
 }
 
@@ -121,7 +124,7 @@ func newPulling(t *testing.T) *pulling {
 	if err := service.open(registry, files); err != nil {
 		t.Fatal(err)
 	}
-	p := &pulling{Service: service, builder: builder}
+	p := &pulling{Service: service, builder: builder, files: files}
 	p.repo = p.repository(t, "git")
 	return p
 }
@@ -229,6 +232,52 @@ func TestPullRefresh(t *testing.T) {
 		p.want(t, "r2", "r2", false)
 		p.asked(t, 0, 0)
 	})
+}
+
+// An image of an older format is made again, and answers until that is done. The tag of its revision
+// keeps it. One of a newer format, as another replica makes it, is as good as one of the present.
+func TestPullFormat(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		format int
+		again  bool
+	}{
+		{"from before there were formats", 0, true},
+		{"older", nixbuilder.Format - 1, true},
+		{"present", nixbuilder.Format, false},
+		{"newer", nixbuilder.Format + 1, false},
+	} {
+		p := newPulling(t)
+		present := p.store
+		p.store = imagestore.New(p.files, p.namespace, imagestore.Options{Form: p.form, Format: test.format})
+		p.builder.bytes = "of that format"
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				before := p.want(t, "latest", "r1", false)
+				p.asked(t, 1, 1)
+				p.store, p.builder.bytes, p.builder.makeTime = present, "", 2*p.options.Build.Hold
+				if !test.again {
+					p.want(t, "latest", "r1", false)
+					p.asked(t, 1, 0)
+					return
+				}
+				for range 2 {
+					if got := p.want(t, "latest", "r1", true); got.Digest != before.Digest {
+						t.Errorf("while it is made, the answer is %s, want %s", got.Digest, before.Digest)
+					}
+				}
+				after := p.want(t, "latest", "r1", false)
+				p.asked(t, 3, 1)
+				if after.Digest == before.Digest || after.Format != nixbuilder.Format {
+					t.Errorf("made again, it is %+v", after)
+				}
+				if got := p.want(t, "r1", "r1", false); got.Digest != before.Digest {
+					t.Errorf("the tag of the revision is for %s, want %s", got.Digest, before.Digest)
+				}
+				p.asked(t, 1, 0)
+			})
+		})
+	}
 }
 
 // An image that lacks a platform is tried again after refresh, and then also under the tag of its

@@ -217,7 +217,9 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 // open makes what the Service keeps in storage and in memory.
 func (s *Service) open(namespace distribution.Namespace, storage driver.StorageDriver) (err error) {
 	s.namespace = namespace
-	s.store = imagestore.New(storage, namespace, imagestore.Options{Form: s.form, ReadOnly: s.readOnly})
+	s.store = imagestore.New(storage, namespace, imagestore.Options{
+		Form: s.form, Format: nixbuilder.Format, ReadOnly: s.readOnly,
+	})
 	if len(s.config.Notifications.Endpoints) == 0 {
 		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
 	}

@@ -13,9 +13,6 @@ import (
 )
 
 const (
-	// listingFormat is part of every key of a listing's record. It changes with what package nar
-	// writes.
-	listingFormat = "1"
 	// maxListingBytes is how large the listing of a store path may be. A file in it takes about 20
 	// bytes.
 	maxListingBytes = 32 << 20
@@ -50,7 +47,9 @@ func newListings(state records.State) (*listings, error) {
 	return l, err
 }
 
-func listingKey(p store.Path) string { return records.Key("listing", listingFormat, string(p)) }
+func listingKey(p store.Path) string {
+	return records.Key("listing", fmt.Sprint(listingFormat), string(p))
+}
 
 // add keeps a listing in memory, as long as there is room.
 func (l *listings) add(p store.Path, listing []byte) {

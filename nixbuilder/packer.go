@@ -29,10 +29,6 @@ const (
 	uploadsPerCore = 2
 )
 
-// packFormat is part of every key of the record of a layer of store paths. It changes with the bytes
-// that package layer writes.
-const packFormat = "3"
-
 // A Repository is where an image's layers go. It is safe for concurrent use.
 //
 // A layer that the registry holds already is mounted. Any other one is uploaded: the Builder writes
@@ -114,7 +110,7 @@ func (p *packer) recall(l image.Layer) { p.records.Recall(p.key(l.Paths), l.Blob
 
 // key is the key of a layer's record, for a layer of store paths.
 func (p *packer) key(paths []store.Path) string {
-	return records.Key("store paths", packFormat, p.compressor.Compression().String(), store.Join(paths))
+	return records.Key("store paths", fmt.Sprint(packFormat), p.compressor.Compression().String(), store.Join(paths))
 }
 
 // layer has the layer of a key in the repository. If the registry holds it, it is mounted. If

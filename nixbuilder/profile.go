@@ -10,10 +10,6 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
-// rootFormat is part of every key of the record of a root layer. It changes with the bytes that
-// package rootfs writes.
-const rootFormat = "5"
-
 // A profile is the root directory of an image: its packages, merged.
 type profile struct {
 	packages []rootfs.Package
@@ -39,7 +35,7 @@ func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, 
 
 // key is the key of the root layer's record, made of all that the root layer depends on.
 func (p profile) key(compression compress.Compression) string {
-	parts := []string{"profile", rootFormat, compression.String()}
+	parts := []string{"profile", strconv.Itoa(rootFormat), compression.String()}
 	for _, pkg := range p.packages {
 		parts = append(parts, pkg.Name, strconv.Itoa(pkg.Priority), store.Join(pkg.Outputs))
 	}

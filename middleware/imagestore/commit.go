@@ -79,6 +79,7 @@ func (s *Store) store(
 		Missing:  img.Missing,
 		At:       time.Now().UTC(),
 		Form:     s.options.Form,
+		Format:   s.options.Format,
 	}
 	for _, tag := range tags {
 		storing.Go(func() error {

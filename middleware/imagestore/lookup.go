@@ -34,6 +34,8 @@ type Record struct {
 	// Form is Options.Form. It is empty in records from before there was one; these images are
 	// taken to have the present form.
 	Form string `json:"form,omitempty"`
+	// Format is Options.Format. It is 0 in records from before there was one.
+	Format int `json:"format,omitempty"`
 }
 
 // LookUp tells what a tag points to.

@@ -17,6 +17,8 @@ const recordBytes = 4 << 20
 type Options struct {
 	// Form is kept in the record of each image: what its bytes depend on beside its packages.
 	Form string
+	// Format is kept there, too: the version of the bytes of images.
+	Format int
 	// ReadOnly has Make store nothing. Links are written also then: their image was stored before.
 	ReadOnly bool
 }

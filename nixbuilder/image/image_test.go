@@ -287,10 +287,13 @@ func TestLongLabels(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			list := strings.Repeat("x", test.bytes-len(AnnotationPackages))
 			forged := &Settings{Labels: map[string]string{AnnotationPackages: "forged", "own": "own"}}
-			container := Container(
+			container, err := Container(
 				false, []Package{{Asked: true, Settings: forged}}, programs{},
 				map[string]string{AnnotationPackages: list, v1.AnnotationTitle: "a"},
 			)
+			if err != nil {
+				t.Fatal(err)
+			}
 			want := map[string]string{"own": "own", v1.AnnotationTitle: "a"}
 			if test.want {
 				want[AnnotationPackages] = list

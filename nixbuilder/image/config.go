@@ -18,8 +18,11 @@ var epoch = time.Unix(1, 0).UTC()
 // package set, or zero if it has none.
 //
 // The history tells which store paths each layer holds: the image can be checked, and made again,
-// from that alone. The error is a *TooLargeError if nobody could read the config.
+// from that alone. The error is a *TooLargeError if nobody could read the config or run the image.
 func Config(layers []Layer, platform string, created time.Time, container v1.ImageConfig) ([]byte, error) {
+	if err := checkStart(container); err != nil {
+		return nil, err
+	}
 	if created = created.UTC(); created.IsZero() {
 		created = epoch
 	}

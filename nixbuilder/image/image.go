@@ -2,6 +2,7 @@ package image
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -52,24 +53,40 @@ type Layer struct {
 // manifest, and some clients read no larger config.
 const MaxDocument = 4 << 20
 
-// A TooLargeError refuses a manifest or config that a registry could store, and nobody could read.
+// maxStart is how many bytes the environment, entrypoint and command of an image may have together.
+// Linux starts programs with 2 MiB at most. The rest is for what users add.
+const maxStart = 1 << 20
+
+// A TooLargeError refuses an image that a registry could store, and nobody could read or run.
 type TooLargeError struct {
-	// Document is "manifest" or "config".
-	Document string
-	// Bytes is how large it would be.
-	Bytes int
+	// Part is "manifest", "config", or "environment and command".
+	Part string
+	// Bytes is how large it would be, and Most how large it may be.
+	Bytes, Most int
 }
 
 func (e *TooLargeError) Error() string {
 	return fmt.Sprintf(
-		"the %s of this image would have %d bytes, %d are allowed: it names all packages and store paths, so ask for fewer packages at once",
-		e.Document, e.Bytes, MaxDocument,
+		"the %s of this image would have %d bytes, %d are allowed: all packages add to it, so ask for fewer at once",
+		e.Part, e.Bytes, e.Most,
 	)
 }
 
 func checkDocument(name string, bytes int) error {
 	if bytes > MaxDocument {
-		return &TooLargeError{Document: name, Bytes: bytes}
+		return &TooLargeError{Part: name, Bytes: bytes, Most: MaxDocument}
+	}
+	return nil
+}
+
+// checkStart refuses what no program could be started with.
+func checkStart(container v1.ImageConfig) error {
+	bytes := 0
+	for _, text := range slices.Concat(container.Env, container.Entrypoint, container.Cmd) {
+		bytes += len(text) + 1
+	}
+	if bytes > maxStart {
+		return &TooLargeError{Part: "environment and command", Bytes: bytes, Most: maxStart}
 	}
 	return nil
 }

@@ -40,6 +40,11 @@ func TestDocumentsAreBounded(t *testing.T) {
 		_, err := Config(someLayers, "linux/amd64", time.Time{}, v1.ImageConfig{Labels: labels})
 		return err
 	}
+	start := func(env, cmd int) error {
+		container := v1.ImageConfig{Env: []string{strings.Repeat("x", env)}, Cmd: []string{strings.Repeat("x", cmd)}}
+		_, err := Config(someLayers, "linux/amd64", time.Time{}, container)
+		return err
+	}
 	manifest := func(annotations map[string]string) error {
 		_, err := NewManifest([]byte("{}"), someLayers, v1.MediaTypeImageLayerGzip, annotations)
 		return err
@@ -51,6 +56,8 @@ func TestDocumentsAreBounded(t *testing.T) {
 		want string // empty: it is not refused
 	}{
 		{"a config", config(label(MaxDocument)), "the config of this image would have 4194"},
+		{"an environment", start(1<<20-1, 1), "the environment and command of this image would have 10485"},
+		{"an environment that may be", start(1<<20-3, 1), ""},
 		{"a config that may be", config(label(MaxDocument - 10_000)), ""},
 		{"a manifest", manifest(label(MaxDocument)), "the manifest of this image would have 4194"},
 		{"a manifest that may be", manifest(label(MaxDocument - 10_000)), ""},
@@ -68,7 +75,7 @@ func TestDocumentsAreBounded(t *testing.T) {
 				t.Fatalf("the error is %v", test.err)
 			}
 			if refused != nil && (!strings.Contains(refused.Error(), test.want) ||
-				!strings.Contains(refused.Error(), "4194304 are allowed")) {
+				!strings.Contains(refused.Error(), fmt.Sprint(refused.Most, " are allowed"))) {
 				t.Errorf("the error is %v, want %q", refused, test.want)
 			}
 		})

@@ -212,12 +212,16 @@ func (b *Builder) packRoot(
 	if err != nil {
 		return image.Layer{}, v1.ImageConfig{}, err
 	}
-	release, err := b.merging.Acquire(ctx)
+	done, err := b.merging.Acquire(ctx)
 	if err != nil {
 		return image.Layer{}, v1.ImageConfig{}, err
 	}
-	defer release()
-	profile, err := newProfile(ctx, j.packages, closure, files)
+	defer done()
+	release, err := releaseOf(j.pinned)
+	if err != nil {
+		return image.Layer{}, v1.ImageConfig{}, err
+	}
+	profile, err := newProfile(ctx, j.packages, release, closure, files)
 	if err != nil {
 		return image.Layer{}, v1.ImageConfig{}, err
 	}

@@ -13,12 +13,15 @@ import (
 // A profile is the root directory of an image: its packages, merged.
 type profile struct {
 	packages []rootfs.Package
+	own      []rootfs.OwnFile
 	tree     *rootfs.Tree
 }
 
-// newProfile merges packages.
-func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, files rootfs.Files) (profile, error) {
-	var p profile
+// newProfile merges packages. release is that of the package set.
+func newProfile(
+	ctx context.Context, chosen packages, release string, closure []store.PathInfo, files rootfs.Files,
+) (profile, error) {
+	p := profile{own: []rootfs.OwnFile{osRelease(release)}}
 	for _, c := range chosen {
 		p.packages = append(
 			p.packages, rootfs.Package{Name: c.attribute(), Priority: c.Priority, Outputs: c.installed()},
@@ -29,7 +32,7 @@ func newProfile(ctx context.Context, chosen packages, closure []store.PathInfo, 
 		paths[i] = info.Path
 	}
 	var err error
-	p.tree, err = rootfs.Merge(ctx, p.packages, paths, files)
+	p.tree, err = rootfs.Merge(ctx, p.packages, paths, files, p.own...)
 	return p, err
 }
 
@@ -38,6 +41,9 @@ func (p profile) key(compression compress.Compression) string {
 	parts := []string{"profile", strconv.Itoa(rootFormat), compression.String()}
 	for _, pkg := range p.packages {
 		parts = append(parts, pkg.Name, strconv.Itoa(pkg.Priority), store.Join(pkg.Outputs))
+	}
+	for _, file := range p.own {
+		parts = append(parts, file.Name, file.Content)
 	}
 	return records.Key(parts...)
 }

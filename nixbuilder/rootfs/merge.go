@@ -45,8 +45,12 @@ type Package struct {
 // Accounts and some other files of /etc are regular files, and accounts of several packages are all
 // there.
 //
+// own are files that the image gets if no package brings them.
+//
 // The error is a *layer.UnfitError if no image can hold the packages.
-func Merge(ctx context.Context, packages []Package, closure []store.Path, files Files) (*Tree, error) {
+func Merge(
+	ctx context.Context, packages []Package, closure []store.Path, files Files, own ...OwnFile,
+) (*Tree, error) {
 	m := newMerger(files, closure)
 
 	packages = slices.Clone(packages)
@@ -84,6 +88,9 @@ func Merge(ctx context.Context, packages []Package, closure []store.Path, files 
 		return nil, fmt.Errorf("completing the root directory: %w", err)
 	}
 	if err := m.data(ctx); err != nil {
+		return nil, fmt.Errorf("completing the root directory: %w", err)
+	}
+	if err := m.own(ctx, own); err != nil {
 		return nil, fmt.Errorf("completing the root directory: %w", err)
 	}
 	if err := m.measure(ctx, m.root); err != nil {

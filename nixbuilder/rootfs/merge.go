@@ -84,14 +84,11 @@ func Merge(
 	if err := m.modules(ctx, slices.Sorted(maps.Keys(done))); err != nil {
 		return nil, fmt.Errorf("merging the modules that are needed: %w", err)
 	}
-	if err := m.complete(ctx); err != nil {
-		return nil, fmt.Errorf("completing the root directory: %w", err)
-	}
-	if err := m.data(ctx); err != nil {
-		return nil, fmt.Errorf("completing the root directory: %w", err)
-	}
-	if err := m.own(ctx, own); err != nil {
-		return nil, fmt.Errorf("completing the root directory: %w", err)
+	add := func(ctx context.Context) error { return m.own(ctx, own) }
+	for _, complete := range []func(context.Context) error{m.complete, m.data, add, m.foreign} {
+		if err := complete(ctx); err != nil {
+			return nil, fmt.Errorf("completing the root directory: %w", err)
+		}
 	}
 	if err := m.measure(ctx, m.root); err != nil {
 		return nil, fmt.Errorf("measuring the root directory: %w", err)

@@ -23,9 +23,12 @@ type Options struct {
 	Names     NamesOptions  `mapstructure:"names"`
 	Build     BuildOptions  `mapstructure:"build"`
 	Image     ImageOptions  `mapstructure:"image"`
-	// Shell is what the meta-package shell stands for. Include is in every image, as far as the
-	// package set has it.
+	// Shell and CI are what the meta-packages of these names stand for. Foreign is what CI brings
+	// for programs that were not made with Nix, and Include is in every image, as far as the package
+	// set has them.
 	Shell   []string `mapstructure:"shell"`
+	CI      []string `mapstructure:"ci"`
+	Foreign []string `mapstructure:"foreign"`
 	Include []string `mapstructure:"include"`
 	// Prebuild names images, NAME or NAME:TAG, that are built before anybody asks, and again when
 	// the package set has changed.
@@ -178,7 +181,11 @@ func defaults() Options {
 			EvaluationTime:   30 * time.Second,
 			FetchTime:        5 * time.Minute,
 		},
-		Shell:     []string{"bashInteractive", "coreutils", "moreutils", "nano"},
+		Shell: []string{"bashInteractive", "coreutils", "moreutils", "nano"},
+		CI: []string{
+			"bash", "coreutils", "gnugrep", "gnused", "findutils", "gnutar", "gzip", "gawk", "which", "procps", "git",
+		},
+		Foreign:   []string{"nix-ld", "glibc.out", "stdenv.cc.cc.lib", "zlib", "getconf"},
 		Include:   []string{"cacert", "iana-etc"},
 		CacheDir:  defaultCacheDir(),
 		CacheSize: 10 * units.GB,

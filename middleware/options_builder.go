@@ -31,6 +31,8 @@ func (o Options) builder() nixbuilder.Options {
 		Platforms:            o.Platforms,
 		Policy:               names.Policy{Allow: o.Names.Allow, Deny: o.Names.Deny},
 		Shell:                o.Shell,
+		CI:                   o.CI,
+		Foreign:              o.Foreign,
 		Include:              o.Include,
 		Compression:          o.Image.Compression,
 		Layers:               o.Image.Layers,
@@ -149,7 +151,7 @@ func (o Options) caches() binarycache.Options {
 // form stands for what images depend on beside packages. If it changes, tags that move get new
 // images.
 func (o Options) form() string {
-	text, err := json.Marshal([]any{o.Shell, o.Include, o.Image, o.Platforms})
+	text, err := json.Marshal([]any{o.Shell, o.CI, o.Foreign, o.Include, o.Image, o.Platforms})
 	if err != nil {
 		panic(err) // these are texts and numbers
 	}

@@ -62,6 +62,7 @@ func TestParseOptions(t *testing.T) {
 	}
 	all.Image = ImageOptions{Compression: compress.Zstd, Layers: 20}
 	all.Shell, all.Include = []string{"bash"}, []string{}
+	all.CI, all.Foreign = []string{"bash", "git"}, []string{"nix-ld"}
 	all.Prebuild = []string{"nix/shell/git", "nix/hello:staging"}
 	all.Nix = NixOptions{
 		Substituters: []string{
@@ -90,6 +91,8 @@ names: {prefix: nix, allow: ["python3*"], deny: ["*evil*"], maxpackages: 3}
 build: {timeout: 90s, total: 1h, concurrency: 3, queue: 0, perclient: 1, newperhour: 7, trustedproxies: [192.0.2.1], maxsize: 8GiB, hold: 20s, storeless: true, local: true, logtoclients: false}
 image: {compression: zstd, layers: 20}
 shell: [bash]
+ci: [bash, git]
+foreign: [nix-ld]
 include: []
 prebuild: [nix/shell/git, "nix/hello:staging"]
 nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}

@@ -127,10 +127,10 @@ func (s *Service) page(config *configuration.Configuration) http.Handler {
 		}
 		data := struct {
 			Host, Prefix string
-			Shell        []string
+			Shell, CI    []string
 			Public       bool
 			Recent       []recentBuild
-		}{Host: host, Shell: s.options.Shell, Public: config.Auth.Type() == ""}
+		}{Host: host, Shell: s.options.Shell, CI: s.options.CI, Public: config.Auth.Type() == ""}
 		if s.options.Names.Prefix != "" {
 			data.Prefix = s.options.Names.Prefix + "/"
 		}

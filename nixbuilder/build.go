@@ -225,7 +225,8 @@ func (b *Builder) packRoot(
 	if err != nil {
 		return image.Layer{}, v1.ImageConfig{}, err
 	}
-	container, err := image.Container(j.request.Shell, j.packages.described(), profile.tree, j.labels)
+	shell := j.request.Shell || j.request.CI
+	container, err := image.Container(shell, j.packages.described(), profile.tree, j.labels)
 	if err != nil {
 		return image.Layer{}, v1.ImageConfig{}, err
 	}

@@ -33,12 +33,12 @@ type Options struct {
 	// Platforms are the OCI platforms of images whose names choose none. With more than one, an
 	// image is an index.
 	Platforms []string
-	// Policy bounds the packages that names ask for. Shell and Include are the operator's own and
-	// not subject to it.
+	// Policy bounds the packages that names ask for. Shell, CI, Foreign and Include are the
+	// operator's own and not subject to it.
 	Policy names.Policy
-	// Shell are the packages of the meta-package shell. Include are in every image, where the set
-	// has them.
-	Shell, Include []string
+	// Shell are the packages of the meta-package shell, and CI those of ci. The latter brings
+	// Foreign, too, where the set has them. Include are in every image, where the set has them.
+	Shell, CI, Foreign, Include []string
 	// Compression and Layers are the form of images. Layers is how many there are at most for store
 	// paths.
 	Compression compress.Compression

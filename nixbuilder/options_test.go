@@ -44,11 +44,15 @@ func TestSettings(t *testing.T) {
 }
 
 func TestWantedFirst(t *testing.T) {
-	b := &Builder{options: Options{Include: []string{"cacert", "git"}, Shell: []string{"nano", "bash"}}}
+	b := &Builder{options: Options{
+		Include: []string{"cacert", "git"}, Shell: []string{"nano", "bash"}, CI: []string{"sed"},
+		Foreign: []string{"glibc.out"},
+	}}
 	got := b.wantedFirst(
 		[]names.Request{{Packages: []string{"git", "zlib"}}, {Packages: []string{"bash"}, Shell: true}},
 	)
-	if want := []string{"bash", "cacert", "git", "nano", "zlib"}; !slices.Equal(got, want) {
+	want := []string{"bash", "cacert", "ci", "git", "glibc.out", "nano", "sed", "shell", "zlib"}
+	if !slices.Equal(got, want) {
 		t.Errorf("wantedFirst = %q, want %q", got, want)
 	}
 }

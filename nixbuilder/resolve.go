@@ -21,16 +21,20 @@ import (
 // wanted are the names of a request's packages and of those that come with them.
 func (b *Builder) wanted(request names.Request) []string {
 	wanted := slices.Concat(request.Packages, b.options.Include)
-	if request.Shell {
-		wanted = append(wanted, b.options.Shell...)
+	for _, meta := range b.metaPackages(request) {
+		wanted = slices.Concat(wanted, meta.needs, meta.takes)
 	}
 	return wanted
 }
 
-// wantedFirst are the names of several requests together, and of what is in every image or every
-// shell, sorted.
+// wantedFirst are the names of several requests together, of what is in every image, of what
+// meta-packages stand for, and of those themselves, sorted.
 func (b *Builder) wantedFirst(requests []names.Request) []string {
-	wanted := b.wanted(names.Request{Shell: true})
+	all := names.Request{Shell: true, CI: true}
+	wanted := b.wanted(all)
+	for _, meta := range b.metaPackages(all) {
+		wanted = append(wanted, meta.name)
+	}
 	for _, request := range requests {
 		wanted = append(wanted, request.Packages...)
 	}
@@ -39,7 +43,8 @@ func (b *Builder) wantedFirst(requests []names.Request) []string {
 }
 
 // Prepare finds the packages of requests, and those that are in every image, before they are asked
-// for. Packages that can't be had are no failure. The error of a set that can't be used is what
+// for. Packages that can't be had are no failure. Packages that nobody can ask for, because their
+// names are those of meta-packages, are logged. The error of a set that can't be used is what
 // clients are told.
 func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error {
 	release, err := b.source.Lease(ctx, pinned)
@@ -58,6 +63,7 @@ func (b *Builder) Prepare(ctx context.Context, pinned source.Pinned, requests []
 			return err
 		}
 		_, _ = b.included(pinned, system, results) // the operator is told now, clients when they ask
+		b.warnOfHidden(results, system)
 	}
 	return nil
 }
@@ -78,15 +84,12 @@ func (b *Builder) resolve(
 	if err != nil {
 		return nil, err
 	}
-	if request.Shell {
-		for _, name := range b.options.Shell {
-			if failure := results[name].Failure; failure != nil {
-				return nil, status.Errorf(
-					status.Denied, "the meta-package %s needs %s: %s", names.Shell, name, failure.Message,
-				)
-			}
-			found = append(found, chosen{name: name, Package: *results[name].Package})
+	for _, meta := range b.metaPackages(request) {
+		members, err := meta.members(results)
+		if err != nil {
+			return nil, err
 		}
+		found = append(found, members...)
 	}
 	for _, p := range found {
 		if !runsOn(p.System, system) {

@@ -11,6 +11,7 @@ import (
 // The meta-packages. They stand at the beginning of a name.
 const (
 	Shell = "shell"
+	CI    = "ci"
 	amd64 = "amd64"
 	arm64 = "arm64"
 )
@@ -18,10 +19,10 @@ const (
 // Request is what an image name asks for.
 type Request struct {
 	// Packages are the package names as they were spelled, sorted, each once. There are none only
-	// if Shell is true.
+	// if Shell or CI is true.
 	Packages []string
-	// Shell means that the image gets the operator's shell packages, too.
-	Shell bool
+	// Shell means that the image gets the operator's shell packages, too; CI those of its ci.
+	Shell, CI bool
 	// Arch is the OCI architecture that the name chose, or empty for the configured platforms.
 	Arch string
 }
@@ -47,6 +48,8 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 		switch meta := parts[0]; meta {
 		case Shell:
 			r.Shell = true
+		case CI:
+			r.CI = true
 		case amd64, arm64:
 			if r.Arch != "" && r.Arch != meta {
 				return Request{}, errors.New("a name chooses one platform: amd64 and arm64 exclude each other")
@@ -61,7 +64,7 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 		}
 		parts = parts[1:]
 	}
-	for _, meta := range []string{Shell, amd64, arm64} {
+	for _, meta := range []string{Shell, CI, amd64, arm64} {
 		if slices.Contains(r.Packages, meta) {
 			others := slices.DeleteFunc(r.Packages, func(p string) bool { return p == meta })
 			return Request{}, fmt.Errorf(
@@ -73,7 +76,7 @@ func Parse(name, prefix string, maxPackages int) (Request, error) {
 	if slices.Contains(r.Packages, "") {
 		return Request{}, errors.New("a package name is empty")
 	}
-	if len(r.Packages) == 0 && !r.Shell {
+	if len(r.Packages) == 0 && !r.Shell && !r.CI {
 		return Request{}, fmt.Errorf("%q chooses a platform but no package: add package names after it", name)
 	}
 	if len(r.Packages) > maxPackages {
@@ -91,6 +94,9 @@ func (r Request) String() string {
 	}
 	if r.Shell {
 		parts = append(parts, Shell)
+	}
+	if r.CI {
+		parts = append(parts, CI)
 	}
 	return strings.Join(append(parts, r.Packages...), "/")
 }

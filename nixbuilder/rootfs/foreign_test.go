@@ -82,7 +82,9 @@ func TestForeign(t *testing.T) {
 		{
 			name: "directories in the place of files",
 			files: slices.Concat(
-				shim, []file{{name: a + "/lib/" + x86}, {name: a + "/lib64/" + x86 + "/x"}, {name: c + "/libexec/nix-ld/x"}},
+				shim, []file{
+					{name: a + "/lib/" + x86}, {name: a + "/lib64/" + x86 + "/x"}, {name: c + "/libexec/nix-ld/x"},
+				},
 			),
 			want: []string{
 				"lib/" + x86 + " -> " + a + "/lib/" + x86, "lib64/" + x86 + "/x -> " + a + "/lib64/" + x86 + "/x",

@@ -94,6 +94,7 @@ demos
   fzf = program "fzf" "fzf" "MIT";
   gawk = program "gawk" "gawk" "GPL-3.0-or-later";
   git = program "git" "git" "GPL-2.0-only";
+  glibc = package "libc6" "LGPL-2.1-or-later" { };
   gnugrep = program "grep" "grep" "GPL-3.0-or-later";
   gnum4 = program "m4" "m4" "GPL-3.0-or-later";
   gnumake = program "make" "make" "GPL-3.0-or-later";
@@ -167,6 +168,7 @@ demos
   sl = program "sl" "sl" "MIT-advertising";
   socat = program "socat" "socat" "GPL-2.0-only";
   sqlite = program "sqlite3" "sqlite3" "blessing";
+  stdenv.cc.cc.lib = package "libstdc++6" "GPL-3.0-or-later WITH GCC-exception-3.1" { };
   strace = program "strace" "strace" "LGPL-2.1-or-later";
   tcl = program "tclsh" "tcl" "TCL";
   tcpdump = program "tcpdump" "tcpdump" "BSD-3-Clause";
@@ -177,8 +179,10 @@ demos
   vim = program "vim" "vim" "Vim";
   w3m = program "w3m" "w3m" "MIT";
   wget = program "wget" "wget" "GPL-3.0-or-later";
+  which = program "which" "gnu-which" "GPL-3.0-or-later";
   xz = program "xz" "xz-utils" "GPL-2.0-or-later";
   zip = program "zip" "zip" "Info-ZIP";
+  zlib = package "zlib1g" "Zlib" { };
   zstd = program "zstd" "zstd" "BSD-3-Clause";
 
   # Every Debian package under its own name.

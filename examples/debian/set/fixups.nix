@@ -49,6 +49,10 @@
     sed -i "s#/usr/lib/git-core#$out/lib/git-core#g" lib/git-core/git-sh-setup lib/git-core/git-sh-i18n
   '';
 
+  gnu-which = ''
+    link bin/which which.gnu
+  '';
+
   # dot finds its plug-ins in a list that it makes itself. Where it does not run, that of the dot that does is taken.
   graphviz = ''
     wrap dot GVBINDIR "$out/lib/$triplet/graphviz"

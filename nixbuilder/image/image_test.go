@@ -197,6 +197,11 @@ func TestContainer(t *testing.T) {
 			v1.ImageConfig{Env: []string{path}, Cmd: []string{"/bin/sh"}, Labels: labels()},
 		},
 		{
+			"a variable of a package counts more than where the root directory has something", false,
+			[]Package{{Asked: true, Settings: &Settings{Env: map[string]string{"SSL_CERT_FILE": "/own.crt"}}}}, all,
+			v1.ImageConfig{Env: []string{path, "SSL_CERT_FILE=/own.crt"}, Labels: labels()},
+		},
+		{
 			"a package says how it runs", false,
 			[]Package{{Asked: true, Pname: "serve", Settings: server}}, all,
 			v1.ImageConfig{

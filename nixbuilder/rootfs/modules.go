@@ -17,6 +17,7 @@ type interpreter struct {
 	language language
 	program  string // its name in /bin
 	home     string // the store path that it is in
+	link     string // its file in /bin: nixpkgs' nodejs, with npm, has links to a node without
 	version  string // empty if nothing tells it
 	fromNix  bool   // it is nixpkgs' own
 }
@@ -70,7 +71,7 @@ func (m *merger) interpreter(ctx context.Context, l language) (_ interpreter, ok
 		base, _, _ := strings.Cut(rel, "/")
 		_, name, _ := strings.Cut(base, "-")
 		i := interpreter{
-			language: l, program: program, home: store.Dir + "/" + base,
+			language: l, program: program, home: store.Dir + "/" + base, link: here.link,
 			version: cmp.Or(l.version(path.Base(real)), l.version(name)),
 		}
 		if l.nixMark != "" {
@@ -152,7 +153,7 @@ func (m *merger) tell(ctx context.Context, i interpreter) error {
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(here.dirs, func(dir string) bool { return !strings.HasPrefix(dir, i.home+"/") }) {
+		if slices.ContainsFunc(here.dirs, func(dir string) bool { return !i.owns(dir) }) {
 			visible = append(visible, "/"+place)
 		}
 	}
@@ -160,6 +161,12 @@ func (m *merger) tell(ctx context.Context, i interpreter) error {
 		maps.Copy(m.environment, i.language.variables(i, visible))
 	}
 	return m.noteOthers(ctx, i)
+}
+
+// owns reports whether an interpreter brings a directory of the store.
+func (i interpreter) owns(dir string) bool {
+	ofLink := strings.TrimSuffix(i.link, "/bin/"+i.program)
+	return strings.HasPrefix(dir, i.home+"/") || strings.HasPrefix(dir, ofLink+"/")
 }
 
 // mostNoted is how many other versions a note names.

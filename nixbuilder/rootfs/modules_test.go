@@ -199,6 +199,15 @@ func TestModules(t *testing.T) {
 			},
 		},
 		{
+			name: "node with npm beside it", asked: []string{"nodejs-24.16.0"},
+			files: [][]file{{
+				{name: "nodejs-24.16.0/bin/node", link: "{nodejs-slim-24.16.0}/bin/node"},
+				{name: "nodejs-24.16.0/lib/node_modules/npm/index.js", link: "{npm}/lib/node_modules/npm/index.js"},
+				{name: "nodejs-slim-24.16.0/bin/node"}, {name: "npm/lib/node_modules/npm/index.js"},
+			}},
+			want: map[string]string{},
+		},
+		{
 			name: "lua", asked: []string{"lua-5.4.7", "lua5.2-lfs"},
 			files: [][]file{{
 				{name: "lua-5.4.7/bin/lua"}, {name: "lua5.4-lpeg/lib/lua/5.4/lpeg.so"}, {name: "lua5.4-lpeg/share/lua/5.4/re.lua"},

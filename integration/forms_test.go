@@ -123,7 +123,8 @@ func TestForms(t *testing.T) {
 	r.Start()
 	for _, made := range pinned {
 		mediaType := made.header.Get("Content-Type")
-		if again := r.form(t, made.name, made.digest.String(), mediaType, mediaType); !bytes.Equal(again.body, made.body) {
+		again := r.form(t, made.name, made.digest.String(), mediaType, mediaType)
+		if !bytes.Equal(again.body, made.body) {
 			t.Errorf("%s@%s has changed", made.name, made.digest)
 		}
 	}

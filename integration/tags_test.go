@@ -66,7 +66,8 @@ func TestTagsBeforeAPull(t *testing.T) {
 	if got, _ := r.tags(t, "/v2/quick/tags/list"); !slices.Equal(got, want) {
 		t.Errorf("after pulls, the tags are %q, want %q", got, want)
 	}
-	if got := Exec(t, "skopeo", "list-tags", "--tls-verify=false", "docker://"+r.Ref("quick")); !strings.Contains(got, "side") {
+	got := Exec(t, "skopeo", "list-tags", "--tls-verify=false", "docker://"+r.Ref("quick"))
+	if !strings.Contains(got, "side") {
 		t.Errorf("skopeo lists %s", got)
 	}
 }
@@ -98,10 +99,12 @@ func TestTagsOfOthers(t *testing.T) {
 	}
 }
 
-// A remote that keeps silent does not keep who asks for tags.
+// A remote that keeps silent does not keep who asks for tags, nor who looks for signatures.
 func TestTagsOfASilentRemote(t *testing.T) {
 	t.Parallel()
-	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
+		<-request.Context().Done()
+	}))
 	t.Cleanup(func() {
 		silent.CloseClientConnections()
 		silent.Close()
@@ -109,5 +112,11 @@ func TestTagsOfASilentRemote(t *testing.T) {
 	r := StartRegistry(t, `nix.packages={"git": {"url": "`+silent.URL+`/set.git", "ref": "main"}}`)
 	if got, _ := r.tags(t, "/v2/quick/tags/list"); !slices.Equal(got, []string{"latest", "main"}) {
 		t.Errorf("the tags are %q", got)
+	}
+	for _, suffix := range []string{"", ".sig", ".att", ".sbom"} {
+		path := "/v2/quick/manifests/sha256-" + strings.Repeat("0a", 32) + suffix
+		if status, _, body, err := r.Get(t.Context(), path); err != nil || status != http.StatusNotFound {
+			t.Errorf("%s is answered with %d %s, %v", path, status, body, err)
+		}
 	}
 }

@@ -92,15 +92,22 @@ func TestImages(t *testing.T) {
 // has no form of its layers, nothing.
 func checkDockerForm(t *testing.T, r *Registry, image Image, layerType string) {
 	t.Helper()
-	status, header, body, err := r.Get(t.Context(), "/v2/"+image.Name+"/manifests/latest", dockerManifest)
+	path := "/v2/" + image.Name + "/manifests/latest"
+	if layerType == "" {
+		for _, accept := range []string{dockerManifest, dockerList, "application/json", ""} {
+			status, header, body, err := r.Ask(t.Context(), path, http.Header{"Accept": {accept}})
+			if err != nil || status != http.StatusNotFound || header.Get("Vary") != "Accept" ||
+				!strings.Contains(string(body), "compressed with zstd") ||
+				!strings.Contains(string(body), v1.MediaTypeImageManifest) {
+				t.Errorf("without a form for Docker, the answer is %d %v %s, %v", status, header, body, err)
+			}
+		}
+		r.form(t, image.Name, "latest", dockerManifest+","+v1.MediaTypeImageIndex, v1.MediaTypeImageIndex)
+		return
+	}
+	status, header, body, err := r.Get(t.Context(), path, dockerManifest)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if layerType == "" {
-		if status != http.StatusNotFound || !strings.Contains(string(body), "OCI") {
-			t.Errorf("without a form for Docker, the answer is %d %s", status, body)
-		}
-		return
 	}
 	var docker v1.Manifest
 	if err := json.Unmarshal(body, &docker); status != http.StatusOK || err != nil {

@@ -25,8 +25,8 @@ const maxAccepted = 100
 
 // accepts are the forms of an image that a client names.
 type accepts struct {
-	index, manifest    bool // OCI's
-	list, dockerFormat bool // Docker's: manifest lists, and manifests of schema 2
+	index, manifest bool // OCI's
+	list, schema2   bool // Docker's: manifest lists, and manifests
 }
 
 // acceptsOf reads a request's header, as the registry does for pushed images: what can't be parsed
@@ -43,7 +43,7 @@ func acceptsOf(header http.Header) accepts {
 		case image.MediaTypeDockerList:
 			a.list = true
 		case image.MediaTypeDockerManifest:
-			a.dockerFormat = true
+			a.schema2 = true
 		}
 	}
 	return a
@@ -95,7 +95,7 @@ func (a accepts) form(index bool) imagestore.Form {
 		return ""
 	case index:
 		return imagestore.List
-	case a.dockerFormat || !a.index && !a.list:
+	case a.schema2 || !a.index && !a.list:
 		return imagestore.Docker
 	case a.index:
 		return imagestore.Index
@@ -125,8 +125,8 @@ func (s *Service) serve(
 				status.NotFound,
 				"%s:%s is an image for %s alone, and who accepts neither %s nor %s gets %s: "+
 					"accept one of them, or choose the platform by its name, as in arm64/NAME",
-				from.Name, p.reference, strings.Join(platforms, ", "), v1.MediaTypeImageIndex, image.MediaTypeDockerList,
-				defaultPlatform,
+				from.Name, p.reference, strings.Join(platforms, ", "),
+				v1.MediaTypeImageIndex, image.MediaTypeDockerList, defaultPlatform,
 			)
 		}
 		if isIndex = false; len(platforms) > 1 {

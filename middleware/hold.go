@@ -61,8 +61,8 @@ func (s *Service) redirect(name reference.Named, p pull) {
 
 // location is the URL of a pull with the next count of redirects. It is made as upstream makes those
 // of its own answers, from http.host, http.relativeurls or the request. Caching proxies that follow
-// a redirect themselves need the host in it. All other parameters stay, because a mirror may need
-// them (ns).
+// a redirect themselves need the host in it, and java.net.URL resolves a bare query to another path.
+// All other parameters stay, because a mirror may need them (ns).
 //
 // Where the request's headers make no plain URL, or say where it was forwarded from and it is of no
 // trusted proxy, the location is the path of the request.

@@ -84,7 +84,7 @@ func TestLocation(t *testing.T) {
 		{name: "no proxy", peer: "192.0.2.1:99", want: "http://registry.example" + path + "?hold=1"},
 
 		// No plain URL, or nobody's to say: the client stays where it is.
-		{name: "a forged host", peer: "192.0.2.1:99", header: forwarded("Host", "evil.example"), want: path + "?hold=1"},
+		{name: "a forged host", peer: "192.0.2.1:99", header: forwarded("Host", "evil.net"), want: path + "?hold=1"},
 		{name: "a forged scheme", peer: "192.0.2.1:99", header: forwarded("Proto", "https"), want: path + "?hold=1"},
 		{
 			name: "forged by RFC 7239", peer: "[2001:db8::1]:99", header: map[string]string{"Forwarded": "host=evil.example"},

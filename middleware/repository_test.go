@@ -28,6 +28,10 @@ func (c requestContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
+func asked(tag, by string, accepts accepts) pull {
+	return pull{reading: reading{reference: tag}, client: client{name: by}, accepts: accepts}
+}
+
 func TestPullOf(t *testing.T) {
 	for _, test := range []struct {
 		name, method, target, reference string
@@ -39,22 +43,22 @@ func TestPullOf(t *testing.T) {
 		{
 			name: "GET by tag", method: "GET", reference: "latest", address: "192.0.2.1:4711",
 			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
-			want: pull{accepts: accepts{manifest: true}, reading: reading{reference: "latest"}, client: client{name: "192.0.2.1"}},
+			want: asked("latest", "192.0.2.1", accepts{manifest: true}),
 		},
 		{
 			name: "HEAD by tag", method: "HEAD", reference: "v1", address: "[2001:db8::1]:4711",
 			accept: []string{v1.MediaTypeImageManifest}, isPull: true,
-			want: pull{accepts: accepts{manifest: true}, reading: reading{reference: "v1"}, client: client{name: "2001:db8::/64"}},
+			want: asked("v1", "2001:db8::/64", accepts{manifest: true}),
 		},
 		{
 			name: "a user is who matters", method: "GET", reference: "v1", user: "ada",
 			address: "192.0.2.1:4711", accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, reading: reading{reference: "v1"}, client: client{name: "ada"}},
+			want: asked("v1", "ada", accepts{index: true}),
 		},
 		{
 			name: "an address without a port", method: "GET", reference: "v1", address: "192.0.2.1",
 			accept: []string{v1.MediaTypeImageIndex}, isPull: true,
-			want: pull{accepts: accepts{index: true}, reading: reading{reference: "v1"}, client: client{name: "192.0.2.1"}},
+			want: asked("v1", "192.0.2.1", accepts{index: true}),
 		},
 		{
 			name: "sent round", method: "GET", target: "/?hold=3", reference: "v1",
@@ -69,7 +73,7 @@ func TestPullOf(t *testing.T) {
 		{
 			name: "before OCI", method: "GET", reference: "v1",
 			accept: []string{dockerType + ", application/json"}, isPull: true,
-			want: pull{reading: reading{reference: "v1"}, accepts: accepts{dockerFormat: true}},
+			want: pull{reading: reading{reference: "v1"}, accepts: accepts{schema2: true}},
 		},
 		{
 			name: "says nothing", method: "GET", reference: "v1", isPull: true,
@@ -82,7 +86,7 @@ func TestPullOf(t *testing.T) {
 		{
 			name: "takes both, on two lines", method: "GET", reference: "v1",
 			accept: []string{dockerType, v1.MediaTypeImageManifest + ";q=0.5"}, isPull: true,
-			want: pull{accepts: accepts{manifest: true, dockerFormat: true}, reading: reading{reference: "v1"}},
+			want: pull{accepts: accepts{manifest: true, schema2: true}, reading: reading{reference: "v1"}},
 		},
 		{
 			name: "takes something else", method: "GET", reference: "v1", accept: []string{"text/html"},

@@ -56,14 +56,12 @@ func (t servedTags) List(ctx context.Context, limit int, last string) ([]string,
 func (t servedTags) all(ctx context.Context) ([]string, error) {
 	s, repo := t.repo.service, t.repo.Repository
 	read, ok := readingOf(ctx)
-	if !ok || s.readOnly || s.clientOf(ctx, read).barred != nil {
-		return nil, nil
-	}
 	packages, malformed := s.options.packagesOf(repo.Named().Name())
-	if errors.Is(malformed, names.ErrOutside) {
+	builds := ok && !s.readOnly && s.clientOf(ctx, read).barred == nil
+	if !builds || errors.Is(malformed, names.ErrOutside) {
 		return nil, nil
 	}
-	tags, err := t.TagService.All(ctx)
+	tags, err := t.All(ctx)
 	if err != nil && !errors.As(err, new(distribution.ErrRepositoryUnknown)) {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/distribution/distribution/v3"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
@@ -94,17 +95,22 @@ func formKey(repository string, form digest.Digest) string {
 	return records.Key(repository, form.String())
 }
 
-// remember keeps a record, unless it is known. In read-only mode, only this process remembers.
+// remember keeps a record, unless it is known. In read-only mode, or if it can't be written, only
+// this process remembers: the image can be served all the same.
 func (s *Store) remember(ctx context.Context, repository string, form digest.Digest, record formRecord) error {
 	key := formKey(repository, form)
-	if s.options.ReadOnly {
-		s.forms.Recall(key, record)
-		return nil
+	if !s.options.ReadOnly {
+		_, known, err := s.forms.Get(ctx, key)
+		if known || err != nil {
+			return err
+		}
+		if err = s.forms.Put(ctx, key, record); err == nil {
+			return nil
+		}
+		logrus.WithError(err).Warnf("nix: other registries on this storage may not know %s of %s", form, repository)
 	}
-	if _, known, err := s.forms.Get(ctx, key); known || err != nil {
-		return err
-	}
-	return s.forms.Put(ctx, key, record)
+	s.forms.Recall(key, record)
+	return nil
 }
 
 // make makes a form of a stored manifest. It also returns what is to be remembered: of the form,

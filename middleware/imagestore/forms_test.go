@@ -98,8 +98,12 @@ func TestFormsGo(t *testing.T) {
 	elsewhere := from
 	elsewhere.Name = "another"
 	for name, ask := range map[string]func() (Made, bool, error){
-		"a form of another repository": func() (Made, bool, error) { return s.Again(t.Context(), elsewhere, docker.Digest) },
-		"what is stored itself":        func() (Made, bool, error) { return s.Again(t.Context(), from, img.Manifest.Digest) },
+		"a form of another repository": func() (Made, bool, error) {
+			return s.Again(t.Context(), elsewhere, docker.Digest)
+		},
+		"what is stored itself": func() (Made, bool, error) {
+			return s.Again(t.Context(), from, img.Manifest.Digest)
+		},
 	} {
 		if made, ok, err := ask(); ok || err != nil {
 			t.Errorf("%s is made again: %s, %v", name, made.Digest, err)
@@ -134,21 +138,28 @@ func TestFormsGo(t *testing.T) {
 	}
 }
 
-// In read-only mode nothing is written, and this process remembers.
-func TestFormsReadOnly(t *testing.T) {
-	s := newStoring(t, Options{})
-	img, err := s.commit(t, []Tag{{Name: "latest"}}, "one")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.options.ReadOnly = true
-	s.files.broken = "/nix/v1/forms/"
-	docker, err := s.Make(t.Context(), s.reader(t), img.Manifest.Digest, Docker)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, ok, err := s.Again(t.Context(), s.reader(t), docker.Digest)
-	if err != nil || !ok || again.Digest != docker.Digest {
-		t.Errorf("it is made again: %t, %s, %v", ok, again.Digest, err)
+// Where nothing may or can be written, this process remembers.
+func TestFormsUnwritten(t *testing.T) {
+	for name, readOnly := range map[string]bool{"in read-only mode": true, "a full disk": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newStoring(t, Options{})
+			img, err := s.commit(t, []Tag{{Name: "latest"}}, "one")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.options.ReadOnly, s.files.broken = readOnly, "/nix/v1/forms/"
+			docker, err := s.Make(t.Context(), s.reader(t), img.Manifest.Digest, Docker)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, ok, err := s.Again(t.Context(), s.reader(t), docker.Digest)
+			if err != nil || !ok || again.Digest != docker.Digest {
+				t.Errorf("it is made again: %t, %s, %v", ok, again.Digest, err)
+			}
+			s.files.broken = ""
+			if again, ok, err := s.restarted(t).Again(t.Context(), s.reader(t), docker.Digest); ok || err != nil {
+				t.Errorf("another process makes it: %s, %v", again.Digest, err)
+			}
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,7 +23,8 @@ func TestOffersOfGit(t *testing.T) {
 	r := newRemote(t)
 	head := r.git("rev-parse", "HEAD")
 	for _, branch := range []string{
-		"side", "feature/x", "release-1", "latest", head, strings.Repeat("b", 140), "sha256-" + strings.Repeat("a", 64), "a+b",
+		"side", "feature/x", "release-1", "latest", head, strings.Repeat("b", 140), "a+b",
+		"sha256-" + strings.Repeat("a", 64),
 	} {
 		r.git("branch", branch)
 	}
@@ -65,9 +67,9 @@ func TestOffersOfGit(t *testing.T) {
 
 // A remote that says nothing keeps nobody waiting for long, nor twice.
 func TestOffersOfASilentRemote(t *testing.T) {
-	requests := 0
+	var requests atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		requests++
+		requests.Add(1)
 		<-r.Context().Done()
 	}))
 	t.Cleanup(server.Close)
@@ -81,8 +83,8 @@ func TestOffersOfASilentRemote(t *testing.T) {
 	for range 3 {
 		checkOffers(t, g, "b", "main", "side", "v1")
 	}
-	if requests != 1 {
-		t.Errorf("it was asked %d times, want once", requests)
+	if got := requests.Load(); got != 1 {
+		t.Errorf("it was asked %d times, want once", got)
 	}
 	// What was looked up earlier may be chosen no more.
 	g.options.Tags = Tags{Branches}

@@ -56,7 +56,7 @@ func TestStoreless(t *testing.T) {
 	}{
 		{"zstd", []string{"shell/git/perl/python3", "nginx", "git/nginx"}},
 		{"xz", []string{"hello"}},
-		{"none", []string{"tree"}},
+		{"none", []string{"tree", "ci"}},
 		{"bzip2", []string{"hello"}},
 		{"gzip", []string{"tree"}},
 	} {

@@ -3,8 +3,10 @@ package layering
 import (
 	"cmp"
 	"fmt"
+	"hash/crc32"
 	"hash/fnv"
 	"slices"
+	"sort"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -17,16 +19,14 @@ const DefaultBudget = 94
 const (
 	// ownLayerSize is the size from which a path has a layer to itself.
 	ownLayerSize = 2 << 20
-	// maxRest is how many bytes may be in groups without a layer of their own. If there are more,
-	// fewer paths get a layer to themselves.
-	maxRest = 32_000_000
-	// ownTenths is the part of the budget, in tenths, that layers of one path may take then.
-	ownTenths = 6
 	// Groups that are too small for any other layer share 1 + budget/restPart layers.
 	restPart = 30
 	// A patron has a layer if its groups have, together, a patronPart-th of the size from which a
 	// group stays alone.
 	patronPart = 4
+	// ranksPerSize is how many ranks groups of about one size have. Each has a quarter of those that
+	// the ranks below have left, and the last has the others.
+	ranksPerSize = 16
 )
 
 // Options limit the layers of an image. The zero value means the defaults.
@@ -39,16 +39,19 @@ type Options struct {
 //
 // Paths of 2 MiB and more have a layer to themselves. The others share one with all that have the
 // same head; a key that heads does not know is its own head. If these groups are more than the
-// budget, small ones go together. Those of one patron share a layer if they are large enough for
-// one. The others share four layers (with the default budget), and the patron's name says which.
+// budget, small ones go together, no more than need to. Those of one patron share a layer if they
+// are large enough for one. The others share four layers (with the default budget), and the
+// patron's name says which.
 //
 // For example, an image of 300 groups has 94 layers. 80 groups stay alone. Of the 220 smaller ones,
 // 40 have the patron git and share a layer, as do those of nine other patrons. All that is left is
 // in the last four layers.
 //
-// The size from which a group stays alone goes up in steps until the budget holds. So a package
-// that is added seldom changes that size: an image with one package more has, mostly, the layer of
-// that package's patron anew.
+// What goes together is decided by rank, which goes up with the size, by a fifth at a time. Of
+// groups of about one size, a quarter has the lowest rank, a quarter of the others the next one, and
+// so on: their names say which. The rank from which a group stays alone goes up until the budget
+// holds. So a package that is added seldom changes that rank: an image with one package more has,
+// mostly, the layer of that package's patron anew.
 //
 // The closure may be in any order and is not changed. A path given twice, a negative size, a
 // reference that leaves the closure and a negative budget are errors. The result depends on the
@@ -63,15 +66,9 @@ func Group(closure []store.PathInfo, heads Heads, opts Options) ([][]store.Path,
 		return nil, err
 	}
 
-	layers, rest := within(budget, split(paths, heads, ownLayerSize), heads)
-	if rest > maxRest {
-		size := int64(ownLayerSize)
-		for count(paths, size) > budget*ownTenths/10 {
-			size *= 2
-		}
-		if fewer, left := within(budget, split(paths, heads, size), heads); left < rest {
-			layers = fewer
-		}
+	layers := split(paths, heads)
+	if len(layers) > budget {
+		layers = within(budget, layers, heads)
 	}
 	slices.SortFunc(layers, largestFirst)
 	return pathsOf(layers), nil
@@ -90,28 +87,66 @@ func (l *layer) add(other layer) {
 	l.paths = append(l.paths, other.paths...)
 }
 
-// within puts the smallest groups together until there are no more than the budget. rest is the
-// size of those that have no layer of their own any more. groups must be ordered, the largest
-// first.
-func within(budget int, groups []layer, heads Heads) (layers []layer, rest int64) {
-	layers = groups
-	// In steps: with the exact size, every package that is added would move some group over the
-	// limit.
-	for alone := int64(1); len(layers) > budget; alone += 1 + alone/5 {
-		if groups[budget].size < alone { // else too many stay alone
-			layers, rest = gather(groups, heads, alone, 1+budget/restPart)
-		}
+// within puts groups of the lowest ranks together until there are no more layers than the budget.
+// groups are more than that, and the largest is the first.
+func within(budget int, groups []layer, heads Heads) (layers []layer) {
+	steps := newSizes()
+	fits := func(alone int) bool {
+		layers = gather(groups, heads, func(size int64, name Key) bool { return steps.rank(size, name) >= alone },
+			1+budget/restPart)
+		return len(layers) <= budget
 	}
+	step := steps.step(groups[budget].size) // if all that are larger stay alone, one is too many
+	for !fits((step + 1) * ranksPerSize) {
+		step++
+	}
+	lowest := step*ranksPerSize + 1
+	fits(lowest + sort.Search(ranksPerSize-1, func(n int) bool { return fits(lowest + n) }))
 	for _, l := range layers {
 		slices.Sort(l.paths)
 	}
-	return layers, rest
+	return layers
 }
 
-// gather puts groups smaller than alone together by patron. Patrons that are still too small share
-// n layers or fewer; the name of the patron says which. A group without a patron goes there, too,
-// by the name of its head.
-func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, rest int64) {
+// sizes are the sizes at which ranks begin, each a fifth larger than the one before.
+type sizes []int64
+
+func newSizes() (s sizes) {
+	for size := int64(1); size < 1<<60; size += 1 + size/5 {
+		s = append(s, size)
+	}
+	return s
+}
+
+// step returns the number of steps that a size has reached.
+func (s sizes) step(size int64) int {
+	n, reached := slices.BinarySearch(s, size)
+	if reached {
+		n++
+	}
+	return n
+}
+
+// rank orders groups, or patrons: by size, in steps, and then by name.
+//
+// With the exact size, every package that is added would move some group over the limit. Without
+// the names, all groups of about one size would go together if one has to.
+func (s sizes) rank(size int64, name Key) int {
+	rank := s.step(size) * ranksPerSize
+	sum, limit := uint64(crc32.ChecksumIEEE([]byte(name))), uint64(1)<<32
+	for range ranksPerSize - 1 {
+		if limit -= limit / 4; sum >= limit {
+			break
+		}
+		rank++
+	}
+	return rank
+}
+
+// gather puts groups that do not stay alone together by patron. Patrons that are too small for a
+// layer share n layers or fewer; the name of the patron says which. A group without a patron goes
+// there, too, by the name of its head.
+func gather(groups []layer, heads Heads, alone func(size int64, name Key) bool, n int) (layers []layer) {
 	patrons := make(map[Key]*layer)
 	left := make([]layer, n)
 	leave := func(name Key, l layer) {
@@ -120,11 +155,10 @@ func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, re
 		left[hash.Sum32()%uint32(n)].add(l)
 	}
 	for _, group := range groups {
-		if group.size >= alone {
+		if alone(group.size, group.head) {
 			layers = append(layers, group)
 			continue
 		}
-		rest += group.size
 		entry, _ := heads(group.head)
 		if entry.Head != group.head { // a path that was alone for its size
 			entry, _ = heads(entry.Head)
@@ -139,7 +173,7 @@ func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, re
 		}
 	}
 	for patron, l := range patrons {
-		if l.size >= alone/patronPart {
+		if alone(l.size*patronPart, patron) {
 			layers = append(layers, *l)
 		} else {
 			leave(patron, *l)
@@ -150,30 +184,20 @@ func gather(groups []layer, heads Heads, alone int64, n int) (layers []layer, re
 			layers = append(layers, l)
 		}
 	}
-	return layers, rest
-}
-
-// count returns how many paths have at least that size.
-func count(paths []member, size int64) (n int) {
-	for _, path := range paths {
-		if path.NarSize >= size {
-			n++
-		}
-	}
-	return n
+	return layers
 }
 
 func largestFirst(a, b layer) int {
 	return cmp.Or(cmp.Compare(b.size, a.size), cmp.Compare(a.paths[0], b.paths[0]))
 }
 
-// split gives paths of at least ownSize bytes a layer each and puts the others together by head,
-// largest layer first.
-func split(paths []member, heads Heads, ownSize int64) []layer {
+// split gives paths of at least ownLayerSize bytes a layer each and puts the others together by
+// head, largest layer first.
+func split(paths []member, heads Heads) []layer {
 	var layers []layer
 	shared := make(map[Key]int) // head to index in layers
 	for _, path := range paths {
-		if path.NarSize >= ownSize {
+		if path.NarSize >= ownLayerSize {
 			layers = append(layers, layer{path.key, path.NarSize, []store.Path{path.Path}})
 			continue
 		}

@@ -173,28 +173,18 @@ func TestGroup(t *testing.T) {
 			want:   []string{"a-1", "b-1", "p-1 p1-1 p2-1", "q-1 q1-1", "none-1 r-1"},
 		},
 		{
-			name: "a large rest: only three paths of five layers stay alone",
+			name: "large paths go with their patron's group",
 			closure: "a-1 90000000\n b-1 80000000\n c-1 70000000\n" +
-				"d-1 12000000\n e-1 12000000\n f-1 12000000\n h-1 1",
-			heads:  memory{"d": "d", "e": "d", "f": "d", "h": "h"},
+				"d-1 9000000\n e-1 7000000\n f-1 7000000\n h-1 1",
+			heads:  memory{"a": "a b", "d": "d d", "e": "d", "f": "d", "h": "h"},
 			budget: 5,
 			want:   []string{"a-1", "b-1", "c-1", "d-1 e-1 f-1", "h-1"},
 		},
 		{
-			name: "a large rest that would not shrink",
-			closure: "a-1 90000000\n b-1 80000000\n c-1 70000000\n" +
-				"d-1 30000000\n e-1 18000000\n f-1 17000000\n h-1 1",
-			heads:  memory{"d": "d", "e": "e", "f": "f", "h": "h"},
-			budget: 5,
-			want:   []string{"a-1", "b-1", "c-1", "e-1 f-1 h-1", "d-1"},
-		},
-		{
-			name: "a rest that is not large",
-			closure: "a-1 90000000\n b-1 80000000\n c-1 70000000\n" +
-				"d-1 9000000\n e-1 7000000\n f-1 7000000\n h-1 1",
-			heads:  memory{"d": "d", "e": "d", "f": "d", "h": "h"},
-			budget: 5,
-			want:   []string{"a-1", "b-1", "c-1", "e-1 f-1 h-1", "d-1"},
+			name:    "of equal groups no more go together than need to",
+			closure: "a-1 3000000\n b-1 3000000\n c-1 3000000\n d-1 3000000\n e-1 3000000\n f-1 3000000",
+			budget:  5,
+			want:    []string{"a-1 e-1", "d-1", "f-1", "b-1", "c-1"},
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -486,6 +476,53 @@ func BenchmarkImage(b *testing.B) {
 				}
 				if _, err := Group(closure, known.head, Options{}); err != nil {
 					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// However many equal paths there are, and whatever needs them, an image has most of the layers that
+// it may have.
+func TestEqualPaths(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		size  int
+		alone bool   // no package needs them
+		users string // which need one of them each, beside the package
+	}{
+		{"small, of nothing", 1000, true, ""},
+		{"large, of nothing", 30_000_000, true, ""},
+		{"large, of one package", 3_000_000, false, ""},
+		{"small, of one package and two others each", 1000, false, "x y"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, n := range []int{94, 95, 96, 120, 300, 1000} {
+				lines, needs := "", ""
+				for i := range n {
+					part := fmt.Sprintf("part%c%c%c-1", 'a'+i/26/26, 'a'+i/26%26, 'a'+i%26)
+					lines += fmt.Sprintf("%s %d\n", part, test.size)
+					needs += " " + part
+					for user := range strings.FieldsSeq(test.users) {
+						lines += fmt.Sprintf("%s%s 1 %s\n", user, part, part)
+						needs += " " + user + part
+					}
+				}
+				if !test.alone {
+					lines += "package-1 1" + needs
+				}
+				closure, kept := closureOf(t, lines), memory{}
+				added, err := Assign(closure, kept.head)
+				if err != nil {
+					t.Fatal(err)
+				}
+				kept.add(added)
+				layers, err := Group(closure, kept.head, Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(layers) < DefaultBudget*2/3 {
+					t.Errorf("%d paths have %d layers", n, len(layers))
 				}
 			}
 		})

@@ -121,13 +121,15 @@ func TestJobsLimits(t *testing.T) {
 			wait := func(context.Context) (source.Pinned, error) { <-release; return source.Pinned{}, nil }
 			var all []*job
 			for i, key := range test.keys {
-				started, err := j.start(t.Context(), key, limit.Asker{Client: test.clients[i], ByClient: test.byClient}, wait)
+				who := limit.Asker{Client: test.clients[i], ByClient: test.byClient}
+				started, err := j.start(t.Context(), key, who, wait)
 				if err != nil {
 					t.Fatal(err)
 				}
 				all = append(all, started)
 			}
-			started, err := j.start(t.Context(), test.key, limit.Asker{Client: test.client, ByClient: test.byClient}, wait)
+			who := limit.Asker{Client: test.client, ByClient: test.byClient}
+			started, err := j.start(t.Context(), test.key, who, wait)
 			if test.want == "" && err != nil {
 				t.Errorf("refused: %v", err)
 			}

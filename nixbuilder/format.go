@@ -7,11 +7,11 @@ const Format = packFormat + rootFormat + listingFormat
 const (
 	// packFormat is part of every key of the record of a layer of store paths. It changes with the
 	// bytes that package layer writes, and with how package layering groups paths.
-	packFormat = 3
+	packFormat = 4
 	// rootFormat is part of every key of the record of a root layer. It changes with the bytes that
 	// package rootfs writes.
-	rootFormat = 5
+	rootFormat = 6
 	// listingFormat is part of every key of a listing's record. It changes with what package nar
 	// writes.
-	listingFormat = 1
+	listingFormat = 2
 )

@@ -54,12 +54,12 @@ func TestProgramsPerImage(t *testing.T) {
 	}{
 		// Evaluations take one for the names, and one more for derivations that have to be written
 		// to build them.
-		{name: "first image", image: "shell/git", most: 3},
-		{name: "same again", image: "shell/git", most: 0},
+		{name: "first image", image: "shell/htop", most: 3},
+		{name: "same again", image: "shell/htop", most: 0},
 		{name: "other packages", image: "jq/tree", most: 3},
-		{name: "new combination of known packages", image: "shell/jq/tree/git", most: 0},
-		{name: "same again after a restart", image: "shell/git", restart: true, most: 0},
-		{name: "new combination after a restart", image: "jq/git", restart: true, most: 0},
+		{name: "new combination of known packages", image: "shell/jq/tree/htop", most: 0},
+		{name: "same again after a restart", image: "shell/htop", restart: true, most: 0},
+		{name: "new combination after a restart", image: "jq/htop", restart: true, most: 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.restart {

@@ -37,6 +37,7 @@ func (r *repository) Manifests(
 	if !ok || read.reference == "" { // of blobs
 		return manifests, nil
 	}
+	manifests = missedManifests{manifests, r.service.store, r.Named().Name()}
 	// Which form of an image is served, or whether any is, depends on what the client accepts.
 	read.response.Header().Add("Vary", "Accept")
 	from := imagestore.Reader{Name: r.Named().Name(), Manifests: manifests, Blobs: r.Repository.Blobs(ctx)}
@@ -62,6 +63,25 @@ func (r *repository) Manifests(
 		return servedManifests{manifests, made}, nil
 	}
 	return manifests, nil
+}
+
+// missedManifests are a repository's. Those that it lacks are noticed: if a built image should have
+// one, it is built again.
+type missedManifests struct {
+	distribution.ManifestService
+	store *imagestore.Store
+	name  string // of the repository
+}
+
+// Get implements distribution.ManifestService.
+func (m missedManifests) Get(
+	ctx context.Context, dgst digest.Digest, options ...distribution.ManifestServiceOption,
+) (distribution.Manifest, error) {
+	manifest, err := m.ManifestService.Get(ctx, dgst, options...)
+	if errors.As(err, new(distribution.ErrManifestUnknownRevision)) {
+		m.store.Miss(m.name, dgst)
+	}
+	return manifest, err
 }
 
 // Blobs has the layers of the repository's images, also those that are not linked yet.

@@ -38,7 +38,8 @@ type Record struct {
 	Format int `json:"format,omitempty"`
 }
 
-// LookUp tells what a tag points to.
+// LookUp tells what a tag points to. A built image that the storage has lost a part of, as clients
+// found, is none.
 func (s *Store) LookUp(ctx context.Context, repo distribution.Repository, tag string) (Image, error) {
 	desc, err := repo.Tags(ctx).Get(ctx, tag)
 	if errors.As(err, new(distribution.ErrTagUnknown)) {
@@ -50,6 +51,11 @@ func (s *Store) LookUp(ctx context.Context, repo distribution.Repository, tag st
 	record, built, err := s.records.Get(ctx, recordKey(repo, tag, desc.Digest))
 	if err != nil {
 		return Image{}, err
+	}
+	if built {
+		if damaged, err := s.damaged(ctx, repo, desc.Digest); damaged || err != nil {
+			return Image{}, err
+		}
 	}
 	return Image{Digest: desc.Digest, Pushed: !built, Record: record}, nil
 }

@@ -266,6 +266,7 @@ type linkingBlobs struct {
 	distribution.BlobStore
 	repo  distribution.Repository
 	links *pendingLinks
+	lost  *lost
 }
 
 // Stat is what the registry calls before it serves a blob, or says that it has it.
@@ -277,5 +278,9 @@ func (b linkingBlobs) Stat(ctx context.Context, dgst digest.Digest) (v1.Descript
 	if err := b.links.linkNow(ctx, b.repo, dgst); err != nil {
 		return v1.Descriptor{}, err
 	}
-	return b.BlobStore.Stat(ctx, dgst) // the link may also have been written since the first look
+	desc, err = b.BlobStore.Stat(ctx, dgst) // the link may also have been written since the first look
+	if errors.Is(err, distribution.ErrBlobUnknown) {
+		b.lost.Add(b.repo.Named().Name(), dgst)
+	}
+	return desc, err
 }

@@ -248,7 +248,7 @@ func (l *linking) linked(t *testing.T, repository string, dgst digest.Digest) bo
 func (l *linking) check(t *testing.T, repository string, dgst digest.Digest, want bool) {
 	t.Helper()
 	repo := l.repo(t, repository)
-	blobs := linkingBlobs{BlobStore: repo.Blobs(t.Context()), repo: repo, links: l.pending}
+	blobs := linkingBlobs{BlobStore: repo.Blobs(t.Context()), repo: repo, links: l.pending, lost: newLost()}
 	desc, err := blobs.Stat(t.Context(), dgst)
 	if !want {
 		if err != distribution.ErrBlobUnknown { //nolint:errorlint // on purpose

@@ -30,6 +30,7 @@ type Store struct {
 	blobs    distribution.BlobStatter // of the whole registry, never cached
 	buffered limit.Slots              // blobs in memory that are being stored
 	links    *pendingLinks
+	lost     *lost
 	records  *records.Table[Record]
 	forms    *records.Table[formRecord]
 }
@@ -43,6 +44,7 @@ func New(storage driver.StorageDriver, namespace distribution.Namespace, options
 		blobs:    namespace.BlobStatter(),
 		buffered: limit.NewSlots(maxBuffered),
 		links:    newPendingLinks(shared, namespace),
+		lost:     newLost(),
 		records:  records.NewTable[Record](shared, "tags", recordBytes),
 		forms:    records.NewTable[formRecord](shared, "forms", formBytes),
 	}
@@ -60,7 +62,7 @@ func (s *Store) Writer(repo distribution.Repository) *Writer {
 // Blobs returns the blobs of a repository, with those whose links are pending: the latter are
 // linked when they are asked for.
 func (s *Store) Blobs(ctx context.Context, repo distribution.Repository) distribution.BlobStore {
-	return linkingBlobs{BlobStore: repo.Blobs(ctx), repo: repo, links: s.links}
+	return linkingBlobs{BlobStore: repo.Blobs(ctx), repo: repo, links: s.links, lost: s.lost}
 }
 
 // Recover writes the links that killed processes left pending. It is called once, when the process

@@ -202,7 +202,8 @@ func TestImagesOfEveryNix(t *testing.T) {
 	t.Parallel()
 	Needs(t, "unshare", "mount", "patchelf", "apt-get")
 	images := []string{"shell/git/htop", "python3/redis", "nginx", "files-demo"}
-	pull := func(r *Registry) map[string]digest.Digest {
+	pull := func(t *testing.T, r *Registry) map[string]digest.Digest {
+		t.Helper()
 		digests := make(map[string]digest.Digest)
 		for _, name := range images {
 			image := r.Pull(t, name)
@@ -211,7 +212,7 @@ func TestImagesOfEveryNix(t *testing.T) {
 		}
 		return digests
 	}
-	want := pull(StartRegistry(t))
+	want := pull(t, StartRegistry(t))
 	versions := make(map[string]bool)
 	for _, suite := range []string{"bookworm", "trixie", "sid"} {
 		t.Run(suite, func(t *testing.T) {
@@ -223,7 +224,7 @@ func TestImagesOfEveryNix(t *testing.T) {
 			r := NewRegistry(t)
 			r.useNix(suite)
 			r.Start()
-			if got := pull(r); !maps.Equal(got, want) {
+			if got := pull(t, r); !maps.Equal(got, want) {
 				t.Errorf("the images are %v, want %v", got, want)
 			}
 			if !strings.Contains(r.Log(), "building images with Nix "+version) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -27,6 +28,13 @@ type storing struct {
 func newStoring(t *testing.T, options Options) storing {
 	t.Helper()
 	files := &brokenDriver{StorageDriver: inmemory.New()}
+	s := storingIn(t, files, options)
+	s.files = files
+	return s
+}
+
+func storingIn(t *testing.T, files driver.StorageDriver, options Options) storing {
+	t.Helper()
 	registry, err := storage.NewRegistry(t.Context(), files)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +47,7 @@ func newStoring(t *testing.T, options Options) storing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return storing{Store: New(files, registry, options), files: files, repo: repo}
+	return storing{Store: New(files, registry, options), repo: repo}
 }
 
 // image has one layer, and an index if there are several notes, one for each platform.
@@ -74,19 +82,27 @@ func (s storing) image(layer digest.Digest, notes ...string) image.Image {
 // commit uploads the one layer of an image of those notes, and commits it.
 func (s storing) commit(t *testing.T, tags []Tag, notes ...string) (image.Image, error) {
 	t.Helper()
-	into := s.Writer(s.repo)
+	into := s.upload(t)
 	defer into.Close()
-	var layer digest.Digest
+	img := s.image(theLayer, notes...)
+	return img, s.Commit(t.Context(), into, img, tags)
+}
+
+// theLayer is that of all images here.
+var theLayer = digest.FromString("layer")
+
+// upload begins an image with the layer.
+func (s storing) upload(t *testing.T) *Writer {
+	t.Helper()
+	into := s.Writer(s.repo)
 	err := into.Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
-		layer = digest.FromString("layer")
 		_, err := io.WriteString(w, "layer")
-		return layer, err
+		return theLayer, err
 	}, func(_ context.Context, err error) error { return err })
 	if err != nil {
 		t.Fatal(err)
 	}
-	img := s.image(layer, notes...)
-	return img, s.Commit(t.Context(), into, img, tags)
+	return into
 }
 
 func (s storing) lookUp(t *testing.T, tag string) Image {

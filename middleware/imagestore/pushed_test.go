@@ -2,7 +2,6 @@ package imagestore
 
 import (
 	"context"
-	"io"
 	"path"
 	"sync"
 	"testing"
@@ -10,8 +9,6 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
-	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 )
 
 // A steppingDriver calls before with the number of each call, one at a time.
@@ -70,30 +67,18 @@ func TestPushDuringCommit(t *testing.T) {
 func pushDuringCommit(t *testing.T, first, second int) (calls int) {
 	t.Helper()
 	files := &steppingDriver{StorageDriver: inmemory.New()}
-	registry, err := storage.NewRegistry(t.Context(), files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	named, err := reference.WithName("image")
-	if err != nil {
-		t.Fatal(err)
-	}
-	repo, err := registry.Repository(t.Context(), named)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := storing{Store: New(files, registry, Options{}), repo: repo}
+	s := storingIn(t, files, Options{})
 	tags := []Tag{{Name: "latest"}, {Name: "r1"}}
 	if _, err := s.commit(t, tags, "the image before"); err != nil {
 		t.Fatal(err)
 	}
 
-	pushed := s.image(digest.FromString("layer"), "pushed").Manifest
-	manifests, err := repo.Manifests(t.Context(), storage.SkipLayerVerification())
+	pushed := s.image(theLayer, "pushed").Manifest
+	manifests, err := s.repo.Manifests(t.Context(), storage.SkipLayerVerification())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := putConfig(t.Context(), repo, pushed); err != nil {
+	if err := putConfig(t.Context(), s.repo, pushed); err != nil {
 		t.Fatal(err)
 	}
 	if err := putManifest(t.Context(), manifests, pushed); err != nil {
@@ -106,14 +91,8 @@ func pushDuringCommit(t *testing.T, first, second int) (calls int) {
 		}
 	}
 	index, current := path.Join("index/sha256", pushed.Digest.Encoded()), "current"
-	into := s.Writer(repo)
+	into := s.upload(t)
 	defer into.Close()
-	if err := into.Upload(t.Context(), func(w io.Writer) (digest.Digest, error) {
-		_, err := io.WriteString(w, "layer")
-		return digest.FromString("layer"), err
-	}, func(_ context.Context, err error) error { return err }); err != nil {
-		t.Fatal(err)
-	}
 	files.calls = 0
 	files.before = func(call int) {
 		if call == first {
@@ -123,7 +102,7 @@ func pushDuringCommit(t *testing.T, first, second int) (calls int) {
 			write(current)
 		}
 	}
-	img := s.image(digest.FromString("layer"), "the image now")
+	img := s.image(theLayer, "the image now")
 	if err := s.Commit(t.Context(), into, img, tags); err != nil {
 		t.Fatal(err)
 	}

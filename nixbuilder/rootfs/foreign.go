@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"path"
-	"strings"
 )
 
 // nixLD is where nixpkgs' nix-ld has its program. It stands in for the loader of programs that were
@@ -85,16 +84,9 @@ func (m *merger) link(ctx context.Context, name, source string, replace bool) er
 	if err != nil || here != "" && !replace {
 		return err
 	}
-	dir := m.root
-	for c := range strings.SplitSeq(path.Dir(name), "/") {
-		sub, err := m.open(ctx, dir, c)
-		if err == nil && sub == nil && dir.children[c] == nil {
-			sub, err = m.mkdir(dir, c)
-		}
-		if sub == nil || err != nil {
-			return err
-		}
-		dir = sub
+	dir, err := m.makeDir(ctx, path.Dir(name))
+	if err != nil || dir == nil {
+		return err
 	}
 	base := path.Base(name)
 	switch there := dir.children[base]; {

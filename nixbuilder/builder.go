@@ -98,7 +98,9 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 	if err := warnOfFetching(ctx, b.evaluator); err != nil {
 		return nil, err
 	}
-	b.packages = newResolver(b.evaluator, state, options.Concurrency, options.BuildTotal)
+	b.packages = newResolver(
+		b.evaluator, state, options.Concurrency, options.BuildTotal, b.wantedFirst(nil),
+	)
 	if b.nix, err = nixstore.New(runner, options.nixStore(), state); err != nil {
 		return nil, err
 	}

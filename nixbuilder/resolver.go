@@ -28,6 +28,9 @@ const resultFormat = "3"
 
 // A resolver remembers what names stand for. It is safe for concurrent use.
 //
+// What clients ask for and nobody has is remembered in memory alone: clients can think of any number
+// of names.
+//
 // A name is not evaluated twice at a time, unless that takes long: then others no longer wait for
 // it, because another name of the same request may be the one that takes long.
 type resolver struct {
@@ -38,16 +41,20 @@ type resolver struct {
 	records     *records.Table[eval.Result]
 	lanes       *limit.Lanes  // for evaluations
 	total       time.Duration // that one may take, with what is built for it
+	own         []string      // names that the operator asks for, sorted
 	evaluating  limit.Keyed   // by key
 }
 
-func newResolver(evaluator *eval.Evaluator, state records.State, concurrency int, total time.Duration) *resolver {
+func newResolver(
+	evaluator *eval.Evaluator, state records.State, concurrency int, total time.Duration, own []string,
+) *resolver {
 	return &resolver{
 		evaluator:   evaluator,
 		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
 		records:     records.NewTable[eval.Result](state, "packages", packagesCached),
 		lanes:       limit.NewLanes(min(concurrency, max(2, runtime.GOMAXPROCS(0))), concurrency, quickTime),
 		total:       total,
+		own:         own,
 	}
 }
 
@@ -181,7 +188,11 @@ func (r *resolver) evaluate(
 		lasting := make(map[string]eval.Result, len(found))
 		for name, result := range found {
 			results[name] = result
-			if result.Cacheable() {
+			switch _, isOwn := slices.BinarySearch(r.own, name); {
+			case !result.Cacheable():
+			case result.Failure != nil && result.Failure.Kind == eval.NotFound && !isOwn:
+				r.records.Recall(keys[name], result)
+			default:
 				lasting[keys[name]] = result
 			}
 		}

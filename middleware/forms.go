@@ -1,6 +1,7 @@
 package middleware
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -212,27 +213,54 @@ func (m servedManifests) Get(
 	return m.ManifestService.Get(ctx, dgst, options...)
 }
 
-// pinnedManifests are a repository's, with the forms of images that clients learned of earlier.
+// pinnedManifests are a repository's, with the forms of images that clients learned of earlier, and
+// with built images that the storage does not have any more. Again builds one of a revision.
 type pinnedManifests struct {
 	distribution.ManifestService
 	store *imagestore.Store
 	from  imagestore.Reader
+	again func(ctx context.Context, revision string) error
 }
 
 // Get implements distribution.ManifestService.
 func (m pinnedManifests) Get(
 	ctx context.Context, dgst digest.Digest, options ...distribution.ManifestServiceOption,
 ) (distribution.Manifest, error) {
-	manifest, err := m.ManifestService.Get(ctx, dgst, options...)
-	if !errors.As(err, new(distribution.ErrManifestUnknownRevision)) {
+	manifest, unknown, err := m.get(ctx, dgst, options...)
+	if unknown == nil || err != nil {
 		return manifest, err
+	}
+	revision, ok, err := m.store.RevisionOf(ctx, m.from.Name, dgst)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, unknown
+	}
+	if err := m.again(ctx, revision); errors.Is(err, errHold) {
+		return noManifest{}, nil
+	} else if err != nil {
+		return nil, err
+	}
+	manifest, unknown, err = m.get(ctx, dgst, options...)
+	return manifest, cmp.Or(err, unknown)
+}
+
+// get returns a manifest that is stored, or a form of one. Unknown is upstream's error if there is
+// neither.
+func (m pinnedManifests) get(
+	ctx context.Context, dgst digest.Digest, options ...distribution.ManifestServiceOption,
+) (manifest distribution.Manifest, unknown, err error) {
+	manifest, err = m.ManifestService.Get(ctx, dgst, options...)
+	if !errors.As(err, new(distribution.ErrManifestUnknownRevision)) {
+		return manifest, nil, err
 	}
 	made, ok, faulty := m.store.Again(ctx, m.from, dgst)
 	if faulty != nil {
-		return nil, faulty
+		return nil, nil, faulty
 	}
 	if !ok {
-		return nil, err
+		return nil, err, nil
 	}
-	return made.Manifest, nil
+	return made.Manifest, nil, nil
 }

@@ -69,7 +69,7 @@ func (s *Service) redirect(name reference.Named, p pull) {
 func (s *Service) location(name reference.Named, p pull) string {
 	query := "?" + nextQuery(p.request.URL.RawQuery, p.redirects+1)
 	here := p.request.URL.EscapedPath() + query
-	tagged, err := reference.WithTag(name, p.reference)
+	asked, err := referenceTo(name, p.reference)
 	if err != nil {
 		return here
 	}
@@ -80,11 +80,19 @@ func (s *Service) location(name reference.Named, p pull) string {
 	} else if !relative && s.forges(p.request) {
 		return here
 	}
-	location, err := urls.BuildManifestURL(tagged)
+	location, err := urls.BuildManifestURL(asked)
 	if err != nil || !relative && !isPlain(location) {
 		return here
 	}
 	return location + query
+}
+
+// referenceTo joins a name and a tag or digest.
+func referenceTo(name reference.Named, to string) (reference.Named, error) {
+	if dgst, err := digest.Parse(to); err == nil {
+		return reference.WithDigest(name, dgst)
+	}
+	return reference.WithTag(name, to)
 }
 
 // forges tells whether a client says that a proxy forwarded its request, and is none.

@@ -42,7 +42,8 @@ func (r *repository) Manifests(
 	read.response.Header().Add("Vary", "Accept")
 	from := imagestore.Reader{Name: r.Named().Name(), Manifests: manifests, Blobs: r.Repository.Blobs(ctx)}
 	if strings.Contains(read.reference, ":") {
-		return pinnedManifests{manifests, r.service.store, from}, nil
+		again := func(ctx context.Context, revision string) error { return r.buildAgain(ctx, read, revision) }
+		return pinnedManifests{manifests, r.service.store, from, again}, nil
 	}
 	pull := r.service.pullOf(ctx, read)
 	image, err := r.service.pull(ctx, r.Repository, pull.reference, pull.client)
@@ -63,6 +64,21 @@ func (r *repository) Manifests(
 		return servedManifests{manifests, made}, nil
 	}
 	return manifests, nil
+}
+
+// buildAgain builds an image of a revision that somebody has pinned by its digest and that the storage
+// does not have any more. The error is errHold if the client is sent round.
+func (r *repository) buildAgain(ctx context.Context, read reading, revision string) error {
+	pull := r.service.pullOf(ctx, read)
+	_, err := r.service.pull(ctx, r.Repository, revision, pull.client)
+	if errors.Is(err, errHold) && pull.redirects < maxRedirects {
+		r.service.redirect(r.Named(), pull)
+		return errHold
+	}
+	if err == nil || status.Permanent(err) || errors.Is(err, errReadOnly) {
+		return nil // it is unknown, then
+	}
+	return r.service.explain(r.Named().Name(), pull, err)
 }
 
 // missedManifests are a repository's. Those that it lacks are noticed: if a built image should have

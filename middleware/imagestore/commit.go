@@ -86,6 +86,9 @@ func (s *Store) store(
 			return s.records.Put(ctx, recordKey(into, tag.Name, img.Manifest.Digest), record)
 		})
 	}
+	for _, m := range append([]image.Manifest{img.Manifest}, img.Children...) {
+		storing.Go(func() error { return s.rememberMade(ctx, into, m.Digest, img.Revision) })
+	}
 	err = storing.Wait() // before pending is read
 	return pending, err
 }

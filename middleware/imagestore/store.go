@@ -33,6 +33,7 @@ type Store struct {
 	lost     *lost
 	records  *records.Table[Record]
 	forms    *records.Table[formRecord]
+	made     *records.Table[madeRecord]
 }
 
 // New returns the Store of a registry whose blobs and tags are in a storage.
@@ -47,6 +48,7 @@ func New(storage driver.StorageDriver, namespace distribution.Namespace, options
 		lost:     newLost(),
 		records:  records.NewTable[Record](shared, "tags", recordBytes),
 		forms:    records.NewTable[formRecord](shared, "forms", formBytes),
+		made:     records.NewTable[madeRecord](shared, "made", madeBytes),
 	}
 }
 

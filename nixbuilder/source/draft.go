@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -69,11 +70,13 @@ func (d *draft) count(bytes int64) {
 // publish lists the files of a revision, sorted by path, gives it a tree, and forgets old
 // revisions.
 func (d *draft) publish(ctx context.Context, revision string, files []file, date time.Time) error {
-	if err := d.r.list(revision, files, date); err != nil {
-		return err
-	}
-	if err := d.r.ready(ctx, revision, files, d.tree, false); err != nil {
-		return err
+	for err := errNotListed; errors.Is(err, errNotListed); {
+		if err = d.r.list(revision, files, date); err == nil {
+			err = d.r.ready(ctx, revision, files, d.tree, false)
+		}
+		if err != nil && !errors.Is(err, errNotListed) {
+			return err
+		}
 	}
 	d.r.newest.Store(&listed{revision, files})
 	return d.r.prune(revision)

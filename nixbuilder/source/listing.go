@@ -6,6 +6,7 @@ import (
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -23,7 +24,7 @@ type listed struct {
 }
 
 // list writes what a revision consists of, which may be listed already, and its date, if it has
-// one.
+// one. It fails with errNotListed if another process removes the revision at the same moment.
 func (r *revisions) list(revision string, files []file, date time.Time) error {
 	staging, err := os.MkdirTemp(r.dir, ".new-")
 	if err != nil {
@@ -43,6 +44,9 @@ func (r *revisions) list(revision string, files []file, date time.Time) error {
 	)
 	if exists(err) {
 		err = os.Rename(filepath.Join(staging, filesName), filepath.Join(dir, filesName))
+		if errors.Is(err, fs.ErrNotExist) {
+			return errNotListed // another process has just removed it
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("keeping revision %s: %w", revision, err)

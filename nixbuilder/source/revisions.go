@@ -138,7 +138,7 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 	if err == nil {
 		err = r.ready(ctx, revision, files, "", true)
 	}
-	if missing := (*missingContent)(nil); errors.As(err, &missing) {
+	if missing := (*missingContent)(nil); errors.As(err, &missing) || errors.Is(err, errNotListed) {
 		return ErrUnknownTag
 	}
 	if err == nil {
@@ -149,10 +149,19 @@ func (r *revisions) revive(ctx context.Context, revision string) error {
 
 // ready gives a revision that is listed its tree, unless it has one. Made is a whole tree to move
 // there; empty: one is made, and whether the revision is older than others decides from what. It
-// fails with a *missingContent if a content is gone.
+// fails with a *missingContent if a content is gone, and with errNotListed if another process has
+// removed the revision meanwhile.
 func (r *revisions) ready(ctx context.Context, revision string, files []file, made string, older bool) error {
 	r.making.Lock()
 	defer r.making.Unlock()
+	lock, err := lockTree(filepath.Join(r.dir, revision), unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	if lock == nil {
+		return errNotListed
+	}
+	defer lock.Close()
 	if there, err := r.have(revision); there || err != nil {
 		return err
 	}
@@ -177,9 +186,12 @@ func (r *revisions) ready(ctx context.Context, revision string, files []file, ma
 	if err := os.Rename(made, r.path(revision)); err != nil && !exists(err) {
 		return fmt.Errorf("keeping revision %s: %w", revision, err)
 	}
-	_, err := r.have(revision)
+	_, err = r.have(revision)
 	return err
 }
+
+// errNotListed means that a revision is not stored any more.
+var errNotListed = errors.New("the revision is not listed any more")
 
 // reuseTree moves the tree of another revision, which nobody holds, to a free name, and returns its
 // files. For a new revision it takes the tree that was asked for last, as that has most in common

@@ -94,7 +94,7 @@ func parseAnonymousPull(options map[string]any) (parsed anonymousPullOptions, er
 				fault(".%s: is not another access controller with its options, "+
 					"such as htpasswd: {realm: …, path: …}", key)
 			case parsed.inner != "":
-				fault(".%s: is a second access controller beside %s: leave one of the two", key, parsed.inner)
+				fault(".%s: is a second access controller beside %s: keep one of the two", key, parsed.inner)
 			}
 			parsed.inner, parsed.options = key, named
 		}

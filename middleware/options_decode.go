@@ -3,6 +3,7 @@ package middleware
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -11,7 +12,9 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/go-viper/mapstructure/v2"
+	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/internal/spelling"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
@@ -30,12 +33,13 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	}
 	value, faults := namedKeys("", stanza)
 	named, _ := value.(map[string]any)
+	faults = append(faults, asNixSpells(named)...)
 	faults = append(faults, typeFaults(decoder.Decode(named))...)
 	if build, _ := named["build"].(map[string]any); build["total"] == nil {
 		options.Build.Total = max(options.Build.Total, options.Build.Timeout)
 	}
 	for _, key := range unusedKeys(named) {
-		faults = append(faults, fmt.Errorf("%s: unknown key", dotted(key)))
+		faults = append(faults, fmt.Errorf("%s: unknown key%s", dotted(key), meant(dotted(key))))
 	}
 	decoding := faults
 	for _, fault := range options.faults() {
@@ -81,6 +85,75 @@ func namedKeys(path string, value any) (any, []error) {
 	}
 	sortFaults(faults)
 	return named, faults
+}
+
+// asNixSpells takes keys of the section nix as nix.conf spells them, and says how they are spelt
+// here. It returns a fault for each that is there in both spellings.
+func asNixSpells(stanza map[string]any) (faults []error) {
+	section, _ := stanza["nix"].(map[string]any)
+	for _, key := range slices.Sorted(maps.Keys(section)) {
+		own := strings.ReplaceAll(key, "-", "")
+		if own == key || !slices.Contains(keysBeside("nix."+own), own) {
+			continue
+		}
+		if _, both := section[own]; both {
+			faults = append(faults, fmt.Errorf("nix.%s: is there as %s, too: leave one out", key, own))
+		} else {
+			logrus.Infof("nix: nix.%s is read as nix.%s, which is how the registry spells it", key, own)
+			section[own] = section[key]
+		}
+		delete(section, key)
+	}
+	return faults
+}
+
+// meant is the part of a fault that says which key an unknown one may stand for.
+func meant(key string) string {
+	known := keysBeside(key)
+	_, last, _ := cutLast(key)
+	if word := spelling.Closest(last, known); word != "" {
+		return ": did you mean " + word + "?"
+	}
+	return ""
+}
+
+// keysBeside returns the keys that options have where a key is.
+func keysBeside(key string) []string {
+	section, _, _ := cutLast(key)
+	at := reflect.TypeFor[Options]()
+	for section != "" {
+		var part string
+		part, section, _ = strings.Cut(section, ".")
+		switch at.Kind() {
+		case reflect.Map:
+			at = at.Elem()
+		case reflect.Struct:
+			at = fieldsOf(at)[part]
+		}
+		if at == nil {
+			return nil
+		}
+	}
+	if at.Kind() != reflect.Struct {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(fieldsOf(at)))
+}
+
+// fieldsOf returns the types of a struct's fields, by their keys.
+func fieldsOf(section reflect.Type) map[string]reflect.Type {
+	fields := make(map[string]reflect.Type)
+	for field := range section.Fields() {
+		fields[field.Tag.Get("mapstructure")] = field.Type
+	}
+	return fields
+}
+
+func cutLast(key string) (section, last string, ok bool) {
+	if i := strings.LastIndexByte(key, '.'); i >= 0 {
+		return key[:i], key[i+1:], true
+	}
+	return "", key, false
 }
 
 // dotted returns a key as people write it: packages.nixpath.x, where the decoder has

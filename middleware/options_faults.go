@@ -51,6 +51,13 @@ func (o Options) faults() []error {
 	o.buildFaults(&f)
 	o.sizeFaults(&f)
 	o.timeFaults(&f)
+	if o.Web.Dir != "" {
+		if info, err := os.Stat(o.Web.Dir); err != nil {
+			f.add("web.dir: %w", err)
+		} else if !info.IsDir() {
+			f.add("web.dir: %s is not a directory", o.Web.Dir)
+		}
+	}
 	if !filepath.IsAbs(o.CacheDir) {
 		f.add("cachedir: %q is not an absolute path", o.CacheDir)
 	}
@@ -102,7 +109,7 @@ func setFaults(f *faults, key string, set nixbuilder.Packages, git GitOptions) {
 	case len(sources) == 0:
 		f.add("%s: names no package set: give one of channel, git and path", key)
 	case len(sources) > 1:
-		f.add("%s: names several package sets: leave one of %s", key, strings.Join(sources, ", "))
+		f.add("%s: names several package sets (%s): keep one, and remove the others", key, strings.Join(sources, ", "))
 	case set.Channel.Name != "":
 		f.addAll(key+".channel: ", set.Channel.Check())
 	case set.Git.URL != "":
@@ -149,23 +156,34 @@ func (o Options) nameFaults(f *faults) {
 	}
 }
 
+// nixStore matches what Nix takes for a store: a URL, a directory, or one of three words.
+var nixStore = regexp.MustCompile(`^([a-z0-9+.-]+://\S+|/\S+|auto|daemon|local)$`)
+
 // buildFaults are about how packages are built, and with which binary caches.
 func (o Options) buildFaults(f *faults) {
 	_, err := o.Build.proxies()
 	f.addAll("build.trustedproxies: ", err)
 	if o.Build.Storeless && o.Nix.ImportFromDerivation {
-		f.add("nix.importfromderivation: takes a Nix store, which build.storeless does without: leave one of the two")
+		f.add("nix.importfromderivation: takes a Nix store, which build.storeless does without: keep one of the two")
 	}
 	if !o.Build.Local && o.Nix.ImportFromDerivation {
-		f.add("nix.importfromderivation: has packages built, which build.local: false rules out: leave one of the two")
+		f.add("nix.importfromderivation: has packages built, which build.local: false rules out: keep one of the two")
 	}
 	if !o.Build.Local && o.Nix.Builders != "" {
 		f.add("nix.builders: has packages built, here too if their set says so, " +
-			"which build.local: false rules out: leave one of the two")
+			"which build.local: false rules out: keep one of the two")
 	}
 	f.addAll("nix.substituters: ", nixbuilder.CheckLogins(o.Nix.Substituters))
 	if o.Build.Storeless {
 		f.addAll("nix.substituters: ", o.caches().CheckSubstituters())
+	} else {
+		for _, cache := range o.Nix.Substituters {
+			if !nixStore.MatchString(cache) {
+				f.add("nix.substituters: %q is not the URL of a binary cache, such as https://cache.example.org", cache)
+			}
+		}
+	}
+	if o.Build.Storeless || len(o.Nix.TrustedPublicKeys) > 0 {
 		f.addAll("nix.trustedpublickeys: ", o.caches().CheckTrustedPublicKeys())
 	}
 	for _, prefix := range o.Nix.AllowedURIs {

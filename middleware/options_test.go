@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,7 +155,10 @@ func TestSetupFaults(t *testing.T) {
 		},
 		{
 			name: "unknown keys, at every level", stanza: path + "bulid: {}\nbuild: {timout: 60s}",
-			want: []string{options + "build.timout: unknown key", options + "bulid: unknown key"},
+			want: []string{
+				options + "build.timout: unknown key: did you mean timeout?",
+				options + "bulid: unknown key: did you mean build?",
+			},
 		},
 		{
 			name:   "keys that are no texts, beside others that are wrong",
@@ -164,11 +168,32 @@ func TestSetupFaults(t *testing.T) {
 				options + "build.timout: unknown key",
 			},
 		},
-		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key"}},
+		{
+			name: "caches and keys that are none",
+			stanza: path + "nix: {substituters: [cache.example.org, auto, 'https://a', /nix, 's3://b?region=x']," +
+				" trustedpublickeys: [cache.example.org]}",
+			want: []string{
+				options + `nix.substituters: "cache.example.org" is not the URL of a binary cache`,
+				options + `nix.trustedpublickeys: "cache.example.org" is not NAME:BASE64`,
+			},
+		},
+		{
+			name:   "as Nix spells it, and as the registry does",
+			stanza: path + "nix: {allowed-uris: [], alloweduris: [], allowed-impure-host-deps: []}",
+			want: []string{
+				options + "nix.allowed-uris: is there as alloweduris, too",
+				options + "nix.allowed-impure-host-deps: unknown key",
+			},
+		},
+		{
+			name: "site that is not there", stanza: path + "web: {dir: /nonexistent/site}",
+			want: []string{options + "web.dir: stat /nonexistent/site"},
+		},
+		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key: did you mean shell?"}},
 		{
 			name:   "two package sets",
 			stanza: "packages: {channel: nixos-26.05, git: {url: https://example.org/x}}",
-			want:   []string{options + "packages: names several package sets: leave one of channel, git"},
+			want:   []string{options + "packages: names several package sets (channel, git): keep one, and remove the others"},
 		},
 		{name: "no channel", stanza: "packages: {channel: stable, archives: example.org}", want: []string{
 			options + "packages.channel: \"example.org\" is not an http",
@@ -218,13 +243,13 @@ func TestSetupFaults(t *testing.T) {
 			name:   "what can't be looked up",
 			stanza: path[:len(path)-2] + ", nixpath: {a/b: {path: " + set + "}, none: {}, two: {channel: nixos-26.05, path: /x}, other: {chanel: x}, gone: {path: /nonexistent/x}, git: {git: {ref: main}}}}",
 			want: []string{
-				options + "packages.nixpath.other.chanel: unknown key",
+				options + "packages.nixpath.other.chanel: unknown key: did you mean channel?",
 				options + "packages.nixpath.a/b: is not a name that can be looked up",
 				options + "packages.nixpath.git.git.url: missing",
 				options + "packages.nixpath.git: names no package set",
 				options + "packages.nixpath.gone.path: stat /nonexistent/x",
 				options + "packages.nixpath.none: names no package set",
-				options + "packages.nixpath.two: names several package sets: leave one of channel, path",
+				options + "packages.nixpath.two: names several package sets (channel, path): keep one, and remove the others",
 			},
 		},
 		{
@@ -446,5 +471,24 @@ func TestKeep(t *testing.T) {
 		if set.PathKeep != 7 || set.Channel.Keep != 7 || set.Git.Keep != 7 {
 			t.Errorf("%s keeps %d, %d and %d revisions", name, set.PathKeep, set.Channel.Keep, set.Git.Keep)
 		}
+	}
+}
+
+// Who copies from nix.conf gets what is meant.
+func TestAsNixSpells(t *testing.T) {
+	set := t.TempDir()
+	const key = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+	options, err := ParseOptions(map[string]any{
+		"packages": map[any]any{"path": set},
+		"nix": map[any]any{
+			"trusted-public-keys": []any{key}, "allowed-uris": []any{"https://a/"}, "import-from-derivation": true,
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := options.Nix; !slices.Equal(got.TrustedPublicKeys, []string{key}) ||
+		!slices.Equal(got.AllowedURIs, []string{"https://a/"}) || !got.ImportFromDerivation {
+		t.Errorf("options %+v", got)
 	}
 }

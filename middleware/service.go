@@ -145,7 +145,7 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	if readOnly(config) && len(options.Prebuild) > 0 {
 		faults = append(faults, fmt.Errorf("middleware.repository[%s].options.prebuild: "+
 			"nothing is built in read-only mode, which storage.maintenance.readonly.enabled has switched on: "+
-			"leave one of the two", name))
+			"keep one of the two", name))
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)

@@ -20,7 +20,7 @@ func TestFromEnvironment(t *testing.T) {
 	}
 	files := map[string]string{
 		"NIXERY_STORAGE_BACKEND": "filesystem", "STORAGE_PATH": "/srv/images",
-		"PORT": "8080", "WEB_DIR": "/srv/web", "NIXERY_PKGS_PATH": set,
+		"PORT": "8080", "WEB_DIR": set, "NIXERY_PKGS_PATH": set,
 	}
 	with := func(base map[string]string, changes ...string) map[string]string {
 		all := make(map[string]string)
@@ -48,7 +48,7 @@ func TestFromEnvironment(t *testing.T) {
 			check: func(t *testing.T, c *configuration.Configuration, o middleware.Options) {
 				if c.Storage.Type() != "filesystem" || c.Storage.Parameters()["rootdirectory"] != "/srv/images" ||
 					c.HTTP.Addr != ":8080" || o.Packages.Path != set ||
-					o.Web.Dir != "/srv/web" || o.Build.Timeout != time.Minute {
+					o.Web.Dir != set || o.Build.Timeout != time.Minute {
 					t.Errorf("storage %v, address %s, options %+v", c.Storage, c.HTTP.Addr, o)
 				}
 			},

@@ -21,7 +21,9 @@ import (
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace/noop"
+	"go.yaml.in/yaml/v3"
 
+	"github.com/nixery-registry/nixery-registry/internal/configcheck"
 	"github.com/nixery-registry/nixery-registry/middleware"
 )
 
@@ -51,12 +53,22 @@ cache.nixos.org.`,
 				return err
 			}
 			config, service, err := load(text)
-			switch {
-			case err != nil:
-			case !check:
+			ignored := configcheck.Keys(text)
+			if check {
+				if config != nil {
+					ignored = append(ignored, configcheck.Values(config)...)
+				}
+				err = errors.Join(append(ignored, err)...)
+				if err == nil && service != nil {
+					err = tryOut(command.Context(), service, name, command.OutOrStdout(), command.ErrOrStderr())
+				}
+				return fromFile(name, err)
+			}
+			for _, fault := range ignored {
+				logrus.Warnf("%s: %v", name, fault)
+			}
+			if err == nil {
 				err = serve(config, service)
-			case service != nil:
-				err = tryOut(command.Context(), service, name, command.OutOrStdout(), command.ErrOrStderr())
 			}
 			return fromFile(name, err)
 		},
@@ -114,7 +126,7 @@ func readConfiguration(args []string) (name string, text []byte, err error) {
 // load reads a configuration and checks what the registry would only find out when it serves. The
 // Service is nil if there is no stanza for it.
 func load(text []byte) (*configuration.Configuration, *middleware.Service, error) {
-	config, err := configuration.Parse(bytes.NewReader(text))
+	config, err := parse(text)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -130,6 +142,25 @@ func load(text []byte) (*configuration.Configuration, *middleware.Service, error
 		faults = append(faults, err)
 	}
 	return config, service, errors.Join(faults...)
+}
+
+// parse reads a configuration as the registry does. It says what to write where the registry does
+// not.
+func parse(text []byte) (config *configuration.Configuration, err error) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("%v", fault)
+		}
+	}()
+	var versioned struct{ Version any }
+	if err := yaml.Unmarshal(text, &versioned); err == nil && fmt.Sprint(versioned.Version) != "0.1" {
+		return nil, errors.New("version: write 0.1, the only one that there is")
+	}
+	config, err = configuration.Parse(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	return config, nil
 }
 
 // fromFile puts where a configuration is from before every line of an error.

@@ -2,6 +2,9 @@ package main
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -45,6 +48,48 @@ func TestQuietTracing(t *testing.T) {
 			otel.SetTracerProvider(sdktrace.NewTracerProvider())
 			again()
 			check("after that")
+		})
+	}
+}
+
+// A file is checked as a whole: what the registry ignores, what it would find out when it listens, and
+// the stanza. The version comes first, as nothing else is known without it.
+func TestCheckOfTheWholeFile(t *testing.T) {
+	for _, test := range []struct {
+		name, text string
+		want       []string
+	}{
+		{"nothing wrong, and nothing of ours", "version: 0.1\nstorage: {inmemory: {}}\nhttp: {addr: ':5000'}\n", nil},
+		{"empty", "", []string{"version: write 0.1"}},
+		{"another version", "version: 1\nstorage: {inmemory: {}}\n", []string{"version: write 0.1"}},
+		{"two drivers", "version: 0.1\nstorage: {inmemory: {}, filesystem: {}}\n", []string{"must provide exactly one"}},
+		{
+			"everywhere",
+			"version: 0.1\nstorage: {inmemory: {}}\nhttp: {adr: ':5000'}\n" +
+				"middleware: {repository: [{name: nix, options: {packages: {path: /nonexistent}, bulid: {}}}, {name: nixx}]}\n",
+			[]string{
+				"line 3: http.adr: unknown key: did you mean addr?", "http.addr: missing",
+				`middleware.repository[1].name: there is no repository middleware "nixx"`,
+				"middleware.repository[nix].options.bulid: unknown key: did you mean build?",
+				"middleware.repository[nix].options.packages.path: stat /nonexistent",
+			},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "config.yml")
+			if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			command := serveCommand()
+			command.SetArgs([]string{"--check", file})
+			var lines []string
+			if err := command.Execute(); err != nil {
+				lines = strings.Split(err.Error(), "\n")
+			}
+			isLine := func(line, want string) bool { return strings.HasPrefix(line, file+": "+want) }
+			if !slices.EqualFunc(lines, test.want, isLine) {
+				t.Errorf("got:\n%s\nwant:\n%s", strings.Join(lines, "\n"), strings.Join(test.want, "\n"))
+			}
 		})
 	}
 }

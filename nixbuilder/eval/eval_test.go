@@ -848,24 +848,6 @@ func TestNearMisses(t *testing.T) {
 	}
 }
 
-func TestMistakes(t *testing.T) {
-	for _, test := range []struct {
-		a, b string
-		want int
-	}{
-		{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"htop", "htop", 0}, {"kitten", "sitting", 3}, {"flaw", "lawn", 2},
-		{"gti", "git", 1}, {"htpo", "htop", 1}, {"thop", "htop", 1}, {"ab", "ba", 1}, {"ca", "abc", 3},
-		{"abcd", "badc", 2},
-	} {
-		if got := mistakes(test.a, test.b); got != test.want {
-			t.Errorf("from %q to %q: %d, want %d", test.a, test.b, got, test.want)
-		}
-		if got := mistakes(test.b, test.a); got != test.want {
-			t.Errorf("from %q to %q: %d, want %d", test.b, test.a, got, test.want)
-		}
-	}
-}
-
 // FuzzRead makes sure that no output of a broken Nix breaks the reader, and that nothing without
 // the nonce is taken for an answer.
 func FuzzRead(f *testing.F) {

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/nixery-registry/nixery-registry/internal/spelling"
 )
 
 // maxNearMisses is how many near misses a failure names.
@@ -82,7 +84,7 @@ func distance(wanted, attr string) (distance int, resembles bool) {
 	case difference > tolerated || -difference > tolerated:
 		return 0, false
 	}
-	n := mistakes(wanted, attr)
+	n := spelling.Mistakes(wanted, attr)
 	if distance = 2 * n; sameLetters(wanted, attr) {
 		distance--
 	}
@@ -91,30 +93,6 @@ func distance(wanted, attr string) (distance int, resembles bool) {
 
 func sameLetters(a, b string) bool {
 	return slices.Equal(slices.Sorted(slices.Values([]byte(a))), slices.Sorted(slices.Values([]byte(b))))
-}
-
-// mistakes is how many bytes must be inserted, removed, replaced, or exchanged with their neighbour
-// to turn a into b. No byte is part of two mistakes (the distance of optimal string alignment).
-func mistakes(a, b string) int {
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		before, last, row = last, row, before
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			replace := last[j-1]
-			if a[i-1] != b[j-1] {
-				replace++
-			}
-			row[j] = min(replace, row[j-1]+1, last[j]+1)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-	}
-	return row[len(b)]
 }
 
 // component matches what may stand between the slashes of a registry's name, by the distribution

@@ -104,8 +104,8 @@ func (a accepts) form(index bool) imagestore.Form {
 	return imagestore.List
 }
 
-// serve chooses the form of an image that the client takes, and sets headers that say what the
-// image was built from. It returns the manifest to serve; that has only a digest if it is stored,
+// serve chooses the form of an image that the client takes, and warns of what is not as the client
+// would expect. It returns the manifest to serve; that has only a digest if it is stored,
 // and none for an empty answer.
 func (s *Service) serve(
 	ctx context.Context, from imagestore.Reader, p pull, built answer,
@@ -135,7 +135,6 @@ func (s *Service) serve(
 				": the client accepts neither an index nor a manifest list")
 		}
 	}
-	warn("built by Nix " + built.Nix + " from " + built.Source + " at " + built.Revision)
 	for _, platform := range built.Missing {
 		warn("there is no image for " + platform)
 	}

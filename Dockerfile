@@ -38,12 +38,15 @@ RUN groupadd --gid 1000 registry && \
 
 COPY --from=build /registry /usr/local/bin/registry
 
+# Where configurations of the stock registry's images look for the program and its entry point, and what those serve when they are told nothing.
+RUN ln -s /usr/local/bin/registry /usr/bin/registry && ln -s /usr/local/bin/registry /entrypoint.sh
+COPY deploy/stock.yml /usr/share/nixery-registry/config.yml
+
 # A number, so that Kubernetes sees that it is not root.
 USER 1000:1000
 
 ENV HOME=/home/registry \
     CACHE_DIRECTORY=/var/cache/nixery-registry \
-    NIXERY_STORAGE_BACKEND=filesystem \
     STORAGE_PATH=/var/lib/registry \
     PORT=5000 \
     NIXERY_BUILD_LOCAL=false

@@ -43,7 +43,7 @@ rec {
     src = source;
 
     # Of the directory that `go mod vendor` makes. The test TestDefaultNix says the new one when dependencies have changed.
-    vendorHash = "sha256-zAfM0aFeWEB0toGd8M2AAx1WltckCwO0Ms7Z3Y7GNbc=";
+    vendorHash = "sha256-Bk+YnzwPtzyXTwXlPkOkoZASEVrrMbC0Fqvy/P5THsY=";
 
     subPackages = [ "cmd/registry" ];
     env.CGO_ENABLED = 0;
@@ -84,6 +84,8 @@ rec {
     fakeRootCommands = ''
       mkdir -p etc/nix home/registry nix/var/nix var/cache/nixery-registry var/lib/registry
       mkdir -m 1777 -p tmp var/tmp
+      install -D -m 644 ${./deploy/stock.yml} usr/share/nixery-registry/config.yml
+      ln -s ${nixery-registry}/bin/registry entrypoint.sh
       echo 'root:x:0:0::/root:/bin/false' >etc/passwd
       echo 'registry:x:${toString uid}:${toString gid}::/home/registry:/bin/false' >>etc/passwd
       printf 'root:x:0:\nregistry:x:${toString gid}:\n' >etc/group
@@ -114,7 +116,6 @@ rec {
         "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt"
         "NIX_SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt"
         "CACHE_DIRECTORY=/var/cache/nixery-registry"
-        "NIXERY_STORAGE_BACKEND=filesystem"
         "STORAGE_PATH=/var/lib/registry"
         "PORT=5000"
         "NIXERY_BUILD_LOCAL=false"

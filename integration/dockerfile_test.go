@@ -153,7 +153,7 @@ middleware: {repository: [{name: nix, options: {packages: {channel: nixos-26.05,
 			[]string{"--name", "channel", "--network", "host", "--volume", conf + ":/etc/nix/nix.conf:ro"},
 			confined,
 			[]string{
-				"--volume", config + ":/config.yml:ro", "--env", "REGISTRY_CONFIGURATION_PATH=/config.yml",
+				"--volume", config + ":/etc/distribution/config.yml:ro",
 				image,
 			},
 		)...)
@@ -167,6 +167,8 @@ middleware: {repository: [{name: nix, options: {packages: {channel: nixos-26.05,
 	)
 	docker.Exec(t, "stop", "--time", "60", "channel")
 
+	checkSwappedImage(t, image)
+
 	docker.Exec(t, "stop", "--time", "60", "open")
 	if state := docker.Exec(
 		t, "inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", "open",
@@ -174,6 +176,57 @@ middleware: {repository: [{name: nix, options: {packages: {channel: nixos-26.05,
 		t.Errorf("asked to stop, it ended with %q", state)
 	}
 	t.Logf("the image has %s bytes", docker.Exec(t, "inspect", "--format", "{{.Size}}", image))
+}
+
+// checkSwappedImage starts the image in the ways that start the stock registry's images.
+func checkSwappedImage(t *testing.T, image string) {
+	t.Helper()
+	docker := Engines[0]
+	storage, config := Dir(t), filepath.Join(Dir(t), "config.yml") // root's, as those images leave it
+	Write(t, config, `
+version: 0.1
+storage: {filesystem: {rootdirectory: /var/lib/registry}}
+http: {addr: "127.0.0.1:7777"}
+`)
+	const old, now, complaint = "/etc/docker/registry/config.yml", "/etc/distribution/config.yml", "chown -R 1000:1000 "
+	for _, test := range []struct {
+		name     string
+		options  []string
+		args     []string
+		listens  string
+		complain bool
+	}{
+		{"nothing", nil, nil, "[::]:5000", true},
+		{"variables", []string{"--env", "REGISTRY_HTTP_ADDR=127.0.0.1:7778"}, nil, "127.0.0.1:7778", true},
+		{"file of version 2", []string{"--volume", config + ":" + old + ":ro"}, nil, "127.0.0.1:7777", true},
+		{"file of version 3", []string{"--volume", config + ":" + now + ":ro"}, nil, "127.0.0.1:7777", true},
+		{"file, named", []string{"--volume", config + ":" + old + ":ro"}, []string{old}, "127.0.0.1:7777", true},
+		{"serve", []string{"--volume", config + ":" + old + ":ro"}, []string{"serve", old}, "127.0.0.1:7777", true},
+		{
+			"entry point", []string{"--volume", config + ":" + old + ":ro", "--entrypoint", "/entrypoint.sh"},
+			[]string{old}, "127.0.0.1:7777", true,
+		},
+		{
+			"program", []string{"--volume", config + ":" + old + ":ro", "--entrypoint", "/bin/registry"},
+			[]string{"serve", old}, "127.0.0.1:7777", true,
+		},
+		{"root", []string{"--user", "0"}, nil, "[::]:5000", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			name := "swapped-" + strings.ReplaceAll(strings.ReplaceAll(test.name, " ", "-"), ",", "")
+			own := []string{"--name", name, "--network", "none", "--volume", storage + ":/var/lib/registry"}
+			docker.Detach(t, slices.Concat(own, test.options, []string{image}, test.args)...)
+			var log string
+			Eventually(t, startTime, "the registry listens on "+test.listens, func() bool {
+				stdout, stderr, _ := TryExec(t.Context(), "docker", "logs", name)
+				log = stdout + stderr
+				return strings.Contains(log, "listening on "+test.listens)
+			})
+			if strings.Contains(log, complaint) != test.complain || strings.Count(log, "level=error") > 1 {
+				t.Errorf("it says:\n%s", log)
+			}
+		})
+	}
 }
 
 // freeAddress is one on loopback that nobody listens on.

@@ -40,7 +40,10 @@ func reconfigure(t *testing.T, r *Registry, settings ...string) {
 // its address.
 func startWith(t *testing.T, r *Registry, listening *regexp.Regexp, environment []string, args ...string) {
 	t.Helper()
-	program, err := shared.binary()
+	program, err := r.Program, error(nil)
+	if program == "" {
+		program, err = shared.binary()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

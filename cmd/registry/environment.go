@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// backend is the variable that has a registry configured as Nixery was.
+// backend is the variable that says where images are kept. Nixery must have it; here, filesystem is
+// meant without it.
 const backend = "NIXERY_STORAGE_BACKEND"
 
 // buildLocal is the variable that says whether packages are built that the cache of NixOS does not
@@ -24,6 +25,16 @@ const (
 )
 
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
+
+// isNixerys tells whether there are variables of Nixery's that say where packages or images are.
+func isNixerys(lookup func(string) (string, bool)) bool {
+	for _, name := range []string{backend, "NIXERY_CHANNEL", "NIXERY_PKGS_REPO", "NIXERY_PKGS_PATH"} {
+		if _, ok := lookup(name); ok {
+			return true
+		}
+	}
+	return false
+}
 
 // fromEnvironment makes a configuration out of Nixery's variables, so that a deployment of it moves
 // by swapping the binary. The error has a line for all that is missing or contradictory, which
@@ -68,11 +79,11 @@ func (e *environment) get(name string) string {
 func (e *environment) storage() map[string]any {
 	storage := map[string]any{"delete": map[string]any{"enabled": true}}
 	switch e.get(backend) {
-	case "filesystem":
+	case "", "filesystem":
 		path := e.get("STORAGE_PATH")
 		switch {
 		case path == "":
-			e.fault("STORAGE_PATH: missing: with %s=filesystem, it is the directory for images", backend)
+			e.fault("STORAGE_PATH: missing: it is the directory for images, unless %s=gcs", backend)
 		case !filepath.IsAbs(path):
 			e.fault("STORAGE_PATH: %q is not an absolute path", path)
 		}

@@ -214,3 +214,15 @@ func TestFromEnvironment(t *testing.T) {
 		})
 	}
 }
+
+// Variables that say where packages or images are configure the registry. The others do not.
+func TestIsNixerys(t *testing.T) {
+	for variable, want := range map[string]bool{
+		"NIXERY_CHANNEL": true, "NIXERY_PKGS_REPO": true, "NIXERY_PKGS_PATH": true, "NIXERY_STORAGE_BACKEND": true,
+		"NIXERY_BUILD_LOCAL": false, "PORT": false, "STORAGE_PATH": false, "REGISTRY_HTTP_ADDR": false,
+	} {
+		if got := isNixerys(func(name string) (string, bool) { return "x", name == variable }); got != want {
+			t.Errorf("%s: %t", variable, got)
+		}
+	}
+}

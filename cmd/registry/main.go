@@ -8,6 +8,7 @@ import (
 	_ "net/http/pprof" // served where http.debug.addr is set, as by the stock registry
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/distribution/distribution/v3/registry"
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
@@ -39,10 +40,21 @@ func main() {
 	registry.RegisterHandler(middleware.Site)
 	registry.RegisterHandler(middleware.Tokens)
 	registry.RegisterHandler(middleware.Blobs) // last, and so outermost
-	if err := rootCommand().Execute(); err != nil {
+	root := rootCommand()
+	root.SetArgs(asServed(os.Args[1:]))
+	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// asServed puts serve before the file of a configuration, as the entry point of the stock
+// registry's images does.
+func asServed(args []string) []string {
+	if len(args) > 0 && (strings.HasSuffix(args[0], ".yml") || strings.HasSuffix(args[0], ".yaml")) {
+		return append([]string{"serve"}, args...)
+	}
+	return args
 }
 
 // rootCommand is upstream's, with our own serve and --version, and the commands below nix.

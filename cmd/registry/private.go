@@ -2,8 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/distribution/distribution/v3/configuration"
@@ -39,10 +41,29 @@ func keepPrivate(config *configuration.Configuration) {
 	if !ok {
 		root = defaultRoot
 	}
-	if err := closeToOthers(root); err != nil {
+	if fault := ownerFault(root); fault != "" {
+		logrus.Error("storage.filesystem.rootdirectory: " + fault)
+	} else if err := closeToOthers(root); err != nil {
 		logrus.WithError(err).Info("storage.filesystem.rootdirectory: can't be closed to other users " +
 			"of this machine, who may read what root or an earlier release has written")
 	}
+}
+
+// ownerFault says what to do where this user may not write to what is stored, empty if it may.
+// Images of the stock registry run as root, and have left directories that are root's.
+func ownerFault(root string) string {
+	const below = "docker/registry/v2"
+	for _, dir := range []string{
+		root, filepath.Join(root, below), filepath.Join(root, below, "blobs"),
+		filepath.Join(root, below, "repositories"),
+	} {
+		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			uid, gid := os.Geteuid(), os.Getegid()
+			return fmt.Sprintf("user %d may not write to %s (%v): give it to that user with `chown -R %d:%d %s`, "+
+				"or run as its owner, in a container with --user 0", uid, dir, err, uid, gid, root)
+		}
+	}
+	return ""
 }
 
 // closeToOthers leaves a directory to its owner and its group. One that is not there is made, for

@@ -48,3 +48,23 @@ func TestCloseToOthers(t *testing.T) {
 		}
 	}
 }
+
+// Who may not write to what another user has stored is told how to.
+func TestOwnerFault(t *testing.T) {
+	root := t.TempDir()
+	if fault := ownerFault(filepath.Join(root, "nothing")); fault != "" {
+		t.Error("of a directory that is not there:", fault)
+	}
+	blobs := filepath.Join(root, "docker/registry/v2/blobs")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if fault := ownerFault(root); fault != "" {
+		t.Error("of a directory of one's own:", fault)
+	}
+	// Of a file system that nobody may write to.
+	if fault := ownerFault("/proc/self"); !strings.Contains(fault, "may not write to /proc/self") ||
+		!strings.Contains(fault, "/proc/self`") || !strings.Contains(fault, "chown -R ") {
+		t.Errorf("of /proc/self: %q", fault)
+	}
+}

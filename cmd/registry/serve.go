@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/signal"
@@ -36,13 +37,17 @@ func serveCommand() *cobra.Command {
 
 CONFIG is a Distribution configuration file; REGISTRY_CONFIGURATION_PATH names it otherwise. Images
 are built from packages where it has a stanza middleware.repository with the name nix: see
-config.yml.example.
+config.yml.example. Without that stanza, this is the stock registry, and needs no Nix.
 
-Without a file, and with NIXERY_STORAGE_BACKEND set, the registry is configured by Nixery's
-variables: NIXERY_STORAGE_BACKEND (gcs or filesystem), STORAGE_PATH or GCS_BUCKET, PORT, one of
-NIXERY_CHANNEL, NIXERY_PKGS_REPO and NIXERY_PKGS_PATH, and if need be WEB_DIR, NIX_TIMEOUT and
+Where neither names a file, the registry is configured by Nixery's variables, if there are any:
+NIXERY_STORAGE_BACKEND (filesystem or gcs), STORAGE_PATH or GCS_BUCKET, PORT, one of NIXERY_CHANNEL,
+NIXERY_PKGS_REPO and NIXERY_PKGS_PATH, and if need be WEB_DIR, NIX_TIMEOUT and
 GOOGLE_APPLICATION_CREDENTIALS. NIXERY_BUILD_LOCAL=false has nothing built: packages are those of
-cache.nixos.org.`,
+cache.nixos.org. Else the file is /etc/distribution/config.yml or /etc/docker/registry/config.yml,
+where the stock registry's images have theirs.
+
+As with those images, "registry CONFIG" is short for "registry serve CONFIG", if its name ends with
+.yml or .yaml.`,
 		Example:       "  registry serve config.yml\n  docker pull localhost:5000/shell/git/htop",
 		Args:          cobra.MaximumNArgs(1),
 		SilenceUsage:  true,
@@ -112,15 +117,26 @@ func readConfiguration(args []string) (name string, text []byte, err error) {
 		text, err = os.ReadFile(name)
 		return name, text, err
 	}
-	if _, ok := os.LookupEnv(backend); !ok {
-		return "", nil, errors.New("no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, " +
-			"or Nixery's variables; see registry serve --help")
+	if isNixerys(os.LookupEnv) {
+		text, notes, err := fromEnvironment(os.LookupEnv)
+		for _, note := range notes {
+			logrus.Info(note)
+		}
+		return "environment", text, fromFile("environment", err)
 	}
-	text, notes, err := fromEnvironment(os.LookupEnv)
-	for _, note := range notes {
-		logrus.Info(note)
+	for _, name := range usualPlaces {
+		if text, err = os.ReadFile(name); !errors.Is(err, fs.ErrNotExist) {
+			return name, text, err
+		}
 	}
-	return "environment", text, fromFile("environment", err)
+	return "", nil, errors.New("no configuration: name a file, or set REGISTRY_CONFIGURATION_PATH, " +
+		"or Nixery's variables; see registry serve --help")
+}
+
+// usualPlaces are where images of the stock registry have their configuration: version 3, and those
+// before it. The last is that of our own image, which is the stock registry's default.
+var usualPlaces = []string{
+	"/etc/distribution/config.yml", "/etc/docker/registry/config.yml", "/usr/share/nixery-registry/config.yml",
 }
 
 // load reads a configuration and checks what the registry would only find out when it serves. The

@@ -93,3 +93,19 @@ func TestCheckOfTheWholeFile(t *testing.T) {
 		})
 	}
 }
+
+func TestAsServed(t *testing.T) {
+	for _, test := range []struct{ args, want string }{
+		{"", ""},
+		{"serve", "serve"},
+		{"serve /etc/config.yml", "serve /etc/config.yml"},
+		{"/etc/config.yml", "serve /etc/config.yml"},
+		{"config.yaml --check", "serve config.yaml --check"},
+		{"garbage-collect config.yml", "garbage-collect config.yml"},
+		{"--version", "--version"},
+	} {
+		if got := strings.Join(asServed(strings.Fields(test.args)), " "); got != test.want {
+			t.Errorf("registry %s is registry %s, want %s", test.args, got, test.want)
+		}
+	}
+}

@@ -134,6 +134,12 @@ func TestPassword(t *testing.T) {
 	if err != nil || status != http.StatusUnauthorized {
 		t.Errorf("the answer is %d %s, %v", status, body, err)
 	}
+	for _, path := range []string{"/livez", "/readyz"} {
+		status, _, body, err := r.Get(t.Context(), path, "*/*")
+		if err != nil || status != http.StatusOK || strings.Contains(r.Log(), path) {
+			t.Errorf("%s: %d %s, %v", path, status, body, err)
+		}
+	}
 	if strings.Contains(r.Log(), logBuilt) {
 		t.Error("an image was built for nobody")
 	}

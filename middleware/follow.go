@@ -31,6 +31,9 @@ func (s *Service) follow(ctx context.Context) {
 			}
 			known = pinned.Revision
 		}
+		if ctx.Err() == nil {
+			s.packagesHealth.found(err)
+		}
 		if err != nil && ctx.Err() == nil {
 			logrus.WithError(err).Error("nix: the package set can't be used")
 		}

@@ -166,10 +166,22 @@ func (s *Service) start(
 		}
 		started := time.Now()
 		err = s.buildAndCommit(ctx, request, pinned, asker)
+		s.noteBuild(err)
 		s.recent.add(request.String(), started, publicText(err))
 		return pinned, err
 	}
 	return s.jobs.start(ctx, request.String()+"@"+pinned.Revision, asker, build)
+}
+
+// noteBuild has readiness tell of a build that failed for the registry's own sake, until one does
+// not. What clients or packages did wrong says nothing about it.
+func (s *Service) noteBuild(err error) {
+	if asked := (*status.Error)(nil); !errors.As(err, &asked) {
+		s.buildsHealth.found(err)
+	}
+	if err == nil {
+		s.packagesHealth.found(nil) // an edit may have mended a directory
+	}
 }
 
 // asker tells for whom a tag is looked up or its image is built. Without a pinned revision, only

@@ -65,6 +65,10 @@ type Service struct {
 	recent   recentBuilds
 	tuning   runtimeTuning
 
+	// What readiness tells.
+	storageHealth                storageHealth
+	packagesHealth, buildsHealth condition
+
 	// Set by attach, before the first request.
 	builder   builder
 	namespace distribution.Namespace
@@ -217,6 +221,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 // open makes what the Service keeps in storage and in memory.
 func (s *Service) open(namespace distribution.Namespace, storage driver.StorageDriver) (err error) {
 	s.namespace = namespace
+	s.storageHealth.storage = storage
 	s.store = imagestore.New(storage, namespace, imagestore.Options{
 		Form: s.form, Format: nixbuilder.Format, ReadOnly: s.readOnly,
 	})

@@ -24,13 +24,9 @@ var sitePage string
 // says what this is. A program has it by registry.RegisterHandler(middleware.Site), before it
 // starts the registry. A registry without the nix stanza is left as it is.
 func Site(config *configuration.Configuration, api http.Handler) http.Handler {
-	stanza, err := find(config)
-	if stanza == nil || err != nil {
+	service := serviceOf(config)
+	if service == nil {
 		return api
-	}
-	service, ok := stanza.Options[serviceKey].(*Service)
-	if !ok {
-		return api // no Setup: the program has chosen the least
 	}
 	site := service.page(config)
 	if dir := service.options.Web.Dir; dir != "" {
@@ -56,6 +52,17 @@ func Site(config *configuration.Configuration, api http.Handler) http.Handler {
 		}
 		site.ServeHTTP(w, r)
 	})
+}
+
+// serviceOf returns the Service that Setup left in a configuration. It is nil without the stanza,
+// and without Setup: the program has chosen the least.
+func serviceOf(config *configuration.Configuration) *Service {
+	stanza, err := find(config)
+	if stanza == nil || err != nil {
+		return nil
+	}
+	service, _ := stanza.Options[serviceKey].(*Service)
+	return service
 }
 
 // files serves the files below a directory: no listings, no names that begin with a dot, no links

@@ -39,6 +39,7 @@ func main() {
 	logrus.AddHook(redaction{})
 	registry.RegisterHandler(middleware.Site)
 	registry.RegisterHandler(middleware.Tokens)
+	registry.RegisterHandler(middleware.Health)
 	registry.RegisterHandler(middleware.Blobs) // last, and so outermost
 	root := rootCommand()
 	root.SetArgs(asServed(os.Args[1:]))

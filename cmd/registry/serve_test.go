@@ -66,12 +66,12 @@ func TestCheckOfTheWholeFile(t *testing.T) {
 		{
 			"everywhere",
 			"version: 0.1\nstorage: {inmemory: {}}\nhttp: {adr: ':5000'}\n" +
-				"middleware: {repository: [{name: nix, options: {packages: {path: /nonexistent}, bulid: {}}}, {name: nixx}]}\n",
+				"middleware: {repository: [{name: nix, options: {packages: {path: /nonexistent/set}, bulid: {}}}, {name: nixx}]}\n",
 			[]string{
 				"line 3: http.adr: unknown key: did you mean addr?", "http.addr: missing",
 				`middleware.repository[1].name: there is no repository middleware "nixx"`,
 				"middleware.repository[nix].options.bulid: unknown key: did you mean build?",
-				"middleware.repository[nix].options.packages.path: stat /nonexistent",
+				"middleware.repository[nix].options.packages.path: stat /nonexistent/set",
 			},
 		},
 	} {

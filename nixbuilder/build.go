@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
@@ -93,7 +94,9 @@ func (b *Builder) buildPlatform(ctx context.Context, j job) (image.Manifest, err
 	if j.system, err = SystemOf(j.platform); err != nil {
 		return image.Manifest{}, status.Errorf(status.NotFound, "%v", err)
 	}
-	if j.packages, err = b.resolve(ctx, j.request, j.pinned, j.who, j.system); err != nil {
+	end := metrics.Evaluate.Begin()
+	j.packages, err = b.resolve(ctx, j.request, j.pinned, j.who, j.system)
+	if end(); err != nil {
 		return image.Manifest{}, err
 	}
 	ctx, j.clock = limit.NewClock(ctx, b.options.BuildTotal)
@@ -117,7 +120,9 @@ func (b *Builder) supplyAndPack(ctx context.Context, j job) (_ image.Manifest, e
 	}
 	var wrong *supplyError
 	for _, open := range b.supplies {
+		end := metrics.Realise.Begin()
 		from, err := open(ctx, j, wrong)
+		end()
 		var manifest image.Manifest
 		if err == nil {
 			manifest, err = b.assemble(ctx, j, from)
@@ -155,6 +160,7 @@ func (b *Builder) explain(ctx context.Context, j job, err error) error {
 // assemble makes an image out of a supply: it groups the closure into layers, stores these, and
 // writes what describes them.
 func (b *Builder) assemble(ctx context.Context, j job, from supply) (image.Manifest, error) {
+	defer metrics.Pack.Begin()()
 	// Nothing is packed of an image that nobody could have.
 	closure := from.closure()
 	if size := store.NarSize(closure); size > b.options.MaxBytes {

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
@@ -124,8 +125,13 @@ func (p *packer) layer(
 			return image.Blob{}, err
 		}
 		if ok {
-			if mounted, err := repo.Mount(ctx, blob.Digest); mounted || err != nil {
+			mounted, err := repo.Mount(ctx, blob.Digest)
+			if err != nil {
 				return blob, err
+			}
+			if mounted {
+				count(metrics.LayerKnown, blob)
+				return blob, nil
 			}
 		}
 		release, other := p.packing.Claim(key)
@@ -178,5 +184,11 @@ func (p *packer) upload(
 	if err != nil {
 		return image.Blob{}, fmt.Errorf("packing a layer: %w", errors.Join(err, ctx.Err()))
 	}
+	count(metrics.LayerPacked, blob)
 	return blob, nil
+}
+
+func count(origin string, blob image.Blob) {
+	metrics.Layers.Inc(origin)
+	metrics.LayerBytes.Add(origin, blob.Size)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
 
@@ -100,6 +101,7 @@ func (o Options) open(substituter string, client *http.Client) (*cache, error) {
 	} else {
 		opened.files = httpFiles{client: client, base: parsed.url, patience: o.Patience}
 	}
+	opened.files = measured{opened.files, metrics.CacheOf(cmp.Or(parsed.url.Host, parsed.url.Scheme))}
 	return opened, nil
 }
 

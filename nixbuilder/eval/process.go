@@ -17,6 +17,7 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/cachedir"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/egress"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
@@ -47,12 +48,40 @@ type ending struct {
 	well    bool
 	limit   bool   // it ran into one of its limits
 	cpu     bool   // namely that of processor time
+	slow    bool   // what it fetches took too long
 	fetches bool   // it began to fetch something
 	message string // Nix's error
 }
 
 // start does what run does, in one process.
 func (s *session) start(ctx context.Context, names []string, rethrow bool) (*ending, error) {
+	end, err := s.startOne(ctx, names, rethrow)
+	outcome := outcomeOf(end, err)
+	metrics.Evaluations.Inc(outcome)
+	if outcome == metrics.EvaluationTime || outcome == metrics.EvaluationMemory {
+		metrics.Killed.Inc(metrics.KilledEvaluation)
+	}
+	return end, err
+}
+
+// outcomeOf is how metrics call the end of a process.
+func outcomeOf(end *ending, err error) string {
+	switch {
+	case errors.Is(err, errEnded) || errors.Is(err, context.Canceled):
+		return metrics.EvaluationEnded
+	case err != nil:
+		return metrics.EvaluationFailed
+	case end.cpu || end.slow:
+		return metrics.EvaluationTime
+	case end.limit:
+		return metrics.EvaluationMemory
+	case !end.well:
+		return metrics.EvaluationFailed
+	}
+	return metrics.EvaluationOK
+}
+
+func (s *session) startOne(ctx context.Context, names []string, rethrow bool) (*ending, error) {
 	nonce := rand.Text()
 	command, err := s.command(names, nonce, rethrow)
 	if err != nil {
@@ -88,7 +117,7 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 		s.options.Grown()
 	}
 	if wasEnded(end, failure) {
-		return nil, fmt.Errorf("evaluating %q: %w", names, cmp.Or(err, errEnded))
+		return nil, fmt.Errorf("evaluating %q: %w", names, endedError{cmp.Or(err, errEnded)})
 	}
 	s.conclude(end, tooMuch, failure)
 	if why := refused(); why != "" && classify(end.message) == Unfetched {
@@ -96,6 +125,13 @@ func (s *session) start(ctx context.Context, names []string, rethrow bool) (*end
 	}
 	return end, nil
 }
+
+// An endedError is why a process was ended that says nothing about packages. It is errEnded.
+type endedError struct{ error }
+
+func (e endedError) Unwrap() error { return e.error }
+
+func (endedError) Is(target error) bool { return target == errEnded } //nolint:errorlint // it is compared with itself
 
 // wasEnded tells whether a process was ended for a reason that says nothing about packages: by
 // somebody else, such as the operator or an init system that stops the registry, or because it was
@@ -171,7 +207,7 @@ func (s *session) conclude(end *ending, tooMuch bool, failure *proc.Error) {
 		end.cpu, end.limit = true, true
 		end.message = "evaluation takes too much processor time"
 	case errors.Is(failure, errSlowFetch):
-		s.cpu = 0
+		s.cpu, end.slow = 0, true
 		end.message = fmt.Sprintf(
 			"unable to download what the package set fetches within %v", s.options.CPU+s.options.FetchTime,
 		)

@@ -160,6 +160,9 @@ func (b *Builder) Current(tag string) (revision string, ok bool) { return b.sour
 // takes seconds at most.
 func (b *Builder) Offers(ctx context.Context) []string { return b.source.Offers(ctx) }
 
+// Doubt has the next Pin look the package set up, however lately that was done.
+func (b *Builder) Doubt() { b.source.Doubt() }
+
 // Pin tells which revision of the package set a tag stands for now. The error is of kind NotFound
 // if there is none, Denied if clients may not choose it, and Damaged if its archive is of no use.
 func (b *Builder) Pin(ctx context.Context, tag string) (source.Pinned, error) {

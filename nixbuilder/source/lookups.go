@@ -24,6 +24,9 @@ const maxLookups = 1000
 // less. A remote that keeps silent for lookupTime is not asked all the time.
 const failureMemory = 30 * time.Second
 
+// doubtful is how old an answer may be for who doubts it: one question a second is enough.
+const doubtful = time.Second
+
 // lookupTime is how long a remote may take to say what a name stands for.
 const lookupTime = 20 * time.Second
 
@@ -38,6 +41,7 @@ type lookups struct {
 
 	mu     sync.Mutex
 	known  map[string]lookup
+	since  time.Time            // answers from before are not believed: Doubt
 	failed map[string]failure   // of known names, lately
 	asked  map[string]time.Time // when the question that is being asked was begun
 }
@@ -78,7 +82,20 @@ func (l *lookups) current(name string) (revision string, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last, ok := l.known[name]
-	return last.Revision, ok && isWithin(time.Now(), last.Asked, l.refresh)
+	return last.Revision, ok && l.believes(time.Now(), last, l.refresh)
+}
+
+// believes tells whether there is no need to ask again. The caller has the lock.
+func (l *lookups) believes(now time.Time, answer lookup, refresh time.Duration) bool {
+	return isWithin(now, answer.Asked, refresh) && !answer.Asked.Before(l.since)
+}
+
+// doubt has the next question about each name go to the remote, whatever was answered before.
+func (l *lookups) doubt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.since = time.Now()
+	clear(l.failed)
 }
 
 // isWithin tells whether a moment is no longer before now than a time. One that is yet to come,
@@ -108,20 +125,30 @@ func WithPatience(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, patienceKey{}, d)
 }
 
+type doubtKey struct{}
+
+// WithDoubt is for callers of Source.Pin to whom what a remote last said was of no use, such as a
+// revision that does not evaluate: an answer that is older than a second is not believed.
+func WithDoubt(ctx context.Context) context.Context { return context.WithValue(ctx, doubtKey{}, true) }
+
 // get returns what a name stands for, as the remote said it no longer than refresh before the call.
 // If the remote can't be asked, could not be a moment ago, or takes longer than the caller's
 // patience, get returns the last answer, and stale says why.
 func (l *lookups) get(
 	ctx context.Context, name string, ask func(context.Context) (string, error),
 ) (revision string, stale, err error) {
-	begun := time.Now()
+	begun, refresh := time.Now(), l.refresh
+	if doubts, _ := ctx.Value(doubtKey{}).(bool); doubts {
+		refresh = min(refresh, doubtful)
+	}
 	for {
 		l.mu.Lock()
 		last, ok := l.known[name]
+		believed := ok && l.believes(begun, last, refresh)
 		failed := l.failed[name]
 		asked, asking := l.asked[name]
 		l.mu.Unlock()
-		if ok && isWithin(begun, last.Asked, l.refresh) {
+		if believed {
 			return last.Revision, nil, nil
 		}
 		if ok && isWithin(begun, failed.at, min(failureMemory, l.refresh)) {
@@ -145,9 +172,13 @@ func (l *lookups) get(
 			if err != nil && ok && !errors.Is(err, ErrUnknownTag) && !errors.As(err, new(*NotAllowedError)) {
 				return last.Revision, err, nil
 			}
-			if got := result.Val.(lookup); err != nil || !got.Asked.Before(begun.Add(-l.refresh)) {
+			got := result.Val.(lookup)
+			l.mu.Lock()
+			tooOld := got.Asked.Before(begun.Add(-refresh)) || got.Asked.Before(l.since)
+			l.mu.Unlock()
+			if err != nil || !tooOld {
 				return got.Revision, nil, err
-			} // else the question was asked too long before this call
+			}
 		}
 	}
 }

@@ -152,3 +152,40 @@ func TestLookupsPatience(t *testing.T) {
 		get(patient, "after that", "second", 0, false)
 	})
 }
+
+// Somebody who knows of a change has the remote asked again by the next caller, once. Who doubts an
+// answer has it asked again if that is older than a second.
+func TestLookupsDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, err := newLookups(filepath.Join(t.TempDir(), "lookups.json"), time.Hour, lookupTime)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		get := func(ctx context.Context, when string, want int) {
+			t.Helper()
+			_, current := l.current("main")
+			if _, stale, err := l.get(ctx, "main", func(context.Context) (string, error) {
+				asked++
+				return "revision", nil
+			}); stale != nil || err != nil || asked != want {
+				t.Errorf("%s: asked %d times, want %d; %v, %v", when, asked, want, stale, err)
+			}
+			if _, now := l.current("main"); !now || current && asked != want && ctx == t.Context() {
+				t.Errorf("%s: %t, %t", when, current, now)
+			}
+		}
+		get(t.Context(), "at first", 1)
+		time.Sleep(time.Minute)
+		get(t.Context(), "a minute later", 1)
+		get(WithDoubt(t.Context()), "with doubt", 2)
+		get(WithDoubt(t.Context()), "with doubt, at once again", 2)
+		time.Sleep(2 * time.Second)
+		l.doubt()
+		if _, ok := l.current("main"); ok {
+			t.Error("what is in doubt is current")
+		}
+		get(t.Context(), "after the news", 3)
+		get(t.Context(), "and later", 3)
+	})
+}

@@ -122,6 +122,13 @@ func (a *advertised) get(
 	return refs
 }
 
+// doubt has the next caller ask the remote.
+func (a *advertised) doubt() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.next = time.Time{}
+}
+
 // names are those that were looked up.
 func (l *lookups) names() (names []string) {
 	l.mu.Lock()

@@ -61,6 +61,9 @@ type Source interface {
 	// far as they are known: sorted, 1000 at most. It takes seconds at most if the remote keeps
 	// silent, and then lists fewer.
 	Offers(ctx context.Context) []string
+	// Doubt has the next Pin and Offers ask the remote, if there is one, however lately it was
+	// asked: somebody knows of a change.
+	Doubt()
 	// Current returns the revision that Pin would, if that can be told at once: without a walk,
 	// without asking a remote, and without waiting for others who do. The files of the revision
 	// need not be there.

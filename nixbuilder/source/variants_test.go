@@ -19,6 +19,7 @@ type fake struct {
 }
 
 func (fake) Offers(context.Context) []string { return nil }
+func (fake) Doubt()                          {}
 
 func (f fake) Pin(_ context.Context, tag string) (Pinned, error) {
 	if *f.down != nil {
@@ -179,6 +180,7 @@ func (a asked) Pin(_ context.Context, tag string) (Pinned, error) {
 }
 func (a asked) Lease(context.Context, Pinned) (func(), error) { return nil, errors.New("down") }
 func (a asked) Offers(context.Context) []string               { return nil }
+func (a asked) Doubt()                                        {}
 func (a asked) Current(string) (string, bool)                 { return "", false }
 
 // An unknown source has nothing.

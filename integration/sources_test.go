@@ -465,3 +465,61 @@ func TestBadArchives(t *testing.T) {
 		t.Errorf("with the archive mended, latest is of %s", got.Annotations[v1.AnnotationRevision])
 	}
 }
+
+// What is pushed to a git repository is seen at once by who is told of it, and by the next pull of
+// what could not be made before.
+func TestRefreshOfGit(t *testing.T) {
+	t.Parallel()
+	repository := newRepository(t)
+	one := repository.commit("one")
+	token := filepath.Join(Dir(t), "token")
+	Write(t, token, "a secret of some length\n")
+	r := StartRegistry(t, fmt.Sprintf(`nix.packages={"git": {"url": "file://%s", "ref": "main"}}`, repository.dir),
+		"nix.refresh=1h", "nix.refreshtokenfile="+token)
+	isAt := func(revision string) bool {
+		return r.PullTag(t, "quick", "latest").Annotations[v1.AnnotationRevision] == revision
+	}
+	if !isAt(one) {
+		t.Error("it is not at the first commit")
+	}
+
+	two := repository.commit("two")
+	if !isAt(one) {
+		t.Error("nobody told of it, and an hour is not over")
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.Addr+"/-/refresh", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("X-Gitlab-Token", "a secret of some length")
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusAccepted {
+		t.Errorf("the hook is answered %s", answer.Status)
+	}
+	Eventually(t, commandTime, "the hook's commit is served", func() bool { return isAt(two) })
+
+	three := repository.commit("three")
+	Exec(t, "env", append(r.Env, "registry", "nix", "refresh", "--config", r.ConfigFile())...)
+	Eventually(t, commandTime, "the command's commit is served", func() bool { return isAt(three) })
+
+	// Nobody tells of the commit that mends what could not be had.
+	if status, _, _, err := r.Get(t.Context(), "/v2/mended/manifests/latest", v1.MediaTypeImageManifest); err != nil ||
+		status != http.StatusNotFound {
+		t.Errorf("the package that is not there yet is answered %d, %v", status, err)
+	}
+	set, err := os.ReadFile(filepath.Join(repository.dir, "default.nix"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	Write(t, filepath.Join(repository.dir, "old.nix"), string(set))
+	Write(t, filepath.Join(repository.dir, "default.nix"), "args: let old = import ./old.nix args; in old // { mended = old.quick; }\n")
+	repository.commit("four")
+	Eventually(t, commandTime, "what was mended is served", func() bool {
+		status, _, _, err := r.Get(t.Context(), "/v2/mended/manifests/latest", v1.MediaTypeImageManifest)
+		return err == nil && status == http.StatusOK
+	})
+}

@@ -42,6 +42,7 @@ func (s *Service) follow(ctx context.Context) {
 		}
 		select {
 		case <-time.After(max(s.options.Refresh, followPause)):
+		case <-s.lookUp:
 		case <-ctx.Done():
 			return
 		}

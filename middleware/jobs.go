@@ -26,6 +26,10 @@ const (
 	failuresKept = 10_000
 )
 
+// doubtMemory is how long the package set is looked up at each pull of an image that could not be
+// made: who mends a package tries again.
+const doubtMemory = 10 * time.Minute
+
 // errHold: the image is still being built, and the client shall ask again now.
 var errHold = errors.New("the image is being built")
 
@@ -52,6 +56,9 @@ type jobs struct {
 	clients  map[string]int // builds that each client started and that still run
 	byClient int            // those of tags that clients chose
 	failed   *expirable.LRU[string, error]
+	// doubted are images that a revision did not give. A newer one, which has been mended, may be
+	// there.
+	doubted *expirable.LRU[string, struct{}]
 }
 
 func newJobs(most, perClient int) *jobs {
@@ -60,6 +67,7 @@ func newJobs(most, perClient int) *jobs {
 		running: make(map[string]*job),
 		clients: make(map[string]int),
 		failed:  expirable.NewLRU[string, error](failuresKept, nil, failureMemory),
+		doubted: expirable.NewLRU[string, struct{}](failuresKept, nil, doubtMemory),
 	}
 }
 

@@ -18,11 +18,14 @@ import (
 type Options struct {
 	Packages PackagesOptions `mapstructure:"packages"`
 	// Refresh is how long a channel or branch is taken to be as it was when it was last looked up.
-	Refresh   time.Duration `mapstructure:"refresh"`
-	Platforms []string      `mapstructure:"platforms"`
-	Names     NamesOptions  `mapstructure:"names"`
-	Build     BuildOptions  `mapstructure:"build"`
-	Image     ImageOptions  `mapstructure:"image"`
+	// It is an hour, or a minute where the set is in a git repository.
+	Refresh time.Duration `mapstructure:"refresh"`
+	// RefreshTokenFile has the secret of hooks that tell of a change; empty: there are none.
+	RefreshTokenFile string       `mapstructure:"refreshtokenfile"`
+	Platforms        []string     `mapstructure:"platforms"`
+	Names            NamesOptions `mapstructure:"names"`
+	Build            BuildOptions `mapstructure:"build"`
+	Image            ImageOptions `mapstructure:"image"`
 	// Shell and CI are what the meta-packages of these names stand for. Foreign is what CI brings
 	// for programs that were not made with Nix, and Include is in every image, as far as the package
 	// set has them.
@@ -151,6 +154,18 @@ type WebOptions struct {
 
 // Bytes is a size: a number of bytes, or a text with a unit such as 10GB or 512MiB.
 type Bytes int64
+
+// gitRefresh is how long a git repository is believed by default: who pushes wants to see it.
+const gitRefresh = time.Minute
+
+// retry is after how long it is tried again what could not be built of a revision: Refresh, but not
+// each minute only because a git repository is looked up that often.
+func (o Options) retry() time.Duration {
+	if o.Refresh == gitRefresh {
+		return time.Hour
+	}
+	return o.Refresh
+}
 
 func defaults() Options {
 	return Options{

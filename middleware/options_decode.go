@@ -38,6 +38,9 @@ func ParseOptions(stanza map[string]any) (Options, error) {
 	if build, _ := named["build"].(map[string]any); build["total"] == nil {
 		options.Build.Total = max(options.Build.Total, options.Build.Timeout)
 	}
+	if named["refresh"] == nil && options.Packages.Git.URL != "" {
+		options.Refresh = gitRefresh
+	}
 	for _, key := range unusedKeys(named) {
 		faults = append(faults, fmt.Errorf("%s: unknown key%s", dotted(key), meant(dotted(key))))
 	}

@@ -51,6 +51,15 @@ func (o Options) faults() []error {
 	o.buildFaults(&f)
 	o.sizeFaults(&f)
 	o.timeFaults(&f)
+	if o.RefreshTokenFile != "" {
+		if _, err := readToken(o.RefreshTokenFile); err != nil {
+			f.add("refreshtokenfile: %w", err)
+		}
+		if o.Packages.Path != "" && len(o.Packages.NixPath) == 0 {
+			f.add("refreshtokenfile: is for hooks of a channel or a git repository, " +
+				"and an edit of packages.path is seen by itself: leave it out")
+		}
+	}
 	if o.Web.Dir != "" {
 		if info, err := os.Stat(o.Web.Dir); err != nil {
 			f.add("web.dir: %w", err)

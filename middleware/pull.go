@@ -100,7 +100,7 @@ func (s *Service) isOf(tag string, image imagestore.Image, revision string) bool
 
 // due tells whether it is time to try again for platforms that an image lacks.
 func (s *Service) due(image imagestore.Image) bool {
-	return len(image.Missing) > 0 && time.Since(image.At) > s.options.Refresh
+	return len(image.Missing) > 0 && time.Since(image.At) > s.options.retry()
 }
 
 // refresh returns the image of a tag as the package set is now. That is the stored one unless the
@@ -114,6 +114,9 @@ func (s *Service) refresh(
 	looking := ctx
 	if image.Digest != "" && client.name != own {
 		looking = source.WithPatience(ctx, lookupPatience)
+	}
+	if s.jobs.doubted.Contains(request.String()) {
+		looking = source.WithDoubt(looking)
 	}
 	pinned, err := s.pin(looking, request, client, hold)
 	if err != nil {
@@ -131,8 +134,12 @@ func (s *Service) refresh(
 		return answer{}, err
 	}
 	if _, err := build.await(ctx, hold); err != nil {
+		if status.Permanent(err) {
+			s.jobs.doubted.Add(request.String(), struct{}{})
+		}
 		return answer{}, err
 	}
+	s.jobs.doubted.Remove(request.String())
 	image, err = s.store.LookUp(ctx, request.repo, request.tag)
 	return answer{Image: image, stale: stale && !image.Pushed}, err
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,17 +52,22 @@ type fakeBuilder struct {
 	pinned   []string // tags
 	built    []string // NAME@REVISION
 	byClient []bool
+	doubting []bool // of each Pin
+	doubted  atomic.Int32
 }
 
 func (b *fakeBuilder) Current(string) (string, bool) { return b.revision, b.current }
 
 func (b *fakeBuilder) Offers(context.Context) []string { return b.offers }
 
+func (b *fakeBuilder) Doubt() { b.doubted.Add(1) }
+
 func (b *fakeBuilder) Refusal(context.Context, names.Request) error { return b.refusal }
 
-func (b *fakeBuilder) Pin(_ context.Context, tag string) (source.Pinned, error) {
+func (b *fakeBuilder) Pin(ctx context.Context, tag string) (source.Pinned, error) {
 	b.mu.Lock()
 	b.pinned = append(b.pinned, tag)
+	b.doubting = append(b.doubting, source.Doubts(ctx))
 	b.mu.Unlock()
 	time.Sleep(b.pinTime)
 	return source.Pinned{Name: "the set", Revision: b.revision, Stale: b.stale, Origin: b.origin}, b.pinErr

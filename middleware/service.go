@@ -44,6 +44,7 @@ type builder interface {
 	Pin(ctx context.Context, tag string) (source.Pinned, error)
 	Current(tag string) (revision string, ok bool)
 	Offers(ctx context.Context) []string
+	Doubt()
 	Refusal(ctx context.Context, request names.Request) error
 	Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error
 	Build(
@@ -64,6 +65,9 @@ type Service struct {
 	serves   bool // for a registry, not a command
 	recent   recentBuilds
 	tuning   runtimeTuning
+
+	told   chan struct{} // by a hook, that the package set has changed
+	lookUp chan struct{} // to follow
 
 	// What readiness tells.
 	storageHealth                storageHealth
@@ -166,6 +170,8 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 		proxies:  proxies,
 		readOnly: readOnly(config),
 		serves:   true,
+		told:     make(chan struct{}, 1),
+		lookUp:   make(chan struct{}, 1),
 	}, nil
 }
 
@@ -203,6 +209,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	if s.serves && !s.readOnly {
 		go s.store.Recover(ctx)
 		go s.follow(ctx)
+		go s.hearNews(ctx)
 	} else if s.serves {
 		logrus.Info("nix: in read-only mode, nothing is built")
 	}

@@ -33,7 +33,7 @@ registries serve it meanwhile. Run them as the user that the registry runs as.`,
 	var config string
 	command.PersistentFlags().StringVar(&config, "config", "",
 		"the registry's configuration `FILE` (default: what registry serve would take, see there)")
-	command.AddCommand(buildCommand(&config), layoutCommand(&config))
+	command.AddCommand(buildCommand(&config), layoutCommand(&config), refreshCommand(&config))
 	return command
 }
 
@@ -92,6 +92,25 @@ is downloaded. A package that neither has is skipped and counted.`,
 	command.Flags().BoolVar(&options.Build, "build", false,
 		"download and build packages, so that none is skipped that can be built")
 	return command
+}
+
+func refreshCommand(config *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "refresh",
+		Short: "Have all registries on this storage look the package set up now",
+		Long: `Have all registries on this storage look the package set up now.
+
+Without this, a channel or branch is believed for as long as the option refresh says. The registries
+see it within five seconds. It writes a record into the storage, and looks nothing up itself.`,
+		Example:       "  registry nix refresh --config config.yml",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(command *cobra.Command, _ []string) error {
+			work := func(ctx context.Context, service *middleware.Service) error { return service.Refresh(ctx) }
+			return withService(command.Context(), *config, work)
+		},
+	}
 }
 
 // withService runs work with the Service of a configuration, until that ends or the process is told

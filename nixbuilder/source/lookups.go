@@ -131,6 +131,9 @@ type doubtKey struct{}
 // revision that does not evaluate: an answer that is older than a second is not believed.
 func WithDoubt(ctx context.Context) context.Context { return context.WithValue(ctx, doubtKey{}, true) }
 
+// Doubts tells whether a context is one of WithDoubt.
+func Doubts(ctx context.Context) bool { return ctx.Value(doubtKey{}) != nil }
+
 // get returns what a name stands for, as the remote said it no longer than refresh before the call.
 // If the remote can't be asked, could not be a moment ago, or takes longer than the caller's
 // patience, get returns the last answer, and stale says why.
@@ -138,7 +141,7 @@ func (l *lookups) get(
 	ctx context.Context, name string, ask func(context.Context) (string, error),
 ) (revision string, stale, err error) {
 	begun, refresh := time.Now(), l.refresh
-	if doubts, _ := ctx.Value(doubtKey{}).(bool); doubts {
+	if Doubts(ctx) {
 		refresh = min(refresh, doubtful)
 	}
 	for {

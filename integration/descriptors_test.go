@@ -2,29 +2,15 @@ package integration
 
 import (
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
-)
 
-// startRedis starts a Redis server that is stopped when the test ends, and returns the socket on
-// which it listens: nobody can take that, as happens to ports.
-func startRedis(t *testing.T) string {
-	t.Helper()
-	Needs(t, "redis-server", "redis-cli")
-	dir := Dir(t)
-	socket := filepath.Join(dir, "redis.sock")
-	startServer(t, exec.Command("redis-server", "--port", "0", "--unixsocket", socket, "--save", "", "--dir", dir))
-	Eventually(t, startTime, "Redis answers", func() bool {
-		answer, _, err := TryExec(t.Context(), "redis-cli", "-s", socket, "ping")
-		return err == nil && answer == "PONG"
-	})
-	return socket
-}
+	"github.com/nixery-registry/nixery-registry/internal/needs"
+)
 
 // deleteBlob removes a blob from a repository by the registry's API.
 func deleteBlob(t *testing.T, r *Registry, name string, blob digest.Digest) {
@@ -56,9 +42,9 @@ func TestDescriptorCache(t *testing.T) {
 			settings := []string{"storage.cache.blobdescriptor=" + kind}
 			remembers := func(key string) bool { return false }
 			if kind == "redis" {
-				socket := startRedis(t)
-				settings = append(settings, "redis="+mustJSON(t, map[string]any{"addrs": []string{socket}}))
-				remembers = func(key string) bool { return Exec(t, "redis-cli", "-s", socket, "exists", key) == "1" }
+				redis := needs.StartRedis(t)
+				settings = append(settings, "redis="+mustJSON(t, map[string]any{"addrs": []string{redis.Socket}}))
+				remembers = func(key string) bool { return redis.Tell(t, "exists", key) == "1" }
 			}
 			r := StartRegistry(t, settings...)
 			first := r.Pull(t, "hello")

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/distribution/distribution/v3/configuration"
+	"github.com/go-redsync/redsync/v4"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -106,6 +107,9 @@ func (l *Leases) insist(ctx context.Context, question func(context.Context) erro
 	err := question(limited)
 	if err != nil && ctx.Err() != nil {
 		return false // nobody waits for the answer, which says nothing of Redis
+	}
+	if node := (*redsync.RedisError)(nil); errors.As(err, &node) {
+		err = node.Err // there is one node, and nothing else
 	}
 	l.health.found(err, l.times.pause)
 	return err == nil

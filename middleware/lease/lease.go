@@ -54,7 +54,7 @@ func New(config *configuration.Configuration, longest time.Duration) (*Leases, e
 	}
 	switch {
 	case config.HTTP.Secret == "":
-		logrus.Warn("nix: replicas don't wait for each other's builds: for that, give all the same http.secret")
+		logrus.Info("nix: replicas don't wait for each other's builds: for that, give all the same http.secret")
 		return nil, client.Close()
 	case config.Storage.Type() == "inmemory":
 		return nil, client.Close() // which no other replica shares
@@ -112,23 +112,23 @@ func (l *Leases) Try(ctx context.Context, key string) (release func(), ok bool) 
 	return held.release, true
 }
 
-// Close ends what is under way with Redis, when no work is left. It waits for leases to be given
-// back, until ctx ends.
-func (l *Leases) Close(ctx context.Context) {
+// Close ends what is under way with Redis, when no work is left. It waits a little for leases to be
+// given back: the others run out.
+func (l *Leases) Close() {
 	if l == nil {
 		return
 	}
-	released := make(chan struct{})
+	closed := make(chan struct{})
 	go func() {
-		defer close(released)
+		defer close(closed)
 		l.releasing.Wait()
+		l.ends.close()
+		_ = l.client.Close()
 	}()
 	select {
-	case <-released:
-	case <-ctx.Done(): // they run out
+	case <-closed:
+	case <-time.After(3 * l.times.patience):
 	}
-	l.ends.close()
-	_ = l.client.Close()
 }
 
 // await returns the lease of a key when no other replica has it, nil if Redis is away, or once the
@@ -186,6 +186,7 @@ func (l *Leases) acquire(ctx context.Context, key string) (held *lease, taken bo
 	lock := l.locks.NewMutex(
 		name,
 		redsync.WithExpiry(l.times.life),
+		redsync.WithTimeoutFactor(1), // ask has a shorter time
 		redsync.WithSetNXOnExtend(),
 		redsync.WithGenValueFunc(func() (string, error) { return l.seal.write(name, note{At: time.Now()}) }),
 	)

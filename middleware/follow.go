@@ -26,7 +26,7 @@ func (s *Service) follow(ctx context.Context) {
 	for {
 		pinned, err := s.builder.Pin(ctx, source.Latest)
 		if err == nil && pinned.Revision != known {
-			if err = s.builder.Prepare(ctx, pinned, s.recentNames.Values()); err == nil {
+			if err = s.prepare(ctx, pinned); err == nil {
 				logrus.Infof("nix: the package set is %s at %s", pinned.Name, pinned.Revision)
 			}
 			known = pinned.Revision
@@ -47,4 +47,13 @@ func (s *Service) follow(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// prepare evaluates the names that were pulled last for a revision. Replicas take turns, so that
+// each finds what those before it have found out.
+func (s *Service) prepare(ctx context.Context, pinned source.Pinned) error {
+	never := func(context.Context) (bool, error) { return false, nil }
+	return s.leases.Do(ctx, "evaluating "+pinned.Revision, never, func(ctx context.Context) error {
+		return s.builder.Prepare(ctx, pinned, s.recentNames.Values())
+	})
 }

@@ -161,23 +161,28 @@ func (s *Service) pin(
 	return job.await(ctx, hold)
 }
 
-// start has an image built and committed, unless that is under way already.
+// start has an image built and committed, unless that is under way already, here or by another
+// replica. A replica that waits for another one has a job, but no build.
 func (s *Service) start(
 	ctx context.Context, request imageRequest, client client, pinned source.Pinned,
 ) (*job, error) {
 	asker := s.asker(request, client, pinned)
-	build := func(ctx context.Context) (source.Pinned, error) {
+	// Another job or replica may have ended since the client's tag was looked up.
+	isThere := func(ctx context.Context) (bool, error) {
 		existing, err := s.store.LookUp(ctx, request.repo, request.tag)
-		if err != nil || existing.Pushed || s.isOf(request.tag, existing, pinned.Revision) {
-			return pinned, err // another job ended since the client's tag was looked up
-		}
+		return existing.Pushed || s.isOf(request.tag, existing, pinned.Revision), err
+	}
+	build := func(ctx context.Context) error {
 		started := time.Now()
-		err = s.buildAndCommit(ctx, request, pinned, asker)
+		err := s.buildAndCommit(ctx, request, pinned, asker)
 		s.noteBuild(err)
 		s.recent.add(request.String(), started, publicText(err))
-		return pinned, err
+		return err
 	}
-	return s.jobs.start(ctx, request.String()+"@"+pinned.Revision, asker, build)
+	key := request.String() + "@" + pinned.Revision
+	return s.jobs.start(ctx, key, asker, func(ctx context.Context) (source.Pinned, error) {
+		return pinned, s.leases.Do(ctx, "building "+key, isThere, build)
+	})
 }
 
 // noteBuild has readiness tell of a build that failed for the registry's own sake, until one does

@@ -24,6 +24,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/middleware/blobserver"
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
+	"github.com/nixery-registry/nixery-registry/middleware/lease"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
@@ -61,6 +62,7 @@ type Service struct {
 	form     string   // of images, as the options have it
 	tags     []string // that the operator chose, not a client
 	proxies  []netip.Prefix
+	leases   *lease.Leases // nil where no other replica is known of
 	readOnly bool
 	serves   bool // for a registry, not a command
 	recent   recentBuilds
@@ -155,6 +157,10 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 			"nothing is built in read-only mode, which storage.maintenance.readonly.enabled has switched on: "+
 			"keep one of the two", name))
 	}
+	leases, err := lease.New(config, 2*options.Build.Total)
+	if err != nil {
+		faults = append(faults, err)
+	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
@@ -168,6 +174,7 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 		form:     options.form(),
 		tags:     options.tags(),
 		proxies:  proxies,
+		leases:   leases,
 		readOnly: readOnly(config),
 		serves:   true,
 		told:     make(chan struct{}, 1),
@@ -247,9 +254,10 @@ func (s *Service) open(namespace distribution.Namespace, storage driver.StorageD
 // for a storage that does not answer.
 const closeTime = 10 * time.Second
 
-// Close ends the builds under way, of which no tag remains, and the connections to Nix, links the
-// layers of images that are served already, and delivers the notifications that are left. That
-// takes 30 s at most. Nothing may be asked of the Service any more.
+// Close ends the builds under way, of which no tag remains, gives their leases back, ends the
+// connections to Nix, links the layers of images that are served already, and delivers the
+// notifications that are left. That takes some 30 s at most. Nothing may be asked of the Service any
+// more.
 func (s *Service) Close() {
 	if s.builder == nil {
 		return // it was not attached
@@ -260,6 +268,7 @@ func (s *Service) Close() {
 		end(ctx)
 	}
 	inTime(s.jobs.close)
+	s.leases.Close()
 	inTime(s.store.Close)
 	s.builder.Close()
 	s.notifier.close()

@@ -1,0 +1,382 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/internal/needs"
+)
+
+// These are the log's lines when a replica waits for another one, and when Redis goes and comes.
+const (
+	logWaiting = "nix: another replica does this, and is waited for: building "
+	logAway    = "nix: Redis can't be used"
+	logBack    = "nix: Redis can be used again"
+)
+
+// startReplicas starts registries that share the storage of the first, and a Redis. Each has a cache
+// directory of its own.
+func startReplicas(t *testing.T, n int, addr string, settings ...string) []*Registry {
+	t.Helper()
+	settings = append(settings, "redis="+mustJSON(t, map[string]any{"addrs": []string{addr}}))
+	all := make([]*Registry, n)
+	for i := range all {
+		all[i] = NewRegistry(t, settings...)
+		settings = append(settings[:len(settings):len(settings)], "storage.filesystem.rootdirectory="+all[0].storage())
+		all[i].Configure(settings...)
+		all[i].Start()
+	}
+	return all
+}
+
+// count counts the lines of all logs together that have a text.
+func count(all []*Registry, text string) (n int) {
+	for _, r := range all {
+		n += strings.Count(r.Log(), text)
+	}
+	return n
+}
+
+// manifest asks for the manifest of NAME:latest as a client does that is not this test: nothing of
+// it fails the test.
+func (r *Registry) manifest(ctx context.Context, name string) (digest.Digest, error) {
+	request, err := http.NewRequestWithContext(
+		ctx, http.MethodGet, "http://"+r.Addr+"/v2/"+name+"/manifests/latest", nil,
+	)
+	if err != nil {
+		return "", err
+	}
+	request.Header.Set("Accept", v1.MediaTypeImageManifest)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("pulling %s: %s: %s", name, response.Status, body)
+	}
+	return digest.FromBytes(body), err
+}
+
+// A pulled image, or why it was not.
+type pulled struct {
+	digest digest.Digest
+	err    error
+}
+
+// pulls is manifest in the background.
+func (r *Registry) pulls(t *testing.T, name string) <-chan pulled {
+	t.Helper()
+	result := make(chan pulled, 1)
+	go func() {
+		got, err := r.manifest(t.Context(), name)
+		result <- pulled{got, err}
+	}()
+	return result
+}
+
+// commands are how often Redis was told to do what, but for greetings.
+func commands(t *testing.T, redis *needs.Redis) map[string]string {
+	t.Helper()
+	told := make(map[string]string)
+	stats := redis.Tell(t, "info", "commandstats")
+	for _, line := range regexp.MustCompile(`cmdstat_(\w+):calls=(\d+)`).FindAllStringSubmatch(stats, -1) {
+		switch line[1] {
+		case "hello", "ping", "client", "info", "config", "command", "subscribe":
+		default:
+			told[line[1]] = line[2]
+		}
+	}
+	return told
+}
+
+// TestReplicasOneBuild has 300 clients of each of three replicas ask for one image, and then for
+// three others.
+func TestReplicasOneBuild(t *testing.T) {
+	t.Parallel()
+	const clients = 300
+	redis := needs.StartRedis(t)
+	replicas := startReplicas(t, 3, redis.Socket, "nix.packages.path="+FreshPackages(t))
+	digests := make([]digest.Digest, clients*len(replicas))
+	var all sync.WaitGroup
+	for i := range digests {
+		r := replicas[i%len(replicas)]
+		all.Go(func() {
+			var err error
+			if digests[i], err = r.manifest(t.Context(), "sleeps.s3"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for _, got := range digests {
+		if got != digests[0] {
+			t.Fatalf("one client got %s, another one %s", digests[0], got)
+		}
+	}
+	for _, once := range []string{logBuilding, logBuilt} {
+		if n := count(replicas, once); n != 1 {
+			t.Errorf("the logs have %q %d times, want 1", once, n)
+		}
+	}
+	if n := count(replicas, logWaiting); n != 2 {
+		t.Errorf("%d replicas have waited, want 2", n)
+	}
+
+	for i, r := range replicas {
+		all.Go(func() { r.CheckWhole(t, r.Pull(t, fmt.Sprintf("sleeps.s%d", i))) })
+	}
+	all.Wait()
+	if built, waited := count(replicas, logBuilt), count(replicas, logWaiting); built != 4 || waited != 2 {
+		t.Errorf("4 images were built %d times, and waited for %d times, want 2", built, waited)
+	}
+}
+
+// TestReplicasOneFailure has all replicas asked for a package that fails to build. It is built once.
+func TestReplicasOneFailure(t *testing.T) {
+	t.Parallel()
+	replicas := startReplicas(t, 3, needs.StartRedis(t).Socket, "nix.packages.path="+FreshPackages(t))
+	var all sync.WaitGroup
+	for _, r := range replicas {
+		all.Go(func() {
+			for range 2 { // as with HEAD and GET
+				_, err := r.manifest(t.Context(), "fails")
+				if err == nil || !strings.Contains(err.Error(), "403") || !strings.Contains(err.Error(), "no such luck") {
+					t.Errorf("error %v, want 403 with the build's last words", err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := count(replicas, logBuilding); n != 1 {
+		t.Errorf("it was built %d times", n)
+	}
+}
+
+// TestReplicasPrebuild has three replicas prebuild the same images. Each is built once.
+func TestReplicasPrebuild(t *testing.T) {
+	t.Parallel()
+	replicas := startReplicas(
+		t, 3, needs.StartRedis(t).Socket, "nix.packages.path="+FreshPackages(t), `nix.prebuild=["sleeps.s5", "quick"]`,
+	)
+	for _, r := range replicas {
+		r.CheckWhole(t, r.Pull(t, "sleeps.s5"))
+		r.CheckWhole(t, r.Pull(t, "quick"))
+	}
+	if n := count(replicas, logBuilt); n != 2 {
+		t.Errorf("2 images were built %d times", n)
+	}
+}
+
+// TestLeaseCommands counts what Redis is asked for a pull.
+func TestLeaseCommands(t *testing.T) {
+	t.Parallel()
+	redis := needs.StartRedis(t)
+	r := startReplicas(t, 1, redis.Socket, "nix.packages.path="+FreshPackages(t))[0]
+	Eventually(t, commandTime, "the registry has given back its first lease", func() bool {
+		return commands(t, redis)["publish"] == "1"
+	})
+	redis.Tell(t, "config", "resetstat")
+	r.Pull(t, "quick")
+	Eventually(t, commandTime, "the lease was given back", func() bool { return commands(t, redis)["publish"] == "1" })
+	// The script that gives a lease back is a command, with a get and a del in it.
+	want := "map[del:1 evalsha:1 get:1 getrange:1 publish:1 set:1]"
+	if got := fmt.Sprint(commands(t, redis)); got != want {
+		t.Errorf("a pull that builds: %s, want %s", got, want)
+	}
+	redis.Tell(t, "config", "resetstat")
+	r.Pull(t, "quick")
+	if got := commands(t, redis); len(got) != 0 {
+		t.Errorf("a pull of what is stored: %v, want nothing", got)
+	}
+}
+
+// TestReplicasKilled kills the replica that makes an image, at twenty moments. A client that waits
+// at another replica gets the image, which is committed once.
+func TestReplicasKilled(t *testing.T) {
+	t.Parallel()
+	const lanes = 5 // of four moments each
+	for lane := range lanes {
+		t.Run(fmt.Sprint(lane), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(17, uint64(lane)))
+			redis := needs.StartRedis(t)
+			packages := FreshPackages(t)
+			replicas := startReplicas(t, 2, redis.Socket, "nix.packages.path="+packages)
+			for _, beside := range []string{"library", "reader", "writer", "editor"} {
+				seconds := random.IntN(3)
+				moment := time.Duration(random.IntN(seconds*1000+700)) * time.Millisecond
+				Write(t, filepath.Join(packages, "salt"), fmt.Sprint(lane, random.Uint64())) // all is built anew
+				killHolder(t, redis, replicas, fmt.Sprintf("sleeps.s%d/%s", seconds, beside), moment)
+			}
+		})
+	}
+}
+
+// killHolder has the first replica asked for an image, then the second one, and kills the first a
+// while later.
+func killHolder(t *testing.T, redis *needs.Redis, replicas []*Registry, name string, after time.Duration) {
+	t.Helper()
+	holder, other := replicas[0], replicas[1]
+	leases := func() int {
+		return len(strings.Fields(redis.Tell(t, "keys", "nixery-registry:lease:*")))
+	}
+	Eventually(t, commandTime, "nobody has a lease", func() bool { return leases() == 0 })
+	lost := holder.pulls(t, name)
+	Eventually(t, commandTime, "the first replica has the lease", func() bool { return leases() == 1 })
+	waiting := strings.Count(other.Log(), logWaiting)
+	got := other.pulls(t, name)
+	Eventually(t, commandTime, "the second replica waits", func() bool {
+		return strings.Count(other.Log(), logWaiting) > waiting || strings.Count(holder.Log(), logBuilt) > 0
+	})
+	time.Sleep(after)
+	holder.Kill()
+	<-lost
+	image := <-got
+	if image.err != nil {
+		t.Fatalf("the other replica, after %v: %v", after, image.err)
+	}
+	manifests, err := os.ReadDir(filepath.Join(
+		replicas[0].storage(), "docker/registry/v2/repositories", name, "_manifests/tags/latest/index/sha256",
+	))
+	if err != nil || len(manifests) != 1 || manifests[0].Name() != image.digest.Encoded() {
+		t.Errorf("the tag of %s was given to %v, %v, want %s alone", name, manifests, err, image.digest)
+	}
+	other.CheckWhole(t, other.Pull(t, name))
+	holder.Start()
+}
+
+// TestReplicaStopped stops the replica that makes an image until another one has made it. It goes on
+// then, and harms nothing.
+func TestReplicaStopped(t *testing.T) {
+	t.Parallel()
+	packages := FreshPackages(t)
+	replicas := startReplicas(t, 2, needs.StartRedis(t).Socket, "nix.packages.path="+packages)
+	holder, other := replicas[0], replicas[1]
+	late := holder.pulls(t, "sleeps.s3")
+	holder.AwaitLog(logBuilding, 1)
+	signal := func(signal syscall.Signal) {
+		if err := holder.cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal(syscall.SIGSTOP)
+	image := other.Pull(t, "sleeps.s3")
+	signal(syscall.SIGCONT)
+	if got := <-late; got.err != nil || got.digest != image.Digest {
+		t.Errorf("the replica that was stopped serves %s, %v, the other one %s", got.digest, got.err, image.Digest)
+	}
+	for _, r := range replicas {
+		again := r.Pull(t, "sleeps.s3")
+		if again.Digest != image.Digest {
+			t.Errorf("a replica serves %s, want %s", again.Digest, image.Digest)
+		}
+		r.CheckWhole(t, again)
+	}
+	if n := count(replicas, logBuilt); n != 2 {
+		t.Errorf("it was made %d times, want once by each", n)
+	}
+}
+
+// TestReplicasWithoutRedis has Redis go away while one replica builds and another one waits. Both
+// serve what they are asked for, and say once that Redis is away, and once that it is back.
+func TestReplicasWithoutRedis(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name       string
+		away, back syscall.Signal
+	}{
+		{"killed", syscall.SIGKILL, 0},
+		{"stopped", syscall.SIGSTOP, syscall.SIGCONT},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			redis := needs.StartRedis(t)
+			packages := FreshPackages(t)
+			replicas := startReplicas(t, 2, redis.Socket, "nix.packages.path="+packages)
+			edits := 0
+			both := func() {
+				edits++
+				Write(t, filepath.Join(packages, "text"), fmt.Sprint(edits))
+				var all sync.WaitGroup
+				for _, r := range replicas {
+					all.Go(func() { r.CheckWhole(t, r.Pull(t, "quick")) })
+				}
+				all.Wait()
+			}
+			first, second := replicas[0].pulls(t, "sleeps.s3"), replicas[1].pulls(t, "sleeps.s3")
+			Eventually(t, commandTime, "one waits", func() bool { return count(replicas, logWaiting) == 1 })
+			redis.Signal(t, test.away)
+			if a, b := <-first, <-second; a.err != nil || b.err != nil || a.digest != b.digest {
+				t.Errorf("one replica serves %s, %v, the other one %s, %v", a.digest, a.err, b.digest, b.err)
+			}
+			both()
+			both()
+			for i, r := range replicas {
+				if n := strings.Count(r.Log(), logAway); n != 1 {
+					t.Errorf("replica %d has said %d times that Redis is away", i, n)
+				}
+			}
+			if test.back == 0 {
+				redis.Start(t)
+			} else {
+				redis.Signal(t, test.back)
+			}
+			for count(replicas, logBack) < len(replicas) {
+				both()
+			}
+			if n := count(replicas, logAway); n != len(replicas) {
+				t.Errorf("%d replicas have said %d times that Redis is away", len(replicas), n)
+			}
+		})
+	}
+}
+
+// TestSilentRedis pulls while what is configured as Redis accepts connections and says nothing, from
+// the start on.
+func TestSilentRedis(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	replicas := startReplicas(t, 2, listener.Addr().String(), "nix.packages.path="+FreshPackages(t))
+	for i, r := range replicas {
+		r.CheckWhole(t, r.Pull(t, "quick"))
+		if n := strings.Count(r.Log(), logAway); n != 1 {
+			t.Errorf("replica %d has said %d times that Redis is away", i, n)
+		}
+	}
+}
+
+// TestCheckRedis has `serve --check` look at files of TLS that can't be used.
+func TestCheckRedis(t *testing.T) {
+	t.Parallel()
+	none := filepath.Join(Dir(t), "none")
+	r := NewRegistry(t, "redis="+mustJSON(t, map[string]any{
+		"addrs": []string{"127.0.0.1:1"}, "tls": map[string]any{"rootcas": []string{none}, "key": none},
+	}))
+	_, stderr, err := r.checkConfig()
+	for _, want := range []string{"redis.tls.rootcas[0]: ", "redis.tls.certificate: missing"} {
+		if err == nil || !strings.Contains(stderr, want) {
+			t.Errorf("error %v, %q, want %q", err, stderr, want)
+		}
+	}
+}

@@ -207,59 +207,76 @@ func TestLeaseCommands(t *testing.T) {
 	}
 }
 
-// TestReplicasKilled kills the replica that makes an image, at twenty moments. A client that waits
-// at another replica gets the image, which is committed once.
+// TestReplicasKilled kills a replica that makes four images, at five moments. Clients that wait at
+// another replica get the images, each of which is committed once.
 func TestReplicasKilled(t *testing.T) {
 	t.Parallel()
-	const lanes = 5 // of four moments each
-	for lane := range lanes {
-		t.Run(fmt.Sprint(lane), func(t *testing.T) {
+	random := rand.New(rand.NewPCG(17, 9))
+	for i := range 5 {
+		moment := time.Duration(i*800+random.IntN(800)) * time.Millisecond
+		t.Run(moment.String(), func(t *testing.T) {
 			t.Parallel()
-			random := rand.New(rand.NewPCG(17, uint64(lane)))
-			redis := needs.StartRedis(t)
-			packages := FreshPackages(t)
-			replicas := startReplicas(t, 2, redis.Socket, "nix.packages.path="+packages)
-			for _, beside := range []string{"library", "reader", "writer", "editor"} {
-				seconds := random.IntN(3)
-				moment := time.Duration(random.IntN(seconds*1000+700)) * time.Millisecond
-				Write(t, filepath.Join(packages, "salt"), fmt.Sprint(lane, random.Uint64())) // all is built anew
-				killHolder(t, redis, replicas, fmt.Sprintf("sleeps.s%d/%s", seconds, beside), moment)
-			}
+			replicas := startReplicas(t, 2, needs.StartRedis(t).Socket, "nix.packages.path="+FreshPackages(t))
+			killHolder(t, replicas, moment, "sleeps.s1", "sleeps.s2", "sleeps.s3", "sleeps.s1/bulky")
 		})
 	}
 }
 
-// killHolder has the first replica asked for an image, then the second one, and kills the first a
-// while later.
-func killHolder(t *testing.T, redis *needs.Redis, replicas []*Registry, name string, after time.Duration) {
+// killHolder has the first replica asked for images, then the second one, and kills the first a while
+// later.
+func killHolder(t *testing.T, replicas []*Registry, after time.Duration, names ...string) {
 	t.Helper()
 	holder, other := replicas[0], replicas[1]
-	leases := func() int {
-		return len(strings.Fields(redis.Tell(t, "keys", "nixery-registry:lease:*")))
+	made := func(r *Registry) int { return strings.Count(r.Log(), logBuilt) }
+	var lost, got []<-chan pulled
+	for _, name := range names {
+		lost = append(lost, holder.pulls(t, name))
 	}
-	Eventually(t, commandTime, "nobody has a lease", func() bool { return leases() == 0 })
-	lost := holder.pulls(t, name)
-	Eventually(t, commandTime, "the first replica has the lease", func() bool { return leases() == 1 })
-	waiting := strings.Count(other.Log(), logWaiting)
-	got := other.pulls(t, name)
-	Eventually(t, commandTime, "the second replica waits", func() bool {
-		return strings.Count(other.Log(), logWaiting) > waiting || strings.Count(holder.Log(), logBuilt) > 0
+	holder.AwaitLog("nix: building ", 1)
+	for _, name := range names {
+		got = append(got, other.pulls(t, name))
+	}
+	Eventually(t, commandTime, "the second replica waits for all that is not made", func() bool {
+		return strings.Count(other.Log(), logWaiting)+made(holder)+made(other) >= len(names)
 	})
 	time.Sleep(after)
 	holder.Kill()
-	<-lost
-	image := <-got
-	if image.err != nil {
-		t.Fatalf("the other replica, after %v: %v", after, image.err)
+	for i, name := range names {
+		<-lost[i]
+		image := <-got[i]
+		if image.err != nil {
+			t.Errorf("the other replica: %v", image.err)
+			continue
+		}
+		manifests, err := os.ReadDir(filepath.Join(
+			holder.storage(), "docker/registry/v2/repositories", name, "_manifests/tags/latest/index/sha256",
+		))
+		if err != nil || len(manifests) != 1 || manifests[0].Name() != image.digest.Encoded() {
+			t.Errorf("the tag of %s was given to %v, %v, want %s alone", name, manifests, err, image.digest)
+		}
+		other.CheckWhole(t, other.Pull(t, name))
 	}
-	manifests, err := os.ReadDir(filepath.Join(
-		replicas[0].storage(), "docker/registry/v2/repositories", name, "_manifests/tags/latest/index/sha256",
-	))
-	if err != nil || len(manifests) != 1 || manifests[0].Name() != image.digest.Encoded() {
-		t.Errorf("the tag of %s was given to %v, %v, want %s alone", name, manifests, err, image.digest)
+	t.Logf("of %d images, the replica that was killed has made %d, the other one %d", len(names), made(holder), made(other))
+}
+
+// TestReplicaEnds ends the replica that makes an image, as an operator does. Another one that waits
+// makes it.
+func TestReplicaEnds(t *testing.T) {
+	t.Parallel()
+	replicas := startReplicas(
+		t, 2, needs.StartRedis(t).Socket, "nix.packages.path="+FreshPackages(t), "http.draintimeout=1s",
+	)
+	holder, other := replicas[0], replicas[1]
+	ended := holder.pulls(t, "sleeps.s5")
+	holder.AwaitLog(logBuilding, 1)
+	got := other.pulls(t, "sleeps.s5")
+	other.AwaitLog(logWaiting, 1)
+	holder.Stop()
+	<-ended
+	if image := <-got; image.err != nil {
+		t.Error(image.err)
 	}
-	other.CheckWhole(t, other.Pull(t, name))
-	holder.Start()
+	other.CheckWhole(t, other.Pull(t, "sleeps.s5"))
 }
 
 // TestReplicaStopped stops the replica that makes an image until another one has made it. It goes on

@@ -157,7 +157,7 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 			"nothing is built in read-only mode, which storage.maintenance.readonly.enabled has switched on: "+
 			"keep one of the two", name))
 	}
-	leases, err := lease.New(config, 2*options.Build.Total)
+	leases, err := lease.New(config, 2*max(options.Build.Total, options.Build.Timeout))
 	if err != nil {
 		faults = append(faults, err)
 	}

@@ -3,6 +3,7 @@ package lease
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,5 +151,38 @@ func TestNothingIsKept(t *testing.T) {
 	}
 	if value := s.Tell(t, "get", name); strings.Contains(value, "log") || strings.Contains(value, "private") {
 		t.Errorf("it can be read: %q", value)
+	}
+}
+
+// Whoever says again and again that a lease has ended has no replica ask its storage again and again.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	s := needs.StartRedis(t)
+	all := replicas(t, s, 2)
+	all[1].times.poll = time.Hour
+	release, ok := all[0].Try(t.Context(), "k")
+	if !ok {
+		t.Fatal("the lease is taken")
+	}
+	defer release()
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked atomic.Int32
+	ended := make(chan error)
+	go func() {
+		ended <- all[1].Do(ctx, "k", func(context.Context) (bool, error) { asked.Add(1); return false, nil }, nil)
+	}()
+	awaitWaiting(t, all[1])
+	for asked.Load() == 0 {
+		all[1].ends.tell(all[1].seal.name("lease", "k"))
+	}
+	for range 100_000 {
+		all[1].ends.tell(all[1].seal.name("lease", "k"))
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the work was done")
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the storage was asked %d times", n)
 	}
 }

@@ -91,8 +91,10 @@ func (l *Leases) Do(
 		return err
 	}
 	defer held.release()
-	if err := held.failure(ctx); err != nil {
-		return err
+	if held != nil {
+		if err := l.failure(ctx, key); err != nil {
+			return err
+		}
 	}
 	if ok, err := done(ctx); ok || err != nil {
 		return err
@@ -103,7 +105,8 @@ func (l *Leases) Do(
 }
 
 // Try is for work that need not be done here if another replica does it. It returns false if one
-// does. Otherwise the caller works, and calls release in the end.
+// does. Otherwise the caller works, and calls release in the end. While Redis is away, all replicas
+// work.
 func (l *Leases) Try(ctx context.Context, key string) (release func(), ok bool) {
 	held, taken := l.acquire(ctx, key)
 	if taken {
@@ -145,10 +148,11 @@ func (l *Leases) await(
 	defer stop()
 	poll := time.NewTicker(l.times.poll)
 	defer poll.Stop()
+	heard := ended
 	for strange := 0; taken; held, taken = l.acquire(ctx, key) {
 		given, ok := l.given(ctx, key)
 		switch {
-		case ok && time.Since(given) > l.times.longest:
+		case ok && time.Since(given).Abs() > l.times.longest:
 			logrus.Warnf("nix: another replica takes longer than %v, and is not waited for: %s", l.times.longest, key)
 			return nil, false, nil
 		case ok:
@@ -163,11 +167,16 @@ func (l *Leases) await(
 		select {
 		case <-ctx.Done():
 			return nil, false, context.Cause(ctx)
-		case <-ended:
+		case <-heard:
+			heard = nil // until the next poll: anybody may say so, and the storage is asked each time
 		case <-poll.C:
+			heard = ended
 		}
 		if did, err := done(ctx); did || err != nil {
 			return nil, did, err
+		}
+		if err := l.failure(ctx, key); err != nil {
+			return nil, false, err
 		}
 	}
 	return held, false, nil
@@ -226,6 +235,16 @@ func (l *Leases) note(ctx context.Context, name string) (n note, ok bool) {
 	return n, ok
 }
 
+// failure returns how the work has failed on a replica, if it would fail again.
+func (l *Leases) failure(ctx context.Context, key string) error {
+	n, ok := l.note(ctx, l.seal.name("failure", key))
+	err := status.Errorf(status.Kind(n.Kind), "%s", n.Message)
+	if ok && status.Costly(err) && time.Since(n.At).Abs() < l.times.failures {
+		return err
+	}
+	return nil
+}
+
 // A lease is held by this replica. A nil one is no lease.
 type lease struct {
 	leases  *Leases
@@ -282,19 +301,6 @@ func (h *lease) release() {
 			return l.client.Publish(ctx, l.seal.name("ends", ""), h.name).Err()
 		})
 	})
-}
-
-// failure returns how the work has failed on another replica, if it would fail again.
-func (h *lease) failure(ctx context.Context) error {
-	if h == nil {
-		return nil
-	}
-	n, ok := h.leases.note(ctx, h.leases.seal.name("failure", h.key))
-	if err := status.Errorf(status.Kind(n.Kind), "%s", n.Message); ok && status.Costly(err) &&
-		time.Since(n.At).Abs() < h.leases.times.failures {
-		return err
-	}
-	return nil
 }
 
 // fail tells the other replicas how the work has failed, if it would fail again.

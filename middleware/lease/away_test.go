@@ -203,6 +203,37 @@ func TestAwayWhileWaiting(t *testing.T) {
 	}
 }
 
+// A Redis that is full answers some questions, and gives no lease: it is not said to be back.
+func TestFull(t *testing.T) {
+	hook := hears(t)
+	s := needs.StartRedis(t)
+	all := replicas(t, s, 2)
+	for _, l := range all {
+		l.times.pause = 0
+	}
+	release, ok := all[0].Try(t.Context(), "k")
+	if !ok {
+		t.Fatal("it is taken")
+	}
+	s.Tell(t, "config", "set", "maxmemory", "1")
+	for range 3 {
+		if err := new(job).on(t.Context(), all[0], "other"); err != nil {
+			t.Error(err)
+		}
+		if err := all[0].failure(t.Context(), "k"); err != nil {
+			t.Error(err)
+		}
+	}
+	release()
+	all[0].releasing.Wait()
+	if s.Tell(t, "exists", all[0].seal.name("lease", "k")) != "0" {
+		t.Error("the lease is still there when it was given back")
+	}
+	if away, back := said(hook, saidAway), said(hook, saidBack); away != 1 || back != 0 {
+		t.Errorf("it was said %d times that Redis is away, and %d times that it is back", away, back)
+	}
+}
+
 // A holder that does not extend its lease, as it was killed or stopped, loses it. It goes on, as it
 // does not know, and takes nothing from the one that has the lease then.
 func TestHolderStops(t *testing.T) {

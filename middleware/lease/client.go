@@ -105,12 +105,14 @@ func (l *Leases) insist(ctx context.Context, question func(context.Context) erro
 	limited, cancel := context.WithTimeout(ctx, l.times.patience)
 	defer cancel()
 	err := question(limited)
-	if err != nil && ctx.Err() != nil {
-		return false // nobody waits for the answer, which says nothing of Redis
+	if err == nil {
+		return true
 	}
 	if node := (*redsync.RedisError)(nil); errors.As(err, &node) {
 		err = node.Err // there is one node, and nothing else
 	}
-	l.health.found(err, l.times.pause)
-	return err == nil
+	if ctx.Err() == nil { // otherwise nobody waits for the answer, and nothing is said of Redis
+		l.health.fails(err, l.times.pause)
+	}
+	return false
 }

@@ -27,18 +27,23 @@ func (h *health) maybe(pause time.Duration) bool {
 	return true
 }
 
-// found takes in how a question ended.
-func (h *health) found(fault error, pause time.Duration) {
+// fails takes in that a question has failed: Redis is away for a pause.
+func (h *health) fails(fault error, pause time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case fault != nil && !h.away:
+	if !h.away {
 		logrus.WithError(fault).Warn("nix: Redis can't be used, and replicas may build the same image until it can")
-	case fault == nil && h.away:
+	}
+	h.away = true
+	h.again = time.Now().Add(pause)
+}
+
+// works takes in that Redis gives leases. That it answers is not enough: one that is full does.
+func (h *health) works() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.away {
 		logrus.Info("nix: Redis can be used again")
 	}
-	h.away = fault != nil
-	if h.away {
-		h.again = time.Now().Add(pause)
-	}
+	h.away = false
 }

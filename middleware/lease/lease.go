@@ -161,7 +161,7 @@ func (l *Leases) await(
 			strange++
 			continue // it has ended since
 		default:
-			l.health.found(errStrange, l.times.pause)
+			l.health.fails(errStrange, l.times.pause)
 			return nil, false, nil
 		}
 		select {
@@ -206,8 +206,12 @@ func (l *Leases) acquire(ctx context.Context, key string) (held *lease, taken bo
 		}
 		return err
 	})
-	if !ok || taken {
-		return nil, ok && taken
+	if !ok {
+		return nil, false
+	}
+	l.health.works()
+	if taken {
+		return nil, true
 	}
 	held = &lease{leases: l, key: key, name: name, lock: lock, over: make(chan struct{}), stopped: make(chan struct{})}
 	go held.extend()

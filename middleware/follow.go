@@ -6,6 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -25,11 +26,16 @@ func (s *Service) follow(ctx context.Context) {
 	var known string
 	for {
 		pinned, err := s.builder.Pin(ctx, source.Latest)
+		if err == nil && pinned.Stale == nil {
+			metrics.LookedUp.SetToCurrentTime()
+		}
 		if err == nil && pinned.Revision != known {
+			metrics.Revised.SetToCurrentTime()
 			if err = s.prepare(ctx, pinned); err == nil {
 				logrus.Infof("nix: the package set is %s at %s", pinned.Name, pinned.Revision)
 			}
 			known = pinned.Revision
+			metrics.Usable.Set(map[bool]float64{true: 1}[err == nil])
 		}
 		if ctx.Err() == nil {
 			s.packagesHealth.found(err)

@@ -167,9 +167,7 @@ func (o Options) tags() []string {
 		}
 	}
 	for _, text := range o.Prebuild {
-		if _, tag, ok := strings.Cut(text, ":"); ok {
-			tags = append(tags, tag)
-		}
+		tags = append(tags, tagOf(text))
 	}
 	return tags
 }

@@ -3,10 +3,13 @@ package middleware
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/reference"
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 )
@@ -77,22 +80,59 @@ func (s *Service) repository(ctx context.Context, name reference.Named) (distrib
 // prebuild keeps the images of the option prebuild current with the package set, until ctx ends. It
 // makes one at a time: so of the builds that may run, one at most is not a client's.
 func (s *Service) prebuild(ctx context.Context) {
+	metrics.Prebuilt(map[string]int{metrics.PrebuiltStale: len(s.options.Prebuild)})
+	failures := make(map[string]prebuildFailure)
 	for {
+		states := make(map[string]int)
 		for _, text := range s.options.Prebuild {
-			made, err := s.Build(ctx, text)
-			switch {
-			case ctx.Err() != nil:
+			states[s.prebuildOne(ctx, text, failures)]++
+			if ctx.Err() != nil {
 				return
-			case err != nil:
-				logrus.WithError(err).Warnf("nix: %s can't be prebuilt, trying again in %v", text, s.options.Refresh)
-			case made.How == Pushed:
-				logrus.Infof("nix: %s is not prebuilt: it was pushed, as %s", text, made.Digest)
 			}
 		}
+		metrics.Prebuilt(states)
 		select {
 		case <-time.After(s.options.Refresh):
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// A prebuildFailure is of which revision an image could not be made, and when.
+type prebuildFailure struct {
+	revision string
+	at       time.Time
+}
+
+// prebuildOne makes an image, unless it could not be made of the same revision less than
+// Options.retry ago. It returns what metrics call the image's state.
+func (s *Service) prebuildOne(ctx context.Context, text string, failures map[string]prebuildFailure) string {
+	pinned, err := s.builder.Pin(ctx, tagOf(text))
+	last, failed := failures[text]
+	if err == nil && failed && last.revision == pinned.Revision && time.Since(last.at) < s.options.retry() {
+		return metrics.PrebuiltFailed
+	}
+	delete(failures, text)
+	made, err := s.Build(ctx, text)
+	switch {
+	case err != nil:
+		if ctx.Err() == nil {
+			failures[text] = prebuildFailure{pinned.Revision, time.Now()}
+			logrus.WithError(err).Warnf("nix: %s can't be prebuilt, trying again in %v", text, s.options.retry())
+		}
+		return metrics.PrebuiltFailed
+	case made.How == Pushed:
+		logrus.Infof("nix: %s is not prebuilt: it was pushed, as %s", text, made.Digest)
+		return metrics.PrebuiltPushed
+	}
+	return metrics.PrebuiltCurrent
+}
+
+// tagOf is the tag of NAME or NAME:TAG.
+func tagOf(text string) string {
+	if _, tag, ok := strings.Cut(text, ":"); ok {
+		return tag
+	}
+	return source.Latest
 }

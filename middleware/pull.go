@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
@@ -30,6 +31,8 @@ const lookupPatience = time.Second
 type answer struct {
 	imagestore.Image
 	stale bool // there may be a newer one, which could not be looked up or is not built yet
+
+	waited bool // the client has waited for it to be made
 }
 
 // pull makes sure that the image of a tag is stored, building it if it can be, and returns the
@@ -129,7 +132,7 @@ func (s *Service) refresh(
 	if s.readOnly {
 		return answer{}, errReadOnly
 	}
-	build, err := s.start(ctx, request, client, pinned)
+	build, err := s.start(ctx, request, client, image, pinned)
 	if err != nil {
 		return answer{}, err
 	}
@@ -141,7 +144,7 @@ func (s *Service) refresh(
 	}
 	s.jobs.doubted.Remove(request.String())
 	image, err = s.store.LookUp(ctx, request.repo, request.tag)
-	return answer{Image: image, stale: stale && !image.Pushed}, err
+	return answer{Image: image, stale: stale && !image.Pushed, waited: true}, err
 }
 
 // pin asks the builder what a tag stands for. That can take a while, when much has changed or a
@@ -150,7 +153,10 @@ func (s *Service) refresh(
 func (s *Service) pin(
 	ctx context.Context, request imageRequest, client client, hold <-chan time.Time,
 ) (source.Pinned, error) {
-	pin := func(ctx context.Context) (source.Pinned, error) { return s.builder.Pin(ctx, request.tag) }
+	pin := func(ctx context.Context) (source.Pinned, error) {
+		defer metrics.Pin.Begin()()
+		return s.builder.Pin(ctx, request.tag)
+	}
 	if request.tag == source.Latest {
 		return run(ctx, pin).await(ctx, hold)
 	}
@@ -164,7 +170,7 @@ func (s *Service) pin(
 // start has an image built and committed, unless that is under way already, here or by another
 // replica. A replica that waits for another one has a job, but no build.
 func (s *Service) start(
-	ctx context.Context, request imageRequest, client client, pinned source.Pinned,
+	ctx context.Context, request imageRequest, client client, image imagestore.Image, pinned source.Pinned,
 ) (*job, error) {
 	asker := s.asker(request, client, pinned)
 	// Another job or replica may have ended since the client's tag was looked up.
@@ -174,7 +180,10 @@ func (s *Service) start(
 	}
 	build := func(ctx context.Context) error {
 		started := time.Now()
+		metrics.InProgress.Inc()
+		defer metrics.InProgress.Dec()
 		err := s.buildAndCommit(ctx, request, pinned, asker)
+		metrics.Built(buildOutcome(err), s.trigger(client, image))
 		s.noteBuild(err)
 		s.recent.add(request.String(), started, publicText(err))
 		return err
@@ -183,6 +192,19 @@ func (s *Service) start(
 	return s.jobs.start(ctx, key, asker, func(ctx context.Context) (source.Pinned, error) {
 		return pinned, s.leases.Do(ctx, "building "+key, isThere, build)
 	})
+}
+
+// trigger is what metrics call the reason of a build, beside the image that its tag has so far.
+func (s *Service) trigger(client client, image imagestore.Image) string {
+	switch {
+	case client.name == own && s.serves:
+		return metrics.TriggerPrebuild
+	case client.name == own:
+		return metrics.TriggerCommand
+	case image.Digest != "":
+		return metrics.TriggerRefresh
+	}
+	return metrics.TriggerPull
 }
 
 // noteBuild has readiness tell of a build that failed for the registry's own sake, until one does
@@ -221,6 +243,7 @@ func (s *Service) buildAndCommit(
 		stays := func(existing imagestore.Image) bool { return !s.due(existing) }
 		tags = append(tags, imagestore.Tag{Name: pinned.Revision, Keeps: stays})
 	}
+	defer metrics.Commit.Begin()()
 	return s.store.Commit(ctx, into, image, tags)
 }
 

@@ -365,7 +365,7 @@ func TestPullPushed(t *testing.T) {
 		p := newPulling(t)
 		request := imageRequest{repo: p.repo, tag: "latest"}
 		p.push(t, "latest")
-		job, err := p.start(t.Context(), request, client{name: "192.0.2.1"}, source.Pinned{Revision: "r1"})
+		job, err := p.start(t.Context(), request, client{name: "192.0.2.1"}, imagestore.Image{}, source.Pinned{Revision: "r1"})
 		if err != nil {
 			t.Fatal(err)
 		}

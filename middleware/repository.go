@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/opencontainers/go-digest"
@@ -46,6 +47,7 @@ func (r *repository) Manifests(
 		return pinnedManifests{manifests, r.service.store, from, again}, nil
 	}
 	pull := r.service.pullOf(ctx, read)
+	begun := time.Now()
 	image, err := r.service.pull(ctx, r.Repository, pull.reference, pull.client)
 	if errors.Is(err, errHold) && pull.redirects < maxRedirects {
 		r.service.redirect(r.Named(), pull)
@@ -56,6 +58,7 @@ func (r *repository) Manifests(
 	if err == nil {
 		made, err = r.service.serve(ctx, from, pull, image)
 	}
+	r.service.countPull(pull, image, err, time.Since(begun))
 	if err != nil {
 		return nil, r.service.explain(r.Named().Name(), pull, err)
 	}

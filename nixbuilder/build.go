@@ -152,7 +152,9 @@ func (b *Builder) explain(ctx context.Context, j job, err error) error {
 		return unfitFor(unfit)
 	}
 	if refused := (*status.Error)(nil); errors.As(err, &refused) {
-		return status.Errorf(refused.Kind, "%s%s", refused.Message, hint(j.pinned, refused.Message))
+		hinted := status.Errorf(refused.Kind, "%s%s", refused.Message, hint(j.pinned, refused.Message))
+		hinted.Failed = refused.Failed
+		return hinted
 	}
 	return err
 }

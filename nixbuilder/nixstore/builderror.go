@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -66,6 +67,9 @@ func (e *buildError) public() *status.Error {
 	if e.status == daemon.NoSubstituters {
 		return status.Errorf(status.Denied, "no binary cache has %s%s", name, e.caches)
 	}
+	if e.status == daemon.TimedOut || e.interruption() != "" {
+		metrics.Killed.Inc(metrics.KilledBuild)
+	}
 	kind := status.Denied
 	machine := e.machine()
 	if e.absent && (machine != "" || e.status == daemon.TimedOut) {
@@ -92,7 +96,7 @@ func (e *buildError) public() *status.Error {
 		message += "; its last lines: " + buildDir.ReplaceAllString(strings.Join(e.tail, " | "), "/build")
 		message += "; on the registry's host, `nix-store --read-log " + string(e.path) + "` has the whole log"
 	}
-	return &status.Error{Kind: kind, Message: message}
+	return &status.Error{Kind: kind, Message: message, Failed: kind == status.Denied}
 }
 
 // withheld tells whether it was not even built, because a binary cache has it and doesn't give it.

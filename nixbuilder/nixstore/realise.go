@@ -10,6 +10,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
@@ -135,6 +136,8 @@ func (s *Store) inTurn(
 // acquire waits for an image's turn, while its clock stands still.
 func acquire(ctx context.Context, turns *limit.Shared, wanted Wanted) (release func(), err error) {
 	err = wanted.Clock.Wait(func() (err error) {
+		metrics.Queued.Inc()
+		defer metrics.Queued.Dec()
 		release, err = turns.Acquire(ctx, wanted.Who)
 		return err
 	})

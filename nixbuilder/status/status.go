@@ -33,6 +33,8 @@ const (
 type Error struct {
 	Kind    Kind
 	Message string
+	// Failed says of an error of kind Denied that a build has failed: nobody forbids anything.
+	Failed bool
 }
 
 func (e *Error) Error() string { return e.Message }

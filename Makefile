@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: digests help run test lint bench nixpkgs build demo setup-run setup-test setup-bench fuzz clean
+.PHONY: digests help run test lint bench nixpkgs build demo setup-run setup-test setup-bench sweep fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,6 +53,9 @@ setup-test:
 
 setup-bench:
 	@scripts/setup.sh bench
+
+sweep: setup-test demo ## Have a fault at every storage call (some 15 minutes); FROM=30 begins at the 30th
+	SWEEP='1+$(or $(FROM),1)' go test -count=1 -timeout 2h -v -run 'TestSweep' ./middleware
 
 fuzz: ## Run each fuzz target for FUZZTIME (30s)
 	@scripts/fuzz.sh '$(or $(FUZZTIME),30s)'

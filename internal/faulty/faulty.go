@@ -193,13 +193,18 @@ func do[T any](ctx context.Context, d *Driver, call Call, whole, half func() (T,
 	return result, d.end(fault, err)
 }
 
-// Register makes a Driver known to the registry's configuration, as the storage of a name. It is
-// called once for a name, before any registry is started.
-func Register(name string, d *Driver) { factory.Register(name, registered{d}) }
+// Register makes Drivers known to the registry's configuration as the storage of a name. The section
+// of that name has the Driver itself as its parameter "driver". It is called once, before any registry
+// is started.
+func Register(name string) { factory.Register(name, opened{}) }
 
-type registered struct{ *Driver }
+type opened struct{}
 
 // Create implements factory.StorageDriverFactory.
-func (r registered) Create(context.Context, map[string]any) (driver.StorageDriver, error) {
-	return r.Driver, nil
+func (opened) Create(_ context.Context, parameters map[string]any) (driver.StorageDriver, error) {
+	d, ok := parameters["driver"].(*Driver)
+	if !ok {
+		return nil, fmt.Errorf("driver: a %T is no *faulty.Driver", parameters["driver"])
+	}
+	return d, nil
 }

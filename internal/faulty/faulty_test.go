@@ -133,8 +133,11 @@ func TestWhatIsLeft(t *testing.T) {
 // After Heal all is well, and the driver is one that a configuration names.
 func TestHealAndRegister(t *testing.T) {
 	storage := faulty.New(inmemory.New())
-	faulty.Register("faultytest", storage)
-	opened, err := factory.Create(t.Context(), "faultytest", nil)
+	faulty.Register("faultytest")
+	if _, err := factory.Create(t.Context(), "faultytest", nil); err == nil {
+		t.Error("a driver was made of nothing")
+	}
+	opened, err := factory.Create(t.Context(), "faultytest", map[string]any{"driver": storage})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,9 @@ const (
 	storeSilence = time.Minute
 	// cacheSilence is for questions to binary caches, each of which may take a minute to fail.
 	cacheSilence = 10 * time.Minute
+	// collectSilence is for a collection, which tells of each path. Those who add a temporary root
+	// meanwhile wait for it, and give up after storeSilence.
+	collectSilence = 45 * time.Second
 	// defaultSilence is for builds, whose builders may be silent.
 	defaultSilence = time.Hour
 )

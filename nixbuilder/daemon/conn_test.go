@@ -197,7 +197,7 @@ func TestFixedOptions(t *testing.T) {
 		{"not a truth value", map[string]string{"fallback": "yes"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := fixedOptions(test.settings)
+			got, err := fixedOptions(levelWarning, test.settings)
 			if (err == nil) != (test.want != nil) || err == nil && !slices.Equal(got, test.want) {
 				t.Errorf("fixedOptions() = %v, %v, want %v", got, err, test.want)
 			}

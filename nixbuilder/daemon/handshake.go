@@ -50,10 +50,16 @@ func (c *Conn) greet() error {
 const (
 	levelError   = 0
 	levelWarning = 1
+	levelInfo    = 3
 )
 
 func (c *Conn) setOptions(settings map[string]string, onLog func(LogLine)) error {
-	fixed, err := fixedOptions(settings)
+	return c.setOptionsAt(levelWarning, settings, onLog)
+}
+
+// setOptionsAt says from which level on the daemon's messages are wanted, too.
+func (c *Conn) setOptionsAt(level uint64, settings map[string]string, onLog func(LogLine)) error {
+	fixed, err := fixedOptions(level, settings)
 	if err != nil {
 		return err
 	}
@@ -71,7 +77,7 @@ func (c *Conn) setOptions(settings map[string]string, onLog func(LogLine)) error
 
 // fixedOptions are the settings that have a place of their own in SetOptions. The value there
 // replaces that of nix.conf.
-func fixedOptions(settings map[string]string) ([]uint64, error) {
+func fixedOptions(level uint64, settings map[string]string) ([]uint64, error) {
 	var err error
 	number := func(name string, preset uint64) uint64 {
 		s, ok := settings[name]
@@ -102,7 +108,7 @@ func fixedOptions(settings map[string]string) ([]uint64, error) {
 		truth("keep-failed", 0),
 		truth("keep-going", 0),
 		truth("fallback", 0),
-		levelWarning,
+		level,
 		number("max-jobs", 1),
 		number("max-silent-time", 0),
 		1,          // obsolete: build hook

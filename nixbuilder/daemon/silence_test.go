@@ -25,6 +25,10 @@ func TestSilentDaemon(t *testing.T) {
 			_, err := c.Closure(ctx, []store.Path{pathA})
 			return err
 		}, 0, storeSilence},
+		{"a collection", func(ctx context.Context, c *Conn) error {
+			_, err := c.Collect(ctx, 1)
+			return err
+		}, 0, collectSilence},
 		{"a question to caches", func(ctx context.Context, c *Conn) error {
 			_, err := c.QueryMissing(ctx, []DerivedPath{outputs(t, drvA)}, nil)
 			return err

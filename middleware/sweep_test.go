@@ -334,6 +334,7 @@ func pulls() subject {
 				}
 			}
 			c.push("git", "mine", "somebody's own git")
+			c.pull("git", "r1", dockerType, "") // a form that can't be remembered is by the next pull
 		},
 	}
 }

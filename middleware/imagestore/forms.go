@@ -29,8 +29,12 @@ const (
 // errUnknownForm is of a record that another version of this program has written.
 var errUnknownForm = errors.New("there is no such form")
 
-// formBytes bounds what records of forms take in memory: some 100 bytes each.
-const formBytes = 1 << 20
+// formBytes bounds what records of forms take in memory: some 100 bytes each. unwrittenBytes is for
+// those that this process alone remembers.
+const (
+	formBytes      = 1 << 20
+	unwrittenBytes = 1 << 18
+)
 
 // A formRecord tells what the manifest of a digest was made of. The digest is in its key.
 type formRecord struct {
@@ -72,9 +76,13 @@ func (s *Store) Make(
 // Again makes a form once more of whose digest somebody has learned earlier. It returns false if no
 // form has that digest, or the stored manifest has gone.
 func (s *Store) Again(ctx context.Context, from Reader, dgst digest.Digest) (Made, bool, error) {
-	record, ok, err := s.forms.Get(ctx, formKey(from.Name, dgst))
-	if err != nil || !ok {
-		return Made{}, false, err
+	key := formKey(from.Name, dgst)
+	record, ok := s.unwritten.Get(key)
+	if !ok {
+		var err error
+		if record, ok, err = s.forms.Get(ctx, key); err != nil || !ok {
+			return Made{}, false, err
+		}
 	}
 	made, _, err := from.make(ctx, record.Of, record.Form)
 	if gone(err) || errors.Is(err, errUnknownForm) || err == nil && made.Digest != dgst {
@@ -96,7 +104,7 @@ func formKey(repository string, form digest.Digest) string {
 }
 
 // remember keeps a record, unless it is known. In read-only mode, or if it can't be written, only
-// this process remembers: the image can be served all the same.
+// this process remembers: the image can be served all the same. The next time, it tries again.
 func (s *Store) remember(ctx context.Context, repository string, form digest.Digest, record formRecord) error {
 	key := formKey(repository, form)
 	if !s.options.ReadOnly {
@@ -105,11 +113,12 @@ func (s *Store) remember(ctx context.Context, repository string, form digest.Dig
 			return err
 		}
 		if err = s.forms.Put(ctx, key, record); err == nil {
+			s.unwritten.Remove(key)
 			return nil
 		}
 		logrus.WithError(err).Warnf("nix: other registries on this storage may not know %s of %s", form, repository)
 	}
-	s.forms.Recall(key, record)
+	s.unwritten.Add(key, record, len(record.Of)+len(record.Form))
 	return nil
 }
 

@@ -138,7 +138,7 @@ func TestFormsGo(t *testing.T) {
 	}
 }
 
-// Where nothing may or can be written, this process remembers.
+// Where nothing may or can be written, this process remembers. When it can be, it is at the next pull.
 func TestFormsUnwritten(t *testing.T) {
 	for name, readOnly := range map[string]bool{"in read-only mode": true, "a full disk": false} {
 		t.Run(name, func(t *testing.T) {
@@ -159,6 +159,13 @@ func TestFormsUnwritten(t *testing.T) {
 			s.files.broken = ""
 			if again, ok, err := s.restarted(t).Again(t.Context(), s.reader(t), docker.Digest); ok || err != nil {
 				t.Errorf("another process makes it: %s, %v", again.Digest, err)
+			}
+			if _, err := s.Make(t.Context(), s.reader(t), img.Manifest.Digest, Docker); err != nil {
+				t.Fatal(err)
+			}
+			_, ok, err = s.restarted(t).Again(t.Context(), s.reader(t), docker.Digest)
+			if ok == readOnly || err != nil {
+				t.Errorf("after another pull, another process makes it: %t, %v", ok, err)
 			}
 		})
 	}

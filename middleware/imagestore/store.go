@@ -8,6 +8,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/weighted"
 )
 
 // recordBytes bounds what records take in memory: some 400 bytes each.
@@ -25,30 +26,32 @@ type Options struct {
 
 // A Store holds the images of one registry. It is safe for concurrent use.
 type Store struct {
-	options  Options
-	state    state
-	blobs    distribution.BlobStatter // of the whole registry, never cached
-	buffered limit.Slots              // blobs in memory that are being stored
-	links    *pendingLinks
-	lost     *lost
-	records  *records.Table[Record]
-	forms    *records.Table[formRecord]
-	made     *records.Table[madeRecord]
+	options   Options
+	state     state
+	blobs     distribution.BlobStatter // of the whole registry, never cached
+	buffered  limit.Slots              // blobs in memory that are being stored
+	links     *pendingLinks
+	lost      *lost
+	records   *records.Table[Record]
+	forms     *records.Table[formRecord]
+	unwritten *weighted.Cache[string, formRecord] // by key
+	made      *records.Table[madeRecord]
 }
 
 // New returns the Store of a registry whose blobs and tags are in a storage.
 func New(storage driver.StorageDriver, namespace distribution.Namespace, options Options) *Store {
 	shared := state{storage}
 	return &Store{
-		options:  options,
-		state:    shared,
-		blobs:    namespace.BlobStatter(),
-		buffered: limit.NewSlots(maxBuffered),
-		links:    newPendingLinks(shared, namespace),
-		lost:     newLost(),
-		records:  records.NewTable[Record](shared, "tags", recordBytes),
-		forms:    records.NewTable[formRecord](shared, "forms", formBytes),
-		made:     records.NewTable[madeRecord](shared, "made", madeBytes),
+		options:   options,
+		state:     shared,
+		blobs:     namespace.BlobStatter(),
+		buffered:  limit.NewSlots(maxBuffered),
+		links:     newPendingLinks(shared, namespace),
+		lost:      newLost(),
+		records:   records.NewTable[Record](shared, "tags", recordBytes),
+		forms:     records.NewTable[formRecord](shared, "forms", formBytes),
+		unwritten: weighted.New[string, formRecord](unwrittenBytes),
+		made:      records.NewTable[madeRecord](shared, "made", madeBytes),
 	}
 }
 

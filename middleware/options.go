@@ -138,6 +138,8 @@ type NixOptions struct {
 	AllowedURIs []string `mapstructure:"alloweduris"`
 	// ImportFromDerivation lets package sets, while they are evaluated, read what they have built.
 	ImportFromDerivation bool `mapstructure:"importfromderivation"`
+	// MaxStore is how large the machine's Nix store may be before Nix's collector runs; 0: it does not.
+	MaxStore Bytes `mapstructure:"maxstore"`
 	// EvaluationMemory and EvaluationTime (of a processor) bound one evaluation.
 	EvaluationMemory Bytes         `mapstructure:"evaluationmemory"`
 	EvaluationTime   time.Duration `mapstructure:"evaluationtime"`

@@ -44,6 +44,7 @@ func (o Options) builder() nixbuilder.Options {
 		MaxBytes:             int64(o.Build.MaxSize),
 		Storeless:            o.Build.Storeless,
 		Caches:               o.caches(),
+		StoreBytes:           int64(o.Nix.MaxStore),
 		Settings:             settings,
 		EvaluationBytes:      int64(o.Nix.EvaluationMemory),
 		EvaluationTime:       o.Nix.EvaluationTime,

@@ -175,6 +175,9 @@ func (o Options) buildFaults(f *faults) {
 	if o.Build.Storeless && o.Nix.ImportFromDerivation {
 		f.add("nix.importfromderivation: takes a Nix store, which build.storeless does without: keep one of the two")
 	}
+	if o.Build.Storeless && o.Nix.MaxStore != 0 {
+		f.add("nix.maxstore: is about the Nix store, which build.storeless does without: leave one of the two")
+	}
 	if !o.Build.Local && o.Nix.ImportFromDerivation {
 		f.add("nix.importfromderivation: has packages built, which build.local: false rules out: keep one of the two")
 	}
@@ -218,6 +221,7 @@ func (o Options) sizeFaults(f *faults) {
 		// Container engines take 127 layers. The root layer and the container's own are two of
 		// them.
 		{"image.layers", int64(o.Image.Layers), 1, 125},
+		{"nix.maxstore", cmp.Or(int64(o.Nix.MaxStore), units.MB), units.MB, 1 << 50},
 		{"nix.evaluationmemory", int64(o.Nix.EvaluationMemory), 64 * units.MiB, 1 << 50},
 	} {
 		if limit.value < limit.low || limit.value > limit.high {

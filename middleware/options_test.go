@@ -72,6 +72,8 @@ func TestParseOptions(t *testing.T) {
 		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute, FetchTime: time.Hour,
 	}
 	all.CacheDir, all.CacheSize = "/srv/cache", 20<<30
+	bounded := want
+	bounded.Nix.MaxStore = 100e9
 	fetching := want
 	fetching.Packages.Channels, fetching.Packages.Archives = "https://example.org/c", "https://example.org/a"
 	fetching.Packages.NixPath = map[string]NixPathOptions{"x": {Channel: "nixos-26.05"}}
@@ -85,6 +87,7 @@ func TestParseOptions(t *testing.T) {
 				"channels: https://example.org/c, archives: https://example.org/a}", fetching,
 		},
 		{"least", "packages: {path: " + set + "}", want},
+		{"a store below a size", "packages: {path: " + set + "}\nnix: {maxstore: 100GB}", bounded},
 		{"all", `
 packages: {path: ` + set + `}
 platforms: [linux/arm64, linux/amd64]
@@ -349,9 +352,9 @@ refresh: 0s`, want: []string{
 		}},
 		{
 			name:   "storeless with what needs a store",
-			stanza: path + "build: {storeless: true}\nnix: {importfromderivation: true, substituters: [\"https://x\"], trustedpublickeys: [\"" + key + "\"]}",
+			stanza: path + "build: {storeless: true}\nnix: {importfromderivation: true, maxstore: 1GB, substituters: [\"https://x\"], trustedpublickeys: [\"" + key + "\"]}",
 			want: []string{
-				options + "nix.importfromderivation: takes a Nix store",
+				options + "nix.importfromderivation: takes a Nix store", options + "nix.maxstore: is about the Nix store",
 			},
 		},
 		{

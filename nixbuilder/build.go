@@ -87,8 +87,20 @@ func (b *Builder) Build(
 	return made, err
 }
 
-// buildPlatform is the pipeline: names, packages, store paths, closure, layers, manifest.
+// buildPlatform is the pipeline: names, packages, store paths, closure, layers, manifest. If it fails
+// while Nix's collector runs, it begins again, once: the collector may have taken what was evaluated
+// and not yet built, for example.
 func (b *Builder) buildPlatform(ctx context.Context, j job) (image.Manifest, error) {
+	phase := b.nix.Phase()
+	manifest, err := b.buildOnce(ctx, j)
+	if err != nil && b.nix.Disturbed(phase) && ctx.Err() == nil {
+		logrus.WithError(err).Warnf("nix: once more for %s, after a collection", j.request)
+		manifest, err = b.buildOnce(ctx, j)
+	}
+	return manifest, err
+}
+
+func (b *Builder) buildOnce(ctx context.Context, j job) (image.Manifest, error) {
 	j.started = time.Now()
 	var err error
 	if j.system, err = SystemOf(j.platform); err != nil {

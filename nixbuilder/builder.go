@@ -87,8 +87,10 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 	b.source = set
 	bound := cachedir.NewBound(options.CacheBytes)
 	bound.Add(set.Parts(bound.Grown)...)
-	read := func(ctx context.Context, drv store.Path) ([]store.Path, string, func(), error) {
-		return b.nix.Read(ctx, drv)
+	read := func(
+		ctx context.Context, drv store.Path, write func(context.Context) error,
+	) ([]store.Path, string, func(), error) {
+		return b.nix.Read(ctx, drv, write)
 	}
 	if b.evaluator, err = options.evaluator(ctx, runner, read, bound.Grown); err != nil {
 		return nil, err

@@ -57,6 +57,9 @@ type Options struct {
 	Concurrency int
 	// MaxBytes is how large the store paths of an image may be together, as NARs.
 	MaxBytes int64
+	// StoreBytes is how large the machine's Nix store may be, as NARs. Beyond that, Nix collects what
+	// no root holds. Zero: it does not.
+	StoreBytes int64
 	// Storeless makes images straight from Caches. Only what they don't have goes through a Nix
 	// store, if there is one.
 	Storeless bool
@@ -231,7 +234,7 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 // How tells how Nix builds on this machine, and what there is to be said against that and against
 // how evaluations run, a line each. If it fails, the lines that it has are returned with the error.
 func How(ctx context.Context, options Options) ([]string, error) {
-	if !options.Builds || options.Storeless {
+	if !options.Builds && options.StoreBytes == 0 || options.Storeless {
 		return nil, nil
 	}
 	runner, warnings := proc.New()
@@ -267,7 +270,8 @@ func removeLeftovers(scratch string) {
 func (o Options) nixStore() nixstore.Options {
 	return nixstore.Options{
 		BuildTimeout: o.BuildTimeout, Builds: o.Builds, LogToClients: o.LogToClients, Concurrency: o.Concurrency,
-		MaxBytes: o.MaxBytes, Settings: o.Settings, Substituters: o.Caches.Substituters, CacheDir: o.CacheDir,
+		MaxBytes: o.MaxBytes, StoreBytes: o.StoreBytes, Settings: o.Settings, Substituters: o.Caches.Substituters,
+		CacheDir: o.CacheDir,
 	}
 }
 

@@ -91,6 +91,7 @@ type Conn struct {
 	warnings   []string
 	tempRoots  int
 	retired    bool
+	era        int // of its Pool, when it was opened or last idle
 	err        error
 }
 

@@ -42,6 +42,7 @@ type Pool struct {
 
 	mu   sync.Mutex
 	idle []*Conn
+	era  int // how often Uproot was called
 	// worn has the connections with too many roots, and whether their replacement is ready.
 	worn map[*Conn]bool
 }
@@ -106,10 +107,34 @@ func (p *Pool) reuseOrOpen(ctx context.Context) (*Conn, error) {
 
 func (p *Pool) start(ctx context.Context) (*Conn, error) {
 	c, err := p.open(ctx)
-	if err == nil {
-		p.started.Add(1)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	p.started.Add(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.era = p.era
+	return c, nil
+}
+
+// Uproot ends the temporary roots that nobody needs any more: those of idle connections now, and those
+// of the others when they are put back.
+func (p *Pool) Uproot() {
+	p.mu.Lock()
+	p.era++
+	var rooted []*Conn
+	p.idle = slices.DeleteFunc(p.idle, func(c *Conn) bool {
+		if c.TempRoots() > 0 {
+			rooted = append(rooted, c)
+			return true
+		}
+		c.era = p.era
+		return false
+	})
+	p.mu.Unlock()
+	for _, c := range rooted {
+		p.drop(c)
+	}
 }
 
 func (p *Pool) popIdle() *Conn {
@@ -140,9 +165,11 @@ func (p *Pool) Put(c *Conn) {
 func (p *Pool) keep(c *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.isClosed() || c.Err() != nil || c.retired || p.worn[c] || len(p.idle) >= p.limits.Idle {
+	rooted := c.era != p.era && c.TempRoots() > 0
+	if p.isClosed() || c.Err() != nil || c.retired || rooted || p.worn[c] || len(p.idle) >= p.limits.Idle {
 		return false
 	}
+	c.era = p.era
 	p.idle = append(p.idle, c)
 	return true
 }

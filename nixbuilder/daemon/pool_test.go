@@ -123,6 +123,36 @@ func TestPool(t *testing.T) {
 			[]bool{false, true, false},
 		},
 		{
+			"roots end, of those that are idle and of those in use", Limits{Conns: 3, Idle: 3},
+			func(t *testing.T, p *Pool, _ *fakes) {
+				idle, inUse, rootless := get(t, p), get(t, p), get(t, p)
+				for _, c := range []*Conn{idle, inUse} {
+					if err := c.AddTempRoots(t.Context(), []store.Path{pathA}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				p.Put(idle)
+				p.Put(rootless)
+				p.Uproot()
+				p.Put(inUse)
+			},
+			[]bool{false, false, true},
+		},
+		{
+			"roots end once", Limits{},
+			func(t *testing.T, p *Pool, _ *fakes) {
+				p.Uproot()
+				for range 2 {
+					c := get(t, p)
+					if err := c.AddTempRoots(t.Context(), []store.Path{pathA}); err != nil {
+						t.Fatal(err)
+					}
+					p.Put(c)
+				}
+			},
+			[]bool{true},
+		},
+		{
 			"one that died while idle", Limits{},
 			func(t *testing.T, p *Pool, f *fakes) {
 				p.Put(get(t, p))

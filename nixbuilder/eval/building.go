@@ -66,9 +66,9 @@ var experimental = regexp.MustCompile(`experimental Nix feature '([a-z0-9-]+)' i
 const maxRounds = 20
 
 // A Realise builds a derivation in Options.Store for an evaluation that has to read its outputs. It
-// keeps the outputs there until release is called. If a client can't have them, refused says why.
-// An error is the fault of Nix or of the host.
-type Realise func(ctx context.Context, derivation store.Path) (
+// has the derivation written unless it is there. It keeps both there until release is called. If a
+// client can't have the outputs, refused says why. An error is the fault of Nix or of the host.
+type Realise func(ctx context.Context, derivation store.Path, write func(context.Context) error) (
 	outputs []store.Path, refused string, release func(), err error,
 )
 
@@ -190,11 +190,10 @@ func (r *reading) provide(ctx context.Context, derivations []store.Path) (refuse
 		written = append(written, derivation)
 	}
 	cache := "file://" + dir + "/store?compression=none"
-	if err := r.export(ctx, r.store, cache, written); err != nil {
-		return nil, err
-	}
 	for _, derivation := range written {
-		why, err := r.build(ctx, derivation)
+		why, err := r.build(ctx, derivation, func(ctx context.Context) error {
+			return r.export(ctx, r.store, cache, []store.Path{derivation})
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -209,8 +208,10 @@ func (r *reading) provide(ctx context.Context, derivations []store.Path) (refuse
 
 // build has one derivation built, and copies its outputs into the persistent store, through a
 // binary cache that the set can't influence.
-func (r *reading) build(ctx context.Context, derivation store.Path) (refused string, err error) {
-	outputs, refused, release, err := r.options.Realise(ctx, derivation)
+func (r *reading) build(
+	ctx context.Context, derivation store.Path, write func(context.Context) error,
+) (refused string, err error) {
+	outputs, refused, release, err := r.options.Realise(ctx, derivation, write)
 	if err != nil || refused != "" {
 		return refused, err
 	}

@@ -88,9 +88,14 @@ func realising(t *testing.T, target string) (realise Realise, built map[string]i
 	busybox := needs.Tool(t, "busybox")
 	built = make(map[string]int)
 	var mu sync.Mutex
-	return func(ctx context.Context, derivation store.Path) ([]store.Path, string, func(), error) {
+	return func(
+		ctx context.Context, derivation store.Path, write func(context.Context) error,
+	) ([]store.Path, string, func(), error) {
 		mu.Lock()
 		defer mu.Unlock()
+		if err := write(ctx); err != nil {
+			return nil, "", nil, err
+		}
 		if derivation.Name() == "bad.drv" { // though it would build
 			return nil, "it fails", nil, nil
 		}

@@ -53,6 +53,9 @@ func (s *Store) startDownload(
 		d.absent[info.Path] = true
 	}
 	if d.closure, err = d.closureOf(ctx, conn, outputs, coming); err != nil {
+		if errors.As(err, new(*daemon.Error)) {
+			return nil, nil // something was collected before it had a root, and is to be downloaded, too
+		}
 		return nil, err
 	}
 	watcher, err := s.open(ctx)

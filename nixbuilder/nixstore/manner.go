@@ -164,7 +164,7 @@ func (s *Store) logManner(ctx context.Context, evaluator *eval.Evaluator, conn *
 	}
 }
 
-// Start opens the store, and logs warnings, Nix's own warnings and how Nix builds.
+// Start opens the store, has its collector begin, and logs warnings, Nix's own warnings and how Nix builds.
 func (s *Store) Start(ctx context.Context, evaluator *eval.Evaluator, warnings []string) error {
 	conn, err := s.open(ctx)
 	if err != nil {
@@ -176,6 +176,7 @@ func (s *Store) Start(ctx context.Context, evaluator *eval.Evaluator, warnings [
 	}
 	logrus.Infof("nix: building images with Nix %s", conn.NixVersion())
 	s.logManner(ctx, evaluator, conn)
+	s.collector.start() // not before: a collection that hangs would delay the start
 	return nil
 }
 
@@ -187,6 +188,15 @@ func (s *Store) How(ctx context.Context, evaluator *eval.Evaluator) (lines []str
 		return nil, err
 	}
 	defer s.daemons.Put(conn)
+	if s.options.StoreBytes > 0 {
+		// On another connection, as this one may have to wait for somebody's collection.
+		if err := s.collector.mayCollect(ctx); err != nil {
+			lines = append(lines, fmt.Sprintf("nix.maxstore can't be kept to: %v", err))
+		}
+	}
+	if !s.options.Builds {
+		return lines, nil
+	}
 	if fault := unsafeVersion(conn.NixVersion()); fault != "" {
 		lines = append(lines, fault)
 	}

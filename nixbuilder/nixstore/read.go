@@ -19,19 +19,24 @@ import (
 // what is built for images. It does not wait for images, which may wait for an evaluation. Beside
 // them, one such build runs at a time.
 func (s *Store) Read(
-	ctx context.Context, drv store.Path,
+	ctx context.Context, drv store.Path, write func(context.Context) error,
 ) (outputs []store.Path, refused string, release func(), err error) {
 	releaseTurn, err := s.reading.Acquire(ctx)
 	if err != nil {
 		return nil, "", nil, err
 	}
 	defer releaseTurn()
-	conn, err := s.open(ctx)
+	conn, absent, err := s.openRooted(ctx, []store.Path{drv})
 	if err != nil {
 		return nil, "", nil, err
 	}
 	release = func() { s.daemons.Put(conn) }
-	outputs, err = s.readOutputs(ctx, conn, drv)
+	if len(absent) > 0 {
+		err = write(ctx)
+	}
+	if err == nil {
+		outputs, err = s.readOutputs(ctx, conn, drv)
+	}
 	if err != nil {
 		release()
 		if refusal := (*status.Error)(nil); errors.As(err, &refusal) && refusal.Kind == status.Denied {
@@ -72,7 +77,7 @@ func (s *Store) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Pa
 		return nil, err
 	}
 	targets := []daemon.DerivedPath{target}
-	if err := conn.AddTempRoots(ctx, append([]store.Path{drv}, outputs...)); err != nil {
+	if err := conn.AddTempRoots(ctx, outputs); err != nil {
 		return nil, err
 	}
 	if _, err := s.make(ctx, conn, targets, newBuildLog()); err != nil {

@@ -285,6 +285,7 @@ func (s *Store) run(
 		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)),
 	)
 	results, err := conn.Build(ctx, withDependencies(targets, missing.WillBuild), log.add)
+	s.collector.grow()
 	s.logCaches(ctx, log)
 	err = log.failure(results, err)
 	if failed := (*buildError)(nil); errors.As(err, &failed) {

@@ -48,6 +48,9 @@ type Options struct {
 	Concurrency int
 	// MaxBytes is how large the store paths of an image may be together, as NARs.
 	MaxBytes int64
+	// StoreBytes is how large the Nix store of the machine may be, as NARs: Nix collects what no root
+	// holds beyond that. Zero: nothing is collected.
+	StoreBytes int64
 	// Settings are handed to Nix, by the names of nix.conf.
 	Settings map[string]string
 	// Substituters are the binary caches of the configuration, which are asked for who has signed a
@@ -66,6 +69,7 @@ type Store struct {
 	reading     limit.Slots   // for what is built for an evaluation
 	closures    *closures
 	floating    *records.Table[store.Path] // by derivation and output
+	collector   *collector
 }
 
 // New prepares a Store. It starts no program, but writes the passwords of binary caches into a file
@@ -75,19 +79,26 @@ func New(runner *proc.Runner, options Options, state records.State) (*Store, err
 		return nil, err
 	}
 	limits := daemon.Limits{Conns: 2*options.Concurrency + warmConns}
+	daemons := daemon.NewPool(runner, options.daemon(), limits)
 	return &Store{
 		options:     options,
-		daemons:     daemon.NewPool(runner, options.daemon(), limits),
+		daemons:     daemons,
 		building:    limit.NewShared(options.Concurrency),
 		downloading: limit.NewShared(options.Concurrency),
 		reading:     limit.NewSlots(1),
 		closures:    newClosures(),
 		floating:    records.NewTable[store.Path](state, "floating", floatingCached),
+		collector: newCollector(options.StoreBytes, func(ctx context.Context) (*daemon.Conn, error) {
+			return daemon.Open(ctx, runner, options.daemon()) // it is nobody else's, whatever becomes of it
+		}, daemons.Uproot),
 	}, nil
 }
 
-// Close ends the connections to Nix that are idle.
-func (s *Store) Close() { s.daemons.Close() }
+// Close ends the connections to Nix that are idle, and a collection.
+func (s *Store) Close() {
+	s.collector.close()
+	s.daemons.Close()
+}
 
 // Gone tells whether err means that Nix's daemon ended while it was asked. Another one may answer.
 func Gone(err error) bool { return errors.Is(err, daemon.ErrGone) && !errors.Is(err, ErrNoStore) }

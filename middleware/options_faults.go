@@ -176,7 +176,7 @@ func (o Options) buildFaults(f *faults) {
 		f.add("nix.importfromderivation: takes a Nix store, which build.storeless does without: keep one of the two")
 	}
 	if o.Build.Storeless && o.Nix.MaxStore != 0 {
-		f.add("nix.maxstore: is about the Nix store, which build.storeless does without: leave one of the two")
+		f.add("nix.maxstore: is about the Nix store, which build.storeless does without: keep one of the two")
 	}
 	if !o.Build.Local && o.Nix.ImportFromDerivation {
 		f.add("nix.importfromderivation: has packages built, which build.local: false rules out: keep one of the two")

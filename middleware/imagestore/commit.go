@@ -30,7 +30,17 @@ func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags 
 	begun := time.Now()
 	end := s.links.commits.begin(into.Named().Name())
 	defer end()
-	pending, err := s.store(ctx, into, img, tags)
+	record := Record{
+		Source:   img.Source,
+		Revision: img.Revision,
+		Nix:      img.NixVersion,
+		Index:    len(img.Children) > 0,
+		Missing:  img.Missing,
+		At:       begun.UTC(),
+		Form:     s.options.Form,
+		Format:   s.options.Format,
+	}
+	pending, err := s.store(ctx, into, img, tags, record)
 	end()
 	defer pending.write(ctx)
 	if err != nil {
@@ -38,18 +48,18 @@ func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags 
 	}
 	var tagging errgroup.Group
 	for _, tag := range tags[1:] {
-		tagging.Go(func() error { return s.tag(ctx, into, tag, img.Manifest, begun) })
+		tagging.Go(func() error { return s.tag(ctx, into, tag, img.Manifest, record, begun) })
 	}
 	if err := tagging.Wait(); err != nil {
 		return err
 	}
-	return s.tag(ctx, into, tags[0], img.Manifest, begun)
+	return s.tag(ctx, into, tags[0], img.Manifest, record, begun)
 }
 
 // store stores all of an image but its tags, side by side. The caller writes the links that are
 // pending, also after an error.
 func (s *Store) store(
-	ctx context.Context, into *Writer, img image.Image, tags []Tag,
+	ctx context.Context, into *Writer, img image.Image, tags []Tag, record Record,
 ) (pending pendingEntry, err error) {
 	// The builder has just stored or found every blob. The registry would look for each of them
 	// again, one after the other.
@@ -71,19 +81,10 @@ func (s *Store) store(
 	storing.Go(func() error {
 		return putManifest(ctx, manifests, img.Manifest, distribution.WithTag(tags[0].Name))
 	})
-	record := Record{
-		Source:   img.Source,
-		Revision: img.Revision,
-		Nix:      img.NixVersion,
-		Index:    len(img.Children) > 0,
-		Missing:  img.Missing,
-		At:       time.Now().UTC(),
-		Form:     s.options.Form,
-		Format:   s.options.Format,
-	}
 	for _, tag := range tags {
 		storing.Go(func() error {
-			return s.records.Put(ctx, recordKey(into, tag.Name, img.Manifest.Digest), record)
+			manifest := img.Manifest.Digest
+			return s.records.Put(ctx, recordKey(into, tag.Name, manifest), record.of(into, tag.Name, manifest))
 		})
 	}
 	for _, m := range append([]image.Manifest{img.Manifest}, img.Children...) {
@@ -96,7 +97,7 @@ func (s *Store) store(
 // tag points a tag to a manifest, unless somebody has pushed under it since the commit has begun, or
 // it stays with what it has.
 func (s *Store) tag(
-	ctx context.Context, repo distribution.Repository, tag Tag, manifest image.Manifest, begun time.Time,
+	ctx context.Context, repo distribution.Repository, tag Tag, manifest image.Manifest, record Record, begun time.Time,
 ) error {
 	existing, err := s.LookUp(ctx, repo, tag.Name)
 	if err != nil || existing.Pushed {
@@ -109,7 +110,12 @@ func (s *Store) tag(
 	if err := repo.Tags(ctx).Tag(ctx, tag.Name, desc); err != nil {
 		return fmt.Errorf("tagging %s:%s: %w", repo.Named().Name(), tag.Name, err)
 	}
-	return s.restorePushed(ctx, repo, tag.Name, manifest.Digest, begun)
+	// Side by side, as both ask the storage.
+	var looking errgroup.Group
+	looking.Go(func() error { return s.restorePushed(ctx, repo, tag.Name, manifest.Digest, begun) })
+	key, record := recordKey(repo, tag.Name, manifest.Digest), record.of(repo, tag.Name, manifest.Digest)
+	looking.Go(func() error { return s.records.Ensure(ctx, key, record) }) // a Sweep may have removed it
+	return looking.Wait()
 }
 
 // putConfig stores the config of a manifest, if it has one.

@@ -40,6 +40,8 @@ const (
 type formRecord struct {
 	Of   digest.Digest `json:"of"`
 	Form Form          `json:"form"`
+	// Repository is empty in records from before there was one.
+	Repository string `json:"repository,omitempty"`
 }
 
 // A Made manifest is one that the storage does not have.
@@ -91,6 +93,12 @@ func (s *Store) Again(ctx context.Context, from Reader, dgst digest.Digest) (Mad
 	if err != nil {
 		return Made{}, false, fmt.Errorf("making the form %s of manifest %s again: %w", record.Form, record.Of, err)
 	}
+	if record.Repository == "" { // so that it counts as one that somebody uses
+		record.Repository = from.Name
+		if err := s.remember(ctx, from.Name, dgst, record); err != nil {
+			return Made{}, false, err
+		}
+	}
 	again, err := parsed(made)
 	return again, err == nil, err
 }
@@ -108,8 +116,8 @@ func formKey(repository string, form digest.Digest) string {
 func (s *Store) remember(ctx context.Context, repository string, form digest.Digest, record formRecord) error {
 	key := formKey(repository, form)
 	if !s.options.ReadOnly {
-		_, known, err := s.forms.Get(ctx, key)
-		if known || err != nil {
+		before, known, err := s.forms.Get(ctx, key)
+		if known && before.Repository != "" || err != nil {
 			return err
 		}
 		if err = s.forms.Put(ctx, key, record); err == nil {
@@ -137,7 +145,7 @@ func (r Reader) make(
 		var forms []image.Manifest
 		made, forms, err = image.DockerList(children)
 		for i, one := range forms {
-			learned[one.Digest] = formRecord{digest.FromBytes(children[i].Payload), Docker}
+			learned[one.Digest] = formRecord{digest.FromBytes(children[i].Payload), Docker, r.Name}
 		}
 	case len(children) != 1:
 		err = errors.New("it is an index")
@@ -148,7 +156,7 @@ func (r Reader) make(
 	default:
 		err = errUnknownForm
 	}
-	learned[made.Digest] = formRecord{of, form}
+	learned[made.Digest] = formRecord{of, form, r.Name}
 	return made, learned, err
 }
 

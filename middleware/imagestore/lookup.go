@@ -36,6 +36,9 @@ type Record struct {
 	Form string `json:"form,omitempty"`
 	// Format is Options.Format. It is 0 in records from before there was one.
 	Format int `json:"format,omitempty"`
+	// Of is what the record is of, NAME:TAG@DIGEST: its key is a hash of that. It is empty in records
+	// from before there was one.
+	Of string `json:"of,omitempty"`
 }
 
 // LookUp tells what a tag points to. A built image that the storage has lost a part of, as clients
@@ -58,6 +61,12 @@ func (s *Store) LookUp(ctx context.Context, repo distribution.Repository, tag st
 		}
 	}
 	return Image{Digest: desc.Digest, Pushed: !built, Record: record}, nil
+}
+
+// of returns the record as that of a tag's image.
+func (r Record) of(repo distribution.Repository, tag string, manifest digest.Digest) Record {
+	r.Of = repo.Named().Name() + ":" + tag + "@" + manifest.String()
+	return r
 }
 
 func recordKey(repo distribution.Repository, tag string, manifest digest.Digest) string {

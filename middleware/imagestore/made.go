@@ -16,6 +16,9 @@ const madeBytes = 1 << 20
 // pinned an image gets it again when garbage collection has taken it.
 type madeRecord struct {
 	Revision string `json:"revision"`
+	// Repository and Digest are those in the key, which is a hash.
+	Repository string        `json:"repository,omitempty"`
+	Digest     digest.Digest `json:"digest,omitempty"`
 }
 
 func madeKey(repository string, manifest digest.Digest) string {
@@ -29,7 +32,39 @@ func (s *Store) rememberMade(
 	if _, known, err := s.made.Get(ctx, key); known || err != nil {
 		return err
 	}
-	return s.made.Put(ctx, key, madeRecord{revision})
+	return s.made.Put(ctx, key, madeRecord{revision, repo.Named().Name(), manifest})
+}
+
+// keepMade writes the records of an image's manifests anew, as a tag of it is removed: from then on
+// they count as old.
+func (s *Store) keepMade(ctx context.Context, repo distribution.Repository, image Image) error {
+	if image.Digest == "" {
+		return nil
+	}
+	manifests := []digest.Digest{image.Digest}
+	if image.Index {
+		parts, err := s.PartsOf(ctx, repo, image.Digest)
+		if err != nil {
+			return err
+		}
+		manifests = append(manifests, parts.Children...)
+	}
+	name := repo.Named().Name()
+	for _, manifest := range manifests {
+		key := madeKey(name, manifest)
+		record, known, err := s.made.Fresh(ctx, key)
+		if err != nil {
+			return err
+		}
+		if !known {
+			record.Revision = image.Revision
+		}
+		record.Repository, record.Digest = name, manifest
+		if err := s.made.Put(ctx, key, record); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // RevisionOf tells of which revision a manifest of a repository was built, or what a form was made

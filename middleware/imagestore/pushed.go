@@ -75,8 +75,7 @@ func (s *Store) restorePushed(
 func (s *Store) tagged(
 	ctx context.Context, repo distribution.Repository, tag string,
 ) (map[digest.Digest]string, error) {
-	// As upstream's storage has it. Manifests have no other algorithm there.
-	index := path.Join("/docker/registry/v2/repositories", repo.Named().Name(), "_manifests/tags", tag, "index/sha256")
+	index := path.Join(tagPath(repo, tag), "index/sha256") // manifests have no other algorithm there
 	names, err := s.state.driver.List(ctx, index)
 	if errors.As(err, new(driver.PathNotFoundError)) {
 		return nil, nil // the tag was deleted meanwhile

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path"
 	"slices"
+	"time"
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 
@@ -38,6 +39,18 @@ func (s state) Delete(ctx context.Context, key string) error {
 		return nil
 	}
 	return err
+}
+
+// Written implements records.Dated.
+func (s state) Written(ctx context.Context, key string) (time.Time, error) {
+	info, err := s.driver.Stat(ctx, stateRoot+key)
+	if errors.As(err, new(driver.PathNotFoundError)) {
+		return time.Time{}, records.ErrNotFound
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.ModTime(), nil
 }
 
 func (s state) List(ctx context.Context, prefix string) ([]string, error) {

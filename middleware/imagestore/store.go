@@ -2,6 +2,7 @@ package imagestore
 
 import (
 	"context"
+	"time"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
@@ -22,6 +23,15 @@ type Options struct {
 	Format int
 	// ReadOnly has Make store nothing. Links are written also then: their image was stored before.
 	ReadOnly bool
+	// Now is the clock by which tags are removed; nil: time.Now.
+	Now func() time.Time
+}
+
+func (o Options) now() time.Time {
+	if o.Now != nil {
+		return o.Now()
+	}
+	return time.Now()
 }
 
 // A Store holds the images of one registry. It is safe for concurrent use.
@@ -56,7 +66,7 @@ func New(storage driver.StorageDriver, namespace distribution.Namespace, options
 }
 
 // State keeps records in the storage, where replicas share them.
-func (s *Store) State() records.State { return s.state }
+func (s *Store) State() records.Dated { return s.state }
 
 // Writer begins an image of a repository. What is written goes through repo, so that whatever wraps
 // it is notified, as of pushes. The caller calls Close of the Writer in the end.

@@ -35,19 +35,35 @@ func (t *Table[V]) Get(ctx context.Context, key string) (value V, ok bool, err e
 	if value, ok = t.cache.Get(key); ok {
 		return value, true, nil
 	}
+	value, bytes, err := t.read(ctx, key)
+	if bytes == 0 || err != nil {
+		return value, false, err
+	}
+	t.cache.Add(key, value, bytes)
+	return value, true, nil
+}
+
+// Fresh is Get of what is in the State now, which another replica may have changed. It leaves what is
+// in memory as it is: whoever goes through all records must not drive out those that pulls use.
+func (t *Table[V]) Fresh(ctx context.Context, key string) (value V, ok bool, err error) {
+	value, bytes, err := t.read(ctx, key)
+	return value, bytes > 0 && err == nil, err
+}
+
+// read returns a record that is in the State, and how large it is: 0 bytes for none.
+func (t *Table[V]) read(ctx context.Context, key string) (value V, bytes int, err error) {
 	record, err := t.state.Get(ctx, t.path(key))
 	if errors.Is(err, ErrNotFound) {
-		return value, false, nil
+		return value, 0, nil
 	}
 	if err != nil {
-		return value, false, fmt.Errorf("reading record %s: %w", t.path(key), err)
+		return value, 0, fmt.Errorf("reading record %s: %w", t.path(key), err)
 	}
 	if value, err = unseal[V](record); err != nil {
 		logrus.WithError(err).Warnf("nix: record %s is damaged and will be written again", t.path(key))
-		return value, false, nil
+		return value, 0, nil
 	}
-	t.cache.Add(key, value, len(record))
-	return value, true, nil
+	return value, len(record), nil
 }
 
 // AtOnce is how many records of an image the State is asked for at a time.
@@ -107,6 +123,23 @@ func (t *Table[V]) Put(ctx context.Context, key string, value V) error {
 		return fmt.Errorf("writing record %s: %w", t.path(key), err)
 	}
 	t.cache.Add(key, value, len(record))
+	return nil
+}
+
+// Ensure puts a record again that was put a moment ago, if somebody has deleted it meanwhile.
+func (t *Table[V]) Ensure(ctx context.Context, key string, value V) error {
+	if _, ok, err := t.Fresh(ctx, key); ok || err != nil {
+		return err
+	}
+	return t.Put(ctx, key, value)
+}
+
+// Delete removes the record, if there is one.
+func (t *Table[V]) Delete(ctx context.Context, key string) error {
+	t.cache.Remove(key)
+	if err := t.state.Delete(ctx, t.path(key)); err != nil {
+		return fmt.Errorf("deleting record %s: %w", t.path(key), err)
+	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
@@ -20,6 +21,8 @@ type Memory struct {
 	Gets int
 	// Err is how every call fails, unless it is nil.
 	Err error
+	// Times are when records were written, as far as a test says.
+	Times map[string]time.Time
 
 	mu sync.Mutex
 }
@@ -53,16 +56,39 @@ func (m *Memory) Put(_ context.Context, key string, record []byte) error {
 	return nil
 }
 
+// Delete implements records.State.
+func (m *Memory) Delete(_ context.Context, key string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.Err != nil {
+		return m.Err
+	}
+	delete(m.Records, key)
+	return nil
+}
+
+// Written implements records.Dated: everything was written at the beginning of time, unless Times has
+// the key.
+func (m *Memory) Written(_ context.Context, key string) (time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.Records[key]; !ok && m.Err == nil {
+		return time.Time{}, records.ErrNotFound
+	}
+	return m.Times[key], m.Err
+}
+
 // List implements records.State.
 func (m *Memory) List(_ context.Context, prefix string) ([]string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var names []string
 	for key := range maps.Keys(m.Records) {
-		if name, ok := strings.CutPrefix(key, prefix+"/"); ok {
+		if below, ok := strings.CutPrefix(key, prefix+"/"); ok {
+			name, _, _ := strings.Cut(below, "/")
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	return names, m.Err
+	return slices.Compact(names), m.Err
 }

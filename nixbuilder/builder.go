@@ -34,6 +34,12 @@ const (
 	variantsCached = 1 << 20
 )
 
+// Where records are in the State.
+const (
+	imagesKind   = "images"
+	variantsKind = "variants"
+)
+
 // A Builder makes images. It is safe for concurrent use.
 type Builder struct {
 	options    Options
@@ -68,13 +74,13 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 	runner, warnings := proc.New()
 	b := &Builder{
 		options:    options,
-		variants:   records.NewTable[source.Variant](state, "variants", variantsCached),
+		variants:   records.NewTable[source.Variant](state, variantsKind, variantsCached),
 		denials:    weighted.New[string, denials](denialsCached),
 		saidFaults: weighted.New[string, string](saidFaultsCached),
 		storeFiles: rootfs.NewStoreFiles(""),
 		merging:    limit.NewSlots(runtime.GOMAXPROCS(0)),
 		layout:     newLayout(state),
-		images:     records.NewTable[[]image.Layer](state, "images", imagesCached),
+		images:     records.NewTable[[]image.Layer](state, imagesKind, imagesCached),
 		packer:     newPacker(state, options.Compression),
 		complained: expirable.NewLRU[string, struct{}](complaintsKept, nil, complaintMemory),
 	}

@@ -25,6 +25,8 @@ const (
 	layersInFlight = 32
 	// layersCached is how much of layers' records is in memory, in bytes. One is some 400.
 	layersCached = 20 << 20
+	// layersKind is where they are in the State.
+	layersKind = "layers"
 	// uploadsPerCore bounds what storage drivers hold in memory for unfinished blobs (16 MB each with
 	// GCS, for example).
 	uploadsPerCore = 2
@@ -63,7 +65,7 @@ type packer struct {
 func newPacker(state records.State, compression compress.Compression) *packer {
 	cores := runtime.GOMAXPROCS(0)
 	return &packer{
-		records:    records.NewTable[image.Blob](state, "layers", layersCached),
+		records:    records.NewTable[image.Blob](state, layersKind, layersCached),
 		compressor: compress.New(compression, cores),
 		uploads:    limit.NewSlots(uploadsPerCore * cores),
 		cores:      limit.NewSlots(cores),

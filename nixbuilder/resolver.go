@@ -22,9 +22,19 @@ const quickTime = 3 * time.Second
 // packagesCached is how much of packages' records is in memory, in bytes. One is about 1 KB.
 const packagesCached = 16 << 20
 
+// packagesKind is where they are in the State.
+const packagesKind = "packages"
+
 // resultFormat is part of every key of a package's record. It changes with what package eval
 // believes. Records of the first were also of trees that were being removed.
 const resultFormat = "3"
+
+// A resultRecord is what a name stands for at a revision, which is in its key. It says the revision for
+// Sweep; records from before do not.
+type resultRecord struct {
+	eval.Result
+	Revision string `json:"revision,omitempty"`
+}
 
 // A resolver remembers what names stand for. It is safe for concurrent use.
 //
@@ -38,7 +48,7 @@ type resolver struct {
 	// expressions is their hash, resultFormat, and features of Nix: results depend on how names are
 	// looked up.
 	expressions string
-	records     *records.Table[eval.Result]
+	records     *records.Table[resultRecord]
 	lanes       *limit.Lanes  // for evaluations
 	total       time.Duration // that one may take, with what is built for it
 	own         []string      // names that the operator asks for, sorted
@@ -51,7 +61,7 @@ func newResolver(
 	return &resolver{
 		evaluator:   evaluator,
 		expressions: prepareimage.Hash() + resultFormat + evaluator.Features(),
-		records:     records.NewTable[eval.Result](state, "packages", packagesCached),
+		records:     records.NewTable[resultRecord](state, packagesKind, packagesCached),
 		lanes:       limit.NewLanes(min(concurrency, max(2, runtime.GOMAXPROCS(0))), concurrency, quickTime),
 		total:       total,
 		own:         own,
@@ -129,7 +139,7 @@ func (r *resolver) recorded(
 	}
 	for _, name := range names {
 		if result, ok := found[keys[name]]; ok {
-			results[name] = result
+			results[name] = result.Result
 		} else if _, ok := results[name]; !ok {
 			unknown = append(unknown, name)
 		}
@@ -185,15 +195,16 @@ func (r *resolver) evaluate(
 		if err != nil {
 			return err
 		}
-		lasting := make(map[string]eval.Result, len(found))
+		lasting := make(map[string]resultRecord, len(found))
 		for name, result := range found {
 			results[name] = result
+			record := resultRecord{result, pinned.Revision}
 			switch _, isOwn := slices.BinarySearch(r.own, name); {
 			case !result.Cacheable():
 			case result.Failure != nil && result.Failure.Kind == eval.NotFound && !isOwn:
-				r.records.Recall(keys[name], result)
+				r.records.Recall(keys[name], record)
 			default:
-				lasting[keys[name]] = result
+				lasting[keys[name]] = record
 			}
 		}
 		if err := r.records.PutAll(ctx, lasting); err != nil {

@@ -9,6 +9,9 @@ import (
 // seenCached is how much of sightings is in memory, in bytes.
 const seenCached = 1 << 20
 
+// seenKind is where they are in the State.
+const seenKind = "seen"
+
 // sightings remember the commits that a configured name stood for: a source.Memory. Clients may
 // choose these by their tags, even when no branch leads to them any more.
 type sightings struct {
@@ -22,7 +25,7 @@ type sighting struct {
 }
 
 func newSightings(state records.State, kind, of string) sightings {
-	return sightings{records.NewTable[sighting](state, "seen", seenCached), kind, of}
+	return sightings{records.NewTable[sighting](state, seenKind, seenCached), kind, of}
 }
 
 func (s sightings) Seen(ctx context.Context, commit string) (bool, error) {

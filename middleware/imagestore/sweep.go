@@ -61,7 +61,7 @@ func (s *Store) Sweep(ctx context.Context, sweep Sweep) (removed map[string]int,
 func (s *Store) isUnused(ctx context.Context, record Record) (bool, error) {
 	image, encoded, _ := strings.Cut(record.Of, "@")
 	at, manifest := strings.LastIndex(image, ":"), digest.Digest(encoded)
-	if at < 0 || manifest.Validate() != nil {
+	if at < 0 || !isDigest(manifest) {
 		return false, nil // of a version that did not say: without it, a tag may count as pushed
 	}
 	repo, err := s.repository(ctx, image[:at])
@@ -96,7 +96,7 @@ func (s *Store) uses(
 
 // has tells whether a repository has a manifest.
 func (s *Store) has(ctx context.Context, repository string, manifest digest.Digest) (bool, error) {
-	if repository == "" || manifest.Validate() != nil {
+	if repository == "" || !isDigest(manifest) {
 		return false, nil
 	}
 	return s.isFile(ctx, path.Join(repositories, repository, "_manifests/revisions/sha256", manifest.Encoded(), "link"))
@@ -110,10 +110,15 @@ func (s *Store) Has(ctx context.Context, repository, ref string) (bool, error) {
 	return s.isFile(ctx, path.Join(repositories, repository, "_manifests/tags", ref, "current/link"))
 }
 
+func isDigest(text digest.Digest) bool { return text.Validate() == nil }
+
 func (s *Store) isFile(ctx context.Context, name string) (bool, error) {
-	_, err := s.state.driver.Stat(ctx, name)
-	if errors.As(err, new(driver.PathNotFoundError)) || errors.As(err, new(driver.InvalidPathError)) {
+	switch _, err := s.state.driver.Stat(ctx, name); {
+	case err == nil:
+		return true, nil
+	case errors.As(err, new(driver.PathNotFoundError)), errors.As(err, new(driver.InvalidPathError)):
 		return false, nil
+	default:
+		return false, err
 	}
-	return err == nil, err
 }

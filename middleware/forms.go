@@ -14,6 +14,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
+	"github.com/nixery-registry/nixery-registry/middleware/retention"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
@@ -219,6 +220,7 @@ type pinnedManifests struct {
 	store *imagestore.Store
 	from  imagestore.Reader
 	again func(ctx context.Context, revision string) error
+	pulls *retention.Pulls
 }
 
 // Get implements distribution.ManifestService.
@@ -227,6 +229,9 @@ func (m pinnedManifests) Get(
 ) (distribution.Manifest, error) {
 	manifest, unknown, err := m.get(ctx, dgst, options...)
 	if unknown == nil || err != nil {
+		if err == nil {
+			m.pulls.Note(m.from.Name, dgst.String())
+		}
 		return manifest, err
 	}
 	revision, ok, err := m.store.RevisionOf(ctx, m.from.Name, dgst)

@@ -43,6 +43,18 @@ type Options struct {
 	CacheDir string `mapstructure:"cachedir"`
 	// CacheSize is how much of that stays. What was used last stays longest.
 	CacheSize Bytes `mapstructure:"cachesize"`
+	// Retention says which built images stay. Without it, all do.
+	Retention RetentionOptions `mapstructure:"retention"`
+}
+
+// RetentionOptions are limits, each of which is none if it is zero. What was pushed stays.
+type RetentionOptions struct {
+	// Unused is how long a built tag stays that nobody pulls.
+	Unused time.Duration `mapstructure:"unused"`
+	// Keep is how many tags of revisions each repository has.
+	Keep int `mapstructure:"keep"`
+	// MaxSize is how much blobs may take together that only built images have.
+	MaxSize Bytes `mapstructure:"maxsize"`
 }
 
 // PackagesOptions is where packages come from: one of channel, git and path.

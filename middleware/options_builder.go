@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/nixery-registry/nixery-registry/middleware/retention"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
@@ -171,6 +172,11 @@ func (o Options) tags() []string {
 		tags = append(tags, tagOf(text))
 	}
 	return tags
+}
+
+// limits returns the limits of what stays.
+func (o RetentionOptions) limits() retention.Limits {
+	return retention.Limits{Unused: o.Unused, Keep: o.Keep, MaxBytes: int64(o.MaxSize)}
 }
 
 // proxies are the networks of TrustedProxies. The error names every text that is not one.

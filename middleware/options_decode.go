@@ -261,16 +261,29 @@ func decodeBytes(_, to reflect.Type, value any) (any, error) {
 	if to != reflect.TypeFor[Bytes]() || !ok {
 		return value, nil
 	}
+	var size Bytes
+	err := size.Set(text)
+	return size, err
+}
+
+// Set reads a text such as 10GB or 512MiB. With String and Type, Bytes can be a flag of a command.
+func (b *Bytes) Set(text string) error {
 	parse := units.FromHumanSize
 	if strings.HasSuffix(strings.ToLower(text), "ib") {
 		parse = units.RAMInBytes
 	}
 	size, err := parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%q is not a size: write 500MB, 10GB or 8GiB", text)
+		return fmt.Errorf("%q is not a size: write 500MB, 10GB or 8GiB", text)
 	}
-	return Bytes(size), nil
+	*b = Bytes(size)
+	return nil
 }
+
+func (b Bytes) String() string { return units.HumanSize(float64(b)) }
+
+// Type is how a flag of this type is written in help.
+func (Bytes) Type() string { return "SIZE" }
 
 func decodeCompression(_, to reflect.Type, value any) (any, error) {
 	text, ok := value.(string)

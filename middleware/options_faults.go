@@ -67,6 +67,7 @@ func (o Options) faults() []error {
 			f.add("web.dir: %s is not a directory", o.Web.Dir)
 		}
 	}
+	o.Retention.faults(&f)
 	if !filepath.IsAbs(o.CacheDir) {
 		f.add("cachedir: %q is not an absolute path", o.CacheDir)
 	}
@@ -246,5 +247,19 @@ func (o Options) timeFaults(f *faults) {
 		if limit.value < limit.low || limit.value > limit.high {
 			f.add("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
 		}
+	}
+}
+
+func (o RetentionOptions) faults(f *faults) {
+	const day, most = 24 * time.Hour, 10 * 365 * 24 * time.Hour
+	if o.Unused != 0 && (o.Unused < day || o.Unused > most) {
+		f.add("retention.unused: %v is not between %v and %v, as pulls are recorded once a day; 0s: no limit",
+			o.Unused, day, most)
+	}
+	if o.Keep < 0 || o.Keep > 1_000_000 {
+		f.add("retention.keep: %d is not between 1 and 1000000; 0: no limit", o.Keep)
+	}
+	if o.MaxSize < 0 || o.MaxSize > 1<<60 {
+		f.add("retention.maxsize: %d is not between 1 and %d; 0: no limit", o.MaxSize, int64(1<<60))
 	}
 }

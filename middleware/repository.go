@@ -44,7 +44,7 @@ func (r *repository) Manifests(
 	from := imagestore.Reader{Name: r.Named().Name(), Manifests: manifests, Blobs: r.Repository.Blobs(ctx)}
 	if strings.Contains(read.reference, ":") {
 		again := func(ctx context.Context, revision string) error { return r.buildAgain(ctx, read, revision) }
-		return pinnedManifests{manifests, r.service.store, from, again}, nil
+		return pinnedManifests{manifests, r.service.store, from, again, r.service.pulls}, nil
 	}
 	pull := r.service.pullOf(ctx, read)
 	begun := time.Now()
@@ -61,6 +61,9 @@ func (r *repository) Manifests(
 	r.service.countPull(pull, image, err, time.Since(begun))
 	if err != nil {
 		return nil, r.service.explain(r.Named().Name(), pull, err)
+	}
+	if image.Digest != "" && !image.Pushed {
+		r.service.pulls.Note(r.Named().Name(), pull.reference)
 	}
 	r.answer = made.Digest
 	if made.Manifest != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/middleware/blobserver"
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/middleware/lease"
+	"github.com/nixery-registry/nixery-registry/middleware/retention"
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/image"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
@@ -82,6 +83,8 @@ type Service struct {
 	jobs      *jobs
 	rate      *rate
 	notifier  notifier
+	pulls     *retention.Pulls // nil: nobody asks when images were pulled
+	retaining background
 	// Nil where somebody is notified of pulls: the registry notifies of what it reads.
 	manifests   *weighted.Cache[digest.Digest, distribution.Manifest]
 	recentNames *lru.Cache[string, names.Request] // that were pulled last as latest
@@ -217,6 +220,9 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 		go s.store.Recover(ctx)
 		go s.follow(ctx)
 		go s.hearNews(ctx)
+		if err := s.retain(ctx); err != nil {
+			return err
+		}
 	} else if s.serves {
 		logrus.Info("nix: in read-only mode, nothing is built")
 	}
@@ -256,7 +262,7 @@ const closeTime = 10 * time.Second
 
 // Close ends the builds under way, of which no tag remains, gives their leases back, ends the
 // connections to Nix, links the layers of images that are served already, and delivers the
-// notifications that are left. That takes some 30 s at most. Nothing may be asked of the Service any
+// notifications that are left. That takes some 50 s at most. Nothing may be asked of the Service any
 // more.
 func (s *Service) Close() {
 	if s.builder == nil {
@@ -267,8 +273,10 @@ func (s *Service) Close() {
 		defer cancel()
 		end(ctx)
 	}
+	inTime(s.retaining.end)
 	inTime(s.jobs.close)
 	s.leases.Close()
+	inTime(s.pulls.Close)
 	inTime(s.store.Close)
 	s.builder.Close()
 	s.notifier.close()

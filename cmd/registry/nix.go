@@ -18,12 +18,12 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 )
 
-// nixCommand groups the commands that prepare images of Nix packages before anyone asks for them.
+// nixCommand groups the commands that prepare and remove images of Nix packages.
 func nixCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "nix",
-		Short: "Prepare images of Nix packages before anyone asks for them",
-		Long: `Prepare images of Nix packages before anyone asks for them.
+		Short: "Prepare images of Nix packages before anyone asks for them, and remove those that nobody does",
+		Long: `Prepare images of Nix packages before anyone asks for them, and remove those that nobody does.
 
 These commands work on the storage and the Nix store that the configuration names, whether or not
 registries serve it meanwhile. Run them as the user that the registry runs as.`,
@@ -33,7 +33,9 @@ registries serve it meanwhile. Run them as the user that the registry runs as.`,
 	var config string
 	command.PersistentFlags().StringVar(&config, "config", "",
 		"the registry's configuration `FILE` (default: what registry serve would take, see there)")
-	command.AddCommand(buildCommand(&config), layoutCommand(&config), refreshCommand(&config))
+	command.AddCommand(
+		buildCommand(&config), layoutCommand(&config), refreshCommand(&config), pruneCommand(&config),
+	)
 	return command
 }
 

@@ -27,7 +27,7 @@ type Tag struct {
 //
 // What is pushed under a tag meanwhile, by whatever process, keeps the tag.
 func (s *Store) Commit(ctx context.Context, into *Writer, img image.Image, tags []Tag) error {
-	begun := time.Now()
+	begun := s.options.now()
 	end := s.links.commits.begin(into.Named().Name())
 	defer end()
 	record := Record{

@@ -67,6 +67,18 @@ func (s *Store) keepMade(ctx context.Context, repo distribution.Repository, imag
 	return nil
 }
 
+// Built tells which image that was built a digest stands for: of a form, the one that it is made of. It
+// is false for what was pushed.
+func (s *Store) Built(ctx context.Context, repository string, manifest digest.Digest) (digest.Digest, bool, error) {
+	if form, ok, err := s.forms.Get(ctx, formKey(repository, manifest)); err != nil {
+		return "", false, err
+	} else if ok {
+		manifest = form.Of
+	}
+	_, ok, err := s.made.Get(ctx, madeKey(repository, manifest))
+	return manifest, ok, err
+}
+
 // RevisionOf tells of which revision a manifest of a repository was built, or what a form was made
 // of (Make). It is false for what was pushed, and for digests of nothing.
 func (s *Store) RevisionOf(

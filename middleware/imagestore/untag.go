@@ -24,8 +24,8 @@ const untaggedKind = "untagged"
 // something was pushed under it once, or because somebody has tagged anything with it within the last
 // hour (pushSlack), be it meanwhile.
 //
-// What is recorded of the tag stays for a later Sweep: whoever has just read where the tag points to
-// must still find that the image was built.
+// What is recorded of the tag is written anew, and so stays for a later Sweep: whoever has just read
+// where the tag points to must still find that the image was built.
 //
 // Drivers can't delete a file only if it is as it was read, and upstream's Untag deletes whatever the
 // tag is then. So what is deleted here is, one file after the other, what nobody but this has reason
@@ -186,11 +186,10 @@ func (s *Store) forgetEntries(
 		if e.record == nil || e.manifest == present || !e.isOld(s.options.now()) {
 			continue
 		}
-		if e.record.Of == "" { // Sweep could not tell what it is of
-			of := e.record.of(repo, tag, e.manifest)
-			if err := s.records.Put(ctx, recordKey(repo, tag, e.manifest), of); err != nil {
-				return err
-			}
+		// Written anew, it is no record for Sweep for a while, and says what it is of.
+		of := e.record.of(repo, tag, e.manifest)
+		if err := s.records.Put(ctx, recordKey(repo, tag, e.manifest), of); err != nil {
+			return err
 		}
 		if err := s.deleteFile(ctx, e.path); err != nil {
 			return err

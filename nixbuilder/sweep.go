@@ -16,8 +16,9 @@ import (
 // A Sweep of records removes those that no image has any use for. All are hints, but for the commits
 // and variants that clients may choose by the tags of revisions.
 type Sweep struct {
-	// Revisions are those that images are of, or can be built again of.
-	Revisions map[string]struct{}
+	// Revisions are those that images are of. Pinned are these, and those of images that were removed
+	// and can be built again.
+	Revisions, Pinned map[string]struct{}
 	// Stored tells whether the registry has a blob. It is called for several at a time.
 	Stored func(context.Context, digest.Digest) (bool, error)
 	// Recent is when a record must have been written at the latest that is found out anew at little
@@ -28,7 +29,7 @@ type Sweep struct {
 // Run returns how many records it has removed, by kind, also with an error.
 func (s Sweep) Run(ctx context.Context, state records.Dated) (removed map[string]int, err error) {
 	commits, variants := make(map[string]struct{}), make(map[string]struct{})
-	for revision := range s.Revisions {
+	for revision := range s.Pinned {
 		commit, variant, _ := strings.Cut(revision, "-")
 		commits[commit], variants[variant] = struct{}{}, struct{}{}
 	}

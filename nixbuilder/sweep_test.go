@@ -47,11 +47,14 @@ func TestSweep(t *testing.T) {
 	put(variants.Put(ctx, another.ID(), another))
 	put(seen.Put(ctx, keys[true], sighting{Commit: "c1"}))
 	put(seen.Put(ctx, keys[false], sighting{Commit: "c2"}))
+	put(packages.Put(ctx, records.Key("of what is pinned"), resultRecord{Revision: "c3"}))
+	put(seen.Put(ctx, records.Key("pinned"), sighting{Commit: "c3"}))
 	put(records.NewTable[store.Path](state, "floating", 0).Put(ctx, keys[false], "p"))
 	put(records.NewTable[[]byte](state, "listings", 0).Put(ctx, keys[false], nil))
 
 	sweep := Sweep{
 		Revisions: map[string]struct{}{"c1-" + variant.ID(): {}},
+		Pinned:    map[string]struct{}{"c1-" + variant.ID(): {}, "c3": {}},
 		Stored:    func(_ context.Context, blob digest.Digest) (bool, error) { return blob == kept, nil },
 	}
 	if removed, err := sweep.Run(ctx, state); err != nil || sum(removed) != 0 {
@@ -60,7 +63,7 @@ func TestSweep(t *testing.T) {
 	sweep.Recent, sweep.Old = time.Now(), time.Now()
 	removed, err := sweep.Run(ctx, state)
 	want := map[string]int{
-		"packages": 2, "layers": 1, "images": 1, "variants": 1, "seen": 1, "floating": 1, "listings": 1,
+		"packages": 3, "layers": 1, "images": 1, "variants": 1, "seen": 1, "floating": 1, "listings": 1,
 	}
 	if err != nil || !maps.Equal(removed, want) {
 		t.Errorf("there were removed %v, %v, want %v", removed, err, want)

@@ -228,9 +228,10 @@ func (r *Retention) sweep(ctx context.Context, now time.Time, alive map[string]s
 			alive[revision] = struct{}{}
 		}
 	}
-	recent, pinned := now.Add(-recentRecords), now.Add(-pinnedRecords)
+	recent, old := now.Add(-recentRecords), now.Add(-pinnedRecords)
+	pinned := maps.Clone(alive)
 	removed, err := r.store.Sweep(ctx, imagestore.Sweep{
-		Tags: recent, Pinned: pinned, Made: func(revision string) { alive[revision] = struct{}{} },
+		Tags: recent, Pinned: old, Made: func(revision string) { pinned[revision] = struct{}{} },
 	})
 	if err != nil {
 		return removed, err
@@ -246,7 +247,7 @@ func (r *Retention) sweep(ctx context.Context, now time.Time, alive map[string]s
 		return removed, err
 	}
 	others, err := nixbuilder.Sweep{
-		Revisions: alive, Recent: recent, Old: pinned, Stored: r.stored,
+		Revisions: alive, Pinned: pinned, Recent: recent, Old: old, Stored: r.stored,
 	}.Run(ctx, r.store.State())
 	maps.Copy(removed, others)
 	return removed, err

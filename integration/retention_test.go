@@ -161,7 +161,9 @@ func TestPrune(t *testing.T) {
 		t.Errorf("%d bytes are free, and should be %d", freed, done.Bytes)
 	}
 	r.Start()
-	for _, image := range []Image{r.Pull(t, "quick"), r.PullTag(t, "own/quick", "latest"), r.PullTag(t, "quick", "own")} {
+	for _, image := range []Image{
+		r.Pull(t, "quick"), r.PullTag(t, "own/quick", "latest"), r.PullTag(t, "quick", "own"),
+	} {
 		r.CheckWhole(t, image)
 		if image.Digest != latest.Digest {
 			t.Errorf("after garbage collection, there is %s, was %s", image.Digest, latest.Digest)

@@ -74,6 +74,7 @@ func TestParseOptions(t *testing.T) {
 	all.CacheDir, all.CacheSize = "/srv/cache", 20<<30
 	bounded := want
 	bounded.Nix.MaxStore = 100e9
+	all.Retention = RetentionOptions{Unused: 720 * time.Hour, Keep: 3, MaxSize: 200_000_000_000}
 	fetching := want
 	fetching.Packages.Channels, fetching.Packages.Archives = "https://example.org/c", "https://example.org/a"
 	fetching.Packages.NixPath = map[string]NixPathOptions{"x": {Channel: "nixos-26.05"}}
@@ -102,6 +103,7 @@ prebuild: [nix/shell/git, "nix/hello:staging"]
 nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
 cachedir: /srv/cache
 cachesize: 20GiB
+retention: {unused: 720h, keep: 3, maxsize: 200GB}
 `, all},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -193,6 +195,13 @@ func TestSetupFaults(t *testing.T) {
 			want: []string{options + "web.dir: stat /nonexistent/site"},
 		},
 		{name: "keys are lower-case", stanza: path + "Shell: [bash]", want: []string{options + "Shell: unknown key: did you mean shell?"}},
+		{
+			name: "limits of what stays", stanza: path + "retention: {unused: 23h, keep: -1, maxsize: -1, unusde: 1h}",
+			want: []string{
+				options + "retention.unusde: unknown key", options + "retention.keep: -1 is not between",
+				options + "retention.maxsize: -1 is not between", options + "retention.unused: 23h0m0s is not between 24h",
+			},
+		},
 		{
 			name:   "two package sets",
 			stanza: "packages: {channel: nixos-26.05, git: {url: https://example.org/x}}",

@@ -50,7 +50,9 @@ records of what is not there any more; the bytes are freed by garbage collection
 	flags := command.Flags()
 	flags.DurationVar(&p.limits.Unused, "unused", 0, "remove what nobody has pulled for so long: 24h or more")
 	flags.IntVar(&p.limits.Keep, "keep", 0, "of each name, remove the tags of revisions but for `N` that were built last")
-	flags.Var(&p.limits.MaxSize, "maxsize", "remove what was pulled least recently, until blobs that only built images have take no more")
+	flags.Var(&p.limits.MaxSize, "maxsize",
+		"remove what was pulled least recently, until the blobs that only built images have take no more")
+	flags.Lookup("maxsize").DefValue = "" // none
 	flags.BoolVar(&p.really, "yes", false, "do it")
 	flags.BoolVar(&p.json, "json", false, "print one JSON object in place of lines")
 	command.RunE = func(command *cobra.Command, _ []string) error {
@@ -69,6 +71,9 @@ records of what is not there any more; the bytes are freed by garbage collection
 				return errors.New("there is no limit: give --unused, --keep or --maxsize, or set the option retention")
 			}
 			result, err := service.Prune(ctx, limits, !p.really)
+			if err != nil && len(result.Removals) == 0 {
+				return err
+			}
 			return errors.Join(p.print(result, limits, command.OutOrStdout(), command.ErrOrStderr()), err)
 		})
 	}
@@ -85,13 +90,13 @@ func (p prune) print(result retention.Result, limits middleware.RetentionOptions
 		return err
 	}
 	if limits.Unused > 0 || limits.MaxSize > 0 {
-		fmt.Fprintf(errOut, "Pulls are recorded since %s. What was built earlier counts as pulled then at the earliest.\n",
+		fmt.Fprintf(errOut, "Pulls are recorded since %s: no image counts as pulled earlier.\n",
 			result.Since.Local().Format(time.DateTime))
 	}
 	size := units.HumanSize(float64(result.Bytes))
 	if !p.really {
-		fmt.Fprintf(errOut, "%d of %d tags of built images would be removed, and %s be free after garbage collection. --yes does it.\n",
-			len(result.Removals), result.Images, size)
+		fmt.Fprintf(errOut, "%d of %d tags of built images would be removed, and %s be free after garbage collection. "+
+			"--yes does it.\n", len(result.Removals), result.Images, size)
 		return nil
 	}
 	records := 0
@@ -117,11 +122,14 @@ func writeLines(out io.Writer, result retention.Result) error {
 		if !removal.LastPull.IsZero() {
 			pulled = removal.LastPull.Local().Format(time.DateOnly)
 		}
-		fmt.Fprintf(lines, "%s:%s\t%s\t%s\t%s\t%s\n", removal.Repository, removal.Tag, removal.Revision, pulled,
+		fmt.Fprintf(lines, "%s:%s\t%s\t%s\t%s\t%s\n", removal.Repository, removal.Tag, short(removal.Revision), pulled,
 			units.HumanSize(float64(removal.Bytes)), removal.Reason)
 	}
 	return lines.Flush()
 }
+
+// short is how a revision is shown where people read it.
+func short(revision string) string { return revision[:min(len(revision), 12)] }
 
 // A jsonRemoval is a tag that goes.
 type jsonRemoval struct {

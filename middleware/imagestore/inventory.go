@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
@@ -43,7 +44,7 @@ func (s *Store) EachTag(ctx context.Context, repo distribution.Repository, each 
 		image, err := s.look(ctx, repo, tag)
 		return Tagged{tag, image}, err
 	}
-	return inOrder(ctx, tags, look, each)
+	return inOrder(ctx, slices.Compact(tags), look, each) // a bucket may list one twice, where a page ends
 }
 
 // look is LookUp of what the storage has now, damaged or not.
@@ -103,7 +104,8 @@ func (s *Store) digestsBelow(ctx context.Context, repository, directory string) 
 			digests = append(digests, found)
 		}
 	}
-	return digests, nil
+	slices.Sort(digests)
+	return slices.Compact(digests), nil
 }
 
 // Parts are what a manifest refers to.

@@ -46,6 +46,7 @@ func (s *Service) retention(limits retention.Limits) *retention.Retention {
 	return retention.New(s.store, s.namespace, retention.Options{
 		Limits:    limits,
 		Held:      s.holds,
+		Lease:     s.leases.Try,
 		Revisions: s.revisions,
 	})
 }

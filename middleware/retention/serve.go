@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/sirupsen/logrus"
 )
 
@@ -54,9 +55,11 @@ func (r *Retention) tick(ctx context.Context) error {
 	}
 	started := time.Now()
 	result, err := r.Run(ctx, false)
+	metrics.Retained.Add(float64(len(result.Removals)))
 	if err != nil {
 		return err
 	}
+	metrics.RetentionRan.SetToCurrentTime()
 	logrus.WithField("took", time.Since(started).Round(time.Millisecond)).Infof(
 		"nix: retention removed %d of %d tags of built images, and records: %s",
 		len(result.Removals), result.Images, result.counts())

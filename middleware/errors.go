@@ -30,6 +30,19 @@ func publicText(err error) string {
 	return "it can't be built at the moment, see the registry's log"
 }
 
+// which ends a text of which the client can tell the operator nothing else: docker, skopeo and
+// containerd show no text of a 503, but curl and the log do.
+func which(err error) string {
+	if of := (buildError{}); errors.As(err, &of) && of.build != "" {
+		return " (build " + of.build + ")"
+	}
+	return ""
+}
+
+// denied says first that it is not about passwords: docker writes "access denied … docker login"
+// before it.
+const denied = "not a login problem: "
+
 // explain turns the error of a pull into the one that the registry answers with, and sets the
 // headers that belong to it. It logs what only the operator may know; nobody else does.
 func (s *Service) explain(name string, p pull, err error) error {
@@ -39,7 +52,7 @@ func (s *Service) explain(name string, p pull, err error) error {
 		case status.NotFound:
 			return errcode.ErrorCodeManifestUnknown.WithMessage(asked.Message)
 		case status.Denied, status.Damaged:
-			return errcode.ErrorCodeDenied.WithMessage(asked.Message)
+			return errcode.ErrorCodeDenied.WithMessage(denied + asked.Message)
 		case status.Busy:
 			after := busyFor{after: retryBusy}
 			errors.As(err, &after)
@@ -47,10 +60,10 @@ func (s *Service) explain(name string, p pull, err error) error {
 			return errcode.ErrorCodeTooManyRequests.WithMessage(asked.Message)
 		case status.Unavailable:
 			retry(retryUnavailable)
-			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
+			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message + which(err))
 		case status.Interrupted:
 			retry(failureMemory)
-			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message)
+			return errcode.ErrorCodeUnavailable.WithMessage(asked.Message + which(err))
 		}
 	}
 	if login := (needsLogin{}); errors.As(err, &login) {
@@ -63,12 +76,15 @@ func (s *Service) explain(name string, p pull, err error) error {
 	case errors.Is(err, errHold):
 		retry(retryUnavailable)
 		return errcode.ErrorCodeUnavailable.WithMessage(
-			"the image is still being built, and will be there when it is done: ask again",
+			"the image is still being built, and will be there when it is done: ask again" + which(err),
 		)
 	case errors.Is(err, context.Canceled):
 		return errcode.ErrorCodeUnavailable // nobody reads it
 	}
-	logrus.WithError(err).Errorf("nix: %s:%s can't be built at the moment", name, p.reference)
+	build := buildError{}
+	errors.As(err, &build)
+	logrus.WithError(err).WithFields(logrus.Fields{"image": name, "tag": p.reference, "build": build.build}).
+		Errorf("nix: %s:%s can't be built at the moment", name, p.reference)
 	retry(retryUnavailable)
-	return errcode.ErrorCodeUnavailable.WithMessage(publicText(err) + ": ask again later")
+	return errcode.ErrorCodeUnavailable.WithMessage(publicText(err) + ": ask again later" + which(err))
 }

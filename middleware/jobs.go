@@ -2,11 +2,13 @@ package middleware
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,9 +35,18 @@ const doubtMemory = 10 * time.Minute
 // errHold: the image is still being built, and the client shall ask again now.
 var errHold = errors.New("the image is being built")
 
+// A buildError is why a build ended, or goes on, and which one it is.
+type buildError struct {
+	build string // its id, which is in the log
+	error
+}
+
+func (e buildError) Unwrap() error { return e.error }
+
 // A job is work for clients: to find out what a tag stands for, or to build an image. It goes on
 // when the client that asked for it leaves.
 type job struct {
+	id     string        // in the log, and for clients to tell the operator
 	done   chan struct{} // closed at the end
 	cancel context.CancelFunc
 
@@ -92,8 +103,12 @@ func (j *jobs) start(ctx context.Context, key string, who limit.Asker, do work) 
 	if who.ByClient {
 		j.byClient++
 	}
-	j.running[key] = run(ctx, func(ctx context.Context) (source.Pinned, error) {
+	id := newBuildID()
+	j.running[key] = run(withBuild(ctx, id), func(ctx context.Context) (source.Pinned, error) {
 		pinned, err := safely(ctx, do)
+		if err != nil {
+			err = buildError{id, err}
+		}
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		delete(j.running, key)
@@ -108,7 +123,23 @@ func (j *jobs) start(ctx context.Context, key string, who limit.Asker, do work) 
 		}
 		return pinned, err
 	})
+	j.running[key].id = id
 	return j.running[key], nil
+}
+
+// newBuildID makes an id that is short enough to be read out.
+func newBuildID() string { return strings.ToLower(rand.Text()[:8]) }
+
+type buildKey struct{}
+
+func withBuild(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, buildKey{}, id)
+}
+
+// buildOf is the id of the build that a context is of, empty for none.
+func buildOf(ctx context.Context) string {
+	id, _ := ctx.Value(buildKey{}).(string)
+	return id
 }
 
 // refusal tells why there is no room for more work, nil if there is.
@@ -170,7 +201,7 @@ func (j *job) await(ctx context.Context, hold <-chan time.Time) (source.Pinned, 
 	case <-ctx.Done():
 		return source.Pinned{}, fmt.Errorf("the client left: %w", context.Cause(ctx))
 	case <-hold:
-		return source.Pinned{}, errHold
+		return source.Pinned{}, buildError{j.id, errHold}
 	}
 }
 

@@ -202,6 +202,18 @@ func TestExplain(t *testing.T) {
 		},
 		{name: "read-only", err: errReadOnly, status: 404, text: "read-only"},
 		{
+			name: "held long enough, of a build", err: buildError{"7f3a", errHold}, redirects: 9, status: 503,
+			header: http.Header{"Retry-After": {"30"}}, text: "ask again (build 7f3a)",
+		},
+		{
+			name: "the operator's, of a build", err: buildError{"7f3a", errors.New("open /var/lib/secret: no")}, status: 503,
+			header: http.Header{"Retry-After": {"30"}}, text: "ask again later (build 7f3a)",
+		},
+		{
+			name: "forbidden is not a matter of passwords", err: status.Errorf(status.Denied, "building git failed"),
+			status: 403, text: `"not a login problem: building git failed"`,
+		},
+		{
 			name: "anything else is the operator's", err: errors.New("open /var/lib/secret: no"), status: 503,
 			header: http.Header{"Retry-After": {"30"}}, text: "registry's log",
 		},

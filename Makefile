@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: digests help run test lint bench nixpkgs build demo setup-run setup-test setup-bench sweep fuzz clean
+.PHONY: digests help run test lint bench nixpkgs build demo setup-run setup-test setup-bench sweep soak fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -28,6 +28,9 @@ lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix, and what th
 
 bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=cold,memory RUNS=5 choose what; PEERS=zot=URL beside what is stored; GROUP=nixpkgs SET=DIR
 	@go run ./integration/bench -groups '$(GROUP)' -runs '$(or $(RUNS),3)' -peers '$(PEERS)' -set '$(SET)'
+
+soak: setup-run build demo ## Use a registry for MINUTES (60) as many clients do, and see that it stays as it was
+	@go run ./integration/soak -minutes '$(or $(MINUTES),60)'
 
 nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind (with a Nix that is new enough, as by scripts/with-nix.sh)
 	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }

@@ -43,6 +43,8 @@
 //   - verify.go: every claim of an image, checked against its bytes and the Nix store
 //   - engine.go: docker with a daemon of the tests' own, podman
 //   - packages.go: the package sets
+//   - weather.go: a network that ends, keeps silent, drips or breaks
+//   - ownstore.go: a Nix store of a test's own, as for one that is collected
 //
 // The demo package set is examples/debian; what a test builds of it is already in the machine's Nix
 // store the next time. Where a build itself is tested, FreshPackages has small packages that no

@@ -204,7 +204,8 @@ func (c *client) push(ctx context.Context) {
 	if err != nil {
 		panic(err)
 	}
-	if c.do(ctx, http.MethodPut, fmt.Sprint(name, "/manifests/v", c.random.IntN(20)), manifest.MediaType, payload) != nil {
+	tag := fmt.Sprint(name, "/manifests/v", c.random.IntN(20))
+	if c.do(ctx, http.MethodPut, tag, manifest.MediaType, payload) != nil {
 		c.pushed = append(c.pushed, name+"/manifests/"+digest.FromBytes(payload).String())
 	}
 }

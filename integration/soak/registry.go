@@ -32,7 +32,8 @@ func start(ctx context.Context, dir string) (*registry, error) {
 	r := &registry{dir: dir, set: filepath.Join(dir, "set"), log: filepath.Join(dir, "log")}
 	for _, step := range [][]string{
 		{"rm", "-rf", dir}, {"mkdir", "-p", dir}, {"cp", "-rl", "build/demo", r.set},
-		{"sh", "-c", `for f in "$0"/*.nix; do cp "$f" "$f.new" && mv "$f.new" "$f"; done`, r.set}, // no links: it is edited
+		// What is edited must not be a link.
+		{"sh", "-c", `for f in "$0"/*.nix; do cp "$f" "$f.new" && mv "$f.new" "$f"; done`, r.set},
 	} {
 		if out, err := exec.CommandContext(ctx, step[0], step[1:]...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("%q: %w %s", step, err, out)

@@ -101,6 +101,46 @@ func (r Request) String() string {
 	return strings.Join(append(parts, r.Packages...), "/")
 }
 
+// Canonical returns the one spelling of all names that ask for the same, below the same prefix. It is
+// the name itself if Parse has an error for it.
+func Canonical(name, prefix string, maxPackages int) string {
+	if prefix != "" {
+		prefix += "/"
+	}
+	if isCanonical(strings.TrimPrefix(name, prefix)) { // as nearly always
+		return name
+	}
+	r, err := Parse(name, strings.TrimSuffix(prefix, "/"), maxPackages)
+	if err != nil {
+		return name
+	}
+	return prefix + r.String()
+}
+
+// isCanonical tells whether a name without its prefix is its own canonical spelling: platform, Shell,
+// CI, and packages in order.
+func isCanonical(name string) bool {
+	last, lastPart := -1, ""
+	for part := range strings.SplitSeq(name, "/") {
+		rank := 3
+		if last < rank {
+			switch part {
+			case amd64, arm64:
+				rank = 0
+			case Shell:
+				rank = 1
+			case CI:
+				rank = 2
+			}
+		}
+		if rank < last || rank == last && (rank < 3 || part <= lastPart) {
+			return false
+		}
+		last, lastPart = rank, part
+	}
+	return true
+}
+
 // Policy says which packages clients may ask for. The zero value allows all.
 type Policy struct {
 	// Allow and Deny are globs for attribute paths, without regard to case. They are compared part

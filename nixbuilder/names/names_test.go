@@ -2,6 +2,7 @@ package names
 
 import (
 	"errors"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -147,6 +148,75 @@ func FuzzParse(f *testing.F) {
 		}
 		if !reflect.DeepEqual(again, r) {
 			t.Fatalf("Parse(%q) = %+v, Parse(%q) = %+v", name, r, r.String(), again)
+		}
+	})
+}
+
+func TestCanonical(t *testing.T) {
+	for in, want := range map[string]string{
+		"git":                        "git",
+		"git/htop":                   "git/htop",
+		"htop/git/htop":              "git/htop",
+		"shell/htop/git/git":         "shell/git/htop",
+		"ci/arm64/shell/ci/b/a":      "arm64/shell/ci/a/b",
+		"shell/arm64/git":            "arm64/shell/git",
+		"git/shell":                  "git/shell", // of no packages
+		"arm64/amd64/b/a":            "arm64/amd64/b/a",
+		"a/b/c/d/e/a":                "a/b/c/d/e/a", // too many
+		"d/c/b/a/a/a":                "a/b/c/d",
+		"python3packages.numpy/Curl": "Curl/python3packages.numpy",
+	} {
+		if got := Canonical(in, "", 4); got != want {
+			t.Errorf("the canonical spelling of %s is %s, want %s", in, got, want)
+		}
+	}
+	for in, want := range map[string]string{"nix/x/b/a": "nix/x/a/b", "b/a": "b/a", "nix/b/a": "nix/b/a"} {
+		if got := Canonical(in, "nix/x", 4); got != want {
+			t.Errorf("below nix/x, the canonical spelling of %s is %s, want %s", in, got, want)
+		}
+	}
+}
+
+// FuzzCanonical: a canonical spelling is its own, and that of all names that ask for the same: with
+// packages in another order, and again, and so with meta-packages.
+func FuzzCanonical(f *testing.F) {
+	for _, seed := range []string{"shell/git/htop", "arm64/b.a/a.b", "git/shell", "ci/ci/amd64/x", "team/app"} {
+		f.Add(seed, "", uint64(1))
+	}
+	f.Add("nix/git/curl/git", "nix", uint64(7))
+	f.Fuzz(func(t *testing.T, name, prefix string, seed uint64) {
+		canonical := Canonical(name, prefix, 30)
+		if again := Canonical(canonical, prefix, 30); again != canonical {
+			t.Fatalf("the canonical spelling of %q is %q, and that of it %q", name, canonical, again)
+		}
+		r, err := Parse(name, prefix, 30)
+		if err != nil {
+			return
+		}
+		want := r.String()
+		if prefix != "" {
+			want = prefix + "/" + want
+		}
+		if canonical != want {
+			t.Fatalf("the canonical spelling of %q is %q, want %q", name, canonical, want)
+		}
+		random := rand.New(rand.NewPCG(seed, 0))
+		parts := strings.Split(strings.TrimPrefix(name, prefix+"/"), "/")
+		metas := parts[:slices.IndexFunc(append(parts, ""), func(part string) bool {
+			return !slices.Contains([]string{Shell, CI, amd64, arm64}, part)
+		})]
+		packages := slices.Clone(parts[len(metas):])
+		shuffle := func(names []string) []string {
+			names = append(slices.Clone(names), names[:random.IntN(len(names)+1)]...)
+			random.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+			return names
+		}
+		other := strings.Join(append(shuffle(metas), shuffle(packages)...), "/")
+		if prefix != "" {
+			other = prefix + "/" + other
+		}
+		if got := Canonical(other, prefix, 30); got != canonical {
+			t.Fatalf("%q is %q, and %q is %q, of %+v", name, canonical, other, got, r)
 		}
 	})
 }

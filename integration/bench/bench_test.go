@@ -211,9 +211,9 @@ func TestParseWrk(t *testing.T) {
 	}
 }
 
-func TestRotations(t *testing.T) {
-	want := []string{"shell/a/b/c", "shell/b/c/a", "shell/c/a/b", "shell/a/b/c"}
-	if got := rotations("shell/a/b/c", 4); !slices.Equal(got, want) {
+func TestNearly(t *testing.T) {
+	want := []string{"shell/a/b", "shell/a", "shell/b", "shell/a"}
+	if got := nearly("shell/a/b", 4); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -24,7 +26,7 @@ func (b *bench) memory(ctx context.Context) error {
 		"its processes of Nix",
 	)
 	for _, compression := range []string{"gzip", "zstd"} {
-		for _, names := range [][]string{{b.largest().name}, rotations(b.largest().name, together)} {
+		for _, names := range [][]string{{b.largest().name}, nearly(b.largest().name, together)} {
 			b.progress("memory: %d at a time, %s", len(names), compression)
 			var peaks, children []int64
 			for range b.runs {
@@ -54,15 +56,15 @@ func (b *bench) memory(ctx context.Context) error {
 	return nil
 }
 
-// rotations are n other spellings of a name: repositories of their own, whose images are built at
-// the same time. What leads stays, as it may be a meta-package.
-func rotations(name string, n int) []string {
+// nearly are n names: the given one, and others that lack one of its last packages each. They begin
+// again where there are not so many packages.
+func nearly(name string, n int) []string {
 	first, rest, _ := strings.Cut(name, "/")
 	parts := strings.Split(rest, "/")
-	var all []string
-	for i := range n {
-		at := i % len(parts)
-		all = append(all, first+"/"+strings.Join(append(parts[at:len(parts):len(parts)], parts[:at]...), "/"))
+	all := []string{name}
+	for i := range n - 1 {
+		at := len(parts) - 1 - i%len(parts)
+		all = append(all, path.Join(first, strings.Join(slices.Delete(slices.Clone(parts), at, at+1), "/")))
 	}
 	return all
 }

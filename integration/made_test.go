@@ -32,6 +32,8 @@ func TestPinnedImageIsCollected(t *testing.T) {
 	}{
 		{"own/pushed", v1.MediaTypeImageManifest, built.Digest, http.StatusNotFound},
 		{"quick", v1.MediaTypeImageManifest, digest.FromString("nothing"), http.StatusNotFound},
+		{"quick/quick", v1.MediaTypeImageManifest, digest.FromString("nothing"), http.StatusNotFound},
+		{"quick/quick", dockerManifest, docker.digest, http.StatusOK}, // another spelling
 		{"quick", dockerManifest, docker.digest, http.StatusOK},
 		{"quick", v1.MediaTypeImageManifest, built.Digest, http.StatusOK},
 	} {

@@ -89,8 +89,8 @@ func (r *Registry) pruneJSON(t testing.TB, flags ...string) (p pruned) {
 	return p
 }
 
-// tagsOf lists the tags of a repository as they are stored.
-func (r *Registry) tagsOf(t testing.TB, name string) (tags []string) {
+// storedTags lists the tags of a repository as they are stored.
+func (r *Registry) storedTags(t testing.TB, name string) (tags []string) {
 	t.Helper()
 	dir := filepath.Join(r.Dir, "storage/docker/registry/v2/repositories", name, "_manifests/tags")
 	entries, err := os.ReadDir(dir)
@@ -122,13 +122,13 @@ func TestPrune(t *testing.T) {
 	Exec(t, "crane", "tag", r.Ref("quick"), "own")
 	Exec(t, "crane", "copy", r.Ref("quick@"+first.Digest.String()), r.Ref("quick:sha256-"+first.Digest.Encoded()+".sig"))
 	r.age(t, 2*time.Hour)
-	tags := r.tagsOf(t, "quick")
+	tags := r.storedTags(t, "quick")
 	if len(tags) != edits+1+3 {
 		t.Fatalf("there are the tags %q", tags)
 	}
 
 	planned := r.pruneJSON(t)
-	if got := r.tagsOf(t, "quick"); !slices.Equal(got, tags) || !planned.Dry || planned.Images != edits+2 {
+	if got := r.storedTags(t, "quick"); !slices.Equal(got, tags) || !planned.Dry || planned.Images != edits+2 {
 		t.Errorf("a plan of %d images left %q", planned.Images, got)
 	}
 	// The first image has something attached to it.
@@ -139,7 +139,7 @@ func TestPrune(t *testing.T) {
 	if len(done.Removals) != len(planned.Removals) || done.Bytes != planned.Bytes || done.Dry {
 		t.Errorf("there went %+v, planned was %+v", done, planned)
 	}
-	if got := r.tagsOf(t, "quick"); len(got) != 1+keep+1+2 || !slices.Contains(got, "latest") ||
+	if got := r.storedTags(t, "quick"); len(got) != 1+keep+1+2 || !slices.Contains(got, "latest") ||
 		!slices.Contains(got, "own") {
 		t.Errorf("there are left %q", got)
 	}
@@ -219,7 +219,7 @@ func TestPruneKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	revision := slices.DeleteFunc(r.tagsOf(t, "quick"), func(tag string) bool { return tag == "latest" })[0]
+	revision := slices.DeleteFunc(r.storedTags(t, "quick"), func(tag string) bool { return tag == "latest" })[0]
 	r.age(t, 31*24*time.Hour)
 	other := NewRegistry(t)
 	Write(t, other.ConfigFile(), Read(t, r.ConfigFile()))
@@ -265,7 +265,7 @@ func TestPruneKilled(t *testing.T) {
 	}
 	r.prune(t, "--maxsize", "1", "--yes")
 	want := append(slices.Clone(pushed), "latest", revision)
-	for _, tag := range r.tagsOf(t, "quick") {
+	for _, tag := range r.storedTags(t, "quick") {
 		if !slices.Contains(want, tag) {
 			t.Errorf("there is a tag %s", tag)
 		}

@@ -45,7 +45,7 @@ const denied = "not a login problem: "
 
 // explain turns the error of a pull into the one that the registry answers with, and sets the
 // headers that belong to it. It logs what only the operator may know; nobody else does.
-func (s *Service) explain(name string, p pull, err error) error {
+func (s *Service) explain(at home, p pull, err error) error {
 	retry := func(after time.Duration) { p.response.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds()))) }
 	if asked := (*status.Error)(nil); errors.As(err, &asked) {
 		switch asked.Kind {
@@ -83,8 +83,8 @@ func (s *Service) explain(name string, p pull, err error) error {
 	}
 	build := buildError{}
 	errors.As(err, &build)
-	logrus.WithError(err).WithFields(logrus.Fields{"image": name, "tag": p.reference, "build": build.build}).
-		Errorf("nix: %s:%s can't be built at the moment", name, p.reference)
+	logrus.WithError(err).WithFields(logrus.Fields{"image": at.Named().Name(), "tag": p.reference, "build": build.build}).
+		Errorf("nix: %s:%s can't be built at the moment", at, p.reference)
 	retry(retryUnavailable)
 	return errcode.ErrorCodeUnavailable.WithMessage(publicText(err) + ": ask again later" + which(err))
 }

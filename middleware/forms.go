@@ -127,7 +127,7 @@ func (s *Service) serve(
 				status.NotFound,
 				"%s:%s is an image for %s alone, and who accepts neither %s nor %s gets %s: "+
 					"accept one of them, or choose the platform by its name, as in arm64/NAME",
-				from.Name, p.reference, strings.Join(platforms, ", "),
+				p.name, p.reference, strings.Join(platforms, ", "),
 				v1.MediaTypeImageIndex, image.MediaTypeDockerList, defaultPlatform,
 			)
 		}
@@ -169,7 +169,7 @@ func (s *Service) formOf(
 		status.NotFound,
 		"the layers of %s:%s are compressed with zstd, which only OCI's image format has: "+
 			"accept %s, as Docker 23 and later do, or have the registry's operator set image.compression to gzip",
-		from.Name, p.reference, needs,
+		p.name, p.reference, needs,
 	)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"sync"
@@ -20,61 +21,67 @@ import (
 // down is tried for ever.
 const notifyTime = 10 * time.Second
 
-// A notifier tells the endpoints of the section notifications what is stored without a request.
-// For requests the registry does that itself, with endpoints that it keeps to itself. These are
-// others, of the same configuration.
+// A notifier tells the endpoints of the section notifications what is stored without a request for
+// it. For what requests store the registry does that itself, with endpoints that it keeps to itself.
+// These are others, of the same configuration.
 type notifier struct {
 	endpoints []*notifications.Endpoint
-	listeners []notifications.Listener
+	urls      *v2.URLBuilder
+	source    notifications.SourceRecord
+	layers    bool // events of manifests name what they refer to
 }
 
-// newNotifier reads the section notifications. Events name neither an actor nor a request. Their
-// URLs begin with http.host. Without it they are paths, as no request says what the registry is
-// called.
+// newNotifier reads the section notifications. URLs in events begin with http.host. Without it they
+// are paths, as no request says what the registry is called.
 func newNotifier(ctx context.Context, config *configuration.Configuration) (notifier, error) {
-	var n notifier
 	root, err := url.Parse(config.HTTP.Host)
 	if err != nil {
-		return n, fmt.Errorf("http.host: %w", err)
+		return notifier{}, fmt.Errorf("http.host: %w", err)
 	}
-	urls := v2.NewURLBuilder(root, config.HTTP.Host == "")
-	source := notifications.SourceRecord{Addr: config.HTTP.Addr}
+	n := notifier{
+		urls:   v2.NewURLBuilder(root, config.HTTP.Host == ""),
+		source: notifications.SourceRecord{Addr: config.HTTP.Addr},
+		layers: config.Notifications.EventConfig.IncludeReferences,
+	}
 	if hostname, err := os.Hostname(); err == nil {
-		source.Addr = hostname
+		n.source.Addr = hostname
 		if _, port, err := net.SplitHostPort(config.HTTP.Addr); err == nil {
-			source.Addr = net.JoinHostPort(hostname, port)
+			n.source.Addr = net.JoinHostPort(hostname, port)
 		}
 	}
-	source.InstanceID, _ = ctx.Value("instance.id").(string)
+	n.source.InstanceID, _ = ctx.Value("instance.id").(string)
 	for _, e := range config.Notifications.Endpoints {
 		if e.Disabled {
 			continue
 		}
-		endpoint := notifications.NewEndpoint(e.Name, e.URL, notifications.EndpointConfig{
+		n.endpoints = append(n.endpoints, notifications.NewEndpoint(e.Name, e.URL, notifications.EndpointConfig{
 			Timeout:           e.Timeout,
 			Threshold:         e.Threshold,
 			Backoff:           e.Backoff,
 			Headers:           e.Headers,
 			IgnoredMediaTypes: e.IgnoredMediaTypes,
 			Ignore:            e.Ignore,
-		})
-		n.endpoints = append(n.endpoints, endpoint)
-		n.listeners = append(n.listeners, notifications.NewBridge(
-			urls,
-			source,
-			notifications.ActorRecord{},
-			notifications.RequestRecord{},
-			endpoint,
-			config.Notifications.EventConfig.IncludeReferences,
-		))
+		}))
 	}
 	return n, nil
 }
 
-// wrap returns a repository that notifies the endpoints of what is written through it.
-func (n notifier) wrap(repo distribution.Repository) distribution.Repository {
-	for _, listener := range n.listeners {
-		repo, _ = notifications.Listen(repo, nil, listener)
+// wrap returns a repository that notifies the endpoints of what is written through it. Events name
+// the actor and the request that ctx has, if any.
+func (n notifier) wrap(ctx context.Context, repo distribution.Repository) distribution.Repository {
+	if len(n.endpoints) == 0 {
+		return repo
+	}
+	var actor notifications.ActorRecord
+	var request notifications.RequestRecord
+	actor.Name, _ = ctx.Value("auth.user.name").(string)
+	if asked, ok := ctx.Value("http.request").(*http.Request); ok {
+		id, _ := ctx.Value("http.request.id").(string)
+		request = notifications.NewRequestRecord(id, asked)
+	}
+	for _, endpoint := range n.endpoints {
+		bridge := notifications.NewBridge(n.urls, n.source, actor, request, endpoint, n.layers)
+		repo, _ = notifications.Listen(repo, nil, bridge)
 	}
 	return repo
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/sirupsen/logrus"
 
-	"github.com/nixery-registry/nixery-registry/internal/spelling"
+	"github.com/nixery-registry/nixery-registry/internal/nearmiss"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/layer/compress"
 )
 
@@ -114,7 +114,7 @@ func asNixSpells(stanza map[string]any) (faults []error) {
 func meant(key string) string {
 	known := keysBeside(key)
 	_, last, _ := cutLast(key)
-	if word := spelling.Closest(last, known); word != "" {
+	if word := nearmiss.Closest(last, known); word != "" {
 		return ": did you mean " + word + "?"
 	}
 	return ""

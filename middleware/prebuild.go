@@ -23,7 +23,7 @@ const (
 
 // A Result is the image that Build leaves stored.
 type Result struct {
-	// Image is NAME:TAG. Digest is what the tag points to: an index of several platforms, or a
+	// Image is NAME:TAG, as it was asked for. Digest is what the tag points to: an index of several platforms, or a
 	// manifest.
 	Image  string
 	Digest digest.Digest
@@ -39,11 +39,17 @@ func (s *Service) Build(ctx context.Context, image string) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	repo, err := s.repository(ctx, name)
+	asked, err := s.repository(ctx, name)
 	if err != nil {
 		return Result{}, err
 	}
-	return s.makeCurrent(ctx, imageRequest{repo: repo, tag: name.Tag(), packages: packages})
+	at, err := s.home(ctx, asked)
+	if err != nil {
+		return Result{}, err
+	}
+	made, err := s.makeAt(ctx, at, imageRequest{repo: at.Repository, tag: name.Tag(), packages: packages})
+	made.Image = name.Name() + ":" + name.Tag()
+	return made, err
 }
 
 // makeCurrent makes sure that an image is stored, of the package set as it is now.
@@ -65,16 +71,17 @@ func (s *Service) makeCurrent(ctx context.Context, request imageRequest) (Result
 	case now.Digest == before.Digest:
 		how = Unchanged
 	}
-	return Result{Image: request.String(), Digest: now.Digest, How: how}, nil
+	return Result{Digest: now.Digest, How: how}, nil
 }
 
-// repository opens a repository as the registry does for a request: writes are notified.
+// repository opens a repository as the registry does for a request, if ctx is that of one: writes are
+// notified.
 func (s *Service) repository(ctx context.Context, name reference.Named) (distribution.Repository, error) {
 	repo, err := s.namespace.Repository(ctx, reference.TrimNamed(name))
 	if err != nil {
 		return nil, fmt.Errorf("opening repository %s: %w", name.Name(), err)
 	}
-	return s.notifier.wrap(repo), nil
+	return s.notifier.wrap(ctx, repo), nil
 }
 
 // prebuild keeps the images of the option prebuild current with the package set, until ctx ends. It

@@ -116,7 +116,11 @@ type pulling struct {
 // newPulling is called outside of a bubble: caches have goroutines of their own that never end.
 func newPulling(t *testing.T) *pulling {
 	t.Helper()
-	files := inmemory.New()
+	return newPullingOn(t, inmemory.New())
+}
+
+func newPullingOn(t *testing.T, files driver.StorageDriver) *pulling {
+	t.Helper()
 	registry, err := storage.NewRegistry(t.Context(), files)
 	if err != nil {
 		t.Fatal(err)
@@ -189,19 +193,23 @@ func (p *pulling) asked(t *testing.T, pins, builds int) {
 // push stores an image as clients do.
 func (p *pulling) push(t *testing.T, tag string) digest.Digest {
 	t.Helper()
-	pushed := manifestOf("pushed")
+	return p.pushTo(t, p.repo, tag, manifestOf("pushed"))
+}
+
+func (p *pulling) pushTo(t *testing.T, repo distribution.Repository, tag string, pushed image.Manifest) digest.Digest {
+	t.Helper()
 	manifest, desc, err := distribution.UnmarshalManifest(pushed.MediaType, pushed.Payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	manifests, err := p.repo.Manifests(t.Context(), storage.SkipLayerVerification())
+	manifests, err := repo.Manifests(t.Context(), storage.SkipLayerVerification())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := manifests.Put(t.Context(), manifest); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.repo.Tags(t.Context()).Tag(t.Context(), tag, desc); err != nil {
+	if err := repo.Tags(t.Context()).Tag(t.Context(), tag, desc); err != nil {
 		t.Fatal(err)
 	}
 	return pushed.Digest

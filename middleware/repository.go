@@ -34,21 +34,28 @@ func (r *repository) Manifests(
 	if r.service.manifests != nil {
 		manifests = cachedManifests{manifests, r.service.manifests}
 	}
+	if !reads(ctx) {
+		return r.service.adopting(r.Repository, manifests), nil
+	}
 	read, ok := readingOf(ctx)
 	if !ok || read.reference == "" { // of blobs
 		return manifests, nil
 	}
-	manifests = missedManifests{manifests, r.service.store, r.Named().Name()}
+	at, err := r.service.home(ctx, r.Repository)
+	if err != nil {
+		return nil, err
+	}
+	manifests = missedManifests{manifests, r.service.store, at}
 	// Which form of an image is served, or whether any is, depends on what the client accepts.
 	read.response.Header().Add("Vary", "Accept")
-	from := imagestore.Reader{Name: r.Named().Name(), Manifests: manifests, Blobs: r.Repository.Blobs(ctx)}
+	from := imagestore.Reader{Name: at.Named().Name(), Manifests: manifests, Blobs: r.Repository.Blobs(ctx)}
 	if strings.Contains(read.reference, ":") {
-		again := func(ctx context.Context, revision string) error { return r.buildAgain(ctx, read, revision) }
+		again := func(ctx context.Context, revision string) error { return r.buildAgain(ctx, at, read, revision) }
 		return pinnedManifests{manifests, r.service.store, from, again, r.service.pulls}, nil
 	}
 	pull := r.service.pullOf(ctx, read)
 	begun := time.Now()
-	image, err := r.service.pull(ctx, r.Repository, pull.reference, pull.client)
+	image, err := r.service.pullAt(ctx, at, pull.reference, pull.client)
 	if errors.Is(err, errHold) && pull.redirects < maxRedirects {
 		r.service.redirect(r.Named(), pull)
 		r.answer = redirected
@@ -60,10 +67,10 @@ func (r *repository) Manifests(
 	}
 	r.service.countPull(pull, image, err, time.Since(begun))
 	if err != nil {
-		return nil, r.service.explain(r.Named().Name(), pull, err)
+		return nil, r.service.explain(at, pull, err)
 	}
 	if image.Digest != "" && !image.Pushed {
-		r.service.pulls.Note(r.Named().Name(), pull.reference)
+		r.service.pulls.Note(at.Named().Name(), pull.reference)
 	}
 	r.answer = made.Digest
 	if made.Manifest != nil {
@@ -74,9 +81,9 @@ func (r *repository) Manifests(
 
 // buildAgain builds an image of a revision that somebody has pinned by its digest and that the storage
 // does not have any more. The error is errHold if the client is sent round.
-func (r *repository) buildAgain(ctx context.Context, read reading, revision string) error {
+func (r *repository) buildAgain(ctx context.Context, at home, read reading, revision string) error {
 	pull := r.service.pullOf(ctx, read)
-	_, err := r.service.pull(ctx, r.Repository, revision, pull.client)
+	_, err := r.service.pull(ctx, at.Repository, revision, pull.client)
 	if errors.Is(err, errHold) && pull.redirects < maxRedirects {
 		r.service.redirect(r.Named(), pull)
 		return errHold
@@ -84,15 +91,15 @@ func (r *repository) buildAgain(ctx context.Context, read reading, revision stri
 	if err == nil || status.Permanent(err) || errors.Is(err, errReadOnly) {
 		return nil // it is unknown, then
 	}
-	return r.service.explain(r.Named().Name(), pull, err)
+	return r.service.explain(at, pull, err)
 }
 
 // missedManifests are a repository's. Those that it lacks are noticed: if a built image should have
-// one, it is built again.
+// one, it is built again. So is what they refer to: readers by another spelling may have it.
 type missedManifests struct {
 	distribution.ManifestService
 	store *imagestore.Store
-	name  string // of the repository
+	at    home
 }
 
 // Get implements distribution.ManifestService.
@@ -101,13 +108,22 @@ func (m missedManifests) Get(
 ) (distribution.Manifest, error) {
 	manifest, err := m.ManifestService.Get(ctx, dgst, options...)
 	if errors.As(err, new(distribution.ErrManifestUnknownRevision)) {
-		m.store.Miss(m.name, dgst)
+		m.store.Miss(m.at.Named().Name(), dgst)
+	}
+	if err == nil && m.at.asked != nil {
+		m.store.VouchFor(m.at.Named().Name(), dgst, manifest)
 	}
 	return manifest, err
 }
 
 // Blobs has the layers of the repository's images, also those that are not linked yet.
 func (r *repository) Blobs(ctx context.Context) distribution.BlobStore {
+	if !reads(ctx) {
+		return mountingBlobs{r.service.store.Blobs(ctx, r.Repository), r.service}
+	}
+	if _, other := r.service.canonicalOf(r.Named()); other {
+		return r.Repository.Blobs(ctx) // these are linked where they are
+	}
 	return r.service.store.Blobs(ctx, r.Repository)
 }
 
@@ -133,19 +149,33 @@ var errForeign = status.Errorf(status.Denied,
 type reading struct {
 	request   *http.Request
 	response  http.ResponseWriter
+	name      string // of the repository, as it was asked for
 	reference string // of a manifest: a tag or a digest; empty for all else
 }
 
 // readingOf reads the request that the registry's context carries. It returns false for anything
 // but GET and HEAD.
 func readingOf(ctx context.Context) (reading, bool) {
-	request, ok := ctx.Value("http.request").(*http.Request)
-	if !ok || request.Method != http.MethodGet && request.Method != http.MethodHead {
+	request, ok := readRequest(ctx)
+	if !ok {
 		return reading{}, false
 	}
 	response, ok := ctx.Value("http.response").(http.ResponseWriter)
+	name, _ := ctx.Value("vars.name").(string)
 	reference, _ := ctx.Value("vars.reference").(string)
-	return reading{request, response, reference}, ok
+	return reading{request, response, name, reference}, ok
+}
+
+// reads tells whether a request changes nothing.
+func reads(ctx context.Context) bool {
+	_, ok := readRequest(ctx)
+	return ok
+}
+
+// readRequest returns false for anything but GET and HEAD.
+func readRequest(ctx context.Context) (*http.Request, bool) {
+	request, ok := ctx.Value("http.request").(*http.Request)
+	return request, ok && (request.Method == http.MethodGet || request.Method == http.MethodHead)
 }
 
 // pullOf tells what a reading by tag asks for, and who asks.
@@ -165,8 +195,7 @@ func (s *Service) clientOf(ctx context.Context, read reading) client {
 	if user == "" {
 		client.name = clientOf(read.request, s.proxies)
 	}
-	name, _ := ctx.Value("vars.name").(string)
-	if client.barred = s.barred(user, read.request, read.response, name); isForeign(read.request) {
+	if client.barred = s.barred(user, read.request, read.response, read.name); isForeign(read.request) {
 		client.barred = errForeign
 	}
 	return client

@@ -162,6 +162,7 @@ func TestIsForeign(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
+	git := newPulling(t)
 	for _, test := range []struct {
 		name      string
 		err       error
@@ -221,7 +222,7 @@ func TestExplain(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			response := httptest.NewRecorder()
 			p := pull{reading: reading{response: response, reference: "latest"}, redirects: test.redirects}
-			err := (&Service{}).explain("git", p, test.err)
+			err := git.explain(home{Repository: git.repo}, p, test.err)
 			header := response.Header()
 			if err := errcode.ServeJSON(response, err); err != nil {
 				t.Fatal(err)

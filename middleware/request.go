@@ -78,3 +78,17 @@ func (o Options) packagesOf(repository string) (names.Request, error) {
 	}
 	return packages, err
 }
+
+// canonicalOf returns the repository in which images of a name are, and whether that is another one:
+// the name is made of packages then, and not the canonical spelling of them.
+func (s *Service) canonicalOf(asked reference.Named) (canonical reference.Named, other bool) {
+	name := names.Canonical(asked.Name(), s.options.Names.Prefix, s.options.Names.MaxPackages)
+	if name == asked.Name() {
+		return asked, false
+	}
+	canonical, err := reference.WithName(name)
+	if err != nil {
+		return asked, false
+	}
+	return canonical, true
+}

@@ -79,6 +79,8 @@ type Service struct {
 	// Set by attach, before the first request.
 	builder   builder
 	namespace distribution.Namespace
+	served    distribution.Namespace // whose repositories clients read
+	spells    bool                   // the registry itself has spellings
 	store     *imagestore.Store
 	jobs      *jobs
 	rate      *rate
@@ -226,13 +228,10 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	} else if s.serves {
 		logrus.Info("nix: in read-only mode, nothing is built")
 	}
-	if s.serves && len(s.options.Prebuild) == 0 {
-		return nil
-	}
 	if s.notifier, err = newNotifier(ctx, s.config); err != nil {
 		return err
 	}
-	if s.serves {
+	if s.serves && len(s.options.Prebuild) > 0 {
 		go s.prebuild(ctx)
 	}
 	return nil
@@ -240,10 +239,10 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 
 // open makes what the Service keeps in storage and in memory.
 func (s *Service) open(namespace distribution.Namespace, storage driver.StorageDriver) (err error) {
-	s.namespace = namespace
+	s.namespace, s.served = namespace, namespace
 	s.storageHealth.storage = storage
 	s.store = imagestore.New(storage, namespace, imagestore.Options{
-		Form: s.form, Format: nixbuilder.Format, ReadOnly: s.readOnly,
+		Form: s.form, Format: nixbuilder.Format, Tags: s.tags, ReadOnly: s.readOnly,
 	})
 	if len(s.config.Notifications.Endpoints) == 0 {
 		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
@@ -301,7 +300,9 @@ func (*plugin) registry(
 	if err := service.attach(ctx, namespace, storage); err != nil {
 		return nil, err
 	}
-	return blobserver.Wrap(namespace, storage, redirects(service.config)), nil
+	service.served = blobserver.Wrap(namespace, storage, redirects(service.config))
+	service.spells = true
+	return wrapSpellings(service.served, service), nil
 }
 
 // repository is called for every request that names a repository.
@@ -316,6 +317,12 @@ func (p *plugin) repository(
 		}
 		var err error
 		if service, err = p.service(app); err != nil {
+			return nil, err
+		}
+	}
+	if !service.spells {
+		var err error
+		if repo, err = service.readable(ctx, repo); err != nil {
 			return nil, err
 		}
 	}

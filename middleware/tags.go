@@ -8,6 +8,7 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/api/errcode"
+	"github.com/distribution/reference"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
@@ -53,28 +54,54 @@ func (t servedTags) List(ctx context.Context, limit int, last string) ([]string,
 // all returns the tags of a repository and those that can be asked for, sorted. There are none
 // where upstream's answer is right: for repositories of pushed images, and for who may have nothing
 // built. The error is upstream's for a name that can't be asked for.
+//
+// Under another spelling, what Nix has built for the canonical name can be asked for, by everybody.
 func (t servedTags) all(ctx context.Context) ([]string, error) {
-	s, repo := t.repo.service, t.repo.Repository
+	s, name := t.repo.service, t.repo.Named()
 	read, ok := readingOf(ctx)
-	packages, malformed := s.options.packagesOf(repo.Named().Name())
+	packages, malformed := s.options.packagesOf(name.Name())
 	builds := ok && !s.readOnly && s.clientOf(ctx, read).barred == nil
-	if !builds || errors.Is(malformed, names.ErrOutside) {
+	canonical, other := s.canonicalOf(name)
+	if !builds && !other || errors.Is(malformed, names.ErrOutside) {
 		return nil, nil
 	}
 	tags, err := t.All(ctx)
 	if err != nil && !errors.As(err, new(distribution.ErrRepositoryUnknown)) {
 		return nil, err
 	}
-	if len(tags) > 0 {
-		if built, err := t.isBuilt(ctx, tags); !built || err != nil {
-			return nil, err
-		}
-	} else if err := s.refusal(ctx, packages, malformed); err != nil {
+	built, err := t.isBuilt(ctx, tags)
+	if err != nil {
 		return nil, err
 	}
-	tags = slices.Concat(tags, []string{source.Latest}, s.builder.Offers(ctx))
+	if other {
+		more, err := s.builtTags(ctx, canonical)
+		if err != nil {
+			return nil, err
+		}
+		built, tags = built || len(more) > 0, slices.Concat(tags, more)
+	}
+	switch {
+	case !built && len(tags) > 0:
+		return nil, nil // they were pushed
+	case !built && builds:
+		if err := s.refusal(ctx, packages, malformed); err != nil {
+			return nil, err
+		}
+	}
+	if builds {
+		tags = slices.Concat(tags, []string{source.Latest}, s.builder.Offers(ctx))
+	}
 	slices.Sort(tags)
 	return slices.Compact(tags), nil
+}
+
+// builtTags are those tags of the canonical repository that readers of another spelling may have.
+func (s *Service) builtTags(ctx context.Context, canonical reference.Named) ([]string, error) {
+	repo, err := s.served.Repository(ctx, canonical)
+	if err != nil {
+		return nil, err
+	}
+	return s.store.BuiltTags(ctx, repo)
 }
 
 // isBuilt tells whether Nix built the image of a tag that the operator chose. Other tags are not

@@ -13,7 +13,7 @@ import (
 	"github.com/distribution/distribution/v3/configuration"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/nixery-registry/nixery-registry/internal/spelling"
+	"github.com/nixery-registry/nixery-registry/internal/nearmiss"
 )
 
 // open are the keys of the sections that upstream declares as maps of anything, by the path of the
@@ -187,7 +187,7 @@ func fieldsOf(as reflect.Type) map[string]reflect.Type {
 }
 
 func suggestion(key string, known []string) string {
-	if meant := spelling.Closest(key, known); meant != "" {
+	if meant := nearmiss.Closest(key, known); meant != "" {
 		return ": did you mean " + meant + "?"
 	}
 	return ""

@@ -24,8 +24,8 @@ type lost = expirable.LRU[string, digest.Digest]
 
 func newLost() *lost { return expirable.NewLRU[string, digest.Digest](lostKept, nil, lostMemory) }
 
-// Miss tells that a repository lacks a manifest that a client has asked for.
-func (s *Store) Miss(repository string, manifest digest.Digest) { s.lost.Add(repository, manifest) }
+// Miss tells that a repository lacks a manifest or a blob that a client has asked for.
+func (s *Store) Miss(repository string, dgst digest.Digest) { s.lost.Add(repository, dgst) }
 
 // damaged tells whether a built image should have something that was asked for and is lost. It costs
 // nothing as long as nobody missed anything.

@@ -132,7 +132,7 @@ func (p *pendingLinks) write(ctx context.Context, repo distribution.Repository, 
 	for _, layer := range e.Layers {
 		all.Go(func() error {
 			p.gate.wait(patience.Done())
-			return link(allCtx, repo, layer)
+			return Link(allCtx, repo, layer)
 		})
 	}
 	if err := all.Wait(); err != nil {
@@ -141,13 +141,13 @@ func (p *pendingLinks) write(ctx context.Context, repo distribution.Repository, 
 	return p.state.Delete(ctx, key)
 }
 
-// link makes a blob of the registry part of a repository.
-func link(ctx context.Context, repo distribution.Repository, blob v1.Descriptor) error {
+// Link makes a blob of the registry part of a repository, without copying it.
+func Link(ctx context.Context, repo distribution.Repository, blob v1.Descriptor) error {
 	from, err := reference.WithDigest(reference.TrimNamed(repo.Named()), blob.Digest)
 	if err != nil {
 		return err
 	}
-	writer, err := repo.Blobs(ctx).Create(ctx, storage.WithMountFrom(from), mountOf(blob))
+	writer, err := repo.Blobs(ctx).Create(ctx, storage.WithMountFrom(from), MountOf(blob))
 	if errors.As(err, new(distribution.ErrBlobMounted)) {
 		return nil
 	}
@@ -157,10 +157,12 @@ func link(ctx context.Context, repo distribution.Repository, blob v1.Descriptor)
 	return errors.Join(fmt.Errorf("mounting blob %s: the storage began an upload", blob.Digest), writer.Cancel(ctx))
 }
 
-// mountOf mounts a blob that was found in the registry, without asking any repository for it.
-type mountOf v1.Descriptor
+// MountOf mounts a blob that was found in the registry, without asking any repository for it. It goes
+// with storage.WithMountFrom.
+type MountOf v1.Descriptor
 
-func (m mountOf) Apply(options any) error {
+// Apply implements distribution.BlobCreateOption.
+func (m MountOf) Apply(options any) error {
 	create, ok := options.(*distribution.CreateOptions)
 	if !ok {
 		return fmt.Errorf("unexpected options type: %T", options)
@@ -189,7 +191,7 @@ func (p *pendingLinks) linkNow(ctx context.Context, repo distribution.Repository
 		for _, layer := range e.Layers {
 			if layer.Digest == dgst {
 				defer p.gate.urgent()() // the client will ask for the others, too
-				return link(ctx, repo, layer)
+				return Link(ctx, repo, layer)
 			}
 		}
 	}

@@ -66,7 +66,7 @@ func TestPendingLinks(t *testing.T) {
 			return next
 		}},
 		{"killed between", func(t *testing.T, l *linking) *pendingLinks {
-			if err := link(t.Context(), l.entry.repo, l.layers[1]); err != nil {
+			if err := Link(t.Context(), l.entry.repo, l.layers[1]); err != nil {
 				t.Fatal(err)
 			}
 			next := newPendingLinks(state{l.files}, l.registry)

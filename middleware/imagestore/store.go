@@ -21,6 +21,8 @@ type Options struct {
 	Form string
 	// Format is kept there, too: the version of the bytes of images.
 	Format int
+	// Tags are those that the operator chose. Among many, they are looked at first.
+	Tags []string
 	// ReadOnly has Make store nothing. Links are written also then: their image was stored before.
 	ReadOnly bool
 	// Now is the clock by which tags are removed; nil: time.Now.
@@ -46,6 +48,7 @@ type Store struct {
 	forms     *records.Table[formRecord]
 	unwritten *weighted.Cache[string, formRecord] // by key
 	made      *records.Table[madeRecord]
+	vouched   *vouched
 }
 
 // New returns the Store of a registry whose blobs and tags are in a storage.
@@ -62,6 +65,7 @@ func New(storage driver.StorageDriver, namespace distribution.Namespace, options
 		forms:     records.NewTable[formRecord](shared, "forms", formBytes),
 		unwritten: weighted.New[string, formRecord](unwrittenBytes),
 		made:      records.NewTable[madeRecord](shared, "made", madeBytes),
+		vouched:   newVouched(),
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nixery-registry/nixery-registry/internal/spelling"
+	"github.com/nixery-registry/nixery-registry/internal/nearmiss"
 )
 
 // maxNearMisses is how many near misses a failure names.
@@ -84,7 +84,7 @@ func distance(wanted, attr string) (distance int, resembles bool) {
 	case difference > tolerated || -difference > tolerated:
 		return 0, false
 	}
-	n := spelling.Mistakes(wanted, attr)
+	n := nearmiss.Mistakes(wanted, attr)
 	if distance = 2 * n; sameLetters(wanted, attr) {
 		distance--
 	}

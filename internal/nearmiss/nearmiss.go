@@ -1,5 +1,5 @@
-// Package spelling tells which known word somebody may have meant.
-package spelling
+// Package nearmiss tells which known word somebody may have meant.
+package nearmiss
 
 import "strings"
 

@@ -1,9 +1,9 @@
-package spelling_test
+package nearmiss_test
 
 import (
 	"testing"
 
-	"github.com/nixery-registry/nixery-registry/internal/spelling"
+	"github.com/nixery-registry/nixery-registry/internal/nearmiss"
 )
 
 func TestMistakes(t *testing.T) {
@@ -15,10 +15,10 @@ func TestMistakes(t *testing.T) {
 		{"gti", "git", 1}, {"htpo", "htop", 1}, {"thop", "htop", 1}, {"ab", "ba", 1}, {"ca", "abc", 3},
 		{"abcd", "badc", 2},
 	} {
-		if got := spelling.Mistakes(test.a, test.b); got != test.want {
+		if got := nearmiss.Mistakes(test.a, test.b); got != test.want {
 			t.Errorf("from %q to %q: %d, want %d", test.a, test.b, got, test.want)
 		}
-		if got := spelling.Mistakes(test.b, test.a); got != test.want {
+		if got := nearmiss.Mistakes(test.b, test.a); got != test.want {
 			t.Errorf("from %q to %q: %d, want %d", test.b, test.a, got, test.want)
 		}
 	}
@@ -30,7 +30,7 @@ func TestClosest(t *testing.T) {
 		"htttp": "http", "stroage": "storage", "lgo": "log", "helth": "health",
 		"banana": "", "x": "", "": "",
 	} {
-		if got := spelling.Closest(mistaken, words); got != want {
+		if got := nearmiss.Closest(mistaken, words); got != want {
 			t.Errorf("Closest(%q) = %q, want %q", mistaken, got, want)
 		}
 	}

@@ -92,6 +92,7 @@ type Conn struct {
 	tempRoots  int
 	retired    bool
 	era        int // of its Pool, when it was opened or last idle
+	generation int // of the Pool's options
 	err        error
 }
 

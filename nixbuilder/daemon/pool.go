@@ -33,26 +33,33 @@ const replacementTimeout = 30 * time.Second
 
 // A Pool keeps connections for many users. It is safe for concurrent use.
 type Pool struct {
-	open       func(context.Context) (*Conn, error)
 	limits     Limits
 	inUse      chan struct{} // one token per connection in use
 	started    atomic.Int64
 	closed     chan struct{}
 	background sync.WaitGroup // replacements being opened
 
-	mu   sync.Mutex
-	idle []*Conn
-	era  int // how often Uproot was called
+	mu         sync.Mutex
+	open       OpenFunc
+	generation int // counts the calls of Reset
+	idle       []*Conn
+	era        int // how often Uproot was called
 	// worn has the connections with too many roots, and whether their replacement is ready.
 	worn map[*Conn]bool
 }
 
 // NewPool makes a pool of connections opened with o. It opens none before the first Get.
-func NewPool(runner *proc.Runner, o Options, l Limits) *Pool {
-	return newPool(func(ctx context.Context) (*Conn, error) { return Open(ctx, runner, o) }, l)
+func NewPool(runner *proc.Runner, o Options, l Limits) *Pool { return newPool(Opener(runner, o), l) }
+
+// An OpenFunc opens a connection.
+type OpenFunc func(context.Context) (*Conn, error)
+
+// Opener opens connections as Open does.
+func Opener(runner *proc.Runner, o Options) OpenFunc {
+	return func(ctx context.Context) (*Conn, error) { return Open(ctx, runner, o) }
 }
 
-func newPool(open func(context.Context) (*Conn, error), l Limits) *Pool {
+func newPool(open OpenFunc, l Limits) *Pool {
 	l.Conns = cmp.Or(l.Conns, 4)
 	l.Idle = cmp.Or(l.Idle, 2)
 	l.TempRoots = cmp.Or(l.TempRoots, 10_000)
@@ -62,6 +69,20 @@ func newPool(open func(context.Context) (*Conn, error), l Limits) *Pool {
 		inUse:  make(chan struct{}, l.Conns),
 		closed: make(chan struct{}),
 		worn:   map[*Conn]bool{},
+	}
+}
+
+// Reset has connections opened in another way from now on. Idle ones end, and those in use do when
+// they are put back.
+func (p *Pool) Reset(open OpenFunc) {
+	p.mu.Lock()
+	p.open = open
+	p.generation++
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, c := range idle {
+		p.drop(c)
 	}
 }
 
@@ -106,14 +127,17 @@ func (p *Pool) reuseOrOpen(ctx context.Context) (*Conn, error) {
 }
 
 func (p *Pool) start(ctx context.Context) (*Conn, error) {
-	c, err := p.open(ctx)
+	p.mu.Lock()
+	open, generation := p.open, p.generation
+	p.mu.Unlock()
+	c, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p.started.Add(1)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c.era = p.era
+	c.generation, c.era = generation, p.era
 	return c, nil
 }
 
@@ -165,8 +189,9 @@ func (p *Pool) Put(c *Conn) {
 func (p *Pool) keep(c *Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	good := c.Err() == nil && !c.retired && c.generation == p.generation
 	rooted := c.era != p.era && c.TempRoots() > 0
-	if p.isClosed() || c.Err() != nil || c.retired || rooted || p.worn[c] || len(p.idle) >= p.limits.Idle {
+	if p.isClosed() || !good || rooted || p.worn[c] || len(p.idle) >= p.limits.Idle {
 		return false
 	}
 	c.era = p.era

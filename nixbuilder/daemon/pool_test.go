@@ -271,6 +271,36 @@ func TestPoolEndsTheRetired(t *testing.T) {
 	}
 }
 
+// TestPoolReset ends connections that were opened in the old way, idle or in use.
+func TestPoolReset(t *testing.T) {
+	old, fresh := &fakes{}, &fakes{}
+	p := newPool(old.open, Limits{})
+	t.Cleanup(p.Close)
+	get := func() *Conn {
+		t.Helper()
+		c, err := p.Get(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	idle, used := get(), get()
+	p.Put(idle)
+	p.Reset(fresh.open)
+	if live := old.live(); live[0] || !live[1] {
+		t.Errorf("after a reset, of an idle connection and one in use there are %v", live)
+	}
+	p.Put(used)
+	if old.live()[1] {
+		t.Error("a connection that was opened in the old way is kept")
+	}
+	p.Put(get())
+	p.Put(get())
+	if p.Started() != 3 || len(fresh.peers) != 1 {
+		t.Errorf("%d connections were opened, %d of them in the new way, want 3 and 1", p.Started(), len(fresh.peers))
+	}
+}
+
 func TestPoolWaits(t *testing.T) {
 	p := newPool(new(fakes).open, Limits{Conns: 1})
 	defer p.Close()

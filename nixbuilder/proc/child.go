@@ -21,6 +21,7 @@ type start struct {
 	Env     []string
 	Dir     string
 	Kill    syscall.Signal
+	GiveWay bool
 	Confine *Confinement
 	// Alone gives it a network of its own, with a listener.
 	Alone bool
@@ -67,13 +68,17 @@ func (h *host) begin(s start, files [3]*os.File) (*child, error) {
 	c := &child{done: make(chan struct{})}
 	started := make(chan error, 1)
 	onThreadOfItsOwn(func() {
-		if s.Confine != nil {
-			if err := errors.Join(confineThread(), giveWay()); err != nil {
-				started <- err
-				return
-			}
-		}
 		var err error
+		if s.Confine != nil {
+			err = confineThread()
+		}
+		if s.GiveWay || s.Confine != nil {
+			err = errors.Join(err, giveWay())
+		}
+		if err != nil {
+			started <- err
+			return
+		}
 		if s.Alone {
 			if c.listener, err = newNetwork(); err != nil {
 				started <- err

@@ -125,6 +125,7 @@ func (r *Runner) start(
 		Env:     lastValues(command.Env),
 		Dir:     cmp.Or(command.Dir, "/"),
 		Kill:    killSignal(command),
+		GiveWay: command.GiveWay,
 		Confine: command.Confine,
 		Alone:   command.Confine != nil && command.Confine.Loopback != nil,
 	}

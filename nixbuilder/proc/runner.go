@@ -49,6 +49,8 @@ type Command struct {
 	// MaxOutput limits stdout and stderr, each, in bytes; zero: 16 MiB. A program that writes more
 	// is ended. Only Run looks at it.
 	MaxOutput int64
+	// GiveWay makes it give way to all other work on the processors, as confined programs do.
+	GiveWay bool
 	// Confine is set for untrusted work.
 	Confine *Confinement
 }

@@ -43,7 +43,7 @@ rec {
     src = source;
 
     # Of the directory that `go mod vendor` makes. The test TestDefaultNix says the new one when dependencies have changed.
-    vendorHash = "sha256-Bk+YnzwPtzyXTwXlPkOkoZASEVrrMbC0Fqvy/P5THsY=";
+    vendorHash = "sha256-AwUVtsO886xSLKRiNcFBIH1G/gQqHAWMxEXGdEXv8Cw=";
 
     subPackages = [ "cmd/registry" ];
     env.CGO_ENABLED = 0;

@@ -375,10 +375,10 @@ refresh: 0s`, want: []string{
 		},
 		{
 			name:   "storeless with what it can't use",
-			stanza: path + "build: {storeless: true}\nnix: {substituters: [\"s3://bucket\", \"https://x?a=b\"], trustedpublickeys: [\"k:1\"]}",
+			stanza: path + "build: {storeless: true}\nnix: {substituters: [\"ftp://x\", \"https://x?a=b\"], trustedpublickeys: [\"k:1\"]}",
 			want: []string{
+				options + "nix.substituters: \"ftp://x\" is not a cache",
 				options + "nix.substituters: \"https://x?a=b\": storeless builds know no parameter",
-				options + "nix.substituters: \"s3://bucket\" is not a cache",
 				options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",
 			},
 		},

@@ -81,6 +81,9 @@ func (a *Archive) Read(ctx context.Context, visit func(nar.Entry) error) error {
 		return context.Cause(ctx)
 	case errors.Is(source.err, fs.ErrNotExist):
 		return a.damaged("the archive is gone", source.err)
+	case source.err != nil && a.cache.share != nil:
+		a.cache.share.Failed(source.err)
+		return a.damaged("it does not answer", source.err)
 	case source.err != nil:
 		return fmt.Errorf("downloading %s: %s: %w", a.Path, a.cache.url.Redacted(), source.err)
 	case errors.As(err, &wrong):

@@ -69,6 +69,7 @@ type cache struct {
 	substituter
 	options Options
 	files   files
+	share   *Share // nil: it is one that lookups depend on
 	// said is the priority in the cache's own nix-cache-info, nil until it has been asked.
 	said atomic.Pointer[int]
 }
@@ -135,7 +136,8 @@ func (c *Caches) Closure(ctx context.Context, roots []store.Path) ([]*Archive, e
 // A lookup finds the paths of one closure. It does not ask a cache again that has failed.
 type lookup struct {
 	*Caches
-	order []*cache
+	order   []*cache
+	without map[*cache]bool // shares that do not answer
 
 	mu     sync.Mutex
 	failed map[*cache]error
@@ -148,7 +150,14 @@ func (l *lookup) rank(ctx context.Context) error {
 	l.failed = make(map[*cache]error)
 	priorities := make(map[*cache]int)
 	var all sync.WaitGroup
+	l.without = make(map[*cache]bool)
 	for _, c := range l.caches {
+		if c.share != nil {
+			if l.without[c] = !c.share.Usable(ctx); !l.without[c] {
+				l.order = append(l.order, c)
+			}
+			continue
+		}
 		all.Go(func() {
 			priority, err := c.rank(ctx)
 			if err != nil {
@@ -164,12 +173,13 @@ func (l *lookup) rank(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	first := len(l.order)
 	for _, c := range l.caches {
-		if l.failed[c] == nil {
+		if l.failed[c] == nil && c.share == nil {
 			l.order = append(l.order, c)
 		}
 	}
-	slices.SortStableFunc(l.order, func(a, b *cache) int { return cmp.Compare(priorities[a], priorities[b]) })
+	slices.SortStableFunc(l.order[first:], func(a, b *cache) int { return cmp.Compare(priorities[a], priorities[b]) })
 	return nil
 }
 
@@ -197,7 +207,7 @@ func (c *cache) rank(ctx context.Context) (int, error) {
 
 // find asks one cache after the other for a path.
 func (l *lookup) find(ctx context.Context, p store.Path) (*Archive, error) {
-	if known, ok := l.known.Get(p); ok {
+	if known, ok := l.known.Get(p); ok && !l.without[known.cache] {
 		return known, nil
 	}
 	missing := &MissingError{Path: p, Reason: "no binary cache has it"}
@@ -236,11 +246,13 @@ func (l *lookup) find(ctx context.Context, p store.Path) (*Archive, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.failed) > 0 { // one of them may have it
-		var failures []error
-		for _, c := range l.caches {
+	var failures []error
+	for _, c := range l.caches {
+		if l.failed[c] != nil && c.share == nil {
 			failures = append(failures, l.failed[c])
 		}
+	}
+	if len(failures) > 0 { // one of them may have it
 		return nil, fmt.Errorf("looking for %s in binary caches: %w", p, errors.Join(failures...))
 	}
 	return nil, missing
@@ -263,6 +275,9 @@ func (l *lookup) fail(c *cache, err error) {
 	defer l.mu.Unlock()
 	if l.failed[c] == nil {
 		l.failed[c] = err
+		if c.share != nil {
+			c.share.Failed(err)
+		}
 	}
 }
 

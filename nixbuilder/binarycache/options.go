@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -20,9 +21,12 @@ import (
 
 // Options say which binary caches are asked, and which keys are trusted.
 type Options struct {
-	// Substituters are the URLs of caches: http, https and file. Their only parameter is Nix's
-	// priority (https://cache.example.org?priority=10), which comes before the cache's own.
+	// Substituters are the URLs of caches: http, https, s3 and file. Their only parameter is Nix's
+	// priority (https://cache.example.org?priority=10), which comes before the cache's own. Those of
+	// s3 may also have region, endpoint, scheme and profile.
 	Substituters []string
+	// Share is asked before all others.
+	Share Share
 	// TrustedPublicKeys are in Nix's form, NAME:BASE64.
 	TrustedPublicKeys []string
 	// Attempts is how often a request is tried that fails for a transient reason, the first time
@@ -36,18 +40,46 @@ type Options struct {
 	Patience time.Duration
 }
 
+// A Share is a cache that lookups do not depend on: where it does not answer, others are asked, as
+// if it were empty.
+type Share struct {
+	// URL is as in Options.Substituters; empty: there is none.
+	URL string
+	// Usable tells whether it answers. It is asked once for each closure.
+	Usable func(context.Context) bool
+	// Failed is called when it does not answer as it should.
+	Failed func(error)
+}
+
 // CheckSubstituters returns all faults of the URLs, joined.
 func (o Options) CheckSubstituters() error {
 	var faults []error
-	if len(o.Substituters) == 0 {
+	if len(o.Substituters) == 0 && o.Share.URL == "" {
 		faults = append(faults, errors.New("none, and storeless builds take all from binary caches"))
 	}
 	for _, substituter := range o.Substituters {
-		if _, err := parseSubstituter(substituter); err != nil {
+		parsed, err := parseSubstituter(substituter)
+		if err == nil && parsed.url.Scheme == "file" {
+			err = isDirectory(parsed.url)
+		}
+		if err != nil {
 			faults = append(faults, err)
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// CheckURL tells what is wrong with the URL of a cache. It does not look whether there is one.
+func CheckURL(substituter string) error {
+	_, err := parseSubstituter(substituter)
+	return err
+}
+
+func isDirectory(u *url.URL) error {
+	if info, err := os.Stat(u.Path); err != nil || !info.IsDir() {
+		return fmt.Errorf("%q is not a directory", u.Redacted())
+	}
+	return nil
 }
 
 // CheckTrustedPublicKeys returns all faults of the keys, joined.
@@ -87,6 +119,16 @@ func New(o Options) (*Caches, error) {
 			return nil, err
 		}
 	}
+	if o.Share.URL != "" {
+		once := o
+		once.Attempts = 1
+		share, err := once.open(o.Share.URL, client)
+		if err != nil {
+			return nil, err
+		}
+		share.share = &o.Share
+		caches = append([]*cache{share}, caches...)
+	}
 	return newCaches(caches, keys), nil
 }
 
@@ -96,13 +138,29 @@ func (o Options) open(substituter string, client *http.Client) (*cache, error) {
 		return nil, err
 	}
 	opened := &cache{substituter: parsed, options: o}
-	if parsed.url.Scheme == "file" {
+	switch parsed.url.Scheme {
+	case "file":
 		opened.files = directory(parsed.url.Path)
-	} else {
+	case "s3":
+		opened.files, err = newBucket(client, parsed, o.Patience)
+	default:
 		opened.files = httpFiles{client: client, base: parsed.url, patience: o.Patience}
 	}
 	opened.files = measured{opened.files, metrics.CacheOf(cmp.Or(parsed.url.Host, parsed.url.Scheme))}
-	return opened, nil
+	return opened, err
+}
+
+// Answers asks a cache, which is given as in Options.Substituters, whether it is there. The error is
+// fs.ErrNotExist if it answers and is no cache yet.
+func Answers(ctx context.Context, substituter string) error {
+	o := Options{Attempts: 1, Patience: 30 * time.Second}
+	client := newClient(o.Patience)
+	defer client.CloseIdleConnections()
+	c, err := o.open(substituter, client)
+	if err == nil {
+		_, err = c.rank(ctx)
+	}
+	return err
 }
 
 // Signers returns the names of the keys that have signed a path, as a cache says, sorted. The cache
@@ -127,6 +185,7 @@ type substituter struct {
 	url *url.URL
 	// priority is -1 if the URL has none.
 	priority int
+	query    url.Values // of buckets
 }
 
 func parseSubstituter(text string) (substituter, error) {
@@ -134,7 +193,7 @@ func parseSubstituter(text string) (substituter, error) {
 	if err != nil {
 		return substituter{}, errors.New("a substituter is not a URL") // not err, which shows credentials
 	}
-	s := substituter{url: u, priority: -1}
+	s := substituter{url: u, priority: -1, query: u.Query()}
 	switch u.Scheme {
 	case "http", "https":
 		if u.Host == "" {
@@ -145,15 +204,19 @@ func parseSubstituter(text string) (substituter, error) {
 			return s, fmt.Errorf("%q is not file:// and an absolute path", u.Redacted())
 		}
 		u.Path = filepath.Clean(u.Path)
-		if info, err := os.Stat(u.Path); err != nil || !info.IsDir() {
-			return s, fmt.Errorf("%q is not a directory", u.Redacted())
+	case "s3":
+		if err := checkBucket(u); err != nil {
+			return s, err
 		}
 	default:
 		return s, fmt.Errorf(
-			"%q is not a cache that storeless builds can read: they take http, https and file", u.Redacted(),
+			"%q is not a cache that storeless builds can read: they take http, https, s3 and file", u.Redacted(),
 		)
 	}
-	for key, values := range u.Query() {
+	for key, values := range s.query {
+		if u.Scheme == "s3" && slices.Contains(bucketParameters, key) {
+			continue
+		}
 		if key != "priority" {
 			return s, fmt.Errorf("%q: storeless builds know no parameter but priority", u.Redacted())
 		}

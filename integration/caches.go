@@ -2,6 +2,7 @@ package integration
 
 import (
 	"cmp"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +20,7 @@ type binaryCache struct {
 	dir, url          string
 	secret, publicKey string
 	beforeNAR         func(size int64) // if not nil, called before an archive is sent
+	writable          bool             // by PUT
 
 	server *httptest.Server
 
@@ -149,7 +151,25 @@ func (c *binaryCache) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.beforeNAR(info.Size())
 		}
 	}
+	if c.writable && r.Method == http.MethodPut {
+		c.put(w, r)
+		return
+	}
 	http.FileServer(http.Dir(c.dir)).ServeHTTP(w, r)
+}
+
+func (c *binaryCache) put(w http.ResponseWriter, r *http.Request) {
+	content, err := io.ReadAll(r.Body)
+	name := filepath.Join(c.dir, filepath.FromSlash(r.URL.Path))
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(name), 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(name, content, 0o644)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+	}
 }
 
 // narinfo is the file about a path.

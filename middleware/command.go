@@ -42,6 +42,9 @@ func (s *Service) Open(ctx context.Context) (err error) {
 	return nil
 }
 
+// Drain waits until what was built is copied to nix.share, or can't be. The error says what is not.
+func (s *Service) Drain(ctx context.Context) error { return s.builder.Drain(ctx) }
+
 // Layout computes how the packages of the set, as it is now, go into layers: see
 // nixbuilder.Builder.Layout. It also returns the revision.
 func (s *Service) Layout(
@@ -67,12 +70,13 @@ func (s *Service) How(ctx context.Context) (lines []string, err error) {
 	return lines, err
 }
 
-// TryOut evaluates the package set as it is now, without serving or keeping anything. A fault is
-// one of the package set. Err means that there is no telling here and now, for want of Nix or a
-// remote.
+// TryOut evaluates the package set as it is now, without serving or keeping anything, and tries
+// whether what is built can be shared. A fault is one of the package set or of nix.share. Err means
+// that there is no telling here and now, for want of Nix or a remote.
 func (s *Service) TryOut(ctx context.Context) (fault, err error) {
 	err = s.withOwnCache(func(options nixbuilder.Options) error {
 		fault, err = nixbuilder.Check(ctx, options)
+		fault = errors.Join(fault, nixbuilder.CheckShare(ctx, options))
 		return err
 	})
 	return fault, err

@@ -146,6 +146,8 @@ type NixOptions struct {
 	Substituters      []string `mapstructure:"substituters"`
 	TrustedPublicKeys []string `mapstructure:"trustedpublickeys"`
 	Builders          string   `mapstructure:"builders"`
+	// Share is a binary cache that gets what is built, for other replicas.
+	Share ShareOptions `mapstructure:"share"`
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated.
 	AllowedURIs []string `mapstructure:"alloweduris"`
 	// ImportFromDerivation lets package sets, while they are evaluated, read what they have built.
@@ -158,6 +160,13 @@ type NixOptions struct {
 	// FetchTime is how much longer an evaluation that fetches may take, of a processor and by the
 	// clock.
 	FetchTime time.Duration `mapstructure:"fetchtime"`
+}
+
+// ShareOptions are a binary cache that replicas share, and the file of the key that signs what they
+// copy to it.
+type ShareOptions struct {
+	To            string `mapstructure:"to"`
+	SecretKeyFile string `mapstructure:"secretkeyfile"`
 }
 
 // WebOptions say what is served on / beside the registry.

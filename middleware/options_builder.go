@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/nixery-registry/nixery-registry/middleware/retention"
@@ -12,6 +13,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/binarycache"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/share"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -46,6 +48,7 @@ func (o Options) builder() nixbuilder.Options {
 		Storeless:            o.Build.Storeless,
 		Caches:               o.caches(),
 		StoreBytes:           int64(o.Nix.MaxStore),
+		Share:                share.Options(o.Nix.Share),
 		Settings:             settings,
 		EvaluationBytes:      int64(o.Nix.EvaluationMemory),
 		EvaluationTime:       o.Nix.EvaluationTime,
@@ -147,7 +150,14 @@ func jsonValue(key string, value any) (any, error) {
 
 // caches are the binary caches of storeless builds.
 func (o Options) caches() binarycache.Options {
-	return binarycache.Options{Substituters: o.Nix.Substituters, TrustedPublicKeys: o.Nix.TrustedPublicKeys}
+	caches := binarycache.Options{Substituters: o.Nix.Substituters, TrustedPublicKeys: o.Nix.TrustedPublicKeys}
+	if shared := share.Options(o.Nix.Share); shared.Set() {
+		caches.Share.URL = shared.Cache()
+		if key, err := shared.PublicKey(); err == nil { // faults tells why there is none
+			caches.TrustedPublicKeys = append(slices.Clone(caches.TrustedPublicKeys), key)
+		}
+	}
+	return caches
 }
 
 // form stands for what images depend on beside packages. If it changes, tags that move get new

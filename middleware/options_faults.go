@@ -15,6 +15,7 @@ import (
 
 	"github.com/nixery-registry/nixery-registry/nixbuilder"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/names"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/share"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -187,6 +188,8 @@ func (o Options) buildFaults(f *faults) {
 			"which build.local: false rules out: keep one of the two")
 	}
 	f.addAll("nix.substituters: ", nixbuilder.CheckLogins(o.Nix.Substituters))
+	f.addAll("nix.share.", share.Options(o.Nix.Share).Check())
+	f.addAll("nix.share.to: ", nixbuilder.CheckLogins([]string{o.Nix.Share.To}))
 	if o.Build.Storeless {
 		f.addAll("nix.substituters: ", o.caches().CheckSubstituters())
 	} else {

@@ -382,6 +382,23 @@ refresh: 0s`, want: []string{
 				options + "nix.trustedpublickeys: \"k:1\" is not NAME:BASE64",
 			},
 		},
+		{
+			name:   "a share without a key, with a password that a netrc file can't have",
+			stanza: path + "nix: {share: {to: \"https://a:%22@x\"}}",
+			want: []string{
+				options + "nix.share.secretkeyfile: \"\" is not the absolute path of a file with a key",
+				options + "nix.share.to: the user and the password of x can't be handed to Nix",
+			},
+		},
+		{
+			name:   "a share that is no cache",
+			stanza: path + "nix: {share: {to: \"ssh://x\", secretkeyfile: \"/no/such/key\", key: 1}}",
+			want: []string{
+				options + "nix.share.key: unknown key",
+				options + "nix.share.secretkeyfile: stat /no/such/key: no such file or directory",
+				options + "nix.share.to: \"ssh://x\" is no binary cache",
+			},
+		},
 		{name: "no platform", stanza: path + "platforms: []", want: []string{options + "platforms: none"}},
 		{
 			name: "a platform twice", stanza: path + "platforms: [linux/amd64, linux/amd64]",

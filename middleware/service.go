@@ -53,6 +53,7 @@ type builder interface {
 		ctx context.Context, request names.Request, pinned source.Pinned, who limit.Asker, into nixbuilder.Repository,
 	) (image.Image, error)
 	Layout(context.Context, source.Pinned, nixbuilder.LayoutOptions) (nixbuilder.Layout, error)
+	Drain(context.Context) error
 	Close()
 }
 

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/expirable"
@@ -22,6 +23,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/rootfs"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/share"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
@@ -51,7 +53,10 @@ type Builder struct {
 	saidFaults *weighted.Cache[string, string]  // of includes, by revision and platform
 	nix        *nixstore.Store
 	caches     *binarycache.Caches // nil: all goes through the Nix store
-	supplies   []opener            // in the order in which they are tried
+	share      *share.Share        // nil: nothing is shared
+	stop       context.CancelFunc  // of what runs in the background
+	background sync.WaitGroup
+	supplies   []opener // in the order in which they are tried
 	storeFiles *rootfs.StoreFiles
 	listings   *listings   // nil: as caches
 	merging    limit.Slots // for root directories in memory, which can be megabytes
@@ -109,9 +114,17 @@ func New(ctx context.Context, options Options, state records.State) (*Builder, e
 	b.packages = newResolver(
 		b.evaluator, state, options.Concurrency, options.BuildTotal, b.wantedFirst(nil),
 	)
-	if b.nix, err = nixstore.New(runner, options.nixStore(), state); err != nil {
+	nixOptions := options.nixStore()
+	if b.share, err = options.openShare(runner); err != nil {
 		return nil, err
 	}
+	if b.share != nil {
+		nixOptions.Share = b.share
+	}
+	if b.nix, err = nixstore.New(runner, nixOptions, state); err != nil {
+		return nil, err
+	}
+	b.startSharing()
 	if !options.Storeless {
 		return b, b.nix.Start(ctx, b.evaluator, warnings)
 	}
@@ -123,7 +136,11 @@ func (b *Builder) withCaches(state records.State, warnings []string) (err error)
 	if b.listings, err = newListings(state); err != nil {
 		return err
 	}
-	if b.caches, err = binarycache.New(b.options.Caches); err != nil {
+	caches := b.options.Caches
+	if b.share != nil {
+		caches.Share = binarycache.Share{URL: b.options.Share.Cache(), Usable: b.share.Usable, Failed: b.share.Failed}
+	}
+	if b.caches, err = binarycache.New(caches); err != nil {
 		return err
 	}
 	b.supplies = append(slices.Repeat([]opener{b.openCaches}, cacheAttempts), b.supplies...)
@@ -156,9 +173,36 @@ func warnOfFetching(ctx context.Context, evaluator *eval.Evaluator) error {
 	return nil
 }
 
-// Close ends the connections to Nix that are idle. It is called when no image is being made any
-// more.
-func (b *Builder) Close() { b.nix.Close() }
+// startSharing copies what is built to other replicas, from now on.
+func (b *Builder) startSharing() {
+	var ctx context.Context
+	ctx, b.stop = context.WithCancel(context.Background())
+	if b.share == nil {
+		return
+	}
+	logrus.Infof("nix: what is built is copied to %s, for other registries", b.options.Share.Shown())
+	b.background.Go(func() { b.share.Run(ctx, b.nix) })
+}
+
+// Drain waits until what was built is copied to other replicas, or can't be. The error says what is
+// not.
+func (b *Builder) Drain(ctx context.Context) error {
+	if b.share == nil {
+		return nil
+	}
+	return b.share.Drain(ctx)
+}
+
+// Close ends the connections to Nix that are idle, and what runs in the background. It is called
+// when no image is being made any more.
+func (b *Builder) Close() {
+	b.stop()
+	b.background.Wait()
+	if b.share != nil {
+		b.share.Close()
+	}
+	b.nix.Close()
+}
 
 // Current tells which revision of the package set a tag stands for now, if that can be told at
 // once.

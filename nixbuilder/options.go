@@ -20,6 +20,7 @@ import (
 	"github.com/nixery-registry/nixery-registry/nixbuilder/nixstore"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/proc"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/share"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
@@ -64,6 +65,8 @@ type Options struct {
 	// store, if there is one.
 	Storeless bool
 	Caches    binarycache.Options
+	// Share is the binary cache that gets what is built here, and is asked before Caches.
+	Share share.Options
 	// Settings are handed to Nix, by the names of nix.conf.
 	Settings map[string]string
 	// EvaluationBytes of memory and EvaluationTime of a processor are what one evaluation may use.
@@ -234,10 +237,12 @@ func Check(ctx context.Context, options Options) (fault, err error) {
 // How tells how Nix builds on this machine, and what there is to be said against that and against
 // how evaluations run, a line each. If it fails, the lines that it has are returned with the error.
 func How(ctx context.Context, options Options) ([]string, error) {
+	shared := options.Share.How()
 	if !options.Builds && options.StoreBytes == 0 || options.Storeless {
-		return nil, nil
+		return shared, nil
 	}
 	runner, warnings := proc.New()
+	warnings = append(shared, warnings...)
 	evaluator, err := options.evaluator(ctx, runner, nil, nil)
 	if err != nil {
 		return warnings, err
@@ -271,8 +276,38 @@ func (o Options) nixStore() nixstore.Options {
 	return nixstore.Options{
 		BuildTimeout: o.BuildTimeout, Builds: o.Builds, LogToClients: o.LogToClients, Concurrency: o.Concurrency,
 		MaxBytes: o.MaxBytes, StoreBytes: o.StoreBytes, Settings: o.Settings, Substituters: o.Caches.Substituters,
+		ShareURL: o.Share.To,
 		CacheDir: o.CacheDir,
 	}
+}
+
+// openShare prepares the use of the binary cache that replicas share; nil: there is none.
+func (o Options) openShare(runner *proc.Runner) (*share.Share, error) {
+	if !o.Share.Set() {
+		return nil, nil
+	}
+	nix := o.nixStore()
+	return share.Open(runner, o.Share, nix.Downloads(), nix.Environment(), share.Dir(o.CacheDir))
+}
+
+// CheckShare tries whether the binary cache that replicas share can be written to. A fault is one of
+// the options, or of the cache.
+func CheckShare(ctx context.Context, options Options) (fault error) {
+	runner, _ := proc.New()
+	shared, err := options.openShare(runner)
+	if shared == nil || err != nil {
+		return err
+	}
+	defer shared.Close()
+	nix, err := nixstore.New(runner, options.nixStore(), nil) // it writes the passwords of caches
+	if err != nil {
+		return err
+	}
+	defer nix.Close()
+	if err := shared.Try(ctx); err != nil {
+		return fmt.Errorf("nix.share.to: nothing can be copied there: %w", err)
+	}
+	return nil
 }
 
 // CheckLogins tells all that is wrong with the users and passwords in the URLs of binary caches,

@@ -145,6 +145,9 @@ func withService(ctx context.Context, config string, work func(context.Context, 
 		return fromFile(name, err)
 	}
 	err = work(ctx, service)
+	if drained := service.Drain(ctx); drained != nil && ctx.Err() == nil {
+		logrus.Warn("nix: ", drained)
+	}
 	if ctx.Err() != nil {
 		return errors.New("interrupted")
 	}

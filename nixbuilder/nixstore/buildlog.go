@@ -29,6 +29,9 @@ type buildLog struct {
 	unheard   []string     // what was said of binary caches that did not answer
 	leftOut   []string     // the URLs of those that are not asked again
 	told      bool         // to the operator
+
+	isShare func(text string) bool // of what is said of a cache
+	share   string                 // the first that was said of the share not answering
 }
 
 // A substitute is a store path in a binary cache, by the cache's URL without a password.
@@ -37,7 +40,9 @@ type substitute struct {
 	cache string
 }
 
-func newBuildLog() *buildLog { return &buildLog{tails: make(map[store.Path][]string)} }
+func newBuildLog() *buildLog {
+	return &buildLog{tails: make(map[store.Path][]string), isShare: func(string) bool { return false }}
+}
 
 func (l *buildLog) add(line daemon.LogLine) {
 	if line.Drv != "" {
@@ -88,6 +93,12 @@ func (l *buildLog) addOfCaches(text string) {
 		}
 	case wordsLostArchive.MatchString(text), wordsBadArchive.MatchString(text):
 		note(&l.archives, text)
+	case l.isShare(text) && (leftOut != nil || wordsNoAnswer.MatchString(text)):
+		// No image waits for it: what it does not give is built.
+		l.share = cmp.Or(l.share, text)
+		if leftOut == nil {
+			note(&l.archives, text)
+		}
 	case leftOut != nil:
 		note(&l.leftOut, cmp.Or(leftOut[1], leftOut[2]))
 		note(&l.unheard, text)

@@ -128,7 +128,7 @@ func (s *Store) fetch(
 	if err := conn.Override(ctx, map[string]string{"max-jobs": strconv.Itoa(downloadsAtOnce)}); err != nil {
 		return err
 	}
-	_, err := s.run(ctx, conn, targets, missing, newBuildLog())
+	_, err := s.run(ctx, conn, targets, missing, s.newBuildLog())
 	err = cmp.Or(err, conn.Override(ctx, nil))
 	failed := (*buildError)(nil)
 	switch {

@@ -81,13 +81,14 @@ func (s *Store) buildFloating(
 	ctx context.Context, wanted Wanted, floating []Package,
 ) (map[string]store.Path, error) {
 	if !s.options.Builds {
-		return nil, unbuilt(floating[0].Name, newBuildLog(), AsItArrives)
+		return nil, unbuilt(floating[0].Name, s.newBuildLog(), AsItArrives)
 	}
 	release, err := acquire(ctx, s.building, wanted)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
+	s.consultShare(ctx)
 	conn, err := s.open(ctx)
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func (s *Store) buildFloating(
 	if err != nil {
 		return nil, err
 	}
-	results, err := s.make(ctx, conn, targets, newBuildLog())
+	results, err := s.make(ctx, conn, targets, s.newBuildLog())
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ var nixConfNetrc = regexp.MustCompile(`(?m)^[ \t]*netrc-file[ \t]*=[ \t]*(\S+)`)
 // writeNetrc writes the netrc file for Nix, if Nix needs one. It adds the operator's own, because
 // Nix reads one alone.
 func (o Options) writeNetrc() error {
-	_, found := logins(o.Settings["substituters"])
+	_, found := logins(o.Settings["substituters"] + " " + o.ShareURL)
 	if len(found) == 0 {
 		return nil
 	}

@@ -46,7 +46,7 @@ func TestLogins(t *testing.T) {
 			if err := o.writeNetrc(); err != nil {
 				t.Fatal(err)
 			}
-			settings := o.daemon().Settings
+			settings := o.daemon(false).Settings
 			if settings["substituters"] != test.without || (settings["netrc-file"] != "") != (test.netrc != "") {
 				t.Errorf("Nix gets %v", settings)
 			}

@@ -26,6 +26,7 @@ func (s *Store) Read(
 		return nil, "", nil, err
 	}
 	defer releaseTurn()
+	s.consultShare(ctx)
 	conn, absent, err := s.openRooted(ctx, []store.Path{drv})
 	if err != nil {
 		return nil, "", nil, err
@@ -47,7 +48,7 @@ func (s *Store) Read(
 	return outputs, "", release, nil
 }
 
-func (s *Store) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Path) ([]store.Path, error) {
+func readDerivation(drv store.Path) (*derivation.Derivation, error) {
 	file, err := os.Open(string(drv))
 	if err != nil {
 		return nil, fmt.Errorf("reading a derivation: %w", err)
@@ -56,6 +57,14 @@ func (s *Store) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Pa
 	parsed, err := derivation.ReadDerivation(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", drv, err)
+	}
+	return parsed, nil
+}
+
+func (s *Store) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Path) ([]store.Path, error) {
+	parsed, err := readDerivation(drv)
+	if err != nil {
+		return nil, err
 	}
 	var outputs []store.Path
 	for name, output := range parsed.Outputs {
@@ -80,7 +89,7 @@ func (s *Store) readOutputs(ctx context.Context, conn *daemon.Conn, drv store.Pa
 	if err := conn.AddTempRoots(ctx, outputs); err != nil {
 		return nil, err
 	}
-	if _, err := s.make(ctx, conn, targets, newBuildLog()); err != nil {
+	if _, err := s.make(ctx, conn, targets, s.newBuildLog()); err != nil {
 		return nil, err
 	}
 	closure, err := s.closures.of(ctx, conn, outputs)

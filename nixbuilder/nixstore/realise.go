@@ -84,12 +84,13 @@ func (s *Store) Realise(ctx context.Context, wanted Wanted, how Means) (*Paths, 
 }
 
 func (s *Store) realise(ctx context.Context, wanted Wanted, how Means) (*daemon.Conn, *download, error) {
-	outputs, log := wanted.outputs(), newBuildLog()
+	outputs, log := wanted.outputs(), s.newBuildLog()
 	conn, absent, err := s.openRooted(ctx, outputs)
 	if err != nil || len(absent) == 0 {
 		return conn, nil, err
 	}
 	s.daemons.Put(conn) // whoever waits holds none
+	s.consultShare(ctx)
 	if how != Build {
 		conn, coming, err := s.inTurn(ctx, s.downloading, wanted, func(
 			conn *daemon.Conn, absent []store.Path, ended func(),
@@ -215,7 +216,8 @@ func (s *Store) missing(
 	ctx context.Context, conn *daemon.Conn, targets []daemon.DerivedPath, log *buildLog,
 ) (daemon.Missing, error) {
 	missing, err := conn.QueryMissing(ctx, targets, log.add)
-	if len(log.leftOut) > 0 {
+	s.leave(log)
+	if len(log.leftOut) > 0 || log.share != "" {
 		conn.Retire()
 	}
 	return missing, explain(log.failure(nil, err))
@@ -284,8 +286,11 @@ func (s *Store) run(
 		"nix: building %d derivations and downloading %d store paths (%s)",
 		len(missing.WillBuild), len(missing.WillSubstitute), units.HumanSize(float64(missing.DownloadSize)),
 	)
+	done := s.expect(missing.WillBuild)
 	results, err := conn.Build(ctx, withDependencies(targets, missing.WillBuild), log.add)
 	s.collector.grow()
+	done(results)
+	s.leave(log)
 	s.logCaches(ctx, log)
 	err = log.failure(results, err)
 	if failed := (*buildError)(nil); errors.As(err, &failed) {

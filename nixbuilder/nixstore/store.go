@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/docker/go-units"
@@ -56,6 +57,10 @@ type Options struct {
 	// Substituters are the binary caches of the configuration, which are asked for who has signed a
 	// path.
 	Substituters []string
+	// Share is the binary cache that gets what is built; nil: there is none. ShareURL is where it is,
+	// with a password if it has one.
+	Share    Share
+	ShareURL string
 	// CacheDir is the home directory of Nix's programs. No client is told of it.
 	CacheDir string
 }
@@ -63,6 +68,7 @@ type Options struct {
 // A Store is the machine's Nix store. It is safe for concurrent use.
 type Store struct {
 	options     Options
+	runner      *proc.Runner
 	daemons     *daemon.Pool
 	building    *limit.Shared // for images that Nix builds for
 	downloading *limit.Shared // for images that it downloads all for
@@ -70,6 +76,9 @@ type Store struct {
 	closures    *closures
 	floating    *records.Table[store.Path] // by derivation and output
 	collector   *collector
+
+	mu     sync.Mutex
+	shared bool // daemons ask Options.Share
 }
 
 // New prepares a Store. It starts no program, but writes the passwords of binary caches into a file
@@ -79,9 +88,10 @@ func New(runner *proc.Runner, options Options, state records.State) (*Store, err
 		return nil, err
 	}
 	limits := daemon.Limits{Conns: 2*options.Concurrency + warmConns}
-	daemons := daemon.NewPool(runner, options.daemon(), limits)
+	daemons := daemon.NewPool(runner, options.daemon(false), limits)
 	return &Store{
 		options:     options,
+		runner:      runner,
 		daemons:     daemons,
 		building:    limit.NewShared(options.Concurrency),
 		downloading: limit.NewShared(options.Concurrency),
@@ -89,7 +99,7 @@ func New(runner *proc.Runner, options Options, state records.State) (*Store, err
 		closures:    newClosures(),
 		floating:    records.NewTable[store.Path](state, "floating", floatingCached),
 		collector: newCollector(options.StoreBytes, func(ctx context.Context) (*daemon.Conn, error) {
-			return daemon.Open(ctx, runner, options.daemon()) // it is nobody else's, whatever becomes of it
+			return daemon.Open(ctx, runner, options.daemon(false)) // it is nobody else's, whatever becomes of it
 		}, daemons.Uproot),
 	}, nil
 }
@@ -156,11 +166,9 @@ func (o Options) Environment() []string {
 	}
 }
 
-// daemon says how Nix's daemon is spoken to.
-func (o Options) daemon() daemon.Options {
+// Downloads are Nix's settings for all that it fetches from binary caches, or sends to one.
+func (o Options) Downloads() map[string]string {
 	settings := map[string]string{
-		"timeout":  strconv.Itoa(int(o.BuildTimeout.Seconds())),
-		"max-jobs": "auto", // as many as there are cores; clients of Nix don't read it from nix.conf
 		// A binary cache that is down costs seconds, not minutes, and one that keeps silent a
 		// minute, not ten.
 		"connect-timeout":          "5",
@@ -171,9 +179,34 @@ func (o Options) daemon() daemon.Options {
 		"narinfo-cache-negative-ttl": "60",
 		"narinfo-cache-positive-ttl": "60",
 	}
+	if _, found := logins(o.Settings["substituters"] + " " + o.ShareURL); len(found) > 0 {
+		settings["netrc-file"] = o.netrcFile()
+	}
+	return settings
+}
+
+// daemon says how Nix's daemon is spoken to. If it is shared, it asks the Share before all others.
+func (o Options) daemon(shared bool) daemon.Options {
+	settings := o.Downloads()
+	settings["timeout"] = strconv.Itoa(int(o.BuildTimeout.Seconds()))
+	settings["max-jobs"] = "auto" // as many as there are cores; clients of Nix don't read it from nix.conf
 	maps.Copy(settings, o.Settings)
-	if without, found := logins(settings["substituters"]); len(found) > 0 {
-		settings["substituters"], settings["netrc-file"] = without, o.netrcFile()
+	if shared {
+		// Where nix.conf decides, what it says stays.
+		for setting, more := range map[string]string{
+			"substituters": o.Share.Substituter(), "trusted-public-keys": o.Share.PublicKey(),
+		} {
+			if own, ok := settings[setting]; ok {
+				settings[setting] = more + " " + own
+			} else {
+				settings["extra-"+setting] = more
+			}
+		}
+	}
+	for _, setting := range []string{"substituters", "extra-substituters"} {
+		if urls, ok := settings[setting]; ok {
+			settings[setting], _ = logins(urls)
+		}
 	}
 	return daemon.Options{Settings: settings, Env: o.Environment(), Silence: 2*o.BuildTimeout + silenceBesides}
 }

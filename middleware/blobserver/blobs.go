@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"path"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +11,8 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 )
 
 // blobs are those of a repository within one request.
@@ -54,7 +55,7 @@ func (b *blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Re
 	if desc.MediaType != "" {
 		header.Set("Content-Type", desc.MediaType)
 	}
-	file := pathOf(desc.Digest)
+	file := paths.BlobData(desc.Digest)
 	if b.redirect {
 		url, err := b.storage.RedirectURL(r, file)
 		if err != nil {
@@ -80,11 +81,4 @@ func setDefault(header http.Header, name, value string) {
 	if header.Get(name) == "" {
 		header.Set(name, value)
 	}
-}
-
-// pathOf is where the registry keeps the content of a blob: upstream's layout, which it documents as
-// that of its storage (registry/storage/paths.go).
-func pathOf(dgst digest.Digest) string {
-	hex := dgst.Encoded()
-	return path.Join("/docker/registry/v2/blobs", dgst.Algorithm().String(), hex[:2], hex, "data")
 }

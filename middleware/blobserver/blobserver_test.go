@@ -26,6 +26,8 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/middleware/redirect"
 	gorhandlers "github.com/gorilla/handlers"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 )
 
 func init() {
@@ -196,7 +198,7 @@ func TestAnswersAreUpstreams(t *testing.T) {
 	}
 	// A blob whose content is gone, as garbage collection can leave it for a moment.
 	gone := store.put(t, []byte("gone"))
-	if err := os.Remove(filepath.Join(dir, pathOf(gone))); err != nil {
+	if err := os.Remove(filepath.Join(dir, paths.BlobData(gone))); err != nil {
 		t.Fatal(err)
 	}
 	targets = append(targets, "/v2/team/app/blobs/"+gone.String())

@@ -10,6 +10,7 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
@@ -18,9 +19,6 @@ import (
 // inventoryAtOnce is how much of a repository is read at a time: little, as pulls use the storage,
 // too.
 const inventoryAtOnce = 4
-
-// repositories is where upstream's storage has what belongs to repositories.
-const repositories = "/docker/registry/v2/repositories"
 
 // A Tagged is a tag of a repository, and the image that it points to. Its Digest is empty if it
 // points to nothing: if it is being written or removed, or was when a process ended.
@@ -91,7 +89,7 @@ func (s *Store) Linked(ctx context.Context, repository string) ([]digest.Digest,
 // digestsBelow lists a directory of a repository. Other algorithms than SHA-256 are for pushed blobs
 // alone.
 func (s *Store) digestsBelow(ctx context.Context, repository, directory string) ([]digest.Digest, error) {
-	names, err := s.state.driver.List(ctx, path.Join(repositories, repository, directory))
+	names, err := s.state.driver.List(ctx, path.Join(paths.Repositories, repository, directory))
 	if errors.As(err, new(driver.PathNotFoundError)) {
 		return nil, nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"time"
 
 	"github.com/distribution/distribution/v3"
@@ -12,6 +11,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 )
 
 // pushSlack is how long before a commit a push may have begun that is still under way. It is also
@@ -46,7 +47,7 @@ func (s *Store) restorePushed(
 		if _, ok := records[recordKey(repo, tag, manifest)]; ok || manifest == built {
 			continue
 		}
-		info, err := s.state.driver.Stat(ctx, path.Join(entry, "link"))
+		info, err := s.state.driver.Stat(ctx, paths.Link(entry))
 		if errors.As(err, new(driver.PathNotFoundError)) {
 			continue
 		}
@@ -75,8 +76,7 @@ func (s *Store) restorePushed(
 func (s *Store) tagged(
 	ctx context.Context, repo distribution.Repository, tag string,
 ) (map[digest.Digest]string, error) {
-	index := path.Join(tagPath(repo, tag), "index/sha256") // manifests have no other algorithm there
-	names, err := s.state.driver.List(ctx, index)
+	names, err := s.state.driver.List(ctx, paths.TagIndex(repo.Named().Name(), tag))
 	if errors.As(err, new(driver.PathNotFoundError)) {
 		return nil, nil // the tag was deleted meanwhile
 	}
@@ -85,7 +85,7 @@ func (s *Store) tagged(
 	}
 	entries := make(map[digest.Digest]string, len(names))
 	for _, name := range names {
-		if manifest := digest.NewDigestFromEncoded(digest.SHA256, path.Base(name)); manifest.Validate() == nil {
+		if manifest, ok := paths.DigestOf(name); ok {
 			entries[manifest] = name
 		}
 	}

@@ -9,18 +9,15 @@ import (
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
-
-// stateRoot is where records are in the registry's storage, beside upstream's /docker. The number
-// is that of their format.
-const stateRoot = "/nix/v1/"
 
 // A state is a records.State in the registry's storage, where replicas share it.
 type state struct{ driver driver.StorageDriver }
 
 func (s state) Get(ctx context.Context, key string) ([]byte, error) {
-	record, err := s.driver.GetContent(ctx, stateRoot+key)
+	record, err := s.driver.GetContent(ctx, paths.State+key)
 	if errors.As(err, new(driver.PathNotFoundError)) {
 		return nil, records.ErrNotFound
 	}
@@ -29,12 +26,12 @@ func (s state) Get(ctx context.Context, key string) ([]byte, error) {
 
 // Put replaces the record: drivers write content whole or not at all.
 func (s state) Put(ctx context.Context, key string, record []byte) error {
-	return s.driver.PutContent(ctx, stateRoot+key, record)
+	return s.driver.PutContent(ctx, paths.State+key, record)
 }
 
 // Delete does nothing if there is no such record.
 func (s state) Delete(ctx context.Context, key string) error {
-	err := s.driver.Delete(ctx, stateRoot+key)
+	err := s.driver.Delete(ctx, paths.State+key)
 	if errors.As(err, new(driver.PathNotFoundError)) {
 		return nil
 	}
@@ -43,7 +40,7 @@ func (s state) Delete(ctx context.Context, key string) error {
 
 // Written implements records.Dated.
 func (s state) Written(ctx context.Context, key string) (time.Time, error) {
-	info, err := s.driver.Stat(ctx, stateRoot+key)
+	info, err := s.driver.Stat(ctx, paths.State+key)
 	if errors.As(err, new(driver.PathNotFoundError)) {
 		return time.Time{}, records.ErrNotFound
 	}
@@ -54,7 +51,7 @@ func (s state) Written(ctx context.Context, key string) (time.Time, error) {
 }
 
 func (s state) List(ctx context.Context, prefix string) ([]string, error) {
-	paths, err := s.driver.List(ctx, stateRoot+prefix)
+	paths, err := s.driver.List(ctx, paths.State+prefix)
 	if errors.As(err, new(driver.PathNotFoundError)) {
 		return nil, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
 
@@ -91,7 +92,7 @@ func (s *Store) uses(
 	if err != nil && !errors.As(err, new(distribution.ErrTagUnknown)) {
 		return false, err
 	}
-	return s.isFile(ctx, path.Join(tagPath(repo, tag), "index/sha256", manifest.Encoded(), "link"))
+	return s.isFile(ctx, paths.Link(path.Join(paths.TagIndex(repo.Named().Name(), tag), manifest.Encoded())))
 }
 
 // has tells whether a repository has a manifest.
@@ -99,7 +100,7 @@ func (s *Store) has(ctx context.Context, repository string, manifest digest.Dige
 	if repository == "" || !isDigest(manifest) {
 		return false, nil
 	}
-	return s.isFile(ctx, path.Join(repositories, repository, "_manifests/revisions/sha256", manifest.Encoded(), "link"))
+	return s.isFile(ctx, paths.Link(paths.Revision(repository, manifest)))
 }
 
 // Has tells whether a repository has a manifest, be it by its digest or by a tag that points to it.
@@ -107,7 +108,7 @@ func (s *Store) Has(ctx context.Context, repository, ref string) (bool, error) {
 	if manifest := digest.Digest(ref); strings.Contains(ref, ":") {
 		return s.has(ctx, repository, manifest)
 	}
-	return s.isFile(ctx, path.Join(repositories, repository, "_manifests/tags", ref, "current/link"))
+	return s.isFile(ctx, paths.TagCurrent(repository, ref))
 }
 
 func isDigest(text digest.Digest) bool { return text.Validate() == nil }

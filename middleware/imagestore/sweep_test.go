@@ -1,7 +1,6 @@
 package imagestore
 
 import (
-	"path"
 	"testing"
 	"time"
 
@@ -9,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/nixery-registry/nixery-registry/internal/faulty"
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 )
 
 // sweep removes all records that are of no use, however young, and returns how many of each kind.
@@ -57,7 +57,7 @@ func TestSweep(t *testing.T) {
 		if _, pinned, err := u.RevisionOf(t.Context(), "image", form.Digest); !pinned || err != nil {
 			t.Errorf("the form could be built again: %t, %v", pinned, err)
 		}
-		revision := path.Join(repositories, "image/_manifests/revisions/sha256", u.img.Encoded())
+		revision := paths.Revision("image", u.img)
 		if err := u.files.StorageDriver.Delete(t.Context(), revision); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
@@ -62,7 +63,7 @@ func (s *Store) Untag(
 	if err := s.keepMade(ctx, repo, image); err != nil {
 		return false, err
 	}
-	if err := s.deleteFile(ctx, path.Join(tagPath(repo, tag), "current/link")); err != nil {
+	if err := s.deleteFile(ctx, paths.TagCurrent(repo.Named().Name(), tag)); err != nil {
 		return false, fmt.Errorf("untagging %s:%s: %w", repo.Named().Name(), tag, err)
 	}
 	if back, err := s.giveBack(ctx, repo, tag, before); back || err != nil {
@@ -90,7 +91,7 @@ func (s *Store) TrimTag(ctx context.Context, repo distribution.Repository, tag s
 
 // tagPath is where upstream's storage has a tag.
 func tagPath(repo distribution.Repository, tag string) string {
-	return path.Join(repositories, repo.Named().Name(), "_manifests/tags", tag)
+	return path.Join(paths.Tags(repo.Named().Name()), tag)
 }
 
 // An indexEntry is a manifest in the index of a tag.
@@ -235,7 +236,7 @@ func (s *Store) removeDirectory(ctx context.Context, repo distribution.Repositor
 	if image, err := s.look(ctx, repo, tag); err != nil || image.Digest != "" {
 		return err
 	}
-	err = s.state.driver.Move(ctx, tagPath(repo, tag), stateRoot+movedKey(repo, tag))
+	err = s.state.driver.Move(ctx, tagPath(repo, tag), paths.State+movedKey(repo, tag))
 	if err != nil && !errors.As(err, new(driver.PathNotFoundError)) {
 		return err
 	}
@@ -244,7 +245,7 @@ func (s *Store) removeDirectory(ctx context.Context, repo distribution.Repositor
 
 // finishMoved puts back what is in the directory of a tag that was moved, and deletes that.
 func (s *Store) finishMoved(ctx context.Context, repo distribution.Repository, tag string) error {
-	moved := stateRoot + movedKey(repo, tag)
+	moved := paths.State + movedKey(repo, tag)
 	entries, err := s.state.driver.List(ctx, path.Join(moved, "index/sha256"))
 	if err != nil && !errors.As(err, new(driver.PathNotFoundError)) {
 		return err

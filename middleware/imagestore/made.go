@@ -2,6 +2,8 @@ package imagestore
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/distribution/distribution/v3"
 	"github.com/opencontainers/go-digest"
@@ -91,4 +93,21 @@ func (s *Store) RevisionOf(
 	}
 	record, ok, err := s.made.Get(ctx, madeKey(repository, manifest))
 	return record.Revision, ok, err
+}
+
+// Made tells which of some manifests of a repository were built. The others were pushed, or built
+// before there were records of it.
+func (s *Store) Made(
+	ctx context.Context, repository string, manifests []digest.Digest,
+) (map[digest.Digest]bool, error) {
+	of := make(map[string]digest.Digest, len(manifests))
+	for _, manifest := range manifests {
+		of[madeKey(repository, manifest)] = manifest
+	}
+	records, err := s.made.GetAll(ctx, slices.Collect(maps.Keys(of)))
+	made := make(map[digest.Digest]bool, len(records))
+	for key := range records {
+		made[of[key]] = true
+	}
+	return made, err
 }

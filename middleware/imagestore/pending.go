@@ -18,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nixery-registry/nixery-registry/middleware/collection"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/limit"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/records"
 )
@@ -132,13 +133,19 @@ func (p *pendingLinks) write(ctx context.Context, repo distribution.Repository, 
 	for _, layer := range e.Layers {
 		all.Go(func() error {
 			p.gate.wait(patience.Done())
-			return Link(allCtx, repo, layer)
+			return link(allCtx, repo, layer)
 		})
 	}
 	if err := all.Wait(); err != nil {
 		return err
 	}
 	return p.state.Delete(ctx, key)
+}
+
+// link is Link for a blob that the log names: that is not collected, and may be linked also while
+// others are.
+func link(ctx context.Context, repo distribution.Repository, blob v1.Descriptor) error {
+	return Link(collection.InUse(ctx), repo, blob)
 }
 
 // Link makes a blob of the registry part of a repository, without copying it.
@@ -191,7 +198,7 @@ func (p *pendingLinks) linkNow(ctx context.Context, repo distribution.Repository
 		for _, layer := range e.Layers {
 			if layer.Digest == dgst {
 				defer p.gate.urgent()() // the client will ask for the others, too
-				return Link(ctx, repo, layer)
+				return link(ctx, repo, layer)
 			}
 		}
 	}

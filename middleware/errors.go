@@ -9,6 +9,7 @@ import (
 	"github.com/distribution/distribution/v3/registry/api/errcode"
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/middleware/collection"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/status"
 )
 
@@ -16,6 +17,7 @@ import (
 const (
 	retryBusy        = 10 * time.Second
 	retryUnavailable = 30 * time.Second
+	retryPaused      = time.Minute
 )
 
 // publicText returns what everybody may know of an error, empty for none.
@@ -26,6 +28,8 @@ func publicText(err error) string {
 		return ""
 	case errors.As(err, &asked):
 		return asked.Message
+	case errors.Is(err, collection.ErrPaused):
+		return collection.ErrPaused.Message
 	}
 	return "it can't be built at the moment, see the registry's log"
 }
@@ -71,6 +75,9 @@ func (s *Service) explain(at home, p pull, err error) error {
 		return errcode.ErrorCodeUnauthorized.WithMessage(login.Error())
 	}
 	switch {
+	case errors.Is(err, collection.ErrPaused):
+		retry(retryPaused)
+		return collection.ErrPaused
 	case errors.Is(err, errReadOnly):
 		return errcode.ErrorCodeManifestUnknown.WithMessage(err.Error())
 	case errors.Is(err, errHold):

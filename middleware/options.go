@@ -35,9 +35,10 @@ type Options struct {
 	Include []string `mapstructure:"include"`
 	// Prebuild names images, NAME or NAME:TAG, that are built before anybody asks, and again when
 	// the package set has changed.
-	Prebuild []string   `mapstructure:"prebuild"`
-	Nix      NixOptions `mapstructure:"nix"`
-	Web      WebOptions `mapstructure:"web"`
+	Prebuild   []string          `mapstructure:"prebuild"`
+	Nix        NixOptions        `mapstructure:"nix"`
+	Web        WebOptions        `mapstructure:"web"`
+	Collection CollectionOptions `mapstructure:"collection"`
 	// CacheDir is where this process keeps copies of package sets and the scratch files of
 	// evaluations.
 	CacheDir string `mapstructure:"cachedir"`
@@ -167,6 +168,12 @@ type NixOptions struct {
 type ShareOptions struct {
 	To            string `mapstructure:"to"`
 	SecretKeyFile string `mapstructure:"secretkeyfile"`
+}
+
+// CollectionOptions say when blobs are deleted that only built images had.
+type CollectionOptions struct {
+	// Every is how often that is; 0: only when the command is run.
+	Every time.Duration `mapstructure:"every"`
 }
 
 // WebOptions say what is served on / beside the registry.

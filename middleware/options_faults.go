@@ -251,6 +251,9 @@ func (o Options) timeFaults(f *faults) {
 			f.add("%s: %v is not between %v and %v", limit.key, limit.value, limit.low, limit.high)
 		}
 	}
+	if every := o.Collection.Every; every != 0 && (every < time.Hour || every > 365*day) {
+		f.add("collection.every: %v is neither 0 nor between %v and %v", every, time.Hour, 365*day)
+	}
 }
 
 func (o RetentionOptions) faults(f *faults) {

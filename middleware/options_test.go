@@ -71,6 +71,7 @@ func TestParseOptions(t *testing.T) {
 		}, TrustedPublicKeys: []string{key}, Builders: "@/etc/nix/machines",
 		AllowedURIs: []string{}, EvaluationMemory: 1e9, EvaluationTime: time.Minute, FetchTime: time.Hour,
 	}
+	all.Collection.Every = 24 * time.Hour
 	all.CacheDir, all.CacheSize = "/srv/cache", 20<<30
 	bounded := want
 	bounded.Nix.MaxStore = 100e9
@@ -101,6 +102,7 @@ foreign: [nix-ld]
 include: []
 prebuild: [nix/shell/git, "nix/hello:staging"]
 nix: {substituters: ["https://cache.example.org"], trustedpublickeys: ["` + key + `"], builders: "@/etc/nix/machines", alloweduris: [], evaluationmemory: 1GB, evaluationtime: 1m, fetchtime: 1h}
+collection: {every: 24h}
 cachedir: /srv/cache
 cachesize: 20GiB
 retention: {unused: 720h, keep: 3, maxsize: 200GB}
@@ -349,6 +351,17 @@ refresh: 0s`, want: []string{
 			options + "prebuild[5]: \"nix/git@sha256:0\" is not the name of an image",
 			options + "refresh: 0s is too short for prebuild",
 		}},
+		{
+			name: "collecting all the time", stanza: path + "collection: {every: 1m}",
+			want: []string{options + "collection.every: 1m0s is neither 0 nor between 1h"},
+		},
+		{
+			name: "collecting in read-only mode", stanza: path + "collection: {every: 24h}",
+			change: func(c *configuration.Configuration) {
+				c.Storage["maintenance"] = configuration.Parameters{"readonly": map[any]any{"enabled": true}}
+			},
+			want: []string{options + "collection.every: nothing is deleted in read-only mode"},
+		},
 		{
 			name: "prebuilding in read-only mode", stanza: path + "prebuild: [git]",
 			change: func(c *configuration.Configuration) {

@@ -230,6 +230,10 @@ func (s *Service) asker(request imageRequest, client client, pinned source.Pinne
 func (s *Service) buildAndCommit(
 	ctx context.Context, request imageRequest, pinned source.Pinned, who limit.Asker,
 ) error {
+	ctx, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
 	packing, end := s.tuning.build()
 	defer end()
 	into := s.store.Writer(request.repo)

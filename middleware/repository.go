@@ -50,6 +50,9 @@ func (r *repository) Manifests(
 	read.response.Header().Add("Vary", "Accept")
 	from := imagestore.Reader{Name: at.Named().Name(), Manifests: manifests, Blobs: r.Repository.Blobs(ctx)}
 	if strings.Contains(read.reference, ":") {
+		if err := r.service.mayPull(ctx, digest.Digest(read.reference)); err != nil {
+			return nil, r.service.explain(at, r.service.pullOf(ctx, read), err)
+		}
 		again := func(ctx context.Context, revision string) error { return r.buildAgain(ctx, at, read, revision) }
 		return pinnedManifests{manifests, r.service.store, from, again, r.service.pulls}, nil
 	}

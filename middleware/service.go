@@ -18,11 +18,13 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
+	storagemiddleware "github.com/distribution/distribution/v3/registry/storage/driver/middleware"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
 	"github.com/nixery-registry/nixery-registry/middleware/blobserver"
+	"github.com/nixery-registry/nixery-registry/middleware/collection"
 	"github.com/nixery-registry/nixery-registry/middleware/imagestore"
 	"github.com/nixery-registry/nixery-registry/middleware/lease"
 	"github.com/nixery-registry/nixery-registry/middleware/retention"
@@ -79,6 +81,9 @@ type Service struct {
 
 	// Set by attach, before the first request.
 	builder   builder
+	gate      *collection.Gate // set before attach; nil: the program has not called Setup
+	ungate    func()
+	collector *collection.Collector
 	namespace distribution.Namespace
 	served    distribution.Namespace // whose repositories clients read
 	spells    bool                   // the registry itself has spellings
@@ -97,6 +102,8 @@ type Service struct {
 func init() {
 	p := &plugin{services: make(map[*configuration.Configuration]*Service)}
 	for _, err := range []error{
+		storagemiddleware.Register(name, p.storage),
+		registrymiddleware.RegisterOptions(storage.BlobDescriptorServiceFactory(&p.statters)),
 		registrymiddleware.Register(name, p.registry),
 		repositorymiddleware.Register(name, p.repository),
 		auth.Register(anonymousPullName, newAnonymousPull),
@@ -122,9 +129,11 @@ func Setup(config *configuration.Configuration) (*Service, error) {
 	}
 	live := configuration.Parameters{serviceKey: service}
 	stanza.Options = live
-	config.Middleware["registry"] = append(
-		config.Middleware["registry"], configuration.Middleware{Name: name, Options: live},
-	)
+	for _, kind := range []string{"storage", "registry"} {
+		config.Middleware[kind] = append(
+			config.Middleware[kind], configuration.Middleware{Name: name, Options: live},
+		)
+	}
 	return service, nil
 }
 
@@ -166,6 +175,11 @@ func newService(config *configuration.Configuration, stanza *configuration.Middl
 	leases, err := lease.New(config, 2*max(options.Build.Total, options.Build.Timeout))
 	if err != nil {
 		faults = append(faults, err)
+	}
+	if readOnly(config) && options.Collection.Every > 0 {
+		faults = append(faults, fmt.Errorf("middleware.repository[%s].options.collection.every: "+
+			"nothing is deleted in read-only mode, which storage.maintenance.readonly.enabled has switched on: "+
+			"leave one of the two", name))
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
@@ -219,6 +233,7 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 		return err
 	}
 	s.builder = builder
+	s.watch(ctx)
 	if s.serves && !s.readOnly {
 		go s.store.Recover(ctx)
 		go s.follow(ctx)
@@ -245,6 +260,9 @@ func (s *Service) open(namespace distribution.Namespace, storage driver.StorageD
 	s.store = imagestore.New(storage, namespace, imagestore.Options{
 		Form: s.form, Format: nixbuilder.Format, Tags: s.tags, ReadOnly: s.readOnly,
 	})
+	if s.gate != nil {
+		s.collector = collection.New(s.gate, namespace, s.store.Made)
+	}
 	if len(s.config.Notifications.Endpoints) == 0 {
 		s.manifests = weighted.New[digest.Digest, distribution.Manifest](manifestCacheBytes)
 	}
@@ -265,6 +283,9 @@ const closeTime = 10 * time.Second
 // notifications that are left. That takes some 50 s at most. Nothing may be asked of the Service any
 // more.
 func (s *Service) Close() {
+	if s.ungate != nil {
+		defer s.ungate()
+	}
 	if s.builder == nil {
 		return // it was not attached
 	}
@@ -285,8 +306,22 @@ func (s *Service) Close() {
 // The registry calls a plugin. It finds the Service that Setup made, or makes one for each
 // configuration, once.
 type plugin struct {
+	statters collection.Statters
 	mu       sync.Mutex
 	services map[*configuration.Configuration]*Service
+}
+
+// storage is called once, before the registry is made of its storage.
+func (p *plugin) storage(
+	_ context.Context, storage driver.StorageDriver, options map[string]any,
+) (driver.StorageDriver, error) {
+	service, ok := options[serviceKey].(*Service)
+	if !ok {
+		return nil, fmt.Errorf("middleware.storage: %s goes under middleware.repository", name)
+	}
+	service.gate = collection.NewGate(storage)
+	service.ungate = p.statters.Add(service.gate)
+	return service.gate, nil
 }
 
 // registry is called once, when the registry starts.

@@ -41,6 +41,7 @@ func main() {
 	registry.RegisterHandler(middleware.Tokens)
 	registry.RegisterHandler(middleware.Health)
 	registry.RegisterHandler(middleware.Refresh)
+	registry.RegisterHandler(middleware.Writes)
 	registry.RegisterHandler(middleware.Blobs) // last, and so outermost
 	root := rootCommand()
 	root.SetArgs(asServed(os.Args[1:]))

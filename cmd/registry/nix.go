@@ -22,8 +22,8 @@ import (
 func nixCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "nix",
-		Short: "Prepare images of Nix packages before anyone asks for them, and remove those that nobody does",
-		Long: `Prepare images of Nix packages before anyone asks for them, and remove those that nobody does.
+		Short: "Prepare images of Nix packages before anyone asks for them, and clean up",
+		Long: `Prepare images of Nix packages before anyone asks for them, and clean up after them.
 
 These commands work on the storage and the Nix store that the configuration names, whether or not
 registries serve it meanwhile. Run them as the user that the registry runs as.`,
@@ -35,6 +35,7 @@ registries serve it meanwhile. Run them as the user that the registry runs as.`,
 		"the registry's configuration `FILE` (default: what registry serve would take, see there)")
 	command.AddCommand(
 		buildCommand(&config), layoutCommand(&config), refreshCommand(&config), pruneCommand(&config),
+		collectCommand(&config),
 	)
 	return command
 }

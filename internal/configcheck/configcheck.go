@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
@@ -47,7 +48,10 @@ func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Errorf(fo
 // what it sends and writes by itself.
 func tryOut(config *configuration.Configuration) (err error) {
 	alone := *config
-	alone.Middleware = map[string][]configuration.Middleware{"storage": config.Middleware["storage"]}
+	others := slices.DeleteFunc(slices.Clone(config.Middleware["storage"]), func(stanza configuration.Middleware) bool {
+		return stanza.Name == "nix"
+	})
+	alone.Middleware = map[string][]configuration.Middleware{"storage": others}
 	alone.Notifications, alone.Proxy = configuration.Notifications{}, configuration.Proxy{}
 	if config.Auth.Type() != "token" {
 		alone.Auth = nil // a file of passwords that is not there would be made

@@ -309,13 +309,13 @@ func (f *faults) health(c configuration.Health) {
 func (f *faults) middleware(c map[string][]configuration.Middleware) {
 	known := []string{"cloudfront", "redirect", "rewrite"}
 	for i, stanza := range c["storage"] {
-		if !slices.Contains(known, stanza.Name) {
+		if stanza.Name != "nix" && !slices.Contains(known, stanza.Name) { // what the middleware adds is its own
 			f.add("middleware.storage[%d].name: there is no storage middleware %q%s",
 				i, stanza.Name, suggestion(stanza.Name, known))
 		}
 	}
 	for i, stanza := range c["registry"] {
-		if stanza.Name != "nix" { // what the middleware says about that is its own
+		if stanza.Name != "nix" {
 			f.add("middleware.registry[%d].name: there is no registry middleware %q", i, stanza.Name)
 		}
 	}

@@ -43,14 +43,17 @@ var errNotBuilt = status.Errorf(status.NotFound, "there is no image that was bui
 // pushed to it wins, and what was pushed to the canonical repository is not there.
 func (s *Service) pullAt(ctx context.Context, at home, tag string, client client) (answer, error) {
 	if at.asked == nil {
-		return s.pull(ctx, at.Repository, tag, client)
+		got, err := s.pull(ctx, at.Repository, tag, client)
+		got.repository, got.tag = at.Named().Name(), tag
+		return got, err
 	}
+	asked := at.asked.Named().Name()
 	own, err := s.store.LookUp(ctx, at.asked, tag)
 	if err != nil {
 		return answer{}, err
 	}
 	if own.Pushed {
-		s.store.Vouch(at.asked.Named().Name(), own.Digest)
+		s.store.Vouch(asked, own.Digest)
 		return answer{Image: own}, nil
 	}
 	if own.Digest == "" && source.IsAttached(tag) {
@@ -60,8 +63,8 @@ func (s *Service) pullAt(ctx context.Context, at home, tag string, client client
 	if err != nil && own.Digest != "" && !isDenied(err) {
 		// Versions that built for each spelling left an image here, and there is no other now.
 		logrus.WithError(err).Infof("nix: serving %s:%s as it was at %s", at, tag, own.Revision)
-		s.store.Vouch(at.asked.Named().Name(), own.Digest)
-		return answer{Image: own, stale: tag != own.Revision}, nil
+		s.store.Vouch(asked, own.Digest)
+		return answer{Image: own, stale: tag != own.Revision, repository: asked, tag: tag}, nil
 	}
 	if err == nil {
 		s.store.Vouch(at.Named().Name(), got.Digest)
@@ -75,6 +78,7 @@ func (s *Service) pullBuilt(
 	ctx context.Context, repo distribution.Repository, tag string, client client,
 ) (answer, error) {
 	got, err := s.pull(ctx, repo, tag, client)
+	got.repository, got.tag = repo.Named().Name(), tag
 	if err != nil || !got.Pushed {
 		return got, err
 	}
@@ -85,6 +89,7 @@ func (s *Service) pullBuilt(
 	if got, err = s.pull(ctx, repo, revision, client); err == nil && got.Pushed {
 		err = errNotBuilt
 	}
+	got.repository, got.tag = repo.Named().Name(), revision
 	return got, err
 }
 

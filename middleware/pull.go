@@ -31,6 +31,8 @@ const lookupPatience = time.Second
 type answer struct {
 	imagestore.Image
 	stale bool // there may be a newer one, which could not be looked up or is not built yet
+	// Repository and tag are where it is, which is not always what was asked for (pullAt).
+	repository, tag string
 
 	waited bool // the client has waited for it to be made
 }

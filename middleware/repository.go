@@ -73,7 +73,7 @@ func (r *repository) Manifests(
 		return nil, r.service.explain(at, pull, err)
 	}
 	if image.Digest != "" && !image.Pushed {
-		r.service.pulls.Note(at.Named().Name(), pull.reference)
+		r.service.pulls.Note(image.repository, image.tag)
 	}
 	r.answer = made.Digest
 	if made.Manifest != nil {

@@ -217,6 +217,8 @@ func TestSpellingsOfPushed(t *testing.T) {
 			switch {
 			case test.want == "" && (err != nil || got.Pushed || got.Revision != "r1"):
 				t.Errorf("it is %+v, %v", got, err)
+			case test.want == "" && (got.repository != "a/b" || slices.Contains(test.pushed, got.tag)):
+				t.Errorf("it is said to be in %s:%s", got.repository, got.tag)
 			case test.want != "" && (err == nil || err.Error() != test.want):
 				t.Errorf("it is %+v, %v; want %s", got, err, test.want)
 			}

@@ -207,7 +207,7 @@ func (s *Share) setInLine(change func(int) int) {
 }
 
 // Usable tells whether the cache can be read, as of half a minute ago at most. It takes three
-// seconds at most.
+// seconds at most, and no time while the cache is known not to answer: it is asked behind then.
 func (s *Share) Usable(ctx context.Context) bool {
 	s.mu.Lock()
 	if time.Since(s.asked) < believed {
@@ -218,8 +218,11 @@ func (s *Share) Usable(ctx context.Context) bool {
 		s.asking = make(chan struct{})
 		go s.ask(s.asking)
 	}
-	asking := s.asking
+	asking, silent := s.asking, s.silent
 	s.mu.Unlock()
+	if silent {
+		return false
+	}
 	wait := time.NewTimer(answerTime)
 	defer wait.Stop()
 	select {

@@ -14,13 +14,15 @@ run: setup-run build demo ## Serve the demo set on ADDR (127.0.0.1:5000), or PAC
 
 test: setup-test demo ## Run all tests, the integration tests included, and with other versions of Nix
 	go test -count=1 -timeout 25m ./...
+	cd deploy/test && go test -count=1 ./...
 	scripts/test-nix-versions.sh
 
 lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix, and what the documentation names
-	@unformatted=$$(gofmt -l cmd integration internal middleware nixbuilder prepare-image); \
+	@unformatted=$$(gofmt -l cmd deploy integration internal middleware nixbuilder prepare-image); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet ./...
 	$(GOLANGCI) run --allow-parallel-runners
+	cd deploy/test && $(GOLANGCI) run --allow-parallel-runners
 	scripts/vulncheck.sh
 	scripts/check-docs.sh
 	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck

@@ -38,6 +38,10 @@ nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind (with a N
 	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }
 	NIXPKGS='$(abspath $(SET))' go test -tags nixpkgs -count=1 -v -run TestNixpkgs ./nixbuilder/eval
 
+.PHONY: manifests
+manifests: ## Render the chart to deploy/kubernetes.yaml
+	cd deploy/test && UPDATE=yes go test -count=1 -run TestManifest .
+
 digests: setup-run build demo ## Print the manifest digests of twenty images, to see that a change leaves them as they are; DIR=DIR keeps the storage
 	@scripts/digests.sh $(if $(DIR),'$(abspath $(DIR))')
 

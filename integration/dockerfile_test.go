@@ -461,9 +461,7 @@ func TestKubernetesManifest(t *testing.T) {
 	}
 	defer manifest.Close()
 	type container struct {
-		Env []struct {
-			Name, Value string
-		}
+		Args            []string
 		SecurityContext struct {
 			AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
 			ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
@@ -474,11 +472,13 @@ func TestKubernetesManifest(t *testing.T) {
 		} `yaml:"volumeMounts"`
 	}
 	var kinds []string
+	var configuration string
 	var registry container
 	for documents := yaml.NewDecoder(manifest); ; {
 		var document struct {
-			Kind string
-			Spec struct {
+			Kind       string
+			StringData map[string]string `yaml:"stringData"`
+			Spec       struct {
 				Template struct {
 					Spec struct{ Containers []container }
 				}
@@ -490,11 +490,15 @@ func TestKubernetesManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 		kinds = append(kinds, document.Kind)
-		if document.Kind == "StatefulSet" {
+		switch document.Kind {
+		case "StatefulSet":
 			registry = document.Spec.Template.Spec.Containers[0]
+		case "Secret":
+			configuration = document.StringData["config.yml"]
 		}
 	}
-	if got, want := strings.Join(kinds, " "), "StatefulSet Service NetworkPolicy"; got != want {
+	const want = "NetworkPolicy ServiceAccount Secret ConfigMap PersistentVolumeClaim Service Service StatefulSet"
+	if got := strings.Join(kinds, " "); got != want {
 		t.Errorf("it has %s, want %s", got, want)
 	}
 
@@ -503,29 +507,32 @@ func TestKubernetesManifest(t *testing.T) {
 		!slices.Equal(rights.Capabilities.Drop, []string{"ALL"}) {
 		t.Errorf("it gives other rights than the test: %+v", rights)
 	}
-	var mounts, want []string
-	for _, mount := range registry.VolumeMounts {
-		mounts = append(mounts, mount.MountPath)
-	}
+	// Files of the configuration are mounted beside those places.
+	mounts := []string{"/etc/distribution", "/etc/nix"}
 	for _, argument := range confined {
 		if path, _, _ := strings.Cut(argument, ":"); filepath.IsAbs(path) {
-			want = append(want, path)
+			mounts = append(mounts, path)
 		}
 	}
+	var got []string
+	for _, mount := range registry.VolumeMounts {
+		got = append(got, mount.MountPath)
+	}
 	slices.Sort(mounts)
-	slices.Sort(want)
-	if !slices.Equal(mounts, want) {
-		t.Errorf("it mounts %s, the test %s", mounts, want)
+	slices.Sort(got)
+	if !slices.Equal(got, mounts) {
+		t.Errorf("it mounts %s, the test %s", got, mounts)
 	}
 
-	// The registry takes its variables.
-	arguments := []string{"--ignore-environment"}
-	for _, variable := range registry.Env {
-		arguments = append(arguments, variable.Name+"="+variable.Value)
+	// The registry takes its configuration, at the place that its arguments name.
+	if !slices.Equal(registry.Args, []string{"serve", "/etc/distribution/config.yml"}) {
+		t.Errorf("it starts with %q", registry.Args)
 	}
+	file := filepath.Join(Dir(t), "config.yml")
+	Write(t, file, configuration)
 	program, err := shared.binary()
 	if err != nil {
 		t.Fatal(err)
 	}
-	Exec(t, "env", append(arguments, program, "serve", "--check")...)
+	Exec(t, program, "serve", "--check", file)
 }

@@ -90,8 +90,8 @@ func (s *Service) explain(at home, p pull, err error) error {
 	}
 	build := buildError{}
 	errors.As(err, &build)
-	logrus.WithError(err).WithFields(logrus.Fields{"image": at.Named().Name(), "tag": p.reference, "build": build.build}).
-		Errorf("nix: %s:%s can't be built at the moment", at, p.reference)
+	fields := logrus.Fields{"image": at.Named().Name(), "tag": p.reference, "build": build.build}
+	logrus.WithError(err).WithFields(fields).Errorf("nix: %s:%s can't be built at the moment", at, p.reference)
 	retry(retryUnavailable)
 	return errcode.ErrorCodeUnavailable.WithMessage(publicText(err) + ": ask again later" + which(err))
 }

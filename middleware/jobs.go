@@ -104,7 +104,7 @@ func (j *jobs) start(ctx context.Context, key string, who limit.Asker, do work) 
 		j.byClient++
 	}
 	id := newBuildID()
-	j.running[key] = run(withBuild(ctx, id), func(ctx context.Context) (source.Pinned, error) {
+	j.running[key] = run(ctx, func(ctx context.Context) (source.Pinned, error) {
 		pinned, err := safely(ctx, do)
 		if err != nil {
 			err = buildError{id, err}
@@ -129,18 +129,6 @@ func (j *jobs) start(ctx context.Context, key string, who limit.Asker, do work) 
 
 // newBuildID makes an id that is short enough to be read out.
 func newBuildID() string { return strings.ToLower(rand.Text()[:8]) }
-
-type buildKey struct{}
-
-func withBuild(ctx context.Context, id string) context.Context {
-	return context.WithValue(ctx, buildKey{}, id)
-}
-
-// buildOf is the id of the build that a context is of, empty for none.
-func buildOf(ctx context.Context) string {
-	id, _ := ctx.Value(buildKey{}).(string)
-	return id
-}
 
 // refusal tells why there is no room for more work, nil if there is.
 func (j *jobs) refusal(who limit.Asker) error {

@@ -25,9 +25,15 @@ func TestOutcomes(t *testing.T) {
 		build     string // of the error
 	}{
 		{name: "stored", got: there, pull: metrics.PullStored, build: metrics.BuildBuilt},
-		{name: "built", got: answer{Image: there.Image, waited: true}, pull: metrics.PullBuilt, build: metrics.BuildBuilt},
+		{
+			name: "built", got: answer{Image: there.Image, waited: true},
+			pull: metrics.PullBuilt, build: metrics.BuildBuilt,
+		},
 		{name: "waited", got: there, redirects: 3, pull: metrics.PullWaited, build: metrics.BuildBuilt},
-		{name: "stale", got: answer{Image: there.Image, stale: true}, pull: metrics.PullStale, build: metrics.BuildBuilt},
+		{
+			name: "stale", got: answer{Image: there.Image, stale: true},
+			pull: metrics.PullStale, build: metrics.BuildBuilt,
+		},
 		{name: "pushed", got: answer{Image: imagestore.Image{Digest: "sha256:1", Pushed: true}}, build: metrics.BuildBuilt},
 		{name: "not of packages", build: metrics.BuildBuilt},
 		{

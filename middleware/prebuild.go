@@ -8,10 +8,11 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/reference"
-	"github.com/nixery-registry/nixery-registry/internal/metrics"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
+	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
 // What Build did.

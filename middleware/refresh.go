@@ -8,7 +8,6 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"os"
@@ -145,7 +144,7 @@ func (s *Service) takeHook(w http.ResponseWriter, r *http.Request) {
 func isSigned(w http.ResponseWriter, r *http.Request, secret string) bool {
 	same := func(sent string) bool { return subtle.ConstantTimeCompare([]byte(sent), []byte(secret)) == 1 }
 	if signature, ok := strings.CutPrefix(r.Header.Get("X-Hub-Signature-256"), "sha256="); ok {
-		var sum hash.Hash = hmac.New(sha256.New, []byte(secret))
+		sum := hmac.New(sha256.New, []byte(secret))
 		if _, err := io.Copy(sum, http.MaxBytesReader(w, r.Body, maxHook)); err != nil {
 			return false
 		}

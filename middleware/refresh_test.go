@@ -64,7 +64,9 @@ func TestRefreshHooks(t *testing.T) {
 		{"begins so", "POST", http.Header{"Authorization": {"Bearer " + secret[:8]}}, secret, 401},
 		{"empty", "POST", http.Header{"Authorization": {"Bearer "}}, secret, 401},
 		{"a password", "POST", http.Header{"Authorization": {"Basic " + secret}}, secret, 401},
-		{"signature of another body", "POST", http.Header{"X-Hub-Signature-256": {"sha256=" + strings.Repeat("0", 64)}}, secret, 401},
+		{"signature of another body", "POST", http.Header{
+			"X-Hub-Signature-256": {"sha256=" + strings.Repeat("0", 64)},
+		}, secret, 401},
 		{"signature that is none", "POST", http.Header{"X-Hub-Signature-256": {"sha256=zz"}}, secret, 401},
 		{"bad signature beside a good token", "POST", http.Header{
 			"X-Hub-Signature-256": {"sha256=00"}, "X-Gitlab-Token": {secret},

@@ -207,8 +207,8 @@ func TestExplain(t *testing.T) {
 			header: http.Header{"Retry-After": {"30"}}, text: "ask again (build 7f3a)",
 		},
 		{
-			name: "the operator's, of a build", err: buildError{"7f3a", errors.New("open /var/lib/secret: no")}, status: 503,
-			header: http.Header{"Retry-After": {"30"}}, text: "ask again later (build 7f3a)",
+			name: "the operator's, of a build", err: buildError{"7f3a", errors.New("open /var/lib/secret: no")},
+			status: 503, header: http.Header{"Retry-After": {"30"}}, text: "ask again later (build 7f3a)",
 		},
 		{
 			name: "forbidden is not a matter of passwords", err: status.Errorf(status.Denied, "building git failed"),

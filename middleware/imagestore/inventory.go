@@ -10,10 +10,11 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/nixery-registry/nixery-registry/middleware/paths"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 )
 
 // inventoryAtOnce is how much of a repository is read at a time: little, as pulls use the storage,

@@ -11,10 +11,11 @@ import (
 
 	"github.com/distribution/distribution/v3"
 	"github.com/distribution/distribution/v3/registry/storage/driver"
-	"github.com/nixery-registry/nixery-registry/middleware/paths"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/middleware/paths"
 )
 
 // untaggedKind is where tags go that are being removed, on storage that has directories.

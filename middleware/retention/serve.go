@@ -6,8 +6,9 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/sirupsen/logrus"
+
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 )
 
 const (

@@ -21,7 +21,10 @@ func TestOutcomeOf(t *testing.T) {
 		{"processor", ending{cpu: true, limit: true}, nil, metrics.EvaluationTime},
 		{"fetches for too long", ending{slow: true}, nil, metrics.EvaluationTime},
 		{"memory", ending{limit: true}, nil, metrics.EvaluationMemory},
-		{"ended", ending{}, fmt.Errorf("evaluating: %w", endedError{errors.New("signal: terminated")}), metrics.EvaluationEnded},
+		{
+			"ended", ending{}, fmt.Errorf("evaluating: %w", endedError{errors.New("signal: terminated")}),
+			metrics.EvaluationEnded,
+		},
 		{"stuck", ending{}, fmt.Errorf("evaluating: %w", endedError{errStuck}), metrics.EvaluationEnded},
 		{"nobody waits", ending{}, fmt.Errorf("evaluating: %w", context.Canceled), metrics.EvaluationEnded},
 		{"no Nix", ending{}, errors.New("no such file"), metrics.EvaluationFailed},

@@ -131,7 +131,7 @@ type endedError struct{ error }
 
 func (e endedError) Unwrap() error { return e.error }
 
-func (endedError) Is(target error) bool { return target == errEnded } //nolint:errorlint // it is compared with itself
+func (endedError) Is(target error) bool { return target == errEnded }
 
 // wasEnded tells whether a process was ended for a reason that says nothing about packages: by
 // somebody else, such as the operator or an init system that stops the registry, or because it was

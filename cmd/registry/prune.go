@@ -90,8 +90,12 @@ func (p prune) print(result retention.Result, limits middleware.RetentionOptions
 		return err
 	}
 	if limits.Unused > 0 || limits.MaxSize > 0 {
-		fmt.Fprintf(errOut, "Pulls are recorded since %s: no image counts as pulled earlier.\n",
-			result.Since.Local().Format(time.DateTime))
+		since := "No registry records pulls, so each image counts as pulled now: set the option retention where they run."
+		if !result.Since.IsZero() {
+			since = "Pulls are recorded since " + result.Since.Local().Format(time.DateTime) +
+				": no image counts as pulled earlier."
+		}
+		fmt.Fprintln(errOut, since)
 	}
 	size := units.HumanSize(float64(result.Bytes))
 	if !p.really {
@@ -142,6 +146,14 @@ type jsonRemoval struct {
 	Reason   string        `json:"reason"`
 }
 
+// known returns nil for a time that is not known.
+func known(at time.Time) *time.Time {
+	if at.IsZero() {
+		return nil
+	}
+	return &at
+}
+
 func (p prune) writeJSON(out io.Writer, result retention.Result) error {
 	removals := make([]jsonRemoval, 0, len(result.Removals))
 	for _, removal := range result.Removals {
@@ -149,19 +161,17 @@ func (p prune) writeJSON(out io.Writer, result retention.Result) error {
 			Image: removal.Repository + ":" + removal.Tag, Digest: removal.Digest, Revision: removal.Revision,
 			Built: removal.Built, Bytes: removal.Bytes, Reason: removal.Reason,
 		}
-		if !removal.LastPull.IsZero() {
-			one.LastPull = &removal.LastPull
-		}
+		one.LastPull = known(removal.LastPull)
 		removals = append(removals, one)
 	}
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(struct {
 		Dry        bool           `json:"dry"`
-		Since      time.Time      `json:"pullsRecordedSince"`
+		Since      *time.Time     `json:"pullsRecordedSince"` // null: they are not
 		Images     int            `json:"images"`
 		Removals   []jsonRemoval  `json:"removals"`
 		Bytes      int64          `json:"bytes"`
 		SweptKinds map[string]int `json:"records"`
-	}{!p.really, result.Since, result.Images, removals, result.Bytes, result.Records})
+	}{!p.really, known(result.Since), result.Images, removals, result.Bytes, result.Records})
 }

@@ -66,7 +66,8 @@ type Result struct {
 	Removals []Removal
 	Bytes    int64          // of the Removals, where they were asked for
 	Records  map[string]int // that were removed, by kind
-	// Since is when the watch began: no image counts as pulled earlier.
+	// Since is when registries began to record pulls: no image counts as pulled earlier. It is zero if
+	// none does.
 	Since time.Time
 }
 
@@ -94,7 +95,9 @@ func (r *Retention) run(ctx context.Context, dry, bytes bool) (Result, error) {
 	s := &survey{
 		r: r, now: now, since: watch.Since, dry: dry, bytes: bytes || r.options.Limits.MaxBytes > 0,
 		blobs: make(map[digest.Digest]*Blob), alive: make(map[string]struct{}),
-		result: Result{Since: watch.Since},
+	}
+	if watch.Since.Before(now) {
+		s.result.Since = watch.Since
 	}
 	err = r.eachRepository(ctx, func(name string) error { return s.take(ctx, name) })
 	if err == nil && s.bytes {

@@ -579,3 +579,38 @@ func TestManyTags(t *testing.T) {
 		t.Errorf("there are %q, want %q", got, want)
 	}
 }
+
+// A run that is told to end has removed whole tags, and the next one finishes.
+func TestRunIsEnded(t *testing.T) {
+	for at := 1; ; at++ {
+		r := newRegistry(t)
+		for i := range 4 {
+			r.build(t, "git", fmt.Sprint("r", i), []string{"latest"}, manifest(fmt.Sprint(i), v1.Descriptor{}))
+			r.pass(time.Hour)
+		}
+		r.pass(time.Hour)
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		r.files.Before(func(faulty.Call) {
+			if n++; n == at {
+				cancel()
+			}
+		})
+		_, err := r.retention(Limits{Keep: 1}).Run(ctx, false)
+		r.files.Before(nil)
+		if n < at {
+			break
+		}
+		for _, tag := range r.tags(t, "git") {
+			image, err := r.store.LookUp(t.Context(), r.repository(t, "git"), strings.TrimPrefix(tag, "git:"))
+			if err != nil || image.Digest == "" || image.Pushed {
+				t.Errorf("ended at call %d: %s is %+v, %v", at, tag, image, err)
+			}
+		}
+		r.run(t, Limits{Keep: 1})
+		if got := r.tags(t, "git"); !slices.Equal(got, []string{"git:latest", "git:r3"}) {
+			t.Errorf("ended at call %d, with %v: there are %q", at, err, got)
+		}
+		cancel()
+	}
+}

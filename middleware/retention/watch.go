@@ -49,23 +49,20 @@ var watchKey = records.Key("watch")
 
 // read returns the watch as it is now, which beat would write.
 func (r watchRecord) read(ctx context.Context, now time.Time) (watch, error) {
+	before, _, err := r.table.Fresh(ctx, watchKey)
+	return before.at(now), err
+}
+
+// beat says that pulls are recorded.
+func (r watchRecord) beat(ctx context.Context, now time.Time) (watch, error) {
 	before, ok, err := r.table.Fresh(ctx, watchKey)
 	if err != nil {
 		return watch{}, err
 	}
 	w := before.at(now)
-	if ok && w.Since.Equal(now) {
+	if ok && w.Since.Equal(now) && !before.Since.Equal(now) {
 		logrus.Warnf("nix: pulls were not recorded from %s to %s, or the clock has jumped: images count as pulled now",
 			before.Last.Format(time.RFC3339), now.Format(time.RFC3339))
-	}
-	return w, nil
-}
-
-// beat says that pulls are recorded.
-func (r watchRecord) beat(ctx context.Context, now time.Time) (watch, error) {
-	w, err := r.read(ctx, now)
-	if err != nil {
-		return w, err
 	}
 	return w, r.table.Put(ctx, watchKey, w)
 }

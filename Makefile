@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: digests help run test lint bench nixpkgs build demo setup-run setup-test setup-bench sweep soak fuzz clean
+.PHONY: digests help release lock run test lint bench nixpkgs manifests build demo setup-run setup-test setup-bench sweep soak fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,9 +38,14 @@ nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind (with a N
 	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }
 	NIXPKGS='$(abspath $(SET))' go test -tags nixpkgs -count=1 -v -run TestNixpkgs ./nixbuilder/eval
 
-.PHONY: manifests
 manifests: ## Render the chart to deploy/kubernetes.yaml
 	cd deploy/test && UPDATE=yes go test -count=1 -run TestManifest .
+
+release: ## Make programs, their SBOMs, the image for amd64 and arm64, and checksums below build/release, from a commit; the same bytes each time
+	@scripts/release.sh
+
+lock: ## Choose the Debian packages of the released image anew: write deploy/debian.lock
+	@scripts/lock-debian.sh
 
 digests: setup-run build demo ## Print the manifest digests of twenty images, to see that a change leaves them as they are; DIR=DIR keeps the storage
 	@scripts/digests.sh $(if $(DIR),'$(abspath $(DIR))')

@@ -34,9 +34,9 @@ bench: setup-bench demo ## Measure this machine, for docs/performance.md; GROUP=
 soak: setup-run build demo ## Use a registry for MINUTES (60) as many clients do, and see that it stays as it was
 	@go run ./integration/soak -minutes '$(or $(MINUTES),60)'
 
-nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind (with a Nix that is new enough, as by scripts/with-nix.sh)
+nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind, and for NixOS with the module of deploy/nixos (with a Nix that is new enough, as by scripts/with-nix.sh)
 	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }
-	NIXPKGS='$(abspath $(SET))' go test -tags nixpkgs -count=1 -v -run TestNixpkgs ./nixbuilder/eval
+	NIXPKGS='$(abspath $(SET))' go test -tags nixpkgs -count=1 -v -run TestNixpkgs ./nixbuilder/eval ./integration
 
 manifests: ## Render the chart to deploy/kubernetes.yaml
 	cd deploy/test && UPDATE=yes go test -count=1 -run TestManifest .

@@ -450,6 +450,12 @@ func TestSystemdUnit(t *testing.T) {
 	if err != nil || strings.Contains(stderr, filepath.Base(file)) {
 		t.Errorf("systemd does not like the unit: %v\n%s%s", err, stdout, stderr)
 	}
+	// The threshold is in tenths: what it may do to the machine is 2.4 of 10 at most.
+	stdout, stderr, err = TryExec(
+		t.Context(), "systemd-analyze", "security", "--offline=true", "--threshold=24", "--no-pager", file)
+	if err != nil {
+		t.Errorf("the unit has more rights than it had: %v\n%s%s", err, stdout, stderr)
+	}
 }
 
 // TestKubernetesManifest compares the manifest with the image, and with how TestDockerfile runs it.

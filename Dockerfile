@@ -1,4 +1,4 @@
-# The registry with a Nix of its own, as an unprivileged user. docs/deploy.md says how to run it.
+# The registry with a Nix of its own, as an unprivileged user. docs/install/container.md says how to run it.
 #
 #   docker build --tag nixery-registry .
 #   docker run --rm --publish 5000:5000 --env NIXERY_CHANNEL=nixos-26.05 nixery-registry

@@ -69,6 +69,35 @@ func (s service) arguments(prefix string) []string {
 	return args
 }
 
+// TestComposeFiles has Compose read the files of deploy/, also both together.
+func TestComposeFiles(t *testing.T) {
+	t.Parallel()
+	Needs(t, "docker-compose")
+	plain := filepath.Join(shared.root, "deploy", "compose.yaml")
+	tls := filepath.Join(shared.root, "deploy", "compose.tls.yaml")
+	if out := Exec(t, "docker-compose", "--file", plain, "config", "--services"); strings.Contains(out, "tls") {
+		t.Errorf("compose.yaml has the services %q", out)
+	}
+	out := Exec(t, "env", "HOST=images.example.org", "docker-compose", "--file", plain, "--file", tls, "config")
+	var made struct {
+		Services map[string]struct{ Command []string }
+	}
+	if err := yaml.Unmarshal([]byte(out), &made); err != nil {
+		t.Fatal(err)
+	}
+	command := made.Services["tls"].Command
+	if want := []string{
+		"caddy", "reverse-proxy", "--from", "images.example.org", "--to", "registry:5000",
+	}; !slices.Equal(command, want) || len(made.Services) != 4 {
+		t.Errorf("with TLS, there are %d services, and Caddy is %q", len(made.Services), command)
+	}
+	if _, stderr, err := TryExec(
+		t.Context(), "env", "--unset=HOST", "docker-compose", "--file", plain, "--file", tls, "config",
+	); err == nil || !strings.Contains(stderr, "the name under which clients reach the registry") {
+		t.Errorf("without HOST, Compose says %v: %s", err, stderr)
+	}
+}
+
 // TestCompose runs the containers of deploy/compose.yaml. It builds an image, whose builder can't
 // read anything of the registry's.
 func TestCompose(t *testing.T) {

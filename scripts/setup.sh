@@ -32,6 +32,7 @@ case "${1:-}" in
     need runc runc
     need dockerd docker.io
     need docker docker.io
+    need docker-compose docker-compose
     need shellcheck shellcheck
     need iptables iptables
     need jq jq

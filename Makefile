@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: digests help release lock run test lint bench nixpkgs manifests build demo setup-run setup-test setup-bench sweep soak fuzz clean
+.PHONY: digests help release lock test-upgrade run test lint bench nixpkgs manifests build demo setup-run setup-test setup-bench sweep soak fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -12,10 +12,14 @@ help: ## Show this text
 run: setup-run build demo ## Serve the demo set on ADDR (127.0.0.1:5000), or PACKAGES=channel:nixos-26.05, or PACKAGES=DIR
 	@scripts/run.sh '$(ADDR)' '$(PACKAGES)'
 
-test: setup-test demo ## Run all tests, the integration tests included, and with other versions of Nix
-	go test -count=1 -timeout 25m ./...
+test: setup-test demo ## Run all tests, the integration tests included, with other versions of Nix, and beside the last release
+	go test -count=1 -timeout 40m ./...
 	cd deploy/test && go test -count=1 ./...
 	scripts/test-nix-versions.sh
+	scripts/test-upgrade.sh
+
+test-upgrade: setup-test demo ## Serve one storage by the last release and this version at once, under load
+	scripts/test-upgrade.sh
 
 lint: setup-test $(GOLANGCI) ## Check the form of Go, shell and Nix, and what the documentation names
 	@unformatted=$$(gofmt -l cmd deploy integration internal middleware nixbuilder prepare-image); \

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/middleware/collection"
 )
 
@@ -41,7 +42,9 @@ func (s *Service) Collect(ctx context.Context, dry bool) (collection.Report, err
 	}
 	begun := time.Now()
 	report, err := s.collector.Collect(ctx)
+	metrics.CollectedBytes.Add(float64(report.Bytes))
 	if err == nil {
+		metrics.CollectionRan.SetToCurrentTime()
 		logrus.Infof("nix: collected %d manifests of %d repositories, and %d blobs with %s, in %v", report.Manifests(),
 			len(report.Repositories), report.Blobs, units.HumanSize(float64(report.Bytes)),
 			time.Since(begun).Round(time.Second))

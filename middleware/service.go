@@ -49,6 +49,7 @@ type builder interface {
 	Current(tag string) (revision string, ok bool)
 	Offers(ctx context.Context) []string
 	Doubt()
+	NixVersion() string
 	Refusal(ctx context.Context, request names.Request) error
 	Prepare(ctx context.Context, pinned source.Pinned, requests []names.Request) error
 	Build(

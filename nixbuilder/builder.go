@@ -212,6 +212,9 @@ func (b *Builder) Current(tag string) (revision string, ok bool) { return b.sour
 // takes seconds at most.
 func (b *Builder) Offers(ctx context.Context) []string { return b.source.Offers(ctx) }
 
+// NixVersion is the version of the Nix that evaluates.
+func (b *Builder) NixVersion() string { return b.evaluator.Version() }
+
 // Doubt has the next Pin look the package set up, however lately that was done.
 func (b *Builder) Doubt() { b.source.Doubt() }
 

@@ -204,6 +204,7 @@ func serve(config *configuration.Configuration, service *middleware.Service) err
 	serveDebug(config)
 	if service != nil {
 		defer service.Close()
+		service.Describe(shortVersion())
 	}
 	return served.ListenAndServe()
 }

@@ -37,6 +37,17 @@ func versions(build *debug.BuildInfo) string {
 	return "registry " + ourModule + " " + ours + "\n" + "distribution " + upstreamModule + " " + upstream + "\n"
 }
 
+// shortVersion is the release, and the commit where it is known.
+func shortVersion() string {
+	short := "v" + strings.TrimSpace(release)
+	if build, ok := debug.ReadBuildInfo(); ok {
+		if commit := commitOf(build); commit != "" {
+			short += " " + commit
+		}
+	}
+	return short
+}
+
 // commitOf is the commit that a program was built from, or the version of its module where that
 // tells more than the release; or empty.
 func commitOf(build *debug.BuildInfo) (commit string) {

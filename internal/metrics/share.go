@@ -12,4 +12,4 @@ var Shared = counter("shared_total", "Store paths for nix.share, by outcome.", "
 	SharedCopied, SharedFailed, SharedDropped)
 
 // SharedWaiting is how many wait to be copied.
-var SharedWaiting = gauge("shared_waiting", "Store paths that wait to be copied to nix.share.")
+var SharedWaiting = gauge("share_pending", "Store paths that wait to be copied to nix.share.")

@@ -34,6 +34,9 @@ type LogLine struct {
 	// Drv is the derivation whose builder wrote the line; empty for warnings and errors of the
 	// daemon.
 	Drv store.Path
+	// Builder is the URL of a remote builder that has taken Drv, in a line that tells of that and has
+	// no Text.
+	Builder string
 	// Text has no line end and no control characters. A line longer than 16 KiB is cut.
 	Text string
 }
@@ -64,17 +67,20 @@ func (r *reader) messages(onLog func(LogLine)) error {
 			r.uint() // level
 			kind := r.uint()
 			r.skipText()
-			first := r.fields()
+			first, machine := r.fields()
 			r.uint() // parent
 			if drv, err := store.ParsePath(first); kind == activityBuild && err == nil && len(builds) < maxActivities {
 				builds[activity] = drv
+				if machine = plain(machine); machine != "" {
+					onLog(LogLine{Drv: drv, Builder: machine})
+				}
 			}
 		case msgStopActivity:
 			delete(builds, r.uint())
 		case msgResult:
 			activity := r.uint()
 			kind := r.uint()
-			first := r.fields()
+			first, _ := r.fields()
 			if r.err == nil && (kind == resultBuildLogLine || kind == resultPostBuildLogLine) {
 				line := strings.ReplaceAll(strings.TrimRight(plain(first), "\n"), "\n", " ")
 				onLog(LogLine{Drv: builds[activity], Text: line})
@@ -85,8 +91,9 @@ func (r *reader) messages(onLog func(LogLine)) error {
 	}
 }
 
-// fields reads the values of an activity or a result and returns the first if it is a string.
-func (r *reader) fields() (first string) {
+// fields reads the values of an activity or a result and returns the first two where they are
+// strings.
+func (r *reader) fields() (first, second string) {
 	const number, text = 0, 1
 	n := r.count()
 	for i := 0; i < n && r.err == nil; i++ {
@@ -96,13 +103,15 @@ func (r *reader) fields() (first string) {
 			r.uint()
 		case kind == text && i == 0:
 			first = r.text(keepLineBytes)
+		case kind == text && i == 1:
+			second = r.text(keepLineBytes)
 		case kind == text:
 			r.skipText()
 		default:
 			r.fail(fmt.Errorf("unknown kind of field %d", kind))
 		}
 	}
-	return first
+	return first, second
 }
 
 func (r *reader) reportedError() error {

@@ -56,9 +56,9 @@ func TestReader(t *testing.T) {
 		{"paths without end", words(-1), func(r *reader) any { return r.paths() }, "more than 131072"},
 		{"fewer paths than said", words(2, pathA), func(r *reader) any { return r.paths() }, "unexpected EOF"},
 		{"path elsewhere", words("/etc/passwd"), func(r *reader) any { return r.path() }, "store path"},
-		{"unknown field", words(1, 2), func(r *reader) any { return r.fields() }, "kind of field 2"},
-		{"fields", words(3, 1, "a", 0, 5, 1, "b"), func(r *reader) any { return r.fields() }, "a"},
-		{"first field a number", words(2, 0, 5, 1, "b"), func(r *reader) any { return r.fields() }, ""},
+		{"unknown field", words(1, 2), func(r *reader) any { a, b := r.fields(); return a + b }, "kind of field 2"},
+		{"fields", words(3, 1, "a", 0, 5, 1, "b"), func(r *reader) any { a, b := r.fields(); return a + b }, "a"},
+		{"first field a number", words(2, 0, 5, 1, "b"), func(r *reader) any { a, b := r.fields(); return a + b }, "b"},
 		{"unknown message", words(5), func(r *reader) any { return r.messages(nil) }, "unknown message 0x5"},
 		{
 			"error with traces",
@@ -87,6 +87,7 @@ func TestLogLines(t *testing.T) {
 	in := words(
 		msgStartActivity, 1, 3, activityBuild, "building", 4, 1, drvA, 1, "", 0, 1, 0, 1, 0,
 		msgStartActivity, 2, 3, activityBuild, "building", 1, 1, "nonsense", 0,
+		msgStartActivity, 3, 3, activityBuild, "building", 2, 1, drvA, 1, "ssh://nix@far", 0,
 		msgResult, 1, resultBuildLogLine, 1, 1, "one\x1b]0;title\x07 two\r\n",
 		msgResult, 2, resultBuildLogLine, 1, 1, "whose?",
 		msgResult, 1, 105, 2, 0, 1, 0, 2, // progress
@@ -97,12 +98,13 @@ func TestLogLines(t *testing.T) {
 		msgLast,
 	)
 	want := []LogLine{
-		{drvA, "one two"},
-		{"", "whose?"},
-		{"", "warning: this"},
-		{"", "and that"},
-		{drvA, strings.Repeat("x", keepLineBytes)},
-		{"", "late"},
+		{Drv: drvA, Builder: "ssh://nix@far"},
+		{Drv: drvA, Text: "one two"},
+		{Text: "whose?"},
+		{Text: "warning: this"},
+		{Text: "and that"},
+		{Drv: drvA, Text: strings.Repeat("x", keepLineBytes)},
+		{Text: "late"},
 	}
 	var got []LogLine
 	if err := newReader(in).messages(func(l LogLine) { got = append(got, l) }); err != nil || !slices.Equal(got, want) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nixery-registry/nixery-registry/internal/metrics"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/daemon"
 	"github.com/nixery-registry/nixery-registry/nixbuilder/store"
 )
@@ -45,6 +46,10 @@ func newBuildLog() *buildLog {
 }
 
 func (l *buildLog) add(line daemon.LogLine) {
+	if line.Builder != "" {
+		metrics.BuilderUp(line.Builder, true)
+		return
+	}
 	if line.Drv != "" {
 		text := wordsSerialized.ReplaceAllString(line.Text, "$1")
 		if text == "" {
@@ -62,6 +67,9 @@ func (l *buildLog) add(line daemon.LogLine) {
 		}
 	}
 	l.addOfCaches(line.Text)
+	if builder := wordsUnusable.FindStringSubmatch(line.Text); builder != nil {
+		metrics.BuilderUp(builder[1], false)
+	}
 	switch text := line.Text; {
 	case wordsRemote.MatchString(text), wordsSubstitutes.MatchString(text):
 		if len(l.failed) < logLines {

@@ -69,7 +69,7 @@ var (
 	)
 	// All, in the log, of remote builders that can't be reached, or went away; with ssh-ng, from
 	// 2.26 or earlier on, the daemon there did.
-	wordsUnusable = regexp.MustCompile(`^cannot build on '`)
+	wordsUnusable = regexp.MustCompile(`^cannot build on '([^']*)'`)
 	wordsLost     = regexp.MustCompile(
 		`^error: (?:unexpected end-of-file|writing to file: Broken pipe|Nix daemon disconnected unexpectedly)`,
 	)

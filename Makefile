@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:5000
 TOOLS := $(CURDIR)/build/tools
 GOLANGCI := $(TOOLS)/golangci-lint-v2.15.0
 
-.PHONY: digests help release lock test-upgrade run test lint bench nixpkgs manifests build demo setup-run setup-test setup-bench sweep soak fuzz clean
+.PHONY: digests help release lock test-upgrade run test lint bench nixpkgs options manifests build demo setup-run setup-test setup-bench sweep soak fuzz clean
 
 help: ## Show this text
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -41,6 +41,9 @@ soak: setup-run build demo ## Use a registry for MINUTES (60) as many clients do
 nixpkgs: ## Ask a nixpkgs in the directory SET for names of every kind, and for NixOS with the module of deploy/nixos (with a Nix that is new enough, as by scripts/with-nix.sh)
 	@test -e '$(SET)/pkgs/top-level/all-packages.nix' || { echo 'SET must be a directory with nixpkgs: make nixpkgs SET=DIR'; exit 2; }
 	NIXPKGS='$(abspath $(SET))' go test -tags nixpkgs -count=1 -v -run TestNixpkgs ./nixbuilder/eval ./integration
+
+options: ## Write the reference and the JSON Schema of options, from the code
+	@go run ./internal/optionsref .
 
 manifests: ## Render the chart to deploy/kubernetes.yaml
 	cd deploy/test && UPDATE=yes go test -count=1 -run TestManifest .

@@ -16,35 +16,45 @@ import (
 // Options is the nix stanza of the registry's configuration. Keys are lower-case without
 // underscores, so that REGISTRY_MIDDLEWARE_… environment variables can override them.
 type Options struct {
+	// Packages is the package set, and which of its revisions there are.
 	Packages PackagesOptions `mapstructure:"packages"`
 	// Refresh is how long a channel or branch is taken to be as it was when it was last looked up.
 	// It is an hour, or a minute where the set is in a git repository.
 	Refresh time.Duration `mapstructure:"refresh"`
 	// RefreshTokenFile has the secret of hooks that tell of a change; empty: there are none.
-	RefreshTokenFile string       `mapstructure:"refreshtokenfile"`
-	Platforms        []string     `mapstructure:"platforms"`
-	Names            NamesOptions `mapstructure:"names"`
-	Build            BuildOptions `mapstructure:"build"`
-	Image            ImageOptions `mapstructure:"image"`
-	// Shell and CI are what the meta-packages of these names stand for. Foreign is what CI brings
-	// for programs that were not made with Nix, and Include is in every image, as far as the package
-	// set has them.
-	Shell   []string `mapstructure:"shell"`
-	CI      []string `mapstructure:"ci"`
+	RefreshTokenFile string `mapstructure:"refreshtokenfile"`
+	// Platforms are what images are for, as OCI writes it. With more than one, tags are image indexes.
+	Platforms []string `mapstructure:"platforms"`
+	// Names say which image names are made of packages, and which packages clients may ask for.
+	Names NamesOptions `mapstructure:"names"`
+	// Build is what building may cost.
+	Build BuildOptions `mapstructure:"build"`
+	// Image is the form of images.
+	Image ImageOptions `mapstructure:"image"`
+	// Shell is what the meta-package of this name stands for. The set must have these packages.
+	Shell []string `mapstructure:"shell"`
+	// CI is what the meta-package of this name stands for. The set must have these packages.
+	CI []string `mapstructure:"ci"`
+	// Foreign is what the meta-package ci brings for programs that were not made with Nix, as far as
+	// the set has it.
 	Foreign []string `mapstructure:"foreign"`
+	// Include is in every image, as far as the set has it.
 	Include []string `mapstructure:"include"`
 	// Prebuild names images, NAME or NAME:TAG, that are built before anybody asks, and again when
 	// the package set has changed.
-	Prebuild   []string          `mapstructure:"prebuild"`
-	Nix        NixOptions        `mapstructure:"nix"`
-	Web        WebOptions        `mapstructure:"web"`
+	Prebuild []string `mapstructure:"prebuild"`
+	// Nix is how Nix is used. Without a key, what nix.conf says holds.
+	Nix NixOptions `mapstructure:"nix"`
+	// Web is what is served on / beside the registry.
+	Web WebOptions `mapstructure:"web"`
+	// Collection says when blobs are deleted that only built images had.
 	Collection CollectionOptions `mapstructure:"collection"`
 	// CacheDir is where this process keeps copies of package sets and the scratch files of
 	// evaluations.
 	CacheDir string `mapstructure:"cachedir"`
 	// CacheSize is how much of that stays. What was used last stays longest.
 	CacheSize Bytes `mapstructure:"cachesize"`
-	// Retention says which built images stay. Without it, all do.
+	// Retention says which built images stay. Without it, all do. Nothing pushed is ever removed.
 	Retention RetentionOptions `mapstructure:"retention"`
 }
 
@@ -61,8 +71,9 @@ type RetentionOptions struct {
 // PackagesOptions is where packages come from: one of channel, git and path.
 type PackagesOptions struct {
 	// Channel is a channel of Nix or NixOS, or a full commit of nixpkgs.
-	Channel string     `mapstructure:"channel"`
-	Git     GitOptions `mapstructure:"git"`
+	Channel string `mapstructure:"channel"`
+	// Git is a git repository, as the set.
+	Git GitOptions `mapstructure:"git"`
 	// Path is a directory with a default.nix or flake.nix, or a .nix file.
 	Path string `mapstructure:"path"`
 	// Tags are what clients may choose beside latest: branches, tags and ancestors of a git
@@ -73,8 +84,9 @@ type PackagesOptions struct {
 	// Config is the argument config of sets that take one, as nixpkgs does: allowUnfree,
 	// permittedInsecurePackages, …
 	Config map[string]any `mapstructure:"config"`
-	// Channels and Archives are where channels and nixpkgs are fetched from.
+	// Channels is the URL below which CHANNEL/git-revision is.
 	Channels string `mapstructure:"channels"`
+	// Archives is the URL below which COMMIT.tar.gz is.
 	Archives string `mapstructure:"archives"`
 	// Keep is how many revisions stay on this machine: those that were asked for last.
 	Keep int `mapstructure:"keep"`
@@ -82,7 +94,9 @@ type PackagesOptions struct {
 
 // GitOptions is a package set in a git repository. An empty Ref is the remote's HEAD.
 type GitOptions struct {
+	// URL is that of the repository: https, http, ssh, file, or a path.
 	URL string `mapstructure:"url"`
+	// Ref is the branch, tag or commit that latest stands for; empty: the remote's HEAD.
 	Ref string `mapstructure:"ref"`
 	// Submodules fetches the files of submodules too.
 	Submodules bool `mapstructure:"submodules"`
@@ -90,34 +104,43 @@ type GitOptions struct {
 
 // NixPathOptions is where another set comes from: one of channel, git and path.
 type NixPathOptions struct {
-	Channel string     `mapstructure:"channel"`
-	Git     GitOptions `mapstructure:"git"`
-	Path    string     `mapstructure:"path"`
+	// Channel is a channel of Nix or NixOS, or a full commit of nixpkgs.
+	Channel string `mapstructure:"channel"`
+	// Git is a git repository, as the set.
+	Git GitOptions `mapstructure:"git"`
+	// Path is a directory with a default.nix or flake.nix, or a .nix file.
+	Path string `mapstructure:"path"`
 }
 
 // NamesOptions say which image names are made of packages, and which packages clients may ask for.
 type NamesOptions struct {
-	Prefix      string   `mapstructure:"prefix"`
-	Allow       []string `mapstructure:"allow"`
-	Deny        []string `mapstructure:"deny"`
-	MaxPackages int      `mapstructure:"maxpackages"`
+	// Prefix is what names of images begin with that are made of packages: nix for nix/git/htop; empty:
+	// all names are.
+	Prefix string `mapstructure:"prefix"`
+	// Allow are globs over attribute paths; empty: all packages may be asked for.
+	Allow []string `mapstructure:"allow"`
+	// Deny are globs over attribute paths and package names, and win over allow.
+	Deny []string `mapstructure:"deny"`
+	// MaxPackages is how many packages one name may have.
+	MaxPackages int `mapstructure:"maxpackages"`
 }
 
 // BuildOptions is what building may cost.
 type BuildOptions struct {
-	// Timeout is how long Nix may take for one derivation. Total is how long all that Nix does for
-	// an image may take, packing included.
+	// Timeout is how long Nix may take for one derivation.
 	Timeout time.Duration `mapstructure:"timeout"`
-	Total   time.Duration `mapstructure:"total"`
+	// Total is how long all that Nix does for an image may take, packing included, and timeout if that
+	// is longer.
+	Total time.Duration `mapstructure:"total"`
 	// Local builds what binary caches don't have. Without it, such packages are refused.
 	Local bool `mapstructure:"local"`
 	// LogToClients tells clients the last lines of a failed build. Without it, they are in the
 	// registry's log alone.
 	LogToClients bool `mapstructure:"logtoclients"`
-	// Concurrency is how many images Nix may build or download for at a time. Queue is how many
-	// more may wait.
+	// Concurrency is how many images Nix may build for at a time, and as many that it downloads for.
 	Concurrency int `mapstructure:"concurrency"`
-	Queue       int `mapstructure:"queue"`
+	// Queue is how many more may wait. Further ones are told to come back (429).
+	Queue int `mapstructure:"queue"`
 	// PerClient is how many builds one client may have under way. A client is a user or, without
 	// users, an address. Of an IPv6 address the first 64 bits count.
 	PerClient int `mapstructure:"perclient"`
@@ -137,6 +160,7 @@ type BuildOptions struct {
 
 // ImageOptions is the form of images.
 type ImageOptions struct {
+	// Compression is that of layers.
 	Compression compress.Compression `mapstructure:"compression"`
 	// Layers is how many layers the store paths of an image may have. The root layer comes on top.
 	Layers int `mapstructure:"layers"`
@@ -144,9 +168,12 @@ type ImageOptions struct {
 
 // NixOptions is handed to Nix as it is. Storeless builds use the same substituters and keys.
 type NixOptions struct {
-	Substituters      []string `mapstructure:"substituters"`
+	// Substituters are the URLs of binary caches, in the place of nix.conf's.
+	Substituters []string `mapstructure:"substituters"`
+	// TrustedPublicKeys are those of binary caches, NAME:BASE64, in the place of nix.conf's.
 	TrustedPublicKeys []string `mapstructure:"trustedpublickeys"`
-	Builders          string   `mapstructure:"builders"`
+	// Builders are remote builders, as nix.conf has them.
+	Builders string `mapstructure:"builders"`
 	// Share is a binary cache that gets what is built, for other replicas.
 	Share ShareOptions `mapstructure:"share"`
 	// AllowedURIs are prefixes of what package sets may fetch while they are evaluated.
@@ -155,9 +182,11 @@ type NixOptions struct {
 	ImportFromDerivation bool `mapstructure:"importfromderivation"`
 	// MaxStore is how large the machine's Nix store may be before Nix's collector runs; 0: it does not.
 	MaxStore Bytes `mapstructure:"maxstore"`
-	// EvaluationMemory and EvaluationTime (of a processor) bound one evaluation.
-	EvaluationMemory Bytes         `mapstructure:"evaluationmemory"`
-	EvaluationTime   time.Duration `mapstructure:"evaluationtime"`
+	// EvaluationMemory is how much memory one evaluation may have. Twice build.concurrency run at a
+	// time, at most.
+	EvaluationMemory Bytes `mapstructure:"evaluationmemory"`
+	// EvaluationTime is how long one evaluation may take, of a processor.
+	EvaluationTime time.Duration `mapstructure:"evaluationtime"`
 	// FetchTime is how much longer an evaluation that fetches may take, of a processor and by the
 	// clock.
 	FetchTime time.Duration `mapstructure:"fetchtime"`
@@ -166,7 +195,9 @@ type NixOptions struct {
 // ShareOptions are a binary cache that replicas share, and the file of the key that signs what they
 // copy to it.
 type ShareOptions struct {
-	To            string `mapstructure:"to"`
+	// To is the URL of the cache: file://, http://, https:// or s3://.
+	To string `mapstructure:"to"`
+	// SecretKeyFile has the key that signs what is copied, as nix key generate-secret makes it.
 	SecretKeyFile string `mapstructure:"secretkeyfile"`
 }
 

@@ -38,7 +38,7 @@ awk -F '\t' -v main="$main" -v security="$security" '!/^#/ { print $7, ($4 == "m
 trap 'rm -rf "$work" "$work.list"' EXIT
 [ -s "$work.list" ] || exit 0
 echo "fetch-debian.sh: fetching $(grep -c ^url "$work.list") packages from $main and $security"
-curl --silent --show-error --fail --fail-early --location --retry 3 --parallel --parallel-max 6 --config "$work.list" || {
+curl --no-progress-meter --fail --fail-early --location --retry 3 --parallel --parallel-max 6 --config "$work.list" || {
   echo "fetch-debian.sh: if a mirror no longer has a package of $lock, run \`make lock\`, or set MIRROR and SECURITY_MIRROR to a day of snapshot.debian.org" >&2
   exit 1
 }

@@ -39,7 +39,7 @@ for architecture in amd64 arm64; do
   GOARCH=$architecture go build -trimpath -buildvcs=true -o "$made/$program" -ldflags "-s -w \
     -X github.com/distribution/distribution/v3/version.version=$(go list -m -f '{{.Version}}' github.com/distribution/distribution/v3) \
     -X github.com/distribution/distribution/v3/version.revision=$commit" ./cmd/registry
-  GOOS='' go run "$sbom" bin -json -noserial -notimestamp -std -version "v$version" -output "$made/$program.cdx.json" "$made/$program"
+  GOOS='' go run -trimpath "$sbom" bin -json -noserial -notimestamp -std -version "v$version" -output "$made/$program.cdx.json" "$made/$program"
 done
 GOOS='' go run ./internal/release -lock "$lock" -packages "$out/packages" -programs "$made" -version "$version" -revision "$commit" \
   -created "$epoch" -out "$made/image.oci.tar"

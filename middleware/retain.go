@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
+
+	"github.com/distribution/reference"
 
 	"github.com/nixery-registry/nixery-registry/middleware/retention"
-	"github.com/nixery-registry/nixery-registry/nixbuilder/source"
 )
 
 // Prune removes built images beyond limits, and records of what is not there any more, once. Dry, it
@@ -54,11 +54,12 @@ func (s *Service) retention(limits retention.Limits) *retention.Retention {
 // holds tells whether a tag is one that the option prebuild wants to be there.
 func (s *Service) holds(repository, tag string) bool {
 	return slices.ContainsFunc(s.options.Prebuild, func(image string) bool {
-		name, wanted, ok := strings.Cut(image, ":")
-		if !ok {
-			wanted = source.Latest
+		name, _, err := s.options.image(image)
+		if err != nil {
+			return false // the options were checked
 		}
-		return name == repository && wanted == tag
+		home, _ := s.canonicalOf(reference.TrimNamed(name))
+		return home.Name() == repository && name.Tag() == tag
 	})
 }
 

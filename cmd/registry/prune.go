@@ -40,7 +40,8 @@ none. Registries that have this option do the same once a day.
 For every tag that goes, stdout has a line with NAME:TAG, the revision, when it was pulled last,
 how many bytes nothing else has, and why it goes. All else is on stderr. Tags are removed, and
 records of what is not there any more; the bytes are freed by garbage collection after that:
-"registry garbage-collect -m CONFIG", with the registry stopped or in read-only mode.`,
+"registry nix collect --yes" while registries serve, or "registry garbage-collect -m CONFIG" with
+them stopped or in read-only mode.`,
 		Example: "  registry nix prune --config config.yml --keep 3\n" +
 			"  registry nix prune --config config.yml --unused 720h --maxsize 200GB --yes",
 		Args:          cobra.NoArgs,
@@ -110,8 +111,8 @@ func (p prune) print(result retention.Result, limits middleware.RetentionOptions
 	fmt.Fprintf(errOut, "%d of %d tags of built images were removed, and %d records.\n",
 		len(result.Removals), result.Images, records)
 	if len(result.Removals) > 0 {
-		fmt.Fprintf(errOut, "%s will be free after garbage collection: stop the registry, or switch it to read-only mode,\n"+
-			"and run: registry garbage-collect -m CONFIG\n", size)
+		fmt.Fprintf(errOut, "%s will be free after garbage collection: run registry nix collect --yes,\n"+
+			"or, with registries stopped or in read-only mode, registry garbage-collect -m CONFIG\n", size)
 	}
 	return nil
 }

@@ -123,6 +123,11 @@ func (r *Registry) answer(t testing.TB, name string) answer {
 	}
 	message := regexp.MustCompile(`[a-z0-9]{32}-`).ReplaceAllString(said.Errors[0].Message, "HASH-")
 	message = regexp.MustCompile(`after \d+ ms`).ReplaceAllString(message, "after N ms")
+	message = regexp.MustCompile(` \(build [a-z0-9]{8}\)$`).ReplaceAllString(message, "")
+	message, denied := strings.CutPrefix(message, "not a login problem: ")
+	if denied != (status == http.StatusForbidden) {
+		t.Errorf("pulling %s: %d says of logins: %t", name, status, denied)
+	}
 	if strings.Contains(message, r.Dir) {
 		t.Errorf("pulling %s: the message has a path of the host: %s", name, message)
 	}

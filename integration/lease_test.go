@@ -217,7 +217,7 @@ func TestReplicasKilled(t *testing.T) {
 		t.Run(moment.String(), func(t *testing.T) {
 			t.Parallel()
 			replicas := startReplicas(t, 2, needs.StartRedis(t).Socket, "nix.packages.path="+FreshPackages(t))
-			killHolder(t, replicas, moment, "sleeps.s1", "sleeps.s2", "sleeps.s3", "sleeps.s1/bulky")
+			killHolder(t, replicas, moment, "sleeps.s1", "sleeps.s2", "sleeps.s3", "bulky/sleeps.s1")
 		})
 	}
 }

@@ -90,8 +90,12 @@ func TestEnvironment(t *testing.T) {
 	}
 	r.Stop()
 
-	// A directory that is not there serves nothing; images are.
-	start(filepath.Join(site, "gone"))
+	// A directory that is gone serves nothing; images are.
+	gone := Dir(t)
+	start(gone)
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
 	page{"/", 404, ""}.check(t, r)
 	r.CheckWhole(t, r.Pull(t, "quick"))
 	r.Stop()

@@ -106,13 +106,15 @@ func TestPullsAreRecorded(t *testing.T) {
 
 // What the option prebuild names is not removed, as it would be built again at once.
 func TestPrebuiltStays(t *testing.T) {
-	s := &Service{options: Options{Prebuild: []string{"shell/git", "htop:staging"}}}
+	options := defaults()
+	options.Prebuild = []string{"shell/git", "htop:staging", "tree/less"}
+	s := &Service{options: options}
 	for _, test := range []struct {
 		name, tag string
 		want      bool
 	}{
 		{"shell/git", "latest", true}, {"shell/git", "r1", false}, {"htop", "staging", true}, {"htop", "latest", false},
-		{"git", "latest", false},
+		{"git", "latest", false}, {"less/tree", "latest", true}, {"tree/less", "latest", false},
 	} {
 		if got := s.holds(test.name, test.tag); got != test.want {
 			t.Errorf("%s:%s is held: %t", test.name, test.tag, got)

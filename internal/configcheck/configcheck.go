@@ -60,7 +60,7 @@ func tryOut(config *configuration.Configuration) (err error) {
 		alone.HTTP.Secret = "nobody uploads anything"
 	}
 	alone.Storage = maps.Clone(config.Storage)
-	delete(alone.Storage, "maintenance")        // it would start to purge uploads
+	alone.Storage["maintenance"] = configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}}
 	alone.HTTP.Debug.Prometheus.Enabled = false // its metrics are registered once in a process
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

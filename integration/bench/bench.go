@@ -31,19 +31,19 @@ type options struct {
 	dir   string // for all that is written; anyone must be able to read it, as evaluations are nobody's
 }
 
-// demoImages are names of about 50, 270 and 700 store paths. The last is nearly all that the demo
-// set has.
+// demoImages are canonical names, as those are where images are stored, of about 50, 270 and 700
+// store paths. The last is nearly all that the demo set has.
 func demoImages() []string {
 	return []string{
 		"shell/git",
-		"shell/git/ffmpeg/imagemagick",
-		"shell/nodepackages.npm/ffmpeg/imagemagick/graphviz/git/vim/w3m/python3/ruby/haproxy/wget/openssh/lighttpd/tcpdump/rsync/tmux/util-linux/" +
-			"procps/iproute2/mtr/iperf3/tcl/htop",
+		"shell/ffmpeg/git/imagemagick",
+		"shell/ffmpeg/git/graphviz/haproxy/htop/imagemagick/iperf3/iproute2/lighttpd/mtr/nodepackages.npm/" +
+			"openssh/procps/python3/rsync/ruby/tcl/tcpdump/tmux/util-linux/vim/w3m/wget",
 	}
 }
 
 // pulledImages are names of about 40 layers and 95, of which the registry makes no more.
-func pulledImages() []string { return []string{"shell/git/openssh/htop", "shell/git/ffmpeg/openssh"} }
+func pulledImages() []string { return []string{"shell/git/htop/openssh", "shell/ffmpeg/git/openssh"} }
 
 // An image is a name with what its closure is.
 type image struct {

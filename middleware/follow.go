@@ -43,7 +43,7 @@ func (s *Service) follow(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			logrus.WithError(err).Error("nix: the package set can't be used")
 		}
-		if s.options.Packages.Path != "" && len(s.options.Packages.NixPath) == 0 {
+		if s.options.Packages.isPathAlone() {
 			return
 		}
 		select {

@@ -216,6 +216,9 @@ type WebOptions struct {
 // Bytes is a size: a number of bytes, or a text with a unit such as 10GB or 512MiB.
 type Bytes int64
 
+// isPathAlone tells whether there is nothing to look up: every pull sees what has changed.
+func (o PackagesOptions) isPathAlone() bool { return o.Path != "" && len(o.NixPath) == 0 }
+
 // gitRefresh is how long a git repository is believed by default: who pushes wants to see it.
 const gitRefresh = time.Minute
 

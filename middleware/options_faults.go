@@ -56,7 +56,7 @@ func (o Options) faults() []error {
 		if _, err := readToken(o.RefreshTokenFile); err != nil {
 			f.add("refreshtokenfile: %w", err)
 		}
-		if o.Packages.Path != "" && len(o.Packages.NixPath) == 0 {
+		if o.Packages.isPathAlone() {
 			f.add("refreshtokenfile: is for hooks of a channel or a git repository, " +
 				"and an edit of packages.path is seen by itself: leave it out")
 		}

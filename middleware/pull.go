@@ -116,11 +116,11 @@ func (s *Service) refresh(
 ) (answer, error) {
 	hold, stop := client.wait()
 	defer stop()
-	looking := ctx
-	if image.Digest != "" && client.name != own {
+	looking, doubted := ctx, s.jobs.doubted.Contains(request.String())
+	if (image.Digest != "" || doubted) && client.name != own {
 		looking = source.WithPatience(ctx, lookupPatience)
 	}
-	if s.jobs.doubted.Contains(request.String()) {
+	if doubted {
 		looking = source.WithDoubt(looking)
 	}
 	pinned, err := s.pin(looking, request, client, hold)

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -44,8 +45,12 @@ type news struct {
 	Nonce string    `json:"nonce"`
 }
 
-// Refresh has all replicas look the package set up, within seconds and however lately they did.
+// Refresh has all replicas look the package set up, within seconds and however lately they did. The
+// error says so if there is nothing to look up.
 func (s *Service) Refresh(ctx context.Context) error {
+	if s.options.Packages.isPathAlone() {
+		return errors.New("packages.path: there is nothing to look up, as every pull sees an edit")
+	}
 	// A table without memory: what others write is to be seen.
 	table := records.NewTable[news](s.store.State(), newsKind, 0)
 	if err := table.Put(ctx, newsKey, news{At: time.Now().UTC(), Nonce: rand.Text()}); err != nil {

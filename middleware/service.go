@@ -238,7 +238,9 @@ func (s *Service) attach(ctx context.Context, namespace distribution.Namespace, 
 	if s.serves && !s.readOnly {
 		go s.store.Recover(ctx)
 		go s.follow(ctx)
-		go s.hearNews(ctx)
+		if !s.options.Packages.isPathAlone() {
+			go s.hearNews(ctx)
+		}
 		if err := s.retain(ctx); err != nil {
 			return err
 		}
